@@ -1,0 +1,1 @@
+//! The protocol of a capture, as a typed sequence of states.

@@ -1,0 +1,1 @@
+//! Configuration: the YAML file, its schema, discovery from `milvus.yaml`, secrets.

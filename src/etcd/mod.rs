@@ -1,0 +1,1 @@
+//! Reading etcd at a revision, leases, bounded writes.

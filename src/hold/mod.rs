@@ -1,0 +1,1 @@
+//! Leased holds: writes, GC, compaction, freeze.

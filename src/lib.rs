@@ -1,0 +1,39 @@
+//! **eyrie** is a storage-snapshot backup agent for Milvus.
+//!
+//! It takes both layers of a Milvus instance, the metadata in etcd and the segment objects in
+//! `MinIO`, S3 or a directory, as one consistent snapshot, and puts both back.
+//!
+//! # Guarantees
+//!
+//! - **I1 anchor**: the object set of a snapshot is a pure function of etcd at one revision.
+//! - **I2 complete**: a snapshot commits only when every required object is captured and hashed.
+//! - **I3 leased holds**: what the agent suspends ends by itself when the agent dies.
+//! - **I4 one-write commit**: a snapshot exists when its manifest is written, the last write.
+//! - **I5 guarded restore**: a restore refuses a running or non-empty target.
+//! - **I6 never silent**: what weakens a snapshot is in its manifest and in the output.
+//! - **I7 safe prune**: nothing reachable is ever deleted.
+//! - **I8 same bytes**: object hashes are plain BLAKE3 of the object's bytes.
+//! - **I9 secrets**: no secret of ours in arguments, logs, errors or manifests.
+//!
+//! # Module map
+//!
+//! Dependencies point down this list: [`cli`] knows everything; [`capture`], [`restore`] and
+//! [`verify`] know [`milvus`], [`source`] and [`repo`]; those three do not know each other;
+//! [`source`] and [`repo`] stand on [`store`].
+
+pub mod capture;
+pub mod cli;
+pub mod config;
+pub mod env;
+pub mod error;
+pub mod etcd;
+pub mod hold;
+pub mod manifest;
+pub mod milvus;
+pub mod repo;
+pub mod restore;
+pub mod source;
+pub mod store;
+pub mod verify;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,1 @@
+//! All that eyrie knows of Milvus: protobuf, client, management API, key layout, catalog, version rules.

@@ -1,0 +1,1 @@
+//! The repository, on a store: packs, index, trees, crypto, leases.

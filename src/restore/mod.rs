@@ -1,0 +1,1 @@
+//! Restore: plan, rehydrate, transform, write, verify.

@@ -1,0 +1,1 @@
+//! Where segment objects come from and go back to.

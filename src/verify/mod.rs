@@ -1,0 +1,1 @@
+//! The ladder from existence to drill.
