@@ -32,6 +32,7 @@ pub mod manifest;
 pub mod milvus;
 pub mod repo;
 pub mod restore;
+pub mod secret;
 pub mod source;
 pub mod store;
 pub mod verify;
