@@ -262,4 +262,3 @@ pub struct ObjectEntry {
     /// The identity in the source when its bytes were read; equal identities mean equal bytes.
     pub identity: String,
 }
-
