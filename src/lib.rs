@@ -34,6 +34,7 @@ pub mod repo;
 pub mod restore;
 pub mod secret;
 pub mod source;
+pub mod stopped;
 pub mod store;
 pub mod verify;
 
