@@ -36,6 +36,7 @@ pub mod secret;
 pub mod source;
 pub mod stopped;
 pub mod store;
+pub mod sys;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -1,6 +1,7 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
 mod lease;
+mod process;
 mod read;
 mod write;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 
 pub use lease::{Lease, LeaseState};
+pub use process::{Process, find_binary};
 pub use read::{Anchor, PAGE_KEYS};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
