@@ -4,12 +4,7 @@
 //! value stays the number it is. Decoding drops unknown fields, so a value that is to be written back is
 //! edited with [`crate::milvus::wire`], never encoded from these types.
 
-#![allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
+#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 
 /// What several messages share.
 pub mod common {
