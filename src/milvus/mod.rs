@@ -6,5 +6,6 @@ pub mod objects;
 pub mod proto;
 pub mod validate;
 pub mod version;
+pub mod wire;
 
 pub use version::MilvusVersion;
