@@ -32,8 +32,11 @@ pub mod manifest;
 pub mod milvus;
 pub mod repo;
 pub mod restore;
+pub mod secret;
 pub mod source;
+pub mod stopped;
 pub mod store;
+pub mod sys;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
