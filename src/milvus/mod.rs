@@ -1,4 +1,14 @@
 //! All that eyrie knows of Milvus: protobuf, client, management API, key layout, catalog, version rules.
 
+pub mod auth;
+pub mod client;
+pub mod flush;
+pub mod inventory;
+pub mod management;
+pub mod probe;
 pub mod proto;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
+pub mod status;
+pub mod version;
 pub mod wire;
