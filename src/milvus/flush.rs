@@ -5,104 +5,21 @@
 //! every live collection has reached it (design 4.1 step 5, facts 1.4). Row counts and segment states
 //! prove nothing.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
+use super::barrier::{Barrier, Checkpoints, Lag};
 use super::client::{Client, Failure};
 use super::inventory::CollectionName;
-use super::proto::common;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
 use super::version::{FlushMethod, FlushShape, Rules};
 use crate::{Error, Kind, Result};
 
-/// The property of a message of the write-ahead log that holds its time tick, in base 36 (Milvus,
-/// pkg/streaming/util/message/properties.go).
-const TIME_TICK: &str = "_tt";
 /// How many lagging channels an error names.
 const NAMED_CHANNELS: usize = 5;
-
-/// The point up to which a flush writes everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Barrier {
-    timestamp: u64,
-    channels: BTreeMap<String, u64>,
-}
-
-impl Barrier {
-    /// A barrier at one timestamp for all channels.
-    #[must_use]
-    pub const fn at(timestamp: u64) -> Self {
-        Self {
-            timestamp,
-            channels: BTreeMap::new(),
-        }
-    }
-
-    /// The latest timestamp of any channel (hybrid, as Milvus counts).
-    #[must_use]
-    pub const fn timestamp(&self) -> u64 {
-        self.timestamp
-    }
-
-    /// The earliest timestamp of any channel: what was acknowledged before it is flushed everywhere.
-    #[must_use]
-    pub fn earliest(&self) -> u64 {
-        self.channels
-            .values()
-            .copied()
-            .min()
-            .unwrap_or(self.timestamp)
-    }
-
-    /// Physical channels with timestamps of their own; empty before 2.6.8.
-    #[must_use]
-    pub const fn channels(&self) -> &BTreeMap<String, u64> {
-        &self.channels
-    }
-
-    /// The timestamp that the checkpoint of a virtual channel (`{physical channel}_{collection}v{n}`)
-    /// must have reached.
-    #[must_use]
-    pub fn of_vchannel(&self, vchannel: &str) -> u64 {
-        vchannel
-            .rsplit_once('_')
-            .and_then(|(physical, _)| self.channels.get(physical))
-            .copied()
-            .unwrap_or(self.timestamp)
-    }
-}
-
-/// A virtual channel whose checkpoint has not reached the barrier.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lag {
-    /// The virtual channel.
-    pub vchannel: String,
-    /// Its checkpoint's timestamp; `None` when it has none yet.
-    pub checkpoint: Option<u64>,
-}
-
-impl fmt::Display for Lag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.checkpoint {
-            Some(checkpoint) => write!(f, "{} (checkpoint {checkpoint})", self.vchannel),
-            None => write!(f, "{} (no checkpoint)", self.vchannel),
-        }
-    }
-}
-
-/// Where the channels' checkpoints are read: etcd, `datacoord-meta/channel-cp/{vchannel}`.
-#[async_trait]
-pub trait Checkpoints: Send + Sync {
-    /// The virtual channels of live collections that have not reached `barrier`; a channel without a
-    /// checkpoint has not.
-    async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>>;
-}
 
 /// How often things are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,7 +203,7 @@ impl Run<'_> {
                 |mut grpc, request| async move { grpc.flush_all(request).await },
             )
             .await?;
-        Ok(barrier_of(answer))
+        Barrier::of_answer(answer).ok_or_else(without_timestamp)
     }
 
     /// Flushes each collection. The barrier is a timestamp from before the first flush, since then the
@@ -339,7 +256,11 @@ impl Run<'_> {
                 .await;
             let after = self.options.pace.rate_limited;
             match answer {
-                Ok(answer) => return Ok(Some(timestamp_of(&answer))),
+                Ok(answer) => {
+                    return timestamp_of(&answer)
+                        .map(Some)
+                        .ok_or_else(without_timestamp);
+                }
                 Err(failure) => match failure.class() {
                     Some(RefusalClass::NotFound) => return Ok(None),
                     Some(RefusalClass::RateLimited) if Instant::now() + after < self.end => {
@@ -385,8 +306,8 @@ impl Run<'_> {
     /// Whether the flush is done: Milvus and the checkpoints agree, as far as each answers.
     async fn look(&self, barrier: &Barrier) -> Result<(bool, Vec<Lag>)> {
         let request = api::GetFlushAllStateRequest {
-            flush_all_ts: barrier.timestamp,
-            flush_all_tss: barrier.channels.clone(),
+            flush_all_ts: barrier.timestamp(),
+            flush_all_tss: barrier.channels().clone(),
             ..Default::default()
         };
         let state = self
@@ -466,45 +387,26 @@ fn name_lagging(lagging: &[Lag]) -> String {
     format!("these channels lag: {}{rest}", named.join(", "))
 }
 
-/// The barrier of an answer: its timestamp, and the ticks of 2.6.8's messages.
-fn barrier_of(answer: api::FlushAllResponse) -> Barrier {
-    let tick = |message: &common::ImmutableMessage| {
-        message
-            .properties
-            .get(TIME_TICK)
-            .and_then(|tick| u64::from_str_radix(tick, 36).ok())
-    };
-    let channels: BTreeMap<_, _> = answer
-        .flush_all_msgs
-        .into_iter()
-        .filter_map(|(channel, message)| tick(&message).map(|tick| (channel, tick)))
-        .collect();
-    let timestamp = channels
-        .values()
-        .copied()
-        .max()
-        .unwrap_or(0)
-        .max(answer.flush_all_ts);
-    Barrier {
-        timestamp,
-        channels,
-    }
+/// A flush that Milvus took without saying when proves nothing.
+fn without_timestamp() -> Failure {
+    Failure::Transport(tonic::Status::internal("the flush has no timestamp"))
 }
 
 /// The timestamp of a collection's flush; before 2.3.1 from the seal time, rounded up to the second.
-fn timestamp_of(answer: &api::FlushResponse) -> u64 {
+fn timestamp_of(answer: &api::FlushResponse) -> Option<u64> {
     let exact = answer.coll_flush_ts.values().copied().max();
-    exact.unwrap_or_else(|| {
-        let seconds = answer.coll_seal_times.values().copied().max().unwrap_or(0);
-        (u64::try_from(seconds).unwrap_or(0) + 1).saturating_mul(1000) << 18
-    })
+    let sealed = || {
+        let seconds = u64::try_from(*answer.coll_seal_times.values().max()?).ok()?;
+        Some(seconds.saturating_add(1).saturating_mul(1000) << 18)
+    };
+    exact.or_else(sealed).filter(|timestamp| *timestamp > 0)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
-    use proptest::prelude::*;
+    use async_trait::async_trait;
 
     use super::super::simulated::{Script, SimulatedMilvus, refusal};
     use super::*;
@@ -708,6 +610,17 @@ mod tests {
         assert!(events.contains(&FlushEvent::Nudged));
     }
 
+    #[test]
+    fn seal_times_are_rounded_up_and_no_time_is_none() {
+        let sealed = |seconds| api::FlushResponse {
+            coll_seal_times: [("docs".to_owned(), seconds)].into(),
+            ..Default::default()
+        };
+        assert_eq!(timestamp_of(&sealed(7)), Some(8_000 << 18));
+        assert_eq!(timestamp_of(&sealed(-1)), None);
+        assert_eq!(timestamp_of(&api::FlushResponse::default()), None);
+    }
+
     #[tokio::test]
     async fn a_user_who_may_not_flush_fails_at_once_simulated_milvus_2_4_24() {
         let mut script = Script::new("2.4.24");
@@ -735,53 +648,6 @@ mod tests {
         Lag {
             vchannel: format!("by-dev-rootcoord-dml_{channel}_1v0"),
             checkpoint: None,
-        }
-    }
-
-    #[test]
-    fn a_vchannel_has_the_tick_of_its_physical_channel() {
-        let message = |tick: &str| common::ImmutableMessage {
-            properties: [(TIME_TICK.to_owned(), tick.to_owned())].into(),
-            ..Default::default()
-        };
-        let barrier = barrier_of(api::FlushAllResponse {
-            flush_all_ts: 70,
-            flush_all_msgs: [
-                ("p_0".to_owned(), message("1z")),
-                ("p_1".to_owned(), message("zz")),
-            ]
-            .into(),
-            ..Default::default()
-        });
-        assert_eq!(barrier.of_vchannel("p_0_449v0"), 71);
-        assert_eq!(barrier.of_vchannel("p_1_449v1"), 1295);
-        assert_eq!(
-            barrier.of_vchannel("p_2_449v1"),
-            1295,
-            "an unknown channel waits for the latest"
-        );
-        assert_eq!((barrier.timestamp(), barrier.earliest()), (1295, 71));
-    }
-
-    proptest! {
-        #[test]
-        fn ticks_are_read_in_base_36(tick in any::<u64>()) {
-            let mut text = Vec::new();
-            let mut rest = tick;
-            while rest > 0 || text.is_empty() {
-                text.push(char::from_digit((rest % 36) as u32, 36).unwrap());
-                rest /= 36;
-            }
-            let text: String = text.into_iter().rev().collect();
-            let message = common::ImmutableMessage {
-                properties: [(TIME_TICK.to_owned(), text)].into(),
-                ..Default::default()
-            };
-            let answer = api::FlushAllResponse {
-                flush_all_msgs: [("p".to_owned(), message)].into(),
-                ..Default::default()
-            };
-            prop_assert_eq!(barrier_of(answer).of_vchannel("p_1v0"), tick);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! All that eyrie knows of Milvus: protobuf, client, management API, key layout, catalog, version rules.
 
 pub mod auth;
+pub mod barrier;
 pub mod client;
 pub mod flush;
 pub mod inventory;
