@@ -3,6 +3,8 @@
 //! It is the `body` of the repository's manifest (docs/format.md, section 10); fields are added,
 //! never changed.
 
+pub mod anchor;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -94,6 +96,9 @@ pub struct Body {
     /// Fallbacks that kept the promise.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Codes of weakenings that the operator had said are known and wanted.
+    #[serde(default)]
+    pub accepted: Vec<String>,
 }
 
 /// The etcd of an anchor.
