@@ -236,7 +236,12 @@ mod tests {
     #[test]
     fn only_passing_faults_are_retryable() {
         assert!(Kind::Throttled.retryable() && Kind::Unavailable.retryable());
-        for kind in [Kind::NotFound, Kind::AccessDenied, Kind::Damage, Kind::NoSpace] {
+        for kind in [
+            Kind::NotFound,
+            Kind::AccessDenied,
+            Kind::Damage,
+            Kind::NoSpace,
+        ] {
             assert!(!kind.retryable());
         }
     }

@@ -1,50 +1,16 @@
 //! Secrets: what is never printed, and where it comes from.
 
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
+pub use crate::secret::{MASK, Secret};
 use crate::{Error, Kind, Result};
-
-/// What a secret looks like wherever it is printed.
-pub const MASK: &str = "********";
 
 /// Permission bits that let others than the owner and the group read a file.
 const OTHERS_READ: u32 = 0o004;
-
-/// Text that is wiped from memory when dropped and masked by `Debug` and `Serialize` (I9).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Takes ownership of `text`.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    /// The text itself, for the one call that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(MASK)
-    }
-}
 
 /// Where a secret comes from; it is read only by who needs it, so that `config show` and a restore
 /// need no password that they do not use.
