@@ -4,6 +4,8 @@ pub mod catalog;
 pub mod keys;
 pub mod objects;
 pub mod proto;
+#[cfg(test)]
+pub(crate) mod recorded;
 pub mod validate;
 pub mod version;
 pub mod wire;
