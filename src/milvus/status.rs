@@ -205,6 +205,14 @@ pub(super) fn transport_error(
 ) -> Error {
     use tonic::Code;
     let message = status.message();
+    // gRPC's own word for it is "Unknown: transport error".
+    if let Some(cause) = std::error::Error::source(status) {
+        return broken_connection(
+            cause,
+            &format!("{doing}: the connection to milvus at {address} broke"),
+            Kind::Unavailable,
+        );
+    }
     let (kind, text, hint) = match status.code() {
         Code::Unauthenticated => match user {
             None => (
@@ -254,6 +262,33 @@ pub(super) fn transport_error(
         Some(hint) => error.with_hint(hint),
         None => error,
     }
+}
+
+/// The error for a connection that `cause` ended; what is wrong about TLS says so only in the last cause.
+pub(super) fn broken_connection(
+    cause: &(dyn std::error::Error + 'static),
+    what: &str,
+    kind: Kind,
+) -> Error {
+    let mut root = cause;
+    while let Some(next) = root.source() {
+        root = next;
+    }
+    let root = root.to_string();
+    let about_tls = [
+        "certificate",
+        "Certificate",
+        "alert",
+        "TLS",
+        "tls",
+        "broken pipe",
+    ];
+    let hint = if about_tls.iter().any(|word| root.contains(word)) {
+        "compare instance.milvus.tls (enabled, ca_file, cert_file, server_name) with common.security.tlsMode"
+    } else {
+        "is it running, and is instance.milvus.address right?"
+    };
+    Error::new(kind, format!("{what}: {root}")).with_hint(hint)
 }
 
 #[cfg(test)]
@@ -398,6 +433,16 @@ mod tests {
         assert_eq!(error.kind(), Kind::Instance);
         assert!(error.to_string().contains("password of user \"backup\""));
         assert!(error.hint().unwrap().contains("password_file"));
+        let mut status = tonic::Status::unknown("transport error");
+        status.set_source(std::sync::Arc::new(std::io::Error::other(
+            "received fatal alert: BadCertificate",
+        )));
+        let error = transport_error(&status, "flush", "host:19530", None);
+        assert!(
+            error.retryable() && error.to_string().ends_with("BadCertificate"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("instance.milvus.tls"));
         let error = transport_error(
             &tonic::Status::unavailable("tcp"),
             "flush",
