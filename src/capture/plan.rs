@@ -428,12 +428,21 @@ const fn describe(gc: GcGeneration) -> &'static str {
 /// itself uses; clients are served on the port that is configured.
 async fn proxies(context: &Context, client: &Client, catalog: &Catalog) -> Vec<Client> {
     let mut proxies = vec![client.clone()];
-    let sessions = catalog.sessions.iter().filter(|s| s.name.starts_with("proxy"));
-    let hosts: BTreeSet<&str> = sessions.filter_map(|s| s.address.rsplit_once(':')).map(|(host, _)| host).collect();
+    let sessions = catalog
+        .sessions
+        .iter()
+        .filter(|s| s.name.starts_with("proxy"));
+    let hosts: BTreeSet<&str> = sessions
+        .filter_map(|s| s.address.rsplit_once(':'))
+        .map(|(host, _)| host)
+        .collect();
     if hosts.len() < 2 {
         return proxies;
     }
-    let (own, port) = client.address().rsplit_once(':').unwrap_or((client.address(), "19530"));
+    let (own, port) = client
+        .address()
+        .rsplit_once(':')
+        .unwrap_or((client.address(), "19530"));
     for host in hosts.into_iter().filter(|host| *host != own) {
         match connect::milvus_at(&context.instance.milvus, &format!("{host}:{port}")).await {
             Ok(proxy) => proxies.push(proxy),

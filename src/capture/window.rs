@@ -134,7 +134,10 @@ impl Window<'_> {
     /// Decodes databases, collections, and the keys below `families`; not at one revision.
     async fn part(&self, families: &[&str]) -> Result<Catalog> {
         let mut keys = Vec::new();
-        for family in ["root-coord/collection/", "root-coord/database/"].iter().chain(families) {
+        for family in ["root-coord/collection/", "root-coord/database/"]
+            .iter()
+            .chain(families)
+        {
             let prefix = format!("{}/{}/{family}", self.roots.root, self.roots.meta);
             keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
         }
