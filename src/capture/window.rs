@@ -24,6 +24,10 @@ use crate::{Error, Kind, Result};
 /// limits every 3 s (facts 2.3); three times that.
 const DENIAL_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// How long a denial that began before ours is waited for: a dead agent's lease and the time that
+/// Milvus takes to notice.
+const STALE_TIMEOUT: Duration = Duration::from_secs(hold::TTL.as_secs() + 15);
+
 /// Between two probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -161,7 +165,9 @@ impl Window<'_> {
             );
         }
         self.context.progress.begin("deny writes", None);
-        self.until_accepted().await?;
+        if !hold::is_set(etcd, &self.roots.root, hold::WRITES).await? {
+            self.until_accepted().await?;
+        }
         let since = holds
             .place(etcd, &self.roots.root, hold::WRITES, &self.context.env)
             .await?;
@@ -259,7 +265,7 @@ impl Window<'_> {
     ///
     /// A denial that stays is not from etcd (`milvus.yaml`), and holds as well as ours.
     async fn until_accepted(&self) -> Result<()> {
-        let give_up = Instant::now() + DENIAL_TIMEOUT;
+        let give_up = Instant::now() + STALE_TIMEOUT;
         while Instant::now() < give_up {
             let targets = self.probe_targets().await?;
             let mut denied = false;
