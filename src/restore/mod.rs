@@ -1,1 +1,3 @@
 //! Restore: plan, rehydrate, transform, write, verify.
+
+pub mod transform;
