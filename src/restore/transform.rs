@@ -68,8 +68,8 @@ impl Options {
         Self {
             source: roots.clone(),
             target: roots.clone(),
+            target_version: version.clone(),
             version,
-            target_version: version,
             wal: Wal::Reset(WalKind::Rocksmq),
             unproven: Unproven::Refuse,
             storage: None,
