@@ -178,10 +178,12 @@ impl ReadPlan {
             };
             for need in &self.needs[rest.clone()] {
                 let bytes = need.bytes();
-                let near = bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
-                    && bytes.end - batch.bytes.start <= JOIN_MAX;
                 let first = batch.needs.is_empty() || bytes.end <= batch.bytes.end;
-                if need.pack != batch.pack || !(near || first) {
+                let near = || {
+                    bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
+                        && bytes.end - batch.bytes.start <= JOIN_MAX
+                };
+                if need.pack != batch.pack || !(first || near()) {
                     break;
                 }
                 batch.bytes.end = batch.bytes.end.max(bytes.end);
@@ -313,6 +315,7 @@ mod tests {
             (1, 18 * MIB + 100, MIB),
             (2, 16, 20 * MIB),
             (2, 20 * MIB + 16, 20 * MIB),
+            (3, 16, 100),
         ])
         .await;
         let mib = u64::from(MIB);
@@ -325,6 +328,7 @@ mod tests {
                 (1, 18 * mib + 100..19 * mib + 100, 1),
                 (2, 16..20 * mib + 16, 1),
                 (2, 20 * mib + 16..40 * mib + 16, 1),
+                (3, 16..116, 1),
             ]
         );
         assert_eq!(plan(&[]).await, []);
