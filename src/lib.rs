@@ -24,6 +24,7 @@
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod env;
 pub mod error;
 pub mod etcd;
