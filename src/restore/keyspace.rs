@@ -112,12 +112,7 @@ impl Keyspace for Etcd {
 /// # Errors
 ///
 /// [`Kind::Target`] when another restore is at work.
-pub async fn lock(
-    keys: &mut dyn Keyspace,
-    key: &[u8],
-    value: &[u8],
-    env: &Env,
-) -> Result<Lock> {
+pub async fn lock(keys: &mut dyn Keyspace, key: &[u8], value: &[u8], env: &Env) -> Result<Lock> {
     let give_up = Instant::now() + LOCK_WAIT;
     loop {
         if let Some(lock) = keys.lock(key, value, env).await? {

@@ -1,1 +1,5 @@
-//! Restore: plan, rehydrate, transform, write, verify.
+//! Restore: plan, prove, guard, rehydrate, transform, write, compare.
+
+mod keyspace;
+mod marker;
+mod write;
