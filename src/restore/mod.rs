@@ -1,5 +1,7 @@
 //! Restore: plan, prove, guard, rehydrate, transform, write, compare.
 
+mod facts;
+mod guard;
 mod keyspace;
 mod marker;
 mod write;
