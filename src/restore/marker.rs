@@ -5,6 +5,7 @@
 //! far it came. `restored` stays behind as the record of the newest restore.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::etcd::KeyValue;
@@ -91,7 +92,9 @@ impl Marker {
 }
 
 /// How far a restore came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Objects are being placed; what was there before is whole.

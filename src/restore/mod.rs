@@ -4,4 +4,6 @@ mod facts;
 mod guard;
 mod keyspace;
 mod marker;
+mod plan;
+mod render;
 mod write;
