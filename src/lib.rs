@@ -21,6 +21,7 @@
 //! [`verify`] know [`milvus`], [`source`] and [`repo`]; those three do not know each other;
 //! [`source`] and [`repo`] stand on [`store`].
 
+pub mod cancel;
 pub mod capture;
 pub mod cli;
 pub mod config;
@@ -31,6 +32,7 @@ pub mod etcd;
 pub mod hold;
 pub mod manifest;
 pub mod milvus;
+pub mod progress;
 pub mod repo;
 pub mod restore;
 pub mod secret;

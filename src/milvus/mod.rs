@@ -1,7 +1,10 @@
 //! All that eyrie knows of Milvus: protobuf, client, management API, key layout, catalog, version rules.
 
+pub mod catalog;
 pub mod keys;
+pub mod objects;
 pub mod proto;
+pub mod validate;
 pub mod version;
 pub mod wire;
 

@@ -38,6 +38,13 @@ impl Variables {
         Self(ours.map(|(key, value)| (key, Secret::new(value))).collect())
     }
 
+    /// The configuration file that `EYRIE_CONFIG` names.
+    #[must_use]
+    pub fn config_path(&self) -> Option<PathBuf> {
+        self.get("EYRIE_CONFIG")
+            .map(|path| PathBuf::from(path.expose()))
+    }
+
     fn get(&self, key: &str) -> Option<&Secret> {
         self.0.get(key)
     }

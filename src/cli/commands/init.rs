@@ -1,0 +1,57 @@
+//! `eyrie init`: make a repository.
+
+use crate::cli::documents::InitDocument;
+use crate::cli::output::{Page, Render};
+
+/// Make the repository, after probing what its store can do
+///
+/// The passphrase comes from the repository's passphrase_file. Keep a copy of it elsewhere: without
+/// it no snapshot can be read, by anyone. An existing repository is left as it is, and is an error.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Args {
+    /// Keep the keys in the clear: whoever reads the repository reads all data in it, and the
+    /// credentials of Milvus's users
+    #[arg(long)]
+    pub no_encryption: bool,
+}
+
+impl Render for InitDocument {
+    fn render(&self, page: &mut Page) {
+        let yes = |yes: bool, word: &str| {
+            if yes {
+                word.to_owned()
+            } else {
+                format!("no {word}")
+            }
+        };
+        page.line(format!(
+            "repository {} made at {}",
+            self.repository, self.location
+        ));
+        page.pairs(&[
+            ("id", self.id.0.clone()),
+            ("format", self.format.to_string()),
+            (
+                "keys",
+                if self.encrypted {
+                    "under the passphrase"
+                } else {
+                    "IN THE CLEAR"
+                }
+                .to_owned(),
+            ),
+            (
+                "store",
+                format!(
+                    "{}, {}",
+                    yes(self.conditional_create, "conditional create"),
+                    yes(self.versions, "versions"),
+                ),
+            ),
+        ]);
+        if self.writer_can_destroy {
+            page.line("whoever holds these credentials can delete every snapshot in it");
+        }
+        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
+    }
+}
