@@ -3,6 +3,8 @@
 //! It is the `body` of the repository's manifest (docs/format.md, section 10); fields are added,
 //! never changed.
 
+pub mod anchor;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

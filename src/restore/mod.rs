@@ -6,4 +6,5 @@ mod keyspace;
 mod marker;
 mod plan;
 mod render;
+mod survey;
 mod write;

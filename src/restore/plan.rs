@@ -268,7 +268,7 @@ impl RestorePlan {
             load: inputs.load,
             wipes: wipes(target, options),
             expected: Expected::of(all),
-            weakened: body.weakenings.clone(),
+            weakened: weakenings_of(body, is_less),
             notes: inputs.notes,
             refusals: guard::refusals(source, target, options),
             steps: vec![],
@@ -276,6 +276,11 @@ impl RestorePlan {
         };
         plan.steps = steps(&plan, options);
         plan.notes.extend(notes(&plan, target, options));
+        let told = weakenings_of(body, |code| !is_less(code));
+        let told = told
+            .iter()
+            .map(|weak| format!("the snapshot itself: {}", weak.message));
+        plan.notes.extend(told);
         plan
     }
 
@@ -288,6 +293,17 @@ impl RestorePlan {
         }
         counts
     }
+}
+
+/// Weakenings of a snapshot that leave a restored instance with something that does not work; the
+/// others were settled when the snapshot was taken.
+fn is_less(code: &str) -> bool {
+    matches!(code, "missing-objects" | "metadata-invalid")
+}
+
+fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {
+    let of = |weak: &&Weakening| wanted(&weak.code);
+    body.weakenings.iter().filter(of).cloned().collect()
 }
 
 fn planned_target(target: &TargetFacts) -> PlannedTarget {

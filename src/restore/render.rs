@@ -126,12 +126,11 @@ impl RestorePlan {
             f,
             "wipes",
             self.wipes.iter().map(|wipe| {
-                format!(
-                    "{}: {} entries, {}",
-                    wipe.place,
-                    wipe.entries,
-                    Bytes(wipe.bytes)
-                )
+                let size = match wipe.bytes {
+                    0 => String::new(),
+                    bytes => format!(", {}", Bytes(bytes)),
+                };
+                format!("{}: {} entries{size}", wipe.place, wipe.entries)
             }),
         )?;
         section(
