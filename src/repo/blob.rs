@@ -111,7 +111,11 @@ impl Header {
         };
         reader.expect(&[0; 8], "reserved part")?;
         let fits = (OVERHEAD..=bytes.len()).contains(&(header.stored as usize));
-        if fits { Ok(header) } else { Err(reader.damaged("its length does not fit")) }
+        if fits {
+            Ok(header)
+        } else {
+            Err(reader.damaged("its length does not fit"))
+        }
     }
 
     fn write(&self, out: &mut [u8]) {
@@ -180,8 +184,16 @@ impl Vault {
         let key = blob_key(key, &id);
         let nonce = new_nonce();
         let length = to_u32(plain.len(), "a blob's length")?;
-        let mut header =
-            Header { kind, codec: Codec::Raw, epoch, offset, plain: length, stored: 0, id, nonce };
+        let mut header = Header {
+            kind,
+            codec: Codec::Raw,
+            epoch,
+            offset,
+            plain: length,
+            stored: 0,
+            id,
+            nonce,
+        };
         let out = match compressed(plain, compression)? {
             Some(mut out) => {
                 header.codec = Codec::Zstd;
@@ -199,7 +211,13 @@ impl Vault {
         let mut out = out;
         header.stored = to_u32(out.len(), "a blob's stored length")?;
         header.write(&mut out[..HEADER]);
-        Ok(SealedBlob { id, plain: length, codec: header.codec, epoch, bytes: out.into() })
+        Ok(SealedBlob {
+            id,
+            plain: length,
+            codec: header.codec,
+            epoch,
+            bytes: out.into(),
+        })
     }
 
     /// Opens the stored blob that fills `stored`, expands it and checks it against its id.
@@ -227,7 +245,8 @@ impl Vault {
         let length = header.plain as usize;
         let plain = match header.codec {
             Codec::Raw => body.freeze(),
-            Codec::Zstd => expand(&body, length).map_err(|error| bad("it does not expand").with_source(error))?,
+            Codec::Zstd => expand(&body, length)
+                .map_err(|error| bad("it does not expand").with_source(error))?,
         };
         if plain.len() != length || !piece_possible(header.offset, u64::from(header.plain)) {
             return Err(bad("its content has the wrong length"));
@@ -286,8 +305,10 @@ fn sample_pays(plain: &[u8]) -> Result<bool> {
     }
     let slice = SAMPLE / SLICES;
     let step = (plain.len() - slice) / (SLICES - 1);
-    let sample: Vec<u8> =
-        (0..SLICES).flat_map(|n| &plain[n * step..n * step + slice]).copied().collect();
+    let sample: Vec<u8> = (0..SLICES)
+        .flat_map(|n| &plain[n * step..n * step + slice])
+        .copied()
+        .collect();
     let mut out = vec![0; zstd::zstd_safe::compress_bound(SAMPLE)];
     Ok(pays(compress(&sample, &mut out)?, SAMPLE))
 }
@@ -316,7 +337,9 @@ pub(crate) fn expand(frame: &[u8], length: usize) -> Result<Bytes> {
 
 /// `Bytes` as something that can be decrypted in place, without a copy where nobody shares it.
 pub(crate) fn into_mut(bytes: Bytes) -> BytesMut {
-    bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
+    bytes
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }
 
 #[cfg(test)]
@@ -328,14 +351,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn vault() -> Vault {
-        Vault { repository: RepositoryId([9; 32]), ring: Keyring::generate(Timestamp::UNIX_EPOCH) }
+        Vault {
+            repository: RepositoryId([9; 32]),
+            ring: Keyring::generate(Timestamp::UNIX_EPOCH),
+        }
     }
 
     fn seal(vault: &Vault, kind: BlobKind, plain: &[u8], offset: u64) -> SealedBlob {
         let (cv, _) = piece_hashes(plain, offset);
         let length = u32::try_from(plain.len()).unwrap();
         let id = vault.blob_id(kind, &cv, offset, length);
-        vault.seal_blob(kind, id, offset, plain, Compression::Auto).unwrap()
+        vault
+            .seal_blob(kind, id, offset, plain, Compression::Auto)
+            .unwrap()
     }
 
     proptest! {
@@ -384,12 +412,20 @@ mod tests {
             meta_key: vault.ring.meta_key.clone(),
             data: vec![],
         };
-        let other = Vault { repository: RepositoryId([8; 32]), ring };
+        let other = Vault {
+            repository: RepositoryId([8; 32]),
+            ring,
+        };
         assert!(other.open_blob(into_mut(blob.bytes.clone())).is_err());
 
-        let lie = vault.seal_blob(BlobKind::Data, blob.id, 0, b"lies!!!", Compression::Off).unwrap();
+        let lie = vault
+            .seal_blob(BlobKind::Data, blob.id, 0, b"lies!!!", Compression::Off)
+            .unwrap();
         let error = vault.open_blob(into_mut(lie.bytes)).unwrap_err();
-        assert!(error.to_string().ends_with("its content has another hash"), "{error}");
+        assert!(
+            error.to_string().ends_with("its content has another hash"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -398,7 +434,10 @@ mod tests {
         let mut noise = vec![0; 1 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let raw = seal(&vault, BlobKind::Data, &noise, 0);
-        assert_eq!((raw.codec, raw.bytes.len()), (Codec::Raw, noise.len() + OVERHEAD));
+        assert_eq!(
+            (raw.codec, raw.bytes.len()),
+            (Codec::Raw, noise.len() + OVERHEAD)
+        );
         let text = b"the same words again and again ".repeat(30_000);
         let small = seal(&vault, BlobKind::Data, &text, 0);
         assert!(small.codec == Codec::Zstd && small.bytes.len() < text.len() / 10);

@@ -58,7 +58,9 @@ impl Config {
             serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
         let format = value.get("format").and_then(serde_json::Value::as_u64);
         if let Some(format) = format.filter(|format| *format > FORMAT) {
-            return Err(newer(&format!("its format is {format}; this eyrie knows {FORMAT}")));
+            return Err(newer(&format!(
+                "its format is {format}; this eyrie knows {FORMAT}"
+            )));
         }
         let config: Self = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
         if config.format != FORMAT {
@@ -66,8 +68,14 @@ impl Config {
         }
         knows("read", &config.required_read, &KNOWN_READ)?;
         config.cuts.check()?;
-        let mac = rest.strip_suffix('\n').ok_or_else(|| bad("it ends early".into()))?;
-        Ok(Unproven { config, line: line.to_owned(), mac: mac.to_owned() })
+        let mac = rest
+            .strip_suffix('\n')
+            .ok_or_else(|| bad("it ends early".into()))?;
+        Ok(Unproven {
+            config,
+            line: line.to_owned(),
+            mac: mac.to_owned(),
+        })
     }
 
     /// Refuses a repository that needs a newer writer.
@@ -91,17 +99,23 @@ fn mac(vault: &Vault, line: &str) -> String {
 }
 
 fn knows(verb: &str, required: &[String], known: &[&str]) -> Result<()> {
-    match required.iter().find(|feature| !known.contains(&feature.as_str())) {
-        Some(feature) => {
-            Err(newer(&format!("to {verb} it one must know {feature:?}, which this eyrie does not")))
-        }
+    match required
+        .iter()
+        .find(|feature| !known.contains(&feature.as_str()))
+    {
+        Some(feature) => Err(newer(&format!(
+            "to {verb} it one must know {feature:?}, which this eyrie does not"
+        ))),
         None => Ok(()),
     }
 }
 
 fn newer(why: &str) -> Error {
-    Error::new(Kind::NewerFormat, format!("the repository was written by a newer eyrie: {why}"))
-        .with_hint("use the newest eyrie that has written to this repository, or a later one")
+    Error::new(
+        Kind::NewerFormat,
+        format!("the repository was written by a newer eyrie: {why}"),
+    )
+    .with_hint("use the newest eyrie that has written to this repository, or a later one")
 }
 
 /// `line` and a second line with its plain BLAKE3, which tells damage from a wrong key.
@@ -138,7 +152,13 @@ mod tests {
             required_write: vec![],
             store: serde_json::json!({"conditional_create": true}),
         };
-        (config, Vault { repository: RepositoryId([1; 32]), ring })
+        (
+            config,
+            Vault {
+                repository: RepositoryId([1; 32]),
+                ring,
+            },
+        )
     }
 
     #[test]
@@ -157,10 +177,16 @@ mod tests {
     #[test]
     fn a_rewritten_config_does_not_pass() {
         let (mut config, vault) = config();
-        let other = Vault { repository: vault.repository, ring: Keyring::generate(Timestamp::UNIX_EPOCH) };
+        let other = Vault {
+            repository: vault.repository,
+            ring: Keyring::generate(Timestamp::UNIX_EPOCH),
+        };
         config.required_write.push("x".into());
         let forged = config.seal(&other).unwrap();
-        let error = Config::read(forged.as_bytes()).unwrap().prove(&vault).unwrap_err();
+        let error = Config::read(forged.as_bytes())
+            .unwrap()
+            .prove(&vault)
+            .unwrap_err();
         assert_eq!(error.kind(), Kind::Damage);
     }
 
@@ -169,7 +195,10 @@ mod tests {
         let (mut config, vault) = config();
         config.required_write.push("prune-2".into());
         let text = config.seal(&vault).unwrap();
-        let read = Config::read(text.as_bytes()).unwrap().prove(&vault).unwrap();
+        let read = Config::read(text.as_bytes())
+            .unwrap()
+            .prove(&vault)
+            .unwrap();
         assert_eq!(read.check_writable().unwrap_err().kind(), Kind::NewerFormat);
 
         config.required_read.push("tree-2".into());
@@ -179,6 +208,9 @@ mod tests {
         assert!(error.to_string().contains("tree-2"));
 
         let future = with_sum(r#"{"format":2,"something":"else"}"#);
-        assert_eq!(Config::read(future.as_bytes()).err().unwrap().kind(), Kind::NewerFormat);
+        assert_eq!(
+            Config::read(future.as_bytes()).err().unwrap().kind(),
+            Kind::NewerFormat
+        );
     }
 }

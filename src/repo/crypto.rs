@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroize;
 
 use crate::env::fill_secret;
 use crate::{Error, Kind, Result};
@@ -13,30 +13,15 @@ pub(crate) const NONCE: usize = NONCE_LEN;
 /// Length of a GCM tag, in bytes.
 pub(crate) const TAG: usize = 16;
 
-/// A secret text such as a passphrase; never shown, wiped when dropped.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Takes `text` as it was typed.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
 /// A 256-bit key; never shown, wiped when dropped.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key(pub(crate) [u8; 32]);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,7 +135,9 @@ impl Key {
     }
 
     fn cipher(&self) -> Result<LessSafeKey> {
-        UnboundKey::new(&AES_256_GCM, &self.0).map(LessSafeKey::new).map_err(|_| cipher_failed())
+        UnboundKey::new(&AES_256_GCM, &self.0)
+            .map(LessSafeKey::new)
+            .map_err(|_| cipher_failed())
     }
 }
 
@@ -185,8 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_show() {
-        let text = format!("{:?} {:?}", Secret::new("hunter2"), Key([7; 32]));
-        assert_eq!(text, "Secret(..) Key(..)");
+    fn keys_do_not_show() {
+        assert_eq!(format!("{:?}", Key([7; 32])), "Key(..)");
     }
 }

@@ -22,7 +22,10 @@ pub struct Cuts {
 
 impl Default for Cuts {
     fn default() -> Self {
-        Self { cut: 16 << 20, whole: 24 << 20 }
+        Self {
+            cut: 16 << 20,
+            whole: 24 << 20,
+        }
     }
 }
 
@@ -36,7 +39,10 @@ impl Cuts {
         if power && self.whole >= self.cut && self.whole <= WHOLE_MAX {
             return Ok(self);
         }
-        Err(damaged(format!("the object cuts {} and {} are not possible", self.cut, self.whole)))
+        Err(damaged(format!(
+            "the object cuts {} and {} are not possible",
+            self.cut, self.whole
+        )))
     }
 
     /// The number of pieces of an object of `size` bytes.
@@ -101,7 +107,9 @@ pub(crate) fn merge(pieces: &[PieceRef], size: u64) -> Result<ObjectHash> {
         return Err(damaged("the pieces of an object do not make a whole"));
     };
     let (left_cv, right_cv) = (subtree(left.0, left.1)?, subtree(right.0, right.1)?);
-    Ok(ObjectHash(merge_subtrees_root(&left_cv.0, &right_cv.0, Mode::Hash).into()))
+    Ok(ObjectHash(
+        merge_subtrees_root(&left_cv.0, &right_cv.0, Mode::Hash).into(),
+    ))
 }
 
 fn subtree(pieces: &[PieceRef], length: u64) -> Result<Cv> {
@@ -114,7 +122,11 @@ fn subtree(pieces: &[PieceRef], length: u64) -> Result<Cv> {
         return Err(damaged("the pieces of an object do not make a whole"));
     };
     let (left_cv, right_cv) = (subtree(left.0, left.1)?, subtree(right.0, right.1)?);
-    Ok(Cv(merge_subtrees_non_root(&left_cv.0, &right_cv.0, Mode::Hash)))
+    Ok(Cv(merge_subtrees_non_root(
+        &left_cv.0,
+        &right_cv.0,
+        Mode::Hash,
+    )))
 }
 
 type Half<'a> = (&'a [PieceRef], u64);
@@ -127,7 +139,9 @@ fn split(pieces: &[PieceRef], length: u64) -> Option<(Half<'_>, Half<'_>)> {
     }
     let left = left_subtree_len(length);
     let middle = start.checked_add(left)?;
-    let at = pieces.binary_search_by_key(&middle, |piece| piece.offset).ok()?;
+    let at = pieces
+        .binary_search_by_key(&middle, |piece| piece.offset)
+        .ok()?;
     Some(((&pieces[..at], left), (&pieces[at..], length - left)))
 }
 
@@ -149,7 +163,11 @@ mod tests {
             })
             .collect();
         assert_eq!(pieces.len() as u64, cuts.count(size));
-        assert!(pieces.iter().all(|p| piece_possible(p.offset, u64::from(p.length))));
+        assert!(
+            pieces
+                .iter()
+                .all(|p| piece_possible(p.offset, u64::from(p.length)))
+        );
         match pieces.len() {
             0 => ObjectHash(blake3::hash(b"").into()),
             1 => only.unwrap(),
@@ -184,7 +202,11 @@ mod tests {
     #[test]
     fn the_default_cuts_are_those_of_the_format() {
         let cuts = Cuts::default().check().unwrap();
-        let sizes = |size| cuts.pieces(size).map(|(_, length)| length >> 20).collect::<Vec<_>>();
+        let sizes = |size| {
+            cuts.pieces(size)
+                .map(|(_, length)| length >> 20)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(sizes(0), [0; 0]);
         assert_eq!(sizes(24 << 20), [24]);
         assert_eq!(sizes(25 << 20), [16, 9]);
@@ -193,10 +215,28 @@ mod tests {
 
     #[test]
     fn impossible_cuts_and_pieces_are_damage() {
-        assert!(Cuts { cut: 3 << 10, whole: 1 << 20 }.check().is_err());
-        assert!(Cuts { cut: 4096, whole: 1024 }.check().is_err());
+        assert!(
+            Cuts {
+                cut: 3 << 10,
+                whole: 1 << 20
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Cuts {
+                cut: 4096,
+                whole: 1024
+            }
+            .check()
+            .is_err()
+        );
         assert!(!piece_possible(100, 10) && !piece_possible(1024, 1025) && !piece_possible(0, 0));
-        let one = PieceRef { cv: Cv([1; 32]), offset: 0, length: 1024 };
+        let one = PieceRef {
+            cv: Cv([1; 32]),
+            offset: 0,
+            length: 1024,
+        };
         assert!(merge(&[one], 4096).is_err());
         assert!(merge(&[], 4096).is_err());
     }

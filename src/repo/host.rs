@@ -23,7 +23,9 @@ impl Host {
     /// This process.
     pub(crate) fn current() -> Self {
         let read = |path: &str| {
-            std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+            std::fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .unwrap_or_default()
         };
         let pid = std::process::id();
         Self {
@@ -75,15 +77,33 @@ mod tests {
         let here = Host::current();
         assert!(here.start > 0 && !here.boot.is_empty());
         assert!(!here.proves_dead(&here));
-        let reused = Host { start: here.start + 1, ..here.clone() };
+        let reused = Host {
+            start: here.start + 1,
+            ..here.clone()
+        };
         assert!(here.proves_dead(&reused));
-        let gone = Host { pid: u32::MAX, ..here.clone() };
+        let gone = Host {
+            pid: u32::MAX,
+            ..here.clone()
+        };
         assert!(here.proves_dead(&gone));
         for elsewhere in [
-            Host { boot: "other".into(), ..gone.clone() },
-            Host { pid_ns: "pid:[1]".into(), ..gone.clone() },
-            Host { name: "other".into(), ..gone.clone() },
-            Host { machine: "other".into(), ..gone.clone() },
+            Host {
+                boot: "other".into(),
+                ..gone.clone()
+            },
+            Host {
+                pid_ns: "pid:[1]".into(),
+                ..gone.clone()
+            },
+            Host {
+                name: "other".into(),
+                ..gone.clone()
+            },
+            Host {
+                machine: "other".into(),
+                ..gone.clone()
+            },
         ] {
             assert!(!here.proves_dead(&elsewhere));
         }

@@ -115,7 +115,9 @@ fn parse(text: &str) -> Result<[u8; 32]> {
     if lower && hex::decode_to_slice(text, &mut id).is_ok() {
         return Ok(id);
     }
-    Err(damaged(format!("{text:?} is not an id of 64 lower-case hexadecimal digits")))
+    Err(damaged(format!(
+        "{text:?} is not an id of 64 lower-case hexadecimal digits"
+    )))
 }
 
 #[cfg(test)]
@@ -126,7 +128,13 @@ mod tests {
     fn ids_round_trip_and_refuse_other_spellings() {
         let id = PackId([0xab; 32]);
         assert_eq!(id.to_string().parse::<PackId>().unwrap(), id);
-        for bad in ["", "ab", &"AB".repeat(32), &"zz".repeat(32), &"ab".repeat(33)] {
+        for bad in [
+            "",
+            "ab",
+            &"AB".repeat(32),
+            &"zz".repeat(32),
+            &"ab".repeat(33),
+        ] {
             assert!(bad.parse::<PackId>().is_err(), "{bad}");
         }
     }

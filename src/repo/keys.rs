@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::{check_sum, with_sum};
-use super::crypto::{Key, Secret};
+use super::crypto::Key;
 use super::ids::{KeyId, RepositoryId};
 use super::vault::Keyring;
 use super::wire::damaged;
 use crate::env::fill_secret;
+use crate::secret::Secret;
 use crate::{Error, Kind, Result};
 
 /// What opens a repository.
@@ -37,12 +38,20 @@ pub struct KdfCost {
 impl Default for KdfCost {
     /// 64 MiB and three passes: the second recommendation of RFC 9106, with one lane.
     fn default() -> Self {
-        Self { m_kib: 64 << 10, t: 3, p: 1 }
+        Self {
+            m_kib: 64 << 10,
+            t: 3,
+            p: 1,
+        }
     }
 }
 
 /// The most a key file may ask for, so that a planted one cannot exhaust the machine.
-const COST_MAX: KdfCost = KdfCost { m_kib: 1 << 20, t: 16, p: 16 };
+const COST_MAX: KdfCost = KdfCost {
+    m_kib: 1 << 20,
+    t: 16,
+    p: 16,
+};
 const ROLE: &str = "master";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,7 +70,12 @@ struct KeyFile {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 enum Kdf {
-    Argon2id { m_kib: u32, t: u32, p: u32, salt: String },
+    Argon2id {
+        m_kib: u32,
+        t: u32,
+        p: u32,
+        salt: String,
+    },
     None,
 }
 
@@ -98,7 +112,12 @@ pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<St
             let mut salt = [0; 16];
             fill_secret(&mut salt);
             let KdfCost { m_kib, t, p } = new.cost;
-            Kdf::Argon2id { m_kib, t, p, salt: hex::encode(salt) }
+            Kdf::Argon2id {
+                m_kib,
+                t,
+                p,
+                salt: hex::encode(salt),
+            }
         }
     };
     let Some(key) = stretch(&kdf, &new.repository, unlock)? else {
@@ -149,7 +168,10 @@ pub(crate) fn unwrap(
     let master = BASE64
         .decode(&file.sealed)
         .ok()
-        .and_then(|sealed| key.derive("eyrie 1 key wrap").open(&wrap_aad(repository, &file.id), &sealed))
+        .and_then(|sealed| {
+            key.derive("eyrie 1 key wrap")
+                .open(&wrap_aad(repository, &file.id), &sealed)
+        })
         .and_then(|master| <[u8; 32]>::try_from(master).ok())
         .ok_or_else(|| bad("its key does not open"))?;
     Ok(Tried::Opened(Key(master)))
@@ -186,23 +208,23 @@ fn read(path: &str, bytes: &[u8], repository: &RepositoryId) -> Result<Option<Ke
 /// The unlocker's key; `None` when the file wants another kind of unlocker.
 fn stretch(kdf: &Kdf, repository: &RepositoryId, unlock: &Unlock) -> Result<Option<Key>> {
     match (kdf, unlock) {
-        (Kdf::None, Unlock::None) => {
-            Ok(Some(Key(repository.0).derive("eyrie 1 no encryption")))
-        }
+        (Kdf::None, Unlock::None) => Ok(Some(Key(repository.0).derive("eyrie 1 no encryption"))),
         (Kdf::Argon2id { m_kib, t, p, salt }, Unlock::Passphrase(passphrase)) => {
             if *m_kib > COST_MAX.m_kib || *t > COST_MAX.t || *p > COST_MAX.p {
-                return Err(damaged("it asks for more memory or time than any key file may"));
+                return Err(damaged(
+                    "it asks for more memory or time than any key file may",
+                ));
             }
             let mut raw = [0; 16];
             let salted = hex::decode_to_slice(salt, &mut raw).is_ok();
-            let params = Params::new(*m_kib, *t, *p, Some(32)).ok().filter(|_| salted);
+            let params = Params::new(*m_kib, *t, *p, Some(32))
+                .ok()
+                .filter(|_| salted);
             let params = params.ok_or_else(|| damaged("its parameters are not possible"))?;
             let mut key = Key([0; 32]);
             Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-                .hash_password_into(passphrase.as_bytes(), &raw, &mut key.0)
-                .map_err(|error| {
-                    Error::new(Kind::Failed, format!("argon2id failed: {error}"))
-                })?;
+                .hash_password_into(passphrase.expose().as_bytes(), &raw, &mut key.0)
+                .map_err(|error| Error::new(Kind::Failed, format!("argon2id failed: {error}")))?;
             Ok(Some(key))
         }
         _ => Ok(None),
@@ -226,7 +248,10 @@ pub(crate) fn ring_path(sequence: u32, repository: &RepositoryId, random: &[u8; 
 /// Whether `path` is that of a keyring of `repository`.
 pub(crate) fn is_ring(path: &str, repository: &RepositoryId) -> bool {
     let digits = |text: &str, len: usize| {
-        text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        text.len() == len
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let Some(name) = path.strip_prefix("keys/ring-") else {
         return false;
@@ -244,10 +269,14 @@ pub(crate) fn seal_ring(
     repository: &RepositoryId,
     path: &str,
 ) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(ring).map(zeroize::Zeroizing::new).map_err(|error| {
-        Error::new(Kind::Failed, "the keyring cannot be written").with_source(error)
-    })?;
-    master.derive("eyrie 1 keyring").seal(&ring_aad(repository, path), &json)
+    let json = serde_json::to_vec(ring)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|error| {
+            Error::new(Kind::Failed, "the keyring cannot be written").with_source(error)
+        })?;
+    master
+        .derive("eyrie 1 keyring")
+        .seal(&ring_aad(repository, path), &json)
 }
 
 /// Opens the keyring file at `path`.
@@ -280,11 +309,21 @@ fn ring_aad(repository: &RepositoryId, path: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const CHEAP: KdfCost = KdfCost { m_kib: 8, t: 1, p: 1 };
+    const CHEAP: KdfCost = KdfCost {
+        m_kib: 8,
+        t: 1,
+        p: 1,
+    };
     const ID: RepositoryId = RepositoryId([3; 32]);
 
     fn new_key(cost: KdfCost) -> NewKey<'static> {
-        NewKey { id: KeyId([7; 32]), repository: ID, created: Timestamp::UNIX_EPOCH, label: "l", cost }
+        NewKey {
+            id: KeyId([7; 32]),
+            repository: ID,
+            created: Timestamp::UNIX_EPOCH,
+            label: "l",
+            cost,
+        }
     }
 
     fn passphrase(text: &str) -> Unlock {
@@ -300,14 +339,21 @@ mod tests {
         assert!(matches!(open(&passphrase("p")), Tried::Opened(key) if key == master));
         assert!(matches!(open(&passphrase("q")), Tried::Wrong));
         assert!(matches!(open(&Unlock::None), Tried::Foreign));
-        let other = unwrap(&path, file.as_bytes(), &RepositoryId([4; 32]), &passphrase("p"));
+        let other = unwrap(
+            &path,
+            file.as_bytes(),
+            &RepositoryId([4; 32]),
+            &passphrase("p"),
+        );
         assert!(matches!(other.unwrap(), Tried::Foreign));
     }
 
     #[test]
     fn every_flipped_bit_is_damage_and_not_a_wrong_passphrase() {
         let path = key_path(&KeyId([7; 32]));
-        let file = wrap(&new_key(CHEAP), &passphrase("p"), &Key::generate()).unwrap().into_bytes();
+        let file = wrap(&new_key(CHEAP), &passphrase("p"), &Key::generate())
+            .unwrap()
+            .into_bytes();
         for bit in 0..file.len() * 8 {
             let mut bad = file.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -320,7 +366,11 @@ mod tests {
     fn a_planted_key_file_cannot_ask_for_terabytes() {
         let path = key_path(&KeyId([7; 32]));
         let file = wrap(&new_key(CHEAP), &passphrase("p"), &Key::generate()).unwrap();
-        let line = file.lines().next().unwrap().replace("\"m_kib\":8,", "\"m_kib\":4000000000,");
+        let line = file
+            .lines()
+            .next()
+            .unwrap()
+            .replace("\"m_kib\":8,", "\"m_kib\":4000000000,");
         let error = unwrap(&path, with_sum(&line).as_bytes(), &ID, &passphrase("p")).unwrap_err();
         assert_eq!(error.kind(), Kind::Damage);
     }
@@ -331,9 +381,18 @@ mod tests {
         let path = ring_path(0, &ID, &[5; 32]);
         assert!(is_ring(&path, &ID) && !is_ring(&path, &RepositoryId([4; 32])));
         assert!(!is_ring("keys/ring-1-2-3", &ID) && !is_ring(&key_path(&KeyId([1; 32])), &ID));
-        let bytes = seal_ring(&Keyring::generate(Timestamp::UNIX_EPOCH), &master, &ID, &path).unwrap();
+        let bytes = seal_ring(
+            &Keyring::generate(Timestamp::UNIX_EPOCH),
+            &master,
+            &ID,
+            &path,
+        )
+        .unwrap();
         open_ring(&bytes, &master, &ID, &path).unwrap();
         let other = ring_path(1, &ID, &[5; 32]);
-        assert_eq!(open_ring(&bytes, &master, &ID, &other).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(
+            open_ring(&bytes, &master, &ID, &other).unwrap_err().kind(),
+            Kind::Damage
+        );
     }
 }

@@ -57,7 +57,9 @@ impl Vault {
             plain.extend_from_slice(&[entry.codec as u8, 0]);
             plain.extend_from_slice(&entry.epoch.to_le_bytes());
         }
-        let mut out = self.directory_key(pack).seal(&self.directory_aad(kind, pack), &plain)?;
+        let mut out = self
+            .directory_key(pack)
+            .seal(&self.directory_aad(kind, pack), &plain)?;
         let length = to_u32(out.len(), "a directory's length")?;
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(&to_u32(entries.len(), "a number of blobs")?.to_le_bytes());
@@ -105,9 +107,20 @@ impl Vault {
                 return Err(reader.damaged("its directory has a gap"));
             }
             next = next.saturating_add(stored as usize);
-            entries.push(PackEntry { id, position, stored, plain, codec, epoch });
+            entries.push(PackEntry {
+                id,
+                position,
+                stored,
+                plain,
+                codec,
+                epoch,
+            });
         }
-        if next == start { Ok(entries) } else { Err(reader.damaged("its blobs do not fill it")) }
+        if next == start {
+            Ok(entries)
+        } else {
+            Err(reader.damaged("its blobs do not fill it"))
+        }
     }
 
     fn directory_key(&self, pack: &PackId) -> Key {

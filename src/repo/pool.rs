@@ -34,7 +34,10 @@ impl Pool {
                 Error::new(Kind::Failed, "the threads for hashing cannot be started")
                     .with_source(error)
             })?;
-        Ok(Self { threads: Arc::new(threads), budget: Arc::new(Semaphore::new(BUDGET)) })
+        Ok(Self {
+            threads: Arc::new(threads),
+            budget: Arc::new(Semaphore::new(BUDGET)),
+        })
     }
 
     /// Waits until `bytes` of the budget are free; more than all of it counts as all of it.

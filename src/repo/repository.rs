@@ -14,7 +14,8 @@ use super::hash::Cuts;
 use super::host::Host;
 use super::ids::{KeyId, RepositoryId, SessionId};
 use super::keys::{
-    KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap, wrap,
+    KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
+    wrap,
 };
 use super::pool::Pool;
 use super::vault::{Keyring, Vault};
@@ -46,10 +47,17 @@ struct Inner {
     store: SharedStore,
     env: Env,
     config: Config,
+    master: Key,
     vault: Vault,
     pool: Pool,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
+}
+
+/// The keys of an opened repository.
+struct Opened {
+    master: Key,
+    vault: Vault,
 }
 
 /// When a lease was first seen with its present bytes, on our boot-time clock.
@@ -72,7 +80,10 @@ impl Repository {
         options: InitOptions,
         env: &Env,
     ) -> Result<Self> {
-        let cuts = options.cuts.check().map_err(|error| error.with_kind(Kind::Usage))?;
+        let cuts = options
+            .cuts
+            .check()
+            .map_err(|error| error.with_kind(Kind::Usage))?;
         refuse_occupied(&store).await?;
         let repository = RepositoryId(env.id());
         let created = env.now();
@@ -81,7 +92,7 @@ impl Repository {
         let ring_name = ring_path(0, &repository, &env.id());
         let encrypted = matches!(unlock, Unlock::Passphrase(_));
         let pool = Pool::new()?;
-        let (key_file, ring_file, vault) = pool
+        let (key_file, ring_file, keys) = pool
             .run(move || {
                 let master = Key::generate();
                 let new = NewKey {
@@ -93,7 +104,14 @@ impl Repository {
                 };
                 let key_file = wrap(&new, &unlock, &master)?;
                 let ring_file = seal_ring(&ring, &master, &repository, &ring_name)?;
-                Ok((key_file, (ring_name, ring_file), Vault { repository, ring }))
+                Ok((
+                    key_file,
+                    (ring_name, ring_file),
+                    Opened {
+                        master,
+                        vault: Vault { repository, ring },
+                    },
+                ))
             })
             .await?;
         let config = Config {
@@ -106,8 +124,8 @@ impl Repository {
             required_write: vec![],
             store: options.store,
         };
-        let config_file = config.seal(&vault)?;
-        let opened = Self::assemble(store, env, config, vault, pool);
+        let config_file = config.seal(&keys.vault)?;
+        let opened = Self::assemble(store, env, config, keys, pool);
         opened.put_once(&key_path(&key_id), key_file.into()).await?;
         opened.put_once(&ring_file.0, ring_file.1.into()).await?;
         opened.put_once(CONFIG, config_file.into()).await?;
@@ -124,34 +142,58 @@ impl Repository {
         let location = store.location();
         let bytes = match get(&store, CONFIG, GetOptions::default()).await {
             Err(error) if error.kind() == Kind::NotFound => {
-                return Err(Error::new(Kind::NoRepository, format!("there is no repository at {location}"))
-                    .with_hint("eyrie init makes one"));
+                return Err(Error::new(
+                    Kind::NoRepository,
+                    format!("there is no repository at {location}"),
+                )
+                .with_hint("eyrie init makes one"));
             }
             other => other?,
         };
-        let unproven = Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
+        let unproven =
+            Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
         let (repository, encrypted) = (unproven.config.repository, unproven.config.encrypted);
         check_unlock(encrypted, &unlock, &location)?;
         let pool = Pool::new()?;
         let names = list(&store, "keys/").await?;
-        let master = Arc::new(find_master(&store, &pool, &names, repository, unlock, &location).await?);
+        let master = find_master(&store, &pool, &names, repository, unlock, &location).await?;
         let ring_name = names
             .iter()
             .map(|meta| meta.key.as_str())
             .filter(|name| is_ring(name, &repository))
             .max()
-            .ok_or_else(|| damaged(format!("the repository at {location} has no keyring in keys/")))?;
+            .ok_or_else(|| {
+                damaged(format!(
+                    "the repository at {location} has no keyring in keys/"
+                ))
+            })?;
         let ring_file = get(&store, ring_name, GetOptions::default()).await?;
         let ring = open_ring(&ring_file, &master, &repository, ring_name)?;
         let vault = Vault { repository, ring };
         let config = unproven.prove(&vault)?;
-        Ok(Self::assemble(store, env, config, vault, pool))
+        Ok(Self::assemble(
+            store,
+            env,
+            config,
+            Opened { master, vault },
+            pool,
+        ))
     }
 
-    fn assemble(store: SharedStore, env: &Env, config: Config, vault: Vault, pool: Pool) -> Self {
+    fn assemble(store: SharedStore, env: &Env, config: Config, keys: Opened, pool: Pool) -> Self {
         let host = Host::current();
         let (env, seen) = (env.clone(), Mutex::default());
-        Self(Arc::new(Inner { store, env, config, vault, pool, host, seen }))
+        let Opened { master, vault } = keys;
+        Self(Arc::new(Inner {
+            store,
+            env,
+            config,
+            master,
+            vault,
+            pool,
+            host,
+            seen,
+        }))
     }
 
     /// The repository's id.
@@ -190,6 +232,10 @@ impl Repository {
         &self.0.env
     }
 
+    pub(crate) fn master(&self) -> &Key {
+        &self.0.master
+    }
+
     pub(crate) fn vault(&self) -> &Vault {
         &self.0.vault
     }
@@ -214,8 +260,16 @@ impl Repository {
 
     /// Reads a range of a file; exactly that many bytes, else the file is damaged.
     pub(crate) async fn get_range(&self, key: &store::Key, from: u64, len: u64) -> Result<Bytes> {
-        let options = GetOptions { range: Some(from..from + len), ..GetOptions::default() };
-        let bytes = self.0.store.get(key, options).await.context(|| format!("read {key}"))?;
+        let options = GetOptions {
+            range: Some(from..from + len),
+            ..GetOptions::default()
+        };
+        let bytes = self
+            .0
+            .store
+            .get(key, options)
+            .await
+            .context(|| format!("read {key}"))?;
         if bytes.len() as u64 == len {
             return Ok(bytes);
         }
@@ -226,7 +280,10 @@ impl Repository {
     /// that a put whose answer was lost can be repeated.
     pub(crate) async fn put_once(&self, path: &str, bytes: Bytes) -> Result<()> {
         let key = store::Key::new(path)?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         match self.0.store.put(&key, bytes.clone(), options).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Kind::AlreadyExists => {
@@ -247,13 +304,18 @@ impl Repository {
     /// The ids that name files right under `prefix`; other names are foreign and left out.
     pub(crate) async fn list_ids<T: FromStr>(&self, prefix: &str) -> Result<Vec<T>> {
         let metas = self.list(prefix).await?;
-        let names = metas.iter().filter_map(|meta| meta.key.as_str().strip_prefix(prefix));
+        let names = metas
+            .iter()
+            .filter_map(|meta| meta.key.as_str().strip_prefix(prefix));
         Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 }
 
 async fn get(store: &SharedStore, path: &str, options: GetOptions) -> Result<Bytes> {
-    store.get(&store::Key::new(path)?, options).await.context(|| format!("read {path}"))
+    store
+        .get(&store::Key::new(path)?, options)
+        .await
+        .context(|| format!("read {path}"))
 }
 
 async fn list(store: &SharedStore, prefix: &str) -> Result<Vec<Meta>> {
@@ -269,13 +331,21 @@ async fn refuse_occupied(store: &SharedStore) -> Result<()> {
     let location = store.location();
     match store.head(&store::Key::new(CONFIG)?).await {
         Ok(_) => {
-            return Err(Error::new(Kind::Failed, format!("there is a repository at {location} already")));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("there is a repository at {location} already"),
+            ));
         }
         Err(error) if error.kind() == Kind::NotFound => {}
         Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
     }
     for prefix in ["snapshots/", "index/", "tree/", "data/"] {
-        if store.list(prefix, ListOptions::default()).try_next().await?.is_some() {
+        if store
+            .list(prefix, ListOptions::default())
+            .try_next()
+            .await?
+            .is_some()
+        {
             return Err(Error::new(
                 Kind::Failed,
                 format!("{location} holds {prefix} of a repository whose config is missing"),
@@ -288,10 +358,11 @@ async fn refuse_occupied(store: &SharedStore) -> Result<()> {
 
 fn check_unlock(encrypted: bool, unlock: &Unlock, location: &str) -> Result<()> {
     match (encrypted, unlock) {
-        (true, Unlock::None) => {
-            Err(Error::new(Kind::WrongKey, format!("the repository at {location} is encrypted"))
-                .with_hint("give its passphrase"))
-        }
+        (true, Unlock::None) => Err(Error::new(
+            Kind::WrongKey,
+            format!("the repository at {location} is encrypted"),
+        )
+        .with_hint("give its passphrase")),
         (false, Unlock::Passphrase(_)) => Err(Error::new(
             Kind::WrongKey,
             format!("the repository at {location} is not encrypted, but a passphrase was given"),
@@ -313,13 +384,18 @@ async fn find_master(
     let mut damage = None;
     let mut wrong = 0_usize;
     for name in names.iter().map(|meta| meta.key.as_str()) {
-        let is_key = name.strip_prefix("keys/").is_some_and(|id| id.parse::<KeyId>().is_ok());
+        let is_key = name
+            .strip_prefix("keys/")
+            .is_some_and(|id| id.parse::<KeyId>().is_ok());
         if !is_key {
             continue;
         }
         let bytes = get(store, name, GetOptions::default()).await?;
         let (path, unlock) = (name.to_owned(), unlock.clone());
-        match pool.run(move || unwrap(&path, &bytes, &repository, &unlock)).await {
+        match pool
+            .run(move || unwrap(&path, &bytes, &repository, &unlock))
+            .await
+        {
             Ok(Tried::Opened(master)) => return Ok(master),
             Ok(Tried::Foreign) => {}
             Ok(Tried::Wrong) => wrong += 1,
@@ -328,14 +404,15 @@ async fn find_master(
     }
     match (damage, wrong, &*unlock) {
         (Some(error), _, _) => Err(error),
-        (None, 0, _) => {
-            Err(damaged(format!("the repository at {location} has no key file in keys/")))
-        }
-        (None, _, Unlock::None) => {
-            Err(damaged(format!("the key files of the repository at {location} do not open")))
-        }
-        (None, _, Unlock::Passphrase(_)) => {
-            Err(Error::new(Kind::WrongKey, format!("wrong passphrase for the repository at {location}")))
-        }
+        (None, 0, _) => Err(damaged(format!(
+            "the repository at {location} has no key file in keys/"
+        ))),
+        (None, _, Unlock::None) => Err(damaged(format!(
+            "the key files of the repository at {location} do not open"
+        ))),
+        (None, _, Unlock::Passphrase(_)) => Err(Error::new(
+            Kind::WrongKey,
+            format!("wrong passphrase for the repository at {location}"),
+        )),
     }
 }

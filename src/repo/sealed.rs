@@ -38,7 +38,10 @@ pub(crate) fn file_header(kind: FileKind, codec: u8) -> [u8; FILE_HEADER] {
 impl Vault {
     /// The key of the sealed file at path `name`.
     pub(crate) fn file_key(&self, name: &str) -> Key {
-        Key(self.ring.meta_key.keyed(&[b"eyrie 1 file", name.as_bytes()]))
+        Key(self
+            .ring
+            .meta_key
+            .keyed(&[b"eyrie 1 file", name.as_bytes()]))
     }
 
     /// The associated data of the sealed file at path `name`, before what its kind appends.
@@ -47,7 +50,12 @@ impl Vault {
     }
 
     /// The bytes of the file at path `name` that holds `body` as JSON.
-    pub(crate) fn seal_json(&self, kind: FileKind, name: &str, body: &impl Serialize) -> Result<Bytes> {
+    pub(crate) fn seal_json(
+        &self,
+        kind: FileKind,
+        name: &str,
+        body: &impl Serialize,
+    ) -> Result<Bytes> {
         let json = serde_json::to_vec(body).map_err(|error| {
             Error::new(Kind::Failed, format!("{name} cannot be written as JSON")).with_source(error)
         })?;
@@ -57,7 +65,10 @@ impl Vault {
             (1, zstd::bulk::compress(&json, 3)?)
         };
         let mut out = file_header(kind, codec).to_vec();
-        out.extend(self.file_key(name).seal(&self.file_aad(&out, name), &body)?);
+        out.extend(
+            self.file_key(name)
+                .seal(&self.file_aad(&out, name), &body)?,
+        );
         Ok(out.into())
     }
 
@@ -93,7 +104,9 @@ impl Vault {
         match codec {
             0 => Ok(body.into()),
             1 => {
-                let size = zstd::zstd_safe::get_frame_content_size(&body).ok().flatten();
+                let size = zstd::zstd_safe::get_frame_content_size(&body)
+                    .ok()
+                    .flatten();
                 let size = size.filter(|size| *size <= BODY_MAX).map(usize::try_from);
                 let Some(Ok(size)) = size else {
                     return Err(reader.damaged("its content has no possible size"));

@@ -30,8 +30,16 @@ pub(crate) struct DataKey {
 impl Keyring {
     /// A new keyring with one epoch.
     pub(crate) fn generate(created: Timestamp) -> Self {
-        let first = DataKey { epoch: 1, key: Key::generate(), created };
-        Self { id_key: Key::generate(), meta_key: Key::generate(), data: vec![first] }
+        let first = DataKey {
+            epoch: 1,
+            key: Key::generate(),
+            created,
+        };
+        Self {
+            id_key: Key::generate(),
+            meta_key: Key::generate(),
+            data: vec![first],
+        }
     }
 }
 

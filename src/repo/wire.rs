@@ -96,7 +96,10 @@ impl<'a> Reader<'a> {
     /// hostile count never becomes an allocation.
     pub(crate) fn count(&mut self, size: usize) -> Result<usize> {
         let count = self.u32()? as usize;
-        if count.checked_mul(size).is_none_or(|bytes| bytes > self.rest.len()) {
+        if count
+            .checked_mul(size)
+            .is_none_or(|bytes| bytes > self.rest.len())
+        {
             return Err(self.damaged("a count does not fit"));
         }
         Ok(count)

@@ -35,7 +35,7 @@ impl Index {
         let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
         ids.sort_unstable();
         let segments: Vec<(IndexId, Segment)> = futures::stream::iter(ids)
-            .map(|id| async move { Ok((id, load_segment(repo, &id).await?)) })
+            .map(|id| async move { load_segment(repo, &id).await.map(|segment| (id, segment)) })
             .buffered(SEGMENTS_AT_ONCE)
             .try_collect()
             .await?;
@@ -43,11 +43,20 @@ impl Index {
     }
 
     fn merge(segments: Vec<(IndexId, Segment)>) -> Result<Self> {
-        let gone: HashSet<IndexId> =
-            segments.iter().flat_map(|(_, segment)| segment.supersedes.iter().copied()).collect();
-        let live = || segments.iter().filter(|(id, _)| !gone.contains(id)).map(|(_, s)| s);
+        let gone: HashSet<IndexId> = segments
+            .iter()
+            .flat_map(|(_, segment)| segment.supersedes.iter().copied())
+            .collect();
+        let live = || {
+            segments
+                .iter()
+                .filter(|(id, _)| !gone.contains(id))
+                .map(|(_, s)| s)
+        };
         let mut index = Self::default();
-        index.records.reserve_exact(live().map(|segment| segment.records.len()).sum());
+        index
+            .records
+            .reserve_exact(live().map(|segment| segment.records.len()).sum());
         let mut numbers: HashMap<PackId, u32> = HashMap::new();
         for (id, segment) in segments {
             if gone.contains(&id) {
@@ -70,12 +79,16 @@ impl Index {
                 }
                 renumbered.push(number);
             }
-            index.records.extend(segment.records.into_iter().map(|mut record| {
-                record.pack = renumbered[record.pack as usize];
-                record
-            }));
+            index
+                .records
+                .extend(segment.records.into_iter().map(|mut record| {
+                    record.pack = renumbered[record.pack as usize];
+                    record
+                }));
         }
-        index.records.sort_unstable_by_key(|record| (record.entry.id, record.pack));
+        index
+            .records
+            .sort_unstable_by_key(|record| (record.entry.id, record.pack));
         index.records.dedup_by_key(|record| record.entry.id);
         index.fan = fan(&index.records)?;
         Ok(index)
@@ -86,7 +99,9 @@ impl Index {
         let bucket = usize::from(u16::from_be_bytes([id.0[0], id.0[1]]));
         let (from, to) = (*self.fan.get(bucket)?, *self.fan.get(bucket + 1)?);
         let bucket = &self.records[from as usize..to as usize];
-        let at = bucket.binary_search_by_key(id, |record| record.entry.id).ok()?;
+        let at = bucket
+            .binary_search_by_key(id, |record| record.entry.id)
+            .ok()?;
         Some(&bucket[at])
     }
 
@@ -140,19 +155,37 @@ mod tests {
     use crate::repo::pack::PackEntry;
 
     fn pack(n: u8) -> PackInfo {
-        PackInfo { id: PackId([n; 32]), hash: [n; 32], size: 100, kind: BlobKind::Data, blobs: 1 }
+        PackInfo {
+            id: PackId([n; 32]),
+            hash: [n; 32],
+            size: 100,
+            kind: BlobKind::Data,
+            blobs: 1,
+        }
     }
 
     fn record(n: u32, pack: u32) -> Record {
         let entry = PackEntry {
             id: BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes()),
-            position: n, stored: 100, plain: 8, codec: Codec::Raw, epoch: 1,
+            position: n,
+            stored: 100,
+            plain: 8,
+            codec: Codec::Raw,
+            epoch: 1,
         };
-        Record { entry, pack, kind: BlobKind::Data }
+        Record {
+            entry,
+            pack,
+            kind: BlobKind::Data,
+        }
     }
 
     fn segment(packs: Vec<PackInfo>, records: Vec<Record>, supersedes: Vec<IndexId>) -> Segment {
-        Segment { packs, supersedes, records }
+        Segment {
+            packs,
+            supersedes,
+            records,
+        }
     }
 
     #[test]
@@ -160,8 +193,22 @@ mod tests {
         let (a, b, c) = (IndexId([1; 32]), IndexId([2; 32]), IndexId([3; 32]));
         let index = Index::merge(vec![
             (a, segment(vec![pack(9)], vec![record(7, 0)], vec![])),
-            (b, segment(vec![pack(1), pack(2)], (0..1000).map(|n| record(n, n % 2)).collect(), vec![a])),
-            (c, segment(vec![pack(2)], (500..2000).map(|n| record(n, 0)).collect(), vec![])),
+            (
+                b,
+                segment(
+                    vec![pack(1), pack(2)],
+                    (0..1000).map(|n| record(n, n % 2)).collect(),
+                    vec![a],
+                ),
+            ),
+            (
+                c,
+                segment(
+                    vec![pack(2)],
+                    (500..2000).map(|n| record(n, 0)).collect(),
+                    vec![],
+                ),
+            ),
         ])
         .unwrap();
         assert_eq!(index.packs(), [pack(1), pack(2)]);
@@ -177,7 +224,10 @@ mod tests {
 
     #[test]
     fn segments_that_contradict_each_other_are_damage() {
-        let other = PackInfo { size: 101, ..pack(1) };
+        let other = PackInfo {
+            size: 101,
+            ..pack(1)
+        };
         let error = Index::merge(vec![
             (IndexId([1; 32]), segment(vec![pack(1)], vec![], vec![])),
             (IndexId([2; 32]), segment(vec![other], vec![], vec![])),

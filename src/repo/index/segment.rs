@@ -61,7 +61,10 @@ impl Segment {
         self.records.sort_unstable_by_key(|record| record.entry.id);
         self.records.dedup_by_key(|record| record.entry.id);
         if self.records.len() > SEGMENT_RECORDS {
-            return Err(Error::new(Kind::Failed, "an index segment has too many records"));
+            return Err(Error::new(
+                Kind::Failed,
+                "an index segment has too many records",
+            ));
         }
         let header = file_header(FileKind::Index, 0);
         let seals = Seals::new(vault, name);
@@ -90,7 +93,9 @@ impl Segment {
             footer.extend_from_slice(&[pack.kind as u8, 0, 0, 0]);
             footer.extend_from_slice(&pack.blobs.to_le_bytes());
         }
-        footer.extend_from_slice(&to_u32(self.supersedes.len(), "a number of segments")?.to_le_bytes());
+        footer.extend_from_slice(
+            &to_u32(self.supersedes.len(), "a number of segments")?.to_le_bytes(),
+        );
         for id in &self.supersedes {
             footer.extend_from_slice(&id.0);
         }
@@ -112,14 +117,20 @@ impl Segment {
         let mut trailer = Reader::new(&bytes[at..], name);
         let length = trailer.u32()? as usize;
         trailer.expect(MAGIC, "end mark")?;
-        let start = at.checked_sub(length).filter(|start| *start >= FILE_HEADER).ok_or_else(short)?;
+        let start = at
+            .checked_sub(length)
+            .filter(|start| *start >= FILE_HEADER)
+            .ok_or_else(short)?;
         let seals = Seals::new(vault, name);
         let footer = seals
             .key
             .open(&seals.footer_aad(), &bytes[start..at])
             .ok_or_else(|| trailer.damaged("its footer is not authentic"))?;
         let mut reader = Reader::new(&footer, name);
-        let mut segment = Self { packs: read_packs(&mut reader)?, ..Self::default() };
+        let mut segment = Self {
+            packs: read_packs(&mut reader)?,
+            ..Self::default()
+        };
         for _ in 0..reader.count(32)? {
             segment.supersedes.push(IndexId(reader.array()?));
         }
@@ -127,7 +138,11 @@ impl Segment {
         let blocks = to_u32(reader.count(FENCE)?, "a number of blocks")?;
         for number in 0..blocks {
             let first = BlobId(reader.array()?);
-            let (from, length, count) = (reader.u64()?, reader.u32()? as usize, reader.u32()? as usize);
+            let (from, length, count) = (
+                reader.u64()?,
+                reader.u32()? as usize,
+                reader.u32()? as usize,
+            );
             let end = position.saturating_add(length);
             if from != position as u64 || end > start || !(1..=BLOCK_RECORDS).contains(&count) {
                 return Err(reader.damaged("its blocks do not fill it"));
@@ -169,7 +184,14 @@ impl Segment {
             if self.records.last().is_some_and(|last| last.entry.id >= id) {
                 return Err(reader.damaged("its records are out of order"));
             }
-            let entry = PackEntry { id, position, stored, plain, codec, epoch };
+            let entry = PackEntry {
+                id,
+                position,
+                stored,
+                plain,
+                codec,
+                epoch,
+            };
             self.records.push(Record { entry, pack, kind });
         }
         Ok(())
@@ -194,7 +216,13 @@ fn read_packs(reader: &mut Reader<'_>) -> Result<Vec<PackInfo>> {
         let (id, hash, size) = (PackId(reader.array()?), reader.array()?, reader.u64()?);
         let kind = BlobKind::read(reader)?;
         reader.expect(&[0; 3], "reserved part of a pack")?;
-        packs.push(PackInfo { id, hash, size, kind, blobs: reader.u32()? });
+        packs.push(PackInfo {
+            id,
+            hash,
+            size,
+            kind,
+            blobs: reader.u32()?,
+        });
     }
     Ok(packs)
 }
@@ -208,7 +236,10 @@ struct Seals {
 impl Seals {
     fn new(vault: &Vault, name: &str) -> Self {
         let header = file_header(FileKind::Index, 0);
-        Self { key: vault.file_key(name), aad: vault.file_aad(&header, name) }
+        Self {
+            key: vault.file_key(name),
+            aad: vault.file_aad(&header, name),
+        }
     }
 
     fn block_aad(&self, number: u32) -> Vec<u8> {
@@ -228,25 +259,49 @@ mod tests {
     use jiff::Timestamp;
 
     fn vault() -> Vault {
-        Vault { repository: RepositoryId([9; 32]), ring: Keyring::generate(Timestamp::UNIX_EPOCH) }
+        Vault {
+            repository: RepositoryId([9; 32]),
+            ring: Keyring::generate(Timestamp::UNIX_EPOCH),
+        }
     }
 
     fn segment(records: u32) -> Segment {
         let pack = |n: u8, kind| PackInfo {
-            id: PackId([n; 32]), hash: [n + 1; 32], size: 1 << 30, kind, blobs: 5,
+            id: PackId([n; 32]),
+            hash: [n + 1; 32],
+            size: 1 << 30,
+            kind,
+            blobs: 5,
         };
         let packs = vec![pack(1, BlobKind::Data), pack(2, BlobKind::Tree)];
         let records = (0..records)
             .map(|n| {
                 let id = BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes());
                 let entry = PackEntry {
-                    id, position: 16 + n * 100, stored: 100, plain: 8, codec: Codec::Raw, epoch: 1,
+                    id,
+                    position: 16 + n * 100,
+                    stored: 100,
+                    plain: 8,
+                    codec: Codec::Raw,
+                    epoch: 1,
                 };
-                let kind = if n % 2 == 0 { BlobKind::Data } else { BlobKind::Tree };
-                Record { entry, pack: n % 2, kind }
+                let kind = if n % 2 == 0 {
+                    BlobKind::Data
+                } else {
+                    BlobKind::Tree
+                };
+                Record {
+                    entry,
+                    pack: n % 2,
+                    kind,
+                }
             })
             .collect();
-        Segment { packs, supersedes: vec![IndexId([4; 32])], records }
+        Segment {
+            packs,
+            supersedes: vec![IndexId([4; 32])],
+            records,
+        }
     }
 
     #[test]
