@@ -3,10 +3,20 @@
 //! A [`Store`] is a flat map from [`Key`] to immutable bytes under one root (a directory, a bucket
 //! prefix). The repository lives on one; the segment objects of an instance live on another.
 //!
+//! Every backend passes the same [`conformance`] suite. Retries ([`retry`]), limits ([`limit`]),
+//! recording ([`record`]) and injected faults ([`fault`]) are decorators, never part of a backend.
+//! [`open`] turns a URL into a store, [`probe`] finds out what a store really does.
 
 pub mod conformance;
+pub mod fault;
+pub mod limit;
 pub mod local;
 pub mod memory;
+pub mod open;
+pub mod probe;
+pub mod record;
+pub mod retry;
+pub mod s3;
 mod upload;
 
 use std::fmt;
@@ -34,8 +44,7 @@ impl Key {
     /// [`Kind::Usage`] when a component is empty, `.` or `..`, or holds a NUL byte.
     pub fn new(path: impl Into<String>) -> Result<Self> {
         let path = path.into();
-        let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
-        if path.split('/').any(bad) {
+        if path.split('/').any(is_bad_component) {
             return Err(Error::new(
                 Kind::Usage,
                 format!("the object path {path:?} has an empty, dot or NUL component"),
@@ -54,6 +63,18 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+fn is_bad_component(part: &str) -> bool {
+    matches!(part, "" | "." | "..") || part.contains('\0')
+}
+
+/// Whether some key can begin with `prefix`: what comes before its last `/` has to be one.
+fn may_begin_a_key(prefix: &str) -> bool {
+    match prefix.rsplit_once('/') {
+        Some((directories, _)) => !directories.split('/').any(is_bad_component),
+        None => true,
     }
 }
 

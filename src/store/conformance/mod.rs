@@ -438,8 +438,12 @@ async fn is_empty(store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-/// `size` bytes that differ for each `seed` and do not repeat at any power of two.
+/// `size` bytes that differ for each `seed` and repeat with a period that no power of two divides.
 fn pattern(size: usize, seed: usize) -> Bytes {
+    const PERIOD: usize = 4_099;
     let byte = |at: usize| u8::try_from((at * 31 + at / 251 + seed * 97) % 256).unwrap_or_default();
-    (0..size).map(byte).collect()
+    let block: Vec<u8> = (0..PERIOD).map(byte).collect();
+    let mut bytes = block.repeat(size.div_ceil(PERIOD));
+    bytes.truncate(size);
+    bytes.into()
 }

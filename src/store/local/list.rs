@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::TEMP_DIRECTORY;
 use super::tree::Tree;
 use crate::Result;
-use crate::store::{Key, ListOptions, Meta};
+use crate::store::{Key, ListOptions, Meta, may_begin_a_key};
 
 /// How many entries pass from the walking thread at once.
 const BATCH: usize = 512;
@@ -80,8 +80,7 @@ impl Walk<'_> {
     fn run(&mut self) -> Result<()> {
         let start = self.prefix.rsplit_once('/').map_or("", |(start, _)| start);
         let names: Vec<&str> = start.split('/').filter(|_| !start.is_empty()).collect();
-        let outside = |name: &&str| matches!(*name, "" | "." | "..") || name.contains('\0');
-        if names.iter().any(outside) || names.first() == Some(&TEMP_DIRECTORY) {
+        if !may_begin_a_key(self.prefix) || names.first() == Some(&TEMP_DIRECTORY) {
             return Ok(());
         }
         let Some(directory) = self.tree.directory(&names)? else {
