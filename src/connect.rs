@@ -1,12 +1,21 @@
 //! Opens what the configuration names: etcd, Milvus, the object layer, a repository's store.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use etcd_client::TlsOptions;
 use tonic::transport::{Certificate, Identity};
+use zeroize::Zeroizing;
 
 use crate::config::{self, Switch};
+use crate::env::Env;
 use crate::etcd::{Etcd, Settings, Status};
+use crate::manifest::ObjectLayer;
+use crate::milvus::auth::{self as milvus_auth, Credentials};
+use crate::milvus::client::{Client, ClientOptions};
+use crate::milvus::management::Management;
+use crate::store::SharedStore;
+use crate::store::local::{LocalSettings, LocalStore};
 use crate::{Error, Kind, Result};
 
 /// Connects to an instance's etcd and asks for its status.
@@ -55,4 +64,87 @@ fn pem(file: &Path) -> Result<Vec<u8>> {
         )
         .with_source(error)
     })
+}
+
+/// Opens an instance's object layer for reading.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when the directory or bucket is not there or the credentials cannot be read.
+pub async fn objects(objects: &config::Objects, env: &Env) -> Result<SharedStore> {
+    match objects {
+        config::Objects::Local(local) => {
+            local.require()?;
+            directory(&local.path)
+        }
+        config::Objects::S3(_) => todo!(),
+    }
+}
+
+/// Opens a directory for reading.
+pub fn directory(path: &Path) -> Result<SharedStore> {
+    Ok(Arc::new(LocalStore::open(path, LocalSettings::default())?))
+}
+
+/// Where an object layer is, for a manifest.
+#[must_use]
+pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
+    match objects {
+        config::Objects::Local(local) => ObjectLayer::Local {
+            path: local.milvus_path.display().to_string(),
+        },
+        config::Objects::S3(s3) => ObjectLayer::S3 {
+            endpoint: s3.endpoint.clone(),
+            bucket: s3.bucket.clone(),
+            prefix: s3.prefix.clone(),
+        },
+    }
+}
+
+/// Connects to the configured proxy of a Milvus.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when a password or certificate is missing, [`Kind::Instance`] when nothing answers.
+pub async fn milvus(milvus: &config::MilvusEndpoint) -> Result<Client> {
+    milvus_at(milvus, &milvus.address).await
+}
+
+/// Connects to another proxy of the same Milvus, at `address`.
+///
+/// # Errors
+///
+/// As [`milvus`].
+pub async fn milvus_at(milvus: &config::MilvusEndpoint, address: &str) -> Result<Client> {
+    let mut options = ClientOptions::new(address);
+    if let Some((user, password)) = milvus.credentials()? {
+        let password = Zeroizing::new(password.read()?.expose().to_owned());
+        options.credentials = Some(Credentials::new(user, password));
+    }
+    options.tls = milvus_tls(&milvus.tls)?;
+    Client::connect(options).await
+}
+
+/// The management interface of a Milvus. Nothing is connected yet.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when the address or a certificate is not usable.
+pub fn management(milvus: &config::MilvusEndpoint) -> Result<Management> {
+    Management::new(&milvus.management, milvus_tls(&milvus.tls)?.as_ref())
+}
+
+fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
+    if tls.enabled == Switch::Off {
+        return Ok(None);
+    }
+    let identity = match &tls.client {
+        Some(client) => Some((pem(&client.cert_file)?, Zeroizing::new(pem(&client.key_file)?))),
+        None => None,
+    };
+    Ok(Some(milvus_auth::Tls {
+        ca: tls.ca_file.as_deref().map(pem).transpose()?,
+        identity,
+        server_name: tls.server_name.clone(),
+    }))
 }

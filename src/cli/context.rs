@@ -100,3 +100,33 @@ impl Context {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_runs_with_signals_and_is_told_to_stop() {
+        let context = Context::system(Global::default());
+        let progress = context.progress();
+        let cancel = context.cancel.clone();
+        let result = context.run(async {
+            progress.note("working");
+            cancel.request(Kind::Interrupted);
+            cancel.run(std::future::pending::<Result<()>>()).await
+        });
+        assert_eq!(result.unwrap_err().kind().exit_code(), 130);
+    }
+
+    #[test]
+    fn the_flag_outranks_the_variable_and_that_the_default() {
+        let mut context = Context::system(Global::default());
+        context.variables = Variables::default();
+        assert_eq!(context.config_path(), PathBuf::from(DEFAULT_PATH));
+        let pair = ("EYRIE_CONFIG".to_owned(), "/variable".to_owned());
+        context.variables = Variables::from_pairs([pair]);
+        assert_eq!(context.config_path(), PathBuf::from("/variable"));
+        context.global.config = Some("/flag".into());
+        assert_eq!(context.config_path(), PathBuf::from("/flag"));
+    }
+}

@@ -1,7 +1,7 @@
 //! The configuration file as it is written: every key that eyrie knows, and no other.
 //!
-//! The doc comments below are what `eyrie config schema` prints; [`super::resolve`] turns the file
-//! into what the rest of the program uses.
+//! The doc comments below are what `eyrie config schema` prints; [`Resolved::load`](super::Resolved::load)
+//! turns the file into what the rest of the program uses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::secret::SecretSource;
 use super::source::{Setting, Source};
+use crate::milvus::MilvusVersion;
 use crate::{Error, Kind, Result};
 
 /// Everything that one configuration file says, with discovery and defaults applied.
@@ -156,7 +157,7 @@ pub struct MilvusEndpoint {
     /// `http://host:port` of the management interface.
     pub management: String,
     /// The version that the operator declared.
-    pub version: Option<semver::Version>,
+    pub version: Option<MilvusVersion>,
     /// The user.
     pub username: Option<String>,
     /// The user's password.

@@ -12,7 +12,7 @@ use etcd_client::{Client, ConnectOptions, TlsOptions};
 
 pub use lease::{Lease, LeaseState};
 pub use process::{Process, find_binary};
-pub use read::{Anchor, PAGE_KEYS};
+pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
 use crate::secret::Secret;
@@ -36,7 +36,7 @@ pub struct Settings {
 }
 
 /// One etcd key as it was at a revision.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct KeyValue {
     /// The full key, the instance's root included.
     pub key: Vec<u8>,
@@ -50,6 +50,18 @@ pub struct KeyValue {
     pub version: i64,
     /// The lease that the key hangs on, 0 for none.
     pub lease: i64,
+}
+
+impl KeyValue {
+    /// A key without revisions or lease.
+    #[must_use]
+    pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into(),
+            ..Self::default()
+        }
+    }
 }
 
 impl fmt::Debug for KeyValue {

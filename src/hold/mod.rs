@@ -5,7 +5,10 @@
 //! set to something else is refused. [`Placed::proven_by`] is the proof that a hold stood at the
 //! revision of the anchor.
 
+mod gc;
 mod items;
+
+pub use gc::{GcHold, hold_gc};
 
 pub use items::{COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, place};
 

@@ -96,6 +96,9 @@ pub struct Body {
     /// Fallbacks that kept the promise.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Codes of weakenings that the operator had said are known and wanted.
+    #[serde(default)]
+    pub accepted: Vec<String>,
 }
 
 /// The etcd of an anchor.

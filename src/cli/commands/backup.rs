@@ -87,7 +87,7 @@ impl Render for BackupDocument {
                 ),
             ),
             (
-                "holds",
+                "contents",
                 format!(
                     "{}, {}, {}, {}",
                     count(self.collections, "collection"),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::documents::LsEntry;
-use crate::cli::output::{Column, Page, Render};
+use crate::cli::output::{Page, Render};
 use crate::cli::values::SnapshotName;
 
 /// List the objects in a snapshot with their size and BLAKE3
@@ -27,22 +27,23 @@ pub struct Listing(pub Vec<LsEntry>);
 
 impl Render for Listing {
     fn render(&self, page: &mut Page) {
-        let columns = [
-            Column::number("size"),
-            Column::text("blake3"),
-            Column::text("kind"),
-            Column::text("path"),
-        ];
-        let rows = self.0.iter().map(|entry| {
+        // Lines and not a table: a snapshot may hold a million objects.
+        let kind = self
+            .0
+            .iter()
+            .map(|entry| entry.kind.len())
+            .max()
+            .unwrap_or(0);
+        let size = self.0.iter().map(|entry| entry.size).max().unwrap_or(0);
+        let size = size.to_string().len();
+        for entry in &self.0 {
             let hash = entry.blake3.as_ref().map_or("owed", |id| id.0.as_str());
-            vec![
-                entry.size.to_string(),
-                hash.to_owned(),
-                entry.kind.clone(),
-                entry.path.clone(),
-            ]
-        });
-        page.table(&columns, rows);
+            let line = format!(
+                "{:>size$}  {hash:64}  {:kind$}  {}",
+                entry.size, entry.kind, entry.path
+            );
+            page.line(line);
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Render for ShowDocument {
                 ),
             ),
             (
-                "holds",
+                "contents",
                 format!(
                     "{}, {}, {}, {}, {}",
                     count(s.collections, "collection"),

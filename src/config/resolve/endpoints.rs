@@ -9,6 +9,7 @@ use super::super::source::Source;
 use super::super::yaml::{Node, Value};
 use super::{MilvusTls, Resolver, Sourced, wrong};
 use crate::Result;
+use crate::milvus::MilvusVersion;
 
 /// Where an embedded etcd listens when its own configuration does not say.
 const EMBEDDED_ENDPOINT: &str = "127.0.0.1:2379";
@@ -29,7 +30,7 @@ impl Resolver<'_> {
         let version = self.text(key, section.version.as_deref(), &[], None);
         let version = match version {
             Some(text) => {
-                let parsed = semver::Version::parse(text.value.trim_start_matches('v'));
+                let parsed = text.value.parse::<MilvusVersion>();
                 Some(parsed.map_err(|_| {
                     let message = format!("{key}: {} is no version", text.value);
                     wrong(

@@ -58,6 +58,7 @@ impl Resolved {
     /// [`Kind::Usage`] when a file cannot be read, has an unknown key or a wrong type, or when
     /// Milvus's own configuration contradicts itself.
     pub fn load(path: &Path, variables: &Variables) -> Result<Self> {
+        let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::new(
                 Kind::Usage,
