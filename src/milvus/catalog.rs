@@ -572,3 +572,6 @@ impl Catalog {
         })
     }
 }
+
+#[cfg(test)]
+mod recorded_tests;

@@ -14,6 +14,8 @@ pub mod proto;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod recorded;
 pub mod validate;
 pub mod version;
 pub mod wire;

@@ -59,6 +59,8 @@ pub enum FindingKind {
     Unknown,
     /// The instance replicates to or from another (CDC).
     Replication,
+    /// A collection or partition that was dropped and is not cleaned up yet; it is not captured.
+    Dropped,
 }
 
 /// Something that validation found.
@@ -120,6 +122,9 @@ impl Catalog {
             };
             findings.extend(schema_problems(collection).into_iter().map(about));
         }
+        for collection in self.collections.values() {
+            findings.extend(self.dropped(collection));
+        }
         for segment in &self.segments {
             self.check_segment(segment, &mut findings);
         }
@@ -130,6 +135,34 @@ impl Catalog {
         );
         self.check_rest(&mut findings);
         findings
+    }
+
+    fn dropped(&self, collection: &Collection) -> Option<Finding> {
+        use CollectionState as C;
+        use PartitionState as P;
+        let gone = matches!(collection.state, C::Dropping | C::Dropped);
+        let partitions = collection.partitions.values();
+        let partitions: Vec<&str> = partitions
+            .filter(|p| matches!(p.state, P::Dropping | P::Dropped))
+            .map(|p| p.name.as_str())
+            .collect();
+        let message = match (gone, partitions.as_slice()) {
+            (true, _) => "dropped, not cleaned up yet; it is not captured".to_owned(),
+            (false, []) => return None,
+            (false, names) => format!(
+                "partitions {} are dropped, not cleaned up yet; they are not captured",
+                names.join(", ")
+            ),
+        };
+        Some(Finding {
+            severity: Severity::Note,
+            kind: FindingKind::Dropped,
+            database: Some(self.database_name(collection.database)),
+            collection: Some(collection.name.clone()),
+            segment: None,
+            file: None,
+            message,
+        })
     }
 
     fn check_segment(&self, segment: &Segment, findings: &mut Vec<Finding>) {
@@ -413,14 +446,13 @@ fn directory(segment: &Segment, logs: &FieldLogs) -> String {
     )
 }
 
-/// Names of what is neither there nor gone: DDL that was under way.
+/// Names of what is not there yet. What is being dropped is gone for clients already: Milvus 2.3
+/// keeps it in the state Dropping until the garbage collector has removed its segments, which takes
+/// hours.
 fn unfinished_ddl(catalog: &Catalog) -> Vec<String> {
     let mut names = Vec::new();
     for database in catalog.databases.values() {
-        if !matches!(
-            database.state,
-            DatabaseState::Created | DatabaseState::Unknown
-        ) {
+        if database.state == DatabaseState::Creating {
             names.push(format!("database {}", database.name));
         }
     }
@@ -430,15 +462,15 @@ fn unfinished_ddl(catalog: &Catalog) -> Vec<String> {
             catalog.database_name(collection.database),
             collection.name
         );
-        if collection.state != CollectionState::Created {
+        if collection.state == CollectionState::Creating {
             names.push(format!("collection {name}"));
             continue;
         }
         let partitions = collection.partitions.values();
-        let unfinished = partitions.filter(|p| p.state != PartitionState::Created);
+        let unfinished = partitions.filter(|p| p.state == PartitionState::Creating);
         names.extend(unfinished.map(|p| format!("partition {} of {name}", p.name)));
         let aliases = collection.aliases.iter();
-        let unfinished = aliases.filter(|(_, state)| **state != AliasState::Created);
+        let unfinished = aliases.filter(|(_, state)| **state == AliasState::Creating);
         names.extend(unfinished.map(|(alias, _)| format!("alias {alias} of {name}")));
     }
     names

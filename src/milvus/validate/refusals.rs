@@ -15,8 +15,8 @@ pub enum RefusalKind {
     Import,
     /// A broadcast of the write-ahead log is not settled.
     Broadcast,
-    /// A database, collection, partition or alias is being created or dropped. It ends by itself:
-    /// read the anchor again.
+    /// A database, collection, partition or alias is being created. It ends by itself: read the
+    /// anchor again.
     Ddl,
     /// Metadata of Milvus 2.1 whose logs have paths of their own.
     LegacyLogs,
@@ -83,7 +83,7 @@ impl Catalog {
         if !ddl.is_empty() {
             refuse(
                 RefusalKind::Ddl,
-                format!("being created or dropped: {}", ddl.join(", ")),
+                format!("being created: {}", ddl.join(", ")),
                 "wait until it is done",
             );
         }
