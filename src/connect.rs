@@ -14,8 +14,9 @@ use crate::manifest::ObjectLayer;
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
+use crate::repo::{Repository, Unlock};
 use crate::store::SharedStore;
-use crate::store::local::{LocalSettings, LocalStore};
+use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::{Error, Kind, Result};
 
 /// Connects to an instance's etcd and asks for its status.
@@ -139,7 +140,10 @@ fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
         return Ok(None);
     }
     let identity = match &tls.client {
-        Some(client) => Some((pem(&client.cert_file)?, Zeroizing::new(pem(&client.key_file)?))),
+        Some(client) => Some((
+            pem(&client.cert_file)?,
+            Zeroizing::new(pem(&client.key_file)?),
+        )),
         None => None,
     };
     Ok(Some(milvus_auth::Tls {
@@ -147,4 +151,67 @@ fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
         identity,
         server_name: tls.server_name.clone(),
     }))
+}
+
+/// Whether a repository's directory is made when it is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// It is, with its parents.
+    Directory,
+    /// It is not: a missing one holds no repository.
+    Nothing,
+}
+
+/// Opens the store of a repository.
+///
+/// # Errors
+///
+/// [`Kind::NoRepository`] when its directory is missing and is not to be made.
+pub async fn repository_store(
+    repository: &config::Repository,
+    make: Make,
+    env: &Env,
+) -> Result<SharedStore> {
+    match &repository.location {
+        config::Location::Directory(path) => {
+            let missing = match make {
+                Make::Directory => MissingRoot::Create,
+                Make::Nothing => MissingRoot::Fail,
+            };
+            let settings = LocalSettings {
+                missing,
+                ..LocalSettings::default()
+            };
+            let store = LocalStore::open(path, settings).map_err(|error| {
+                if error.kind() == Kind::NotFound {
+                    let message = format!(
+                        "there is no repository at {}: the directory is missing",
+                        path.display()
+                    );
+                    Error::new(Kind::NoRepository, message).with_hint(
+                        "is its volume mounted? otherwise `eyrie init` makes a repository",
+                    )
+                } else {
+                    error
+                }
+            })?;
+            Ok(Arc::new(store))
+        }
+        config::Location::S3(_) => todo!(),
+    }
+}
+
+/// Opens a repository with its passphrase; one that is not encrypted needs none.
+///
+/// # Errors
+///
+/// [`Kind::NoRepository`], [`Kind::WrongKey`], [`Kind::NewerFormat`], [`Kind::Damage`], and
+/// [`Kind::Usage`] when a passphrase is needed and none is set.
+pub async fn repository(repository: &config::Repository, env: &Env) -> Result<Repository> {
+    let store = repository_store(repository, Make::Nothing, env).await?;
+    let unlock = match &repository.passphrase {
+        Some(source) => Unlock::Passphrase(source.read()?),
+        None => Unlock::None,
+    };
+    Repository::open(store, unlock, env).await
 }

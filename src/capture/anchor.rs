@@ -54,7 +54,9 @@ fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
     let mut newest_log = 0;
     let mut straddling = Vec::new();
     for segment in catalog.live_segments() {
-        let rows = segment.logs_of(LogKind::Insert).chain(segment.logs_of(LogKind::Delta));
+        let rows = segment
+            .logs_of(LogKind::Insert)
+            .chain(segment.logs_of(LogKind::Delta));
         for (logs, log) in rows.flat_map(|logs| logs.logs.iter().map(move |log| (logs, log))) {
             newest_log = newest_log.max(log.to);
             if timestamp > 0 && log.to > timestamp && straddling.len() < STRADDLING_NAMED {

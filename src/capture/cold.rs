@@ -40,18 +40,27 @@ pub(super) struct EtcdCopy {
 
 impl EtcdCopy {
     /// Copies `data_dir` and starts an etcd on the copy.
-    pub(super) async fn start(config: &config::Etcd, data_dir: &Path) -> Result<(Self, Etcd, Status)> {
+    pub(super) async fn start(
+        config: &config::Etcd,
+        data_dir: &Path,
+    ) -> Result<(Self, Etcd, Status)> {
         if stopped::etcd_directory_in_use(data_dir)? {
             return Err(Error::new(
                 Kind::Instance,
-                format!("milvus is running: its embedded etcd holds {}", data_dir.display()),
+                format!(
+                    "milvus is running: its embedded etcd holds {}",
+                    data_dir.display()
+                ),
             )
             .with_hint("stop Milvus for a cold capture, or use --mode hot"));
         }
         if !data_dir.join("member").is_dir() {
             return Err(Error::new(
                 Kind::Instance,
-                format!("{} is no etcd data directory: it has no member/", data_dir.display()),
+                format!(
+                    "{} is no etcd data directory: it has no member/",
+                    data_dir.display()
+                ),
             )
             .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
         }
@@ -59,12 +68,16 @@ impl EtcdCopy {
         let directory = tempfile::Builder::new()
             .prefix("eyrie-etcd-")
             .tempdir()
-            .map_err(|error| Error::from(error).context("making a directory for a copy of etcd's data"))?;
+            .map_err(|error| {
+                Error::from(error).context("making a directory for a copy of etcd's data")
+            })?;
         let copy = directory.path().join("data");
         let (from, to) = (data_dir.to_owned(), copy.clone());
         tokio::task::spawn_blocking(move || copy_tree(&from, &to))
             .await
-            .map_err(|error| Error::new(Kind::Failed, "copying etcd's data").with_source(error))??;
+            .map_err(|error| {
+                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
+            })??;
         let log = directory.path().join("etcd.log");
         let (process, etcd, status) = Process::start(&binary, &copy, &log).await?;
         Ok((Self { process, directory }, etcd, status))
@@ -84,7 +97,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         Error::from(error).context(format!("copying etcd's {}", path.display()))
     };
     for entry in WalkDir::new(from) {
-        let entry = entry.map_err(|error| Error::new(Kind::Failed, "copying etcd's data").with_source(error))?;
+        let entry = entry
+            .map_err(|error| Error::new(Kind::Failed, "copying etcd's data").with_source(error))?;
         let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
         let target = to.join(relative);
         if entry.file_type().is_dir() {
@@ -130,9 +144,15 @@ pub(super) async fn prove_stopped(
             return Ok(());
         }
         if Instant::now() > give_up {
-            return Err(alive(format!("etcd has live sessions: {}", sessions.join(", "))));
+            return Err(alive(format!(
+                "etcd has live sessions: {}",
+                sessions.join(", ")
+            )));
         }
-        info!(?sessions, "waiting for the sessions of a stopped Milvus to run out");
+        info!(
+            ?sessions,
+            "waiting for the sessions of a stopped Milvus to run out"
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -145,13 +165,19 @@ pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<
     }
     for directory in wal {
         if let Some(pid) = stopped::rocksdb_holder(directory)? {
-            return Err(alive(format!("process {pid} holds {}", directory.display())));
+            return Err(alive(format!(
+                "process {pid} holds {}",
+                directory.display()
+            )));
         }
     }
     if let Some(embedded) = &context.instance.etcd.embedded
         && stopped::etcd_directory_in_use(&embedded.data_dir)?
     {
-        return Err(alive(format!("a process holds {}", embedded.data_dir.display())));
+        return Err(alive(format!(
+            "a process holds {}",
+            embedded.data_dir.display()
+        )));
     }
     Ok(())
 }
@@ -192,7 +218,12 @@ pub(super) fn identity(
     roots: &Roots,
     previous: Option<&Body>,
 ) -> Result<Identity> {
-    let declared = context.instance.milvus.version.as_ref().map(ToString::to_string);
+    let declared = context
+        .instance
+        .milvus
+        .version
+        .as_ref()
+        .map(ToString::to_string);
     let key = format!("{}/{}/session/version", roots.root, roots.meta);
     let recorded = anchor
         .keys
@@ -221,7 +252,14 @@ pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<A
     let anchor = planned.etcd.client.read_prefix(&prefix).await?;
     let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
     refuse(&catalog)?;
-    Ok(Anchored::new(context.env.now(), anchor, catalog, 0, None, std::collections::BTreeSet::new()))
+    Ok(Anchored::new(
+        context.env.now(),
+        anchor,
+        catalog,
+        0,
+        None,
+        std::collections::BTreeSet::new(),
+    ))
 }
 
 /// Captures the message queue's files, both directories of rocksmq.

@@ -17,7 +17,9 @@ use crate::manifest::{Body, Counts, HoldState, Mode, WalState, Weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, Severity};
-use crate::repo::{Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer};
+use crate::repo::{
+    Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
+};
 use crate::{Error, Kind, Result};
 
 /// Missing objects that an error names; the manifest has more.
@@ -88,10 +90,22 @@ async fn store(
         }
         context.progress.begin("copy", None);
         let scope = scope(planned);
-        let copied = objects::copy(context, writer, &planned.store, &anchored.catalog, scope, known).await?;
+        let copied = objects::copy(
+            context,
+            writer,
+            &planned.store,
+            &anchored.catalog,
+            scope,
+            known,
+        )
+        .await?;
         let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
-        if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied) {
-            info!(missing = copied.missing.len(), "objects are gone and GC is not held; taking another anchor");
+        if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
+        {
+            info!(
+                missing = copied.missing.len(),
+                "objects are gone and GC is not held; taking another anchor"
+            );
             planned.missing_before = copied.missing.iter().map(|o| o.path.clone()).collect();
             known = copied.root.or(known);
             attempt += 1;
@@ -105,7 +119,10 @@ async fn store(
     }
     context.progress.begin("commit", None);
     let mut roots = std::collections::BTreeMap::new();
-    roots.insert(ANCHOR_ROOT.to_owned(), anchor_map(writer, &anchored.anchor).await?);
+    roots.insert(
+        ANCHOR_ROOT.to_owned(),
+        anchor_map(writer, &anchored.anchor).await?,
+    );
     roots.insert(OBJECTS_ROOT.to_owned(), copied.root);
     if planned.plan.wal.state == WalState::Captured {
         roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
@@ -164,22 +181,35 @@ fn scope(planned: &Planned) -> Scope {
 }
 
 fn same_missing(before: &BTreeSet<String>, copied: &Copied) -> bool {
-    !before.is_empty() && copied.missing.iter().all(|object| before.contains(&object.path))
+    !before.is_empty()
+        && copied
+            .missing
+            .iter()
+            .all(|object| before.contains(&object.path))
 }
 
 /// Findings that make a snapshot of this anchor less than whole.
 fn problems(catalog: &Catalog, options: &Options) -> Vec<Finding> {
     use crate::milvus::validate::FindingKind;
-    let kept_in_wal = |finding: &Finding| finding.kind == FindingKind::Unflushed && options.mode == Mode::Cold;
+    let kept_in_wal =
+        |finding: &Finding| finding.kind == FindingKind::Unflushed && options.mode == Mode::Cold;
     let mut findings = catalog.validate();
     findings.retain(|finding| finding.severity == Severity::Error && !kept_in_wal(finding));
     findings
 }
 
 fn invalid(problems: &[Finding]) -> Error {
-    let named: Vec<String> = problems.iter().take(NAMED_IN_ERROR).map(ToString::to_string).collect();
+    let named: Vec<String> = problems
+        .iter()
+        .take(NAMED_IN_ERROR)
+        .map(ToString::to_string)
+        .collect();
     let more = problems.len().saturating_sub(named.len());
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     Error::new(
         Kind::Instance,
         format!("the metadata contradicts itself: {}{more}", named.join("; ")),
@@ -192,20 +222,36 @@ fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
     (count > 0).then(|| Weakening {
         code: "missing-objects".to_owned(),
         message: format!("{count} objects that etcd names are gone; what needs them will not load"),
-        items: copied.missing.iter().map(|object| named(catalog, object)).collect(),
+        items: copied
+            .missing
+            .iter()
+            .map(|object| named(catalog, object))
+            .collect(),
     })
 }
 
 /// An object by database, collection, segment and file.
 fn named(catalog: &Catalog, object: &ObjectRef) -> String {
     let (database, collection) = catalog.names(object.collection);
-    format!("{database}.{collection} segment {}: {}", object.segment, object.path)
+    format!(
+        "{database}.{collection} segment {}: {}",
+        object.segment, object.path
+    )
 }
 
 fn gone(missing: &Weakening) -> Error {
-    let named: Vec<&str> = missing.items.iter().take(NAMED_IN_ERROR).map(String::as_str).collect();
+    let named: Vec<&str> = missing
+        .items
+        .iter()
+        .take(NAMED_IN_ERROR)
+        .map(String::as_str)
+        .collect();
     let more = missing.items.len().saturating_sub(named.len());
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     Error::new(Kind::Instance, format!("{}: {}{more}", missing.message, named.join("; ")))
         .with_hint("Milvus itself cannot load these any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
@@ -247,7 +293,9 @@ fn body(
     if !anchored.differences.is_empty() {
         weakenings.push(Weakening {
             code: "milvus-differs".to_owned(),
-            message: "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too".to_owned(),
+            message:
+                "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
+                    .to_owned(),
             items: anchored.differences.iter().cloned().collect(),
         });
     }
@@ -269,8 +317,14 @@ fn body(
     }
     notes.extend(remarks.iter().map(ToString::to_string));
     let records = holds.records();
-    if records.iter().any(|record| record.hold == "gc" && record.state == HoldState::Absent) {
-        notes.push("garbage collection could not be held; every object was there when it was read".to_owned());
+    if records
+        .iter()
+        .any(|record| record.hold == "gc" && record.state == HoldState::Absent)
+    {
+        notes.push(
+            "garbage collection could not be held; every object was there when it was read"
+                .to_owned(),
+        );
     }
     let live = || catalog.live_segments();
     Body {
@@ -290,7 +344,11 @@ fn body(
         counts: Counts {
             etcd_keys: anchored.anchor.keys.len() as u64,
             databases: catalog.databases.len() as u64,
-            collections: catalog.collections.values().filter(|c| c.is_created()).count() as u64,
+            collections: catalog
+                .collections
+                .values()
+                .filter(|c| c.is_created())
+                .count() as u64,
             segments: live().count() as u64,
             rows: live().map(|s| u64::try_from(s.rows).unwrap_or(0)).sum(),
             objects: copied.objects,

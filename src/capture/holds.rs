@@ -105,13 +105,21 @@ impl Holds {
                 longest = held;
             }
             let (state, detail) = match &placed {
-                Placed::Ours { create_revision, .. } => (
+                Placed::Ours {
+                    create_revision, ..
+                } => (
                     HoldState::Held,
-                    format!("key {} of revision {create_revision}", String::from_utf8_lossy(placed.key())),
+                    format!(
+                        "key {} of revision {create_revision}",
+                        String::from_utf8_lossy(placed.key())
+                    ),
                 ),
                 Placed::External { .. } => (
                     HoldState::External,
-                    format!("set by an operator as {}", String::from_utf8_lossy(placed.key())),
+                    format!(
+                        "set by an operator as {}",
+                        String::from_utf8_lossy(placed.key())
+                    ),
                 ),
             };
             self.records.push(HoldRecord {

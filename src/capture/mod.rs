@@ -23,17 +23,16 @@ pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-
 pub use holds::Holds;
 pub use plan::{Plan, Planned, plan};
 
+use crate::Result;
 use crate::cancel::Cancel;
 use crate::config::Instance;
 use crate::env::Env;
 use crate::manifest::{Body, Method, Mode};
 use crate::progress::SharedProgress;
 use crate::repo::Repository;
-use crate::Result;
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]

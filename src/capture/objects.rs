@@ -133,7 +133,10 @@ impl Copier<'_> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(One::Gone(object)),
             other => other.context(|| format!("capturing {}", object.path))?,
         };
-        if let Some(expected) = object.expected_size.filter(|expected| *expected != stored.size) {
+        if let Some(expected) = object
+            .expected_size
+            .filter(|expected| *expected != stored.size)
+        {
             return Err(Error::new(
                 Kind::Instance,
                 format!(
@@ -188,22 +191,27 @@ fn joined<'a>(
     objects: impl Iterator<Item = ObjectRef> + Send + 'a,
     known: BoxStream<'a, Result<Entry>>,
 ) -> impl futures::Stream<Item = Result<(ObjectRef, Option<Entry>)>> + Send + 'a {
-    stream::try_unfold((objects, known.peekable()), |(mut objects, mut known)| async move {
-        let Some(object) = objects.next() else {
-            return Ok(None);
-        };
-        let key = object.tree_key().into_bytes();
-        let found = loop {
-            let before = |next: &Result<Entry>| next.as_ref().is_ok_and(|entry| entry.key < key);
-            let mut pinned = std::pin::Pin::new(&mut known);
-            if pinned.as_mut().next_if(before).await.is_some() {
-                continue;
-            }
-            let same = |next: &Result<Entry>| next.as_ref().map_or(true, |entry| entry.key == key);
-            break pinned.next_if(same).await.transpose()?;
-        };
-        Ok(Some(((object, found), (objects, known))))
-    })
+    stream::try_unfold(
+        (objects, known.peekable()),
+        |(mut objects, mut known)| async move {
+            let Some(object) = objects.next() else {
+                return Ok(None);
+            };
+            let key = object.tree_key().into_bytes();
+            let found = loop {
+                let before =
+                    |next: &Result<Entry>| next.as_ref().is_ok_and(|entry| entry.key < key);
+                let mut pinned = std::pin::Pin::new(&mut known);
+                if pinned.as_mut().next_if(before).await.is_some() {
+                    continue;
+                }
+                let same =
+                    |next: &Result<Entry>| next.as_ref().map_or(true, |entry| entry.key == key);
+                break pinned.next_if(same).await.transpose()?;
+            };
+            Ok(Some(((object, found), (objects, known))))
+        },
+    )
 }
 
 /// What is listed: each live collection's folders, and the folders that are not by collection.
@@ -212,11 +220,7 @@ fn prefixes(catalog: &Catalog, scope: Scope) -> BTreeSet<String> {
     let mut last = String::new();
     for object in catalog.objects_in(scope) {
         let depth = listing_depth(object.kind);
-        let prefix: String = object
-            .path
-            .split_inclusive('/')
-            .take(depth)
-            .collect();
+        let prefix: String = object.path.split_inclusive('/').take(depth).collect();
         if prefix != last {
             prefixes.insert(prefix.clone());
             last = prefix;

@@ -11,13 +11,15 @@ use super::{Context, Options, cold};
 use crate::config::WalKind;
 use crate::connect;
 use crate::etcd::{Etcd, Status, prefix_end};
-use crate::manifest::{Body, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState};
+use crate::manifest::{
+    Body, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
+};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::keys::Roots;
-use crate::milvus::validate::Refusal;
 use crate::milvus::objects::Scope;
+use crate::milvus::validate::Refusal;
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
 use crate::store::{Key, SharedStore};
 use crate::{Error, Kind, Result};
@@ -149,7 +151,9 @@ pub async fn plan(
     let mut notes = belongs_together(&store, &catalog).await?;
     notes.extend(catalog.validate().iter().map(ToString::to_string));
     let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
-    let proxies = running.iter().flat_map(|r| r.proxies.iter().map(|p| p.address().to_owned()));
+    let proxies = running
+        .iter()
+        .flat_map(|r| r.proxies.iter().map(|p| p.address().to_owned()));
     let plan = Plan {
         instance: instance.name.clone(),
         mode: options.mode,
@@ -167,7 +171,11 @@ pub async fn plan(
         proxies: proxies.collect(),
         holds,
         databases: catalog.databases.len() as u64,
-        collections: catalog.collections.values().filter(|c| c.is_created()).count() as u64,
+        collections: catalog
+            .collections
+            .values()
+            .filter(|c| c.is_created())
+            .count() as u64,
         segments: catalog.live_segments().count() as u64,
         object_count: catalog.objects_in(Scope::Live).count() as u64,
         notes,
@@ -215,13 +223,17 @@ async fn reach_milvus(context: &Context) -> Result<(Client, Identity)> {
     if !health.healthy {
         return Err(Error::new(
             Kind::Instance,
-            format!("milvus at {} is not healthy: {}", client.address(), health.reasons.join("; ")),
+            format!(
+                "milvus at {} is not healthy: {}",
+                client.address(),
+                health.reasons.join("; ")
+            ),
         )
         .with_hint("wait until it is healthy, or stop it and use --mode cold"));
     }
     let mut identity = client.identity().await?;
     if let Some(declared) = &context.instance.milvus.version {
-        identity.version = MilvusVersion::parse(&declared.to_string());
+        identity.version = declared.clone();
     }
     Ok((client, identity))
 }
@@ -253,16 +265,26 @@ async fn running_parts(
         .with_hint("check instance.milvus.address, instance.etcd.endpoints and root_path"));
     }
     if named.is_empty() != answered.is_empty() {
-        warn!(milvus = answered.len(), etcd = named.len(), "milvus and etcd count collections differently");
+        warn!(
+            milvus = answered.len(),
+            etcd = named.len(),
+            "milvus and etcd count collections differently"
+        );
     }
     let mut proxies = vec![client.clone()];
-    for session in catalog.sessions.iter().filter(|s| s.name.starts_with("proxy")) {
+    for session in catalog
+        .sessions
+        .iter()
+        .filter(|s| s.name.starts_with("proxy"))
+    {
         if same_port(&session.address, client.address()) {
             continue;
         }
         match connect::milvus_at(&context.instance.milvus, &session.address).await {
             Ok(proxy) => proxies.push(proxy),
-            Err(error) => debug!(proxy = session.address, %error, "a proxy cannot be reached; the cut will show what it let through"),
+            Err(error) => {
+                debug!(proxy = session.address, %error, "a proxy cannot be reached; the cut will show what it let through")
+            }
         }
     }
     Ok(Running {
@@ -308,7 +330,10 @@ async fn belongs_together(store: &SharedStore, catalog: &Catalog) -> Result<Vec<
     Ok(if missing == 0 {
         Vec::new()
     } else {
-        vec![format!("{missing} of {} sampled objects are missing; a capture will name all", found.len())]
+        vec![format!(
+            "{missing} of {} sampled objects are missing; a capture will name all",
+            found.len()
+        )]
     })
 }
 
@@ -316,12 +341,19 @@ async fn nothing_under_root(etcd: &mut Etcd, roots: &Roots) -> Error {
     let found = milvus_roots(etcd).await.unwrap_or_default();
     let error = Error::new(
         Kind::Instance,
-        format!("etcd at {} has no key under {}/: nothing to capture", etcd.endpoints(), roots.root),
+        format!(
+            "etcd at {} has no key under {}/: nothing to capture",
+            etcd.endpoints(),
+            roots.root
+        ),
     );
     if found.is_empty() {
         error.with_hint("this etcd holds no Milvus at all; check instance.etcd.endpoints and root_path (etcd.rootPath)")
     } else {
-        error.with_hint(format!("instance.etcd.root_path may be one of: {}", found.join(", ")))
+        error.with_hint(format!(
+            "instance.etcd.root_path may be one of: {}",
+            found.join(", ")
+        ))
     }
 }
 
@@ -342,7 +374,11 @@ fn wal(context: &Context, mode: Mode) -> Wal {
     let captured = mode == Mode::Cold && matches!(wal.kind, WalKind::Rocksmq { .. });
     Wal {
         kind: wal.kind.name().to_owned(),
-        state: if captured { WalState::Captured } else { WalState::Reset },
+        state: if captured {
+            WalState::Captured
+        } else {
+            WalState::Reset
+        },
         channel_prefix: wal.channel_prefix.clone(),
     }
 }
@@ -352,7 +388,10 @@ fn planned_holds(context: &Context, options: &Options, rules: Option<&Rules>) ->
         return Vec::new();
     };
     let config = |key: Option<&'static str>, absent: &str| match key {
-        Some(key) => format!("{}/config/{key} under a lease of 30 s", context.instance.etcd.root_path),
+        Some(key) => format!(
+            "{}/config/{key} under a lease of 30 s",
+            context.instance.etcd.root_path
+        ),
         None => absent.to_owned(),
     };
     let mut holds = vec![
@@ -362,22 +401,30 @@ fn planned_holds(context: &Context, options: &Options, rules: Option<&Rules>) ->
         },
         PlannedHold {
             hold: "compaction".to_owned(),
-            how: config(rules.compaction_hold, "this version has no switch; the anchor is validated instead"),
+            how: config(
+                rules.compaction_hold,
+                "this version has no switch; the anchor is validated instead",
+            ),
         },
     ];
     if options.mode == Mode::Quiesced {
         holds.push(PlannedHold {
             hold: "writes".to_owned(),
-            how: config(rules.write_hold, "this version cannot deny writes while it runs"),
+            how: config(
+                rules.write_hold,
+                "this version cannot deny writes while it runs",
+            ),
         });
         holds.push(PlannedHold {
             hold: "ddl".to_owned(),
-            how: config(rules.ddl_hold, "this version has no switch; DDL that is unfinished at the anchor voids it"),
+            how: config(
+                rules.ddl_hold,
+                "this version has no switch; DDL that is unfinished at the anchor voids it",
+            ),
         });
     }
     holds
 }
-
 
 /// How garbage collection is held.
 const fn describe(gc: GcGeneration) -> &'static str {

@@ -15,11 +15,22 @@ const NAMED: usize = 200;
 /// Names every difference between what Milvus answers and what the anchor holds.
 pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let answered: BTreeSet<&str> = inventory.databases.iter().map(|d| d.name.as_str()).collect();
-    let named: BTreeSet<&str> = catalog.databases.values().map(|d| d.name.as_str()).collect();
+    let answered: BTreeSet<&str> = inventory
+        .databases
+        .iter()
+        .map(|d| d.name.as_str())
+        .collect();
+    let named: BTreeSet<&str> = catalog
+        .databases
+        .values()
+        .map(|d| d.name.as_str())
+        .collect();
     sets("databases", &answered, &named, &mut found);
-    let answered: BTreeMap<i64, &inventory::Collection> =
-        inventory.collections.iter().map(|c| (c.name.id, c)).collect();
+    let answered: BTreeMap<i64, &inventory::Collection> = inventory
+        .collections
+        .iter()
+        .map(|c| (c.name.id, c))
+        .collect();
     for collection in catalog.collections.values().filter(|c| c.is_created()) {
         let (database, name) = catalog.names(collection.id);
         let name = format!("{database}.{name}");
@@ -32,7 +43,10 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     }
     for (id, collection) in &answered {
         if catalog.collection(*id).is_none() {
-            found.insert(format!("{}: Milvus shows it, and it is not in etcd", collection.name));
+            found.insert(format!(
+                "{}: Milvus shows it, and it is not in etcd",
+                collection.name
+            ));
         }
     }
     let users: BTreeSet<&str> = inventory.users.iter().map(String::as_str).collect();
@@ -42,7 +56,10 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     }
     let roles = inventory.roles.len() as u64;
     if roles != catalog.access.roles {
-        found.insert(format!("roles: Milvus has {roles}, etcd {}", catalog.access.roles));
+        found.insert(format!(
+            "roles: Milvus has {roles}, etcd {}",
+            catalog.access.roles
+        ));
     }
     shorten(found)
 }
@@ -64,7 +81,11 @@ fn compare(
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
         .collect();
-    for key in properties.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
+    for key in properties
+        .keys()
+        .chain(kept.keys())
+        .collect::<BTreeSet<_>>()
+    {
         let (answered, kept) = (properties.get(*key), kept.get(*key));
         if answered != kept {
             found.insert(format!(
@@ -78,9 +99,11 @@ fn compare(
         names.map(|(id, name)| format!("{id} {name}")).collect()
     };
     let schema = described.schema.as_ref();
-    let in_milvus = fields(&mut schema.iter().flat_map(|s| {
-        s.fields.iter().map(|f| (f.field_id, f.name.as_str()))
-    }));
+    let in_milvus = fields(
+        &mut schema
+            .iter()
+            .flat_map(|s| s.fields.iter().map(|f| (f.field_id, f.name.as_str()))),
+    );
     // Row id and timestamp (0 and 1) are not shown to clients.
     let in_etcd = fields(
         &mut stored
@@ -93,11 +116,25 @@ fn compare(
     let in_etcd = in_etcd.iter().map(String::as_str).collect();
     sets(&format!("{name}: fields"), &in_milvus, &in_etcd, found);
     let partitions = answered.partitions.keys().map(String::as_str).collect();
-    let stored_partitions = stored.partitions.values().map(|p| p.name.as_str()).collect();
-    sets(&format!("{name}: partitions"), &partitions, &stored_partitions, found);
+    let stored_partitions = stored
+        .partitions
+        .values()
+        .map(|p| p.name.as_str())
+        .collect();
+    sets(
+        &format!("{name}: partitions"),
+        &partitions,
+        &stored_partitions,
+        found,
+    );
     let aliases = answered.aliases.iter().map(String::as_str).collect();
     let stored_aliases = stored.aliases.keys().map(String::as_str).collect();
-    sets(&format!("{name}: aliases"), &aliases, &stored_aliases, found);
+    sets(
+        &format!("{name}: aliases"),
+        &aliases,
+        &stored_aliases,
+        found,
+    );
     let indexes = answered.indexes.keys().map(String::as_str).collect();
     let stored_indexes = stored
         .indexes
@@ -105,7 +142,12 @@ fn compare(
         .filter(|index| !index.deleted)
         .map(|index| index.name.as_str())
         .collect();
-    sets(&format!("{name}: indexes"), &indexes, &stored_indexes, found);
+    sets(
+        &format!("{name}: indexes"),
+        &indexes,
+        &stored_indexes,
+        found,
+    );
 }
 
 /// The id of the first field that users name; 0 and 1 are Milvus's own.
@@ -117,7 +159,9 @@ fn sets(what: &str, milvus: &BTreeSet<&str>, etcd: &BTreeSet<&str>, found: &mut 
     };
     let (in_milvus, in_etcd) = (only(milvus, etcd), only(etcd, milvus));
     if !in_milvus.is_empty() || !in_etcd.is_empty() {
-        found.insert(format!("{what}: only in Milvus {in_milvus:?}, only in etcd {in_etcd:?}"));
+        found.insert(format!(
+            "{what}: only in Milvus {in_milvus:?}, only in etcd {in_etcd:?}"
+        ));
     }
 }
 

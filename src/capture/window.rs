@@ -12,8 +12,8 @@ use super::{Context, Holds, Options, view};
 use crate::etcd::{Anchor, Etcd};
 use crate::hold;
 use crate::manifest::{FlushRecord, Mode};
-use crate::milvus::catalog::{Catalog, DROPPED};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
+use crate::milvus::catalog::{Catalog, DROPPED};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::keys::Roots;
@@ -47,7 +47,10 @@ pub(super) async fn take(
     holds: &mut Holds,
 ) -> Result<Anchored> {
     let Some(running) = &planned.milvus else {
-        return Err(Error::new(Kind::Failed, "a running Milvus is needed for this mode"));
+        return Err(Error::new(
+            Kind::Failed,
+            "a running Milvus is needed for this mode",
+        ));
     };
     let window = Window {
         context,
@@ -96,7 +99,14 @@ impl Window<'_> {
         ];
         for (supported, item) in items {
             if supported.is_some() {
-                holds.place(&mut self.etcd.clone(), &self.roots.root, item, &self.context.env).await?;
+                holds
+                    .place(
+                        &mut self.etcd.clone(),
+                        &self.roots.root,
+                        item,
+                        &self.context.env,
+                    )
+                    .await?;
             }
         }
         self.drain_compactions().await
@@ -104,7 +114,10 @@ impl Window<'_> {
 
     /// Waits, bounded, until no compaction task is under way; what is left is caught by validation.
     async fn drain_compactions(&self) -> Result<()> {
-        let prefix = format!("{}/{}/datacoord-meta/compaction-task/", self.roots.root, self.roots.meta);
+        let prefix = format!(
+            "{}/{}/datacoord-meta/compaction-task/",
+            self.roots.root, self.roots.meta
+        );
         let give_up = Instant::now() + COMPACTION_DRAIN;
         loop {
             let keys = self.etcd.clone().read_prefix(&prefix).await?.keys;
@@ -113,7 +126,10 @@ impl Window<'_> {
                 return Ok(());
             }
             if Instant::now() > give_up {
-                info!(running = tasks.compactions.len(), "compactions are still running; the anchor is validated instead");
+                info!(
+                    running = tasks.compactions.len(),
+                    "compactions are still running; the anchor is validated instead"
+                );
                 return Ok(());
             }
             tokio::time::sleep(ANCHOR_PAUSE).await;
@@ -131,14 +147,23 @@ impl Window<'_> {
         let rules = &self.running.rules;
         let etcd = &mut self.etcd.clone();
         if rules.write_hold.is_none() {
-            return Err(self.cannot_hold("this version of Milvus reads the setting at its start only"));
+            return Err(
+                self.cannot_hold("this version of Milvus reads the setting at its start only")
+            );
         }
         self.context.progress.begin("deny writes", None);
-        let since = holds.place(etcd, &self.roots.root, hold::WRITES, &self.context.env).await?;
+        let since = holds
+            .place(etcd, &self.roots.root, hold::WRITES, &self.context.env)
+            .await?;
         if rules.ddl_hold.is_some() {
-            holds.place(etcd, &self.roots.root, hold::DDL, &self.context.env).await?;
+            holds
+                .place(etcd, &self.roots.root, hold::DDL, &self.context.env)
+                .await?;
         } else {
-            holds.absent("ddl", "this version has no switch; DDL that is unfinished at the anchor voids it");
+            holds.absent(
+                "ddl",
+                "this version has no switch; DDL that is unfinished at the anchor voids it",
+            );
         }
         let (denied, inventory) =
             tokio::join!(self.until_denied(), self.running.client.inventory());
@@ -151,7 +176,14 @@ impl Window<'_> {
         let (anchor, catalog) = self.anchor(holds, &flush.0.barrier).await?;
         let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
         let differences = view::differences(&inventory?, &catalog);
-        Ok(Anchored::new(self.context.env.now(), anchor, catalog, cut, Some(record(&flush)), differences))
+        Ok(Anchored::new(
+            self.context.env.now(),
+            anchor,
+            catalog,
+            cut,
+            Some(record(&flush)),
+            differences,
+        ))
     }
 
     async fn hot(&self, holds: &mut Holds) -> Result<Anchored> {
@@ -162,7 +194,14 @@ impl Window<'_> {
         let inventory = self.running.client.inventory().await?;
         let differences = view::differences(&inventory, &catalog);
         let cut = flush.0.barrier.earliest();
-        Ok(Anchored::new(self.context.env.now(), anchor, catalog, cut, Some(record(&flush)), differences))
+        Ok(Anchored::new(
+            self.context.env.now(),
+            anchor,
+            catalog,
+            cut,
+            Some(record(&flush)),
+            differences,
+        ))
     }
 
     /// Probes through every reachable proxy until each denies a write for the forced reason.
@@ -179,19 +218,27 @@ impl Window<'_> {
             for proxy in &self.running.proxies {
                 match probe(proxy, &targets).await {
                     ProbeOutcome::Denied => denied += 1,
-                    ProbeOutcome::Accepted => last = format!("{} still accepts writes", proxy.address()),
-                    ProbeOutcome::Limited(why) => last = format!("{} limits writes for another reason: {why}", proxy.address()),
-                    ProbeOutcome::Other(error) => last = format!("{}: {}", proxy.address(), error.chain()),
+                    ProbeOutcome::Accepted => {
+                        last = format!("{} still accepts writes", proxy.address())
+                    }
+                    ProbeOutcome::Limited(why) => {
+                        last = format!(
+                            "{} limits writes for another reason: {why}",
+                            proxy.address()
+                        )
+                    }
+                    ProbeOutcome::Other(error) => {
+                        last = format!("{}: {}", proxy.address(), error.chain())
+                    }
                 }
             }
             if denied == self.running.proxies.len() {
                 return Ok(());
             }
             if Instant::now() > give_up {
-                return Err(self.cannot_hold(&format!(
-                    "after {} s {last}",
-                    DENIAL_TIMEOUT.as_secs()
-                )));
+                return Err(
+                    self.cannot_hold(&format!("after {} s {last}", DENIAL_TIMEOUT.as_secs()))
+                );
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
@@ -252,7 +299,9 @@ impl Window<'_> {
             checkpoints: Some(&checkpoints),
         };
         let mut tell = |event: FlushEvent| match event {
-            FlushEvent::Retrying { reason, after } => warn!(reason, ?after, "the flush is tried again"),
+            FlushEvent::Retrying { reason, after } => {
+                warn!(reason, ?after, "the flush is tried again")
+            }
             other => debug!(?other, "flush"),
         };
         let outcome = flush_all(&self.running.client, &options, &mut tell).await?;
@@ -263,7 +312,11 @@ impl Window<'_> {
     async fn anchor(&self, holds: &Holds, barrier: &Barrier) -> Result<(Anchor, Catalog)> {
         let give_up = Instant::now() + self.options.flush_timeout;
         loop {
-            let anchor = self.etcd.clone().read_prefix(&format!("{}/", self.roots.root)).await?;
+            let anchor = self
+                .etcd
+                .clone()
+                .read_prefix(&format!("{}/", self.roots.root))
+                .await?;
             holds.prove(&anchor.keys, anchor.revision)?;
             let catalog = Catalog::decode(self.roots, &anchor.keys, &self.running.version)?;
             let refusals = catalog.refusals();
@@ -279,11 +332,19 @@ impl Window<'_> {
                 let named: Vec<String> = lagging.iter().take(5).map(ToString::to_string).collect();
                 return Err(Error::new(
                     Kind::Instance,
-                    format!("the flush did not reach {} channels: {}", lagging.len(), named.join("; ")),
+                    format!(
+                        "the flush did not reach {} channels: {}",
+                        lagging.len(),
+                        named.join("; ")
+                    ),
                 )
                 .with_hint("run the backup again, or allow more time with --flush-timeout"));
             }
-            debug!(refusals = refusals.len(), lagging = lagging.len(), "the anchor is not settled; reading it again");
+            debug!(
+                refusals = refusals.len(),
+                lagging = lagging.len(),
+                "the anchor is not settled; reading it again"
+            );
             tokio::time::sleep(ANCHOR_PAUSE).await;
         }
     }
@@ -292,8 +353,11 @@ impl Window<'_> {
     /// between.
     async fn settle_view(&self, anchored: &mut Anchored) -> Result<()> {
         if !anchored.differences.is_empty() {
-            let again = view::differences(&self.running.client.inventory().await?, &anchored.catalog);
-            anchored.differences.retain(|difference| again.contains(difference));
+            let again =
+                view::differences(&self.running.client.inventory().await?, &anchored.catalog);
+            anchored
+                .differences
+                .retain(|difference| again.contains(difference));
         }
         Ok(())
     }
@@ -326,7 +390,8 @@ fn lagging(catalog: &Catalog, barrier: &Barrier) -> Vec<Lag> {
     live.flat_map(|collection| &collection.vchannels)
         .filter_map(|vchannel| {
             let checkpoint = catalog.checkpoints.get(vchannel).map(|c| c.timestamp);
-            let reached = checkpoint.is_some_and(|at| at != DROPPED && at >= barrier.of_vchannel(vchannel));
+            let reached =
+                checkpoint.is_some_and(|at| at != DROPPED && at >= barrier.of_vchannel(vchannel));
             (!reached).then(|| Lag {
                 vchannel: vchannel.clone(),
                 checkpoint,
@@ -346,8 +411,18 @@ impl Checkpoints for EtcdCheckpoints<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
         let meta = format!("{}/{}", self.roots.root, self.roots.meta);
         let mut keys = Vec::new();
-        for prefix in ["datacoord-meta/channel-cp/", "root-coord/collection", "root-coord/database/"] {
-            keys.extend(self.etcd.clone().read_prefix(&format!("{meta}/{prefix}")).await?.keys);
+        for prefix in [
+            "datacoord-meta/channel-cp/",
+            "root-coord/collection",
+            "root-coord/database/",
+        ] {
+            keys.extend(
+                self.etcd
+                    .clone()
+                    .read_prefix(&format!("{meta}/{prefix}"))
+                    .await?
+                    .keys,
+            );
         }
         keys.sort_by(|a, b| a.key.cmp(&b.key));
         let catalog = Catalog::decode(self.roots, &keys, &self.running.version)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::commands::{completions, config, man};
+use super::commands::{backup, completions, config, init, man};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;
@@ -132,6 +132,10 @@ impl Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Init(init::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Backup(backup::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

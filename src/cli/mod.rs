@@ -50,6 +50,8 @@ pub fn main() -> ExitCode {
 /// Runs one verb; the result is its exit code.
 fn run(command: &Command, context: &Context) -> Result<u8> {
     match command {
+        Command::Init(args) => commands::init::run(args, context),
+        Command::Backup(args) => commands::backup::run(args, context),
         Command::Config(args) => commands::config::run(args, context),
         Command::Completions(args) => commands::completions::run(*args, context),
         Command::Man(args) => commands::man::run(args, context),

@@ -43,7 +43,10 @@ pub async fn hold_gc(
     let GcSupport::Paused(pause) = management.pause_gc(PAUSE, BUDGET).await? else {
         return Ok(None);
     };
-    info!(ticket = pause.ticket().is_some(), "paused garbage collection");
+    info!(
+        ticket = pause.ticket().is_some(),
+        "paused garbage collection"
+    );
     let pause = Arc::new(Mutex::new(pause));
     let void = Arc::new(AtomicBool::new(false));
     let renewal = Renewal {
@@ -92,7 +95,9 @@ impl GcHold {
         let pause = self.pause.lock().await.clone();
         match self.management.release_gc(&pause).await {
             Ok(GcRelease::Resumed) => {}
-            Ok(GcRelease::RunsOut) => record.detail.push_str("; it runs out by itself within 10 min"),
+            Ok(GcRelease::RunsOut) => record
+                .detail
+                .push_str("; it runs out by itself within 10 min"),
             Err(error) => {
                 warn!(error = %error.chain(), "the pause of garbage collection was not ended; it runs out by itself");
             }
@@ -130,7 +135,9 @@ impl Renewal {
                         ends = begun + PAUSE;
                         break;
                     }
-                    Err(error) => warn!(error = %error.chain(), "renewing the pause of garbage collection"),
+                    Err(error) => {
+                        warn!(error = %error.chain(), "renewing the pause of garbage collection")
+                    }
                 }
                 if Instant::now() > ends {
                     self.void.store(true, Ordering::Release);

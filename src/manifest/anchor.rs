@@ -27,7 +27,10 @@ pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
         *number = take_varint(&mut rest)
             .ok_or_else(|| {
                 let key = String::from_utf8_lossy(key);
-                Error::new(Kind::Damage, format!("the stored value of {key} is no key of an anchor"))
+                Error::new(
+                    Kind::Damage,
+                    format!("the stored value of {key} is no key of an anchor"),
+                )
             })?
             .cast_signed();
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::{Error, Kind, Result};
+
 /// The key of the write hold, below `{root}/config/` (facts 2.3).
 pub const FORCE_DENY_WRITING: &str = "quotaAndLimits/limitWriting/forceDeny";
 /// The key of the DDL hold, below `{root}/config/` (facts 2.3).
@@ -219,6 +221,22 @@ impl fmt::Display for MilvusVersion {
         } else {
             &self.text
         })
+    }
+}
+
+impl std::str::FromStr for MilvusVersion {
+    type Err = Error;
+
+    /// Reads a version that an operator declares, which must have a number: `2.3.5`, `v2.6.0-gpu`.
+    fn from_str(text: &str) -> Result<Self> {
+        let version = Self::parse(text);
+        if version.patch().is_some() {
+            return Ok(version);
+        }
+        Err(
+            Error::new(Kind::Usage, format!("{text:?} is not a Milvus version"))
+                .with_hint("write the version that runs, such as 2.3.5"),
+        )
     }
 }
 

@@ -5,9 +5,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::weakenings;
-use crate::cli::documents::{BackupDocument, BackupPlanDocument, Mode};
+use crate::capture::{self, Captured, Missing};
+use crate::cli::context::Context;
+use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId, Mode};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Bytes, Label, duration, took};
+use crate::{Error, Kind, Result, connect, manifest};
 
 /// Take one snapshot of the instance
 ///
@@ -62,6 +65,85 @@ pub enum MethodChoice {
     Filesystem,
     /// Snapshot EBS volumes
     Ebs,
+}
+
+/// Takes one snapshot, or says what it would do.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] when the instance cannot be captured as asked; see [`capture::capture`].
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    if !matches!(args.method, MethodChoice::Auto | MethodChoice::Copy) {
+        let method = args
+            .method
+            .to_possible_value()
+            .map(|v| v.get_name().to_owned());
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "this eyrie cannot capture by {}",
+                method.unwrap_or_default()
+            ),
+        )
+        .with_hint("use --method copy"));
+    }
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let work = capture::Context {
+        instance: config.instance()?.clone(),
+        env: context.env.clone(),
+        progress: context.progress(),
+        cancel: context.cancel.clone(),
+        accept: config.accept.clone(),
+    };
+    let options = capture::Options {
+        mode: args.mode.into(),
+        method: manifest::Method::Copy,
+        labels: args
+            .labels
+            .iter()
+            .map(|label| (label.key.clone(), label.value.clone()))
+            .collect(),
+        missing: if args.allow_missing {
+            Missing::Allow
+        } else {
+            Missing::Refuse
+        },
+        max_write_hold: args.max_write_hold,
+        flush_timeout: args.flush_timeout,
+    };
+    let captured = context.run(async {
+        let opened = connect::repository(repository, &context.env).await?;
+        capture::capture(&work, &opened, &options).await
+    })?;
+    let document = document(&captured, &repository.name, &config.accept);
+    context.output.show(&document)?;
+    Ok(documents::exit_code(&document.weakened))
+}
+
+fn document(captured: &Captured, repository: &str, accept: &[String]) -> BackupDocument {
+    let (manifest, body) = (&captured.manifest, &captured.body);
+    BackupDocument {
+        snapshot: HexId(manifest.snapshot.to_string()),
+        instance: manifest.instance.clone(),
+        mode: body.mode.into(),
+        method: body.method.into(),
+        revision: body.revision,
+        milvus_version: body.milvus.version.clone(),
+        collections: body.counts.collections,
+        segments: body.counts.segments,
+        objects: manifest.totals.objects,
+        bytes: manifest.totals.bytes,
+        objects_read: body.objects_read,
+        bytes_read: body.bytes_read,
+        bytes_added: manifest.totals.bytes_added,
+        write_hold_ms: body.write_hold_ms,
+        duration_ms: body.duration_ms,
+        weakened: documents::weakened(body, accept),
+        notes: documents::notes(body),
+        labels: manifest.labels.clone(),
+        repository: repository.to_owned(),
+    }
 }
 
 impl Render for BackupDocument {

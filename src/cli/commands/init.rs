@@ -1,7 +1,11 @@
 //! `eyrie init`: make a repository.
 
-use crate::cli::documents::InitDocument;
+use crate::Result;
+use crate::cli::context::Context;
+use crate::cli::documents::{HexId, InitDocument};
 use crate::cli::output::{Page, Render};
+use crate::connect::{self, Make};
+use crate::repo::{InitOptions, Repository, Unlock};
 
 /// Make the repository, after probing what its store can do
 ///
@@ -13,6 +17,39 @@ pub struct Args {
     /// credentials of Milvus's users
     #[arg(long)]
     pub no_encryption: bool,
+}
+
+/// Makes the repository.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] without a passphrase, [`Kind::Failed`] when there is a repository already.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let unlock = if args.no_encryption {
+        Unlock::None
+    } else {
+        Unlock::Passphrase(repository.require_passphrase()?)
+    };
+    let document = context.run(async {
+        let store = connect::repository_store(repository, Make::Directory, &context.env).await?;
+        let capabilities = store.capabilities();
+        let made = Repository::init(store, unlock, InitOptions::default(), &context.env).await?;
+        Ok(InitDocument {
+            repository: repository.name.clone(),
+            id: HexId(made.id().to_string()),
+            location: repository.location.to_string(),
+            encrypted: made.encrypted(),
+            format: 1,
+            conditional_create: capabilities.conditional_create,
+            versions: capabilities.versions,
+            writer_can_destroy: true,
+            notes: Vec::new(),
+        })
+    })?;
+    context.output.show(&document)?;
+    Ok(0)
 }
 
 impl Render for InitDocument {

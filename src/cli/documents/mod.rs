@@ -4,6 +4,7 @@
 //! lower-case hexadecimal. Each document's schema is in `docs/schemas/`.
 
 mod backup;
+mod from_body;
 mod look;
 mod restore;
 mod schemas;
@@ -16,6 +17,7 @@ pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
     CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
 };
+pub use from_body::{notes, weakened};
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
     ShownCollection, ShownHold, ShownIndex, SnapshotDocument, ValueDocument, VerifiedDocument,
