@@ -11,11 +11,11 @@ pub mod management;
 pub mod objects;
 pub mod probe;
 pub mod proto;
+#[cfg(test)]
+pub(crate) mod recorded;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod status;
-#[cfg(test)]
-pub(crate) mod recorded;
 pub mod validate;
 pub mod version;
 pub mod wire;

@@ -101,6 +101,8 @@ pub struct SourceFacts {
     pub channels: u32,
     /// Whether it holds keys only, saved by `--replace`.
     pub contents: Contents,
+    /// Steps of its restore that never ran against a real broker.
+    pub unproven: Vec<String>,
 }
 
 /// What a snapshot holds.
@@ -112,30 +114,53 @@ pub enum Contents {
     KeysOnly,
 }
 
+/// The target's version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct TargetVersion {
+    /// The version; empty when nothing tells it.
+    pub version: String,
+    /// How it is known.
+    pub known: Known,
+}
+
+impl TargetVersion {
+    /// A version and how it is known.
+    #[must_use]
+    pub fn new(version: &MilvusVersion, known: Known) -> Self {
+        Self {
+            version: version.as_str().to_owned(),
+            known,
+        }
+    }
+
+    /// Nothing tells it.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            version: String::new(),
+            known: Known::Not,
+        }
+    }
+
+    /// The version; `None` when nothing tells it.
+    #[must_use]
+    pub fn get(&self) -> Option<MilvusVersion> {
+        (self.known != Known::Not).then(|| MilvusVersion::parse(&self.version))
+    }
+}
+
 /// How the target's version is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase", tag = "known")]
-pub enum TargetVersion {
+#[serde(rename_all = "lowercase")]
+pub enum Known {
     /// The configuration says it.
-    Declared {
-        /// The version.
-        #[schemars(with = "String")]
-        version: MilvusVersion,
-    },
+    Declared,
     /// The highest version that ever ran there says so in etcd (2.6.8 and later).
-    Recorded {
-        /// The version.
-        #[schemars(with = "String")]
-        version: MilvusVersion,
-    },
+    Recorded,
     /// It is the snapshot's own instance, so the snapshot's version is assumed.
-    Assumed {
-        /// The version.
-        #[schemars(with = "String")]
-        version: MilvusVersion,
-    },
+    Assumed,
     /// Nothing tells it.
-    Unknown,
+    Not,
 }
 
 /// The target.

@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::facts::{
     Contents, Counted, KeepWal, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
-    TargetVersion, Unproven,
+    Unproven,
 };
 use crate::manifest::WalState;
-use crate::milvus::MilvusVersion;
+use crate::milvus::version::TargetFit;
 use crate::{Error, Kind};
 
 /// Why a target refuses.
@@ -37,9 +37,6 @@ impl Refusal {
         Error::new(Kind::Target, self.found.clone()).with_hint(self.hint.clone())
     }
 }
-
-/// The last Woodpecker release whose own earliest position makes Milvus panic (facts 5.5).
-const WOODPECKER_PANICS: MilvusVersion = MilvusVersion::new(2, 6, 13);
 
 /// Every reason why `target` refuses `source`, the gravest first; empty when the restore may begin.
 #[must_use]
@@ -135,10 +132,7 @@ fn marker(target: &TargetFacts, options: &Options) -> Option<Refusal> {
 }
 
 fn version(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> {
-    let (TargetVersion::Declared { version }
-    | TargetVersion::Recorded { version }
-    | TargetVersion::Assumed { version }) = target.version
-    else {
+    let Some(version) = target.version.get() else {
         return Some(Refusal::new(
             "version",
             format!(
@@ -148,16 +142,23 @@ fn version(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> {
             "set instance.milvus.version to the version that will be started there",
         ));
     };
-    (!version.accepts(source.version)).then(|| {
-        Refusal::new(
-            "version",
-            format!(
-                "the target {} is Milvus {version}, the snapshot is of {}",
-                target.instance, source.version
-            ),
-            "a snapshot goes onto the same major and minor version, and the same patch or a newer one",
-        )
-    })
+    let hint = match source.version.fits(&version) {
+        TargetFit::Fits => return None,
+        TargetFit::OtherSeries | TargetFit::OlderPatch => {
+            "a snapshot goes onto the same major and minor version, and the same patch or a newer one"
+        }
+        TargetFit::Unknown => {
+            "whether they fit cannot be told: set instance.milvus.version to the release that will be started there"
+        }
+    };
+    Some(Refusal::new(
+        "version",
+        format!(
+            "the target {} is Milvus {version}, the snapshot is of {}",
+            target.instance, source.version
+        ),
+        hint,
+    ))
 }
 
 fn channels(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> {
@@ -210,14 +211,9 @@ fn wal_kind(source: &SourceFacts, target: &TargetFacts, options: &Options) -> Op
             format!("set mq.type to {} on the target", source.wal),
         ));
     }
-    let version = match target.version {
-        TargetVersion::Declared { version }
-        | TargetVersion::Recorded { version }
-        | TargetVersion::Assumed { version } => version,
-        TargetVersion::Unknown => return None,
-    };
+    let version = target.version.get()?;
     match target.wal.kind.as_str() {
-        "woodpecker" if version <= WOODPECKER_PANICS => Some(Refusal::new(
+        "woodpecker" if !version.at_least(2, 6, 14) => Some(Refusal::new(
             "woodpecker",
             format!("Milvus {version} panics on the first position of a fresh Woodpecker queue"),
             "restore onto Milvus 2.6.14 or later, or with another mq.type",
@@ -234,24 +230,21 @@ fn wal_kind(source: &SourceFacts, target: &TargetFacts, options: &Options) -> Op
 }
 
 fn wal_unproven(source: &SourceFacts, target: &TargetFacts, options: &Options) -> Option<Refusal> {
-    let unproven = is_unproven(source, target);
-    (unproven && options.unproven == Unproven::Refuse).then(|| {
-        Refusal::new(
-            "wal-unproven",
-            format!(
-                "the target's queue is {}: a restore onto a fresh one was never run against a real broker, and \
-                 whether it is empty cannot be seen from here",
-                target.wal.kind
-            ),
-            "make sure that it is fresh and empty, then add --accept-unproven-wal",
-        )
-    })
-}
-
-/// Whether a restore onto a fresh log of the target's kind was never run against a real one.
-#[must_use]
-pub fn is_unproven(source: &SourceFacts, target: &TargetFacts) -> bool {
-    !keeps_wal(source) && target.wal.kind != "rocksmq"
+    if source.unproven.is_empty() || options.unproven == Unproven::Accept {
+        return None;
+    }
+    let unseen = match target.wal.kind.as_str() {
+        "rocksmq" | "natsmq" => "",
+        _ => "; whether the queue is empty cannot be seen from here",
+    };
+    Some(Refusal::new(
+        "wal-unproven",
+        format!(
+            "never tried against a real one: {}{unseen}",
+            source.unproven.join("; ")
+        ),
+        "make sure that the queue is fresh and empty, then add --accept-unproven-wal",
+    ))
 }
 
 fn place(target: &TargetFacts) -> Option<Refusal> {
@@ -364,9 +357,10 @@ pub(crate) mod tests {
 
     use jiff::Timestamp;
 
-    use super::super::facts::{EtcdFacts, StorageFacts, Usage, WalFacts};
+    use super::super::facts::{EtcdFacts, Known, StorageFacts, TargetVersion, Usage, WalFacts};
     use super::super::marker::Stage;
     use super::*;
+    use crate::milvus::MilvusVersion;
 
     pub(crate) fn source() -> SourceFacts {
         SourceFacts {
@@ -378,15 +372,18 @@ pub(crate) mod tests {
             channel_prefix: "by-dev".into(),
             channels: 2,
             contents: Contents::Whole,
+            unproven: vec![],
         }
+    }
+
+    fn declared(major: u64, minor: u64, patch: u64) -> TargetVersion {
+        TargetVersion::new(&MilvusVersion::new(major, minor, patch), Known::Declared)
     }
 
     pub(crate) fn target() -> TargetFacts {
         TargetFacts {
             instance: "other".into(),
-            version: TargetVersion::Declared {
-                version: MilvusVersion::new(2, 3, 5),
-            },
+            version: declared(2, 3, 5),
             metastore: "etcd".into(),
             running: vec![],
             etcd: EtcdFacts {
@@ -489,18 +486,12 @@ pub(crate) mod tests {
 
     #[test]
     fn versions_must_be_known_and_fit() {
-        let at = |major, minor, patch| {
-            changed(|t| {
-                t.version = TargetVersion::Declared {
-                    version: MilvusVersion::new(major, minor, patch),
-                };
-            })
-        };
+        let at = |major, minor, patch| changed(|t| t.version = declared(major, minor, patch));
         assert!(rules(&at(2, 3, 22), &Options::default()).is_empty());
         for other in [at(2, 3, 4), at(2, 4, 5), at(2, 2, 16)] {
             assert_eq!(rules(&other, &Options::default()), ["version"]);
         }
-        let unknown = changed(|t| t.version = TargetVersion::Unknown);
+        let unknown = changed(|t| t.version = TargetVersion::unknown());
         assert_eq!(rules(&unknown, &Options::default()), ["version"]);
     }
 
@@ -513,14 +504,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn brokers_that_were_never_tried_need_a_word() {
+    fn what_was_never_tried_needs_a_word_and_what_cannot_be_is_refused() {
         let kafka = changed(|t| t.wal.kind = "kafka".into());
-        assert_eq!(rules(&kafka, &Options::default()), ["wal-unproven"]);
+        let unproven = SourceFacts {
+            unproven: vec!["starting Milvus on a fresh kafka".into()],
+            ..source()
+        };
+        let found = refusals(&unproven, &kafka, &Options::default());
+        assert_eq!(found[0].rule, "wal-unproven");
         let accept = Options {
             unproven: Unproven::Accept,
             ..Options::default()
         };
-        assert!(rules(&kafka, &accept).is_empty());
+        assert!(refusals(&unproven, &kafka, &accept).is_empty());
         let nats = changed(|t| t.wal.kind = "natsmq".into());
         assert_eq!(rules(&nats, &accept), ["wal-kind"]);
         let woodpecker = changed(|t| {

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::facts::{
-    Counted, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts, TargetVersion, Ttl,
-    Usage,
+    Counted, Known, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
+    TargetVersion, Ttl, Usage,
 };
 use super::guard::{self, Refusal};
 use super::marker::Stage;
@@ -120,8 +120,8 @@ pub struct PlannedWal {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether a fresh one of this kind was never tried on a real broker.
-    pub unproven: bool,
+    /// Steps that were never tried on a real one.
+    pub unproven: Vec<String>,
 }
 
 /// A collection whose rows expire.
@@ -261,7 +261,7 @@ impl RestorePlan {
                 kind: target.wal.kind.clone(),
                 files: inputs.wal_files.objects,
                 bytes: inputs.wal_files.bytes,
-                unproven: guard::is_unproven(source, target),
+                unproven: source.unproven.clone(),
             },
             expiring: inputs.expiring,
             ttl: options.ttl,
@@ -309,7 +309,7 @@ fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {
 fn planned_target(target: &TargetFacts) -> PlannedTarget {
     PlannedTarget {
         instance: target.instance.clone(),
-        version: target.version,
+        version: target.version.clone(),
         etcd: target.etcd.place.clone(),
         embedded: target.etcd.embedded,
         root: target.etcd.root.clone(),
@@ -383,10 +383,11 @@ fn steps(plan: &RestorePlan, options: &Options) -> Vec<String> {
 
 fn notes(plan: &RestorePlan, target: &TargetFacts, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
-    if let TargetVersion::Assumed { version } = target.version {
+    if target.version.known == Known::Assumed {
         notes.push(format!(
-            "the target is the snapshot's own instance; that it still is Milvus {version} is assumed \
-             (instance.milvus.version says otherwise)"
+            "the target is the snapshot's own instance; that it still is Milvus {} is assumed \
+             (instance.milvus.version says otherwise)",
+            target.version.version
         ));
     }
     if target.storage.state == Place::ToBeMade {
@@ -402,11 +403,8 @@ fn notes(plan: &RestorePlan, target: &TargetFacts, options: &Options) -> Vec<Str
             foreign.objects, target.storage.place
         ));
     }
-    if plan.wal.unproven {
-        notes.push(format!(
-            "a fresh {} queue was never tried on a real broker: unproven",
-            plan.wal.kind
-        ));
+    for step in &plan.wal.unproven {
+        notes.push(format!("unproven: {step}"));
     }
     if let (false, Ttl::Keep) = (plan.expiring.is_empty(), options.ttl) {
         notes.push(

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::facts::{Layer, TargetVersion, Ttl};
+use super::facts::{Known, Layer, TargetVersion, Ttl};
 use super::plan::RestorePlan;
 
 /// A number of bytes for people.
@@ -28,12 +28,13 @@ impl Display for Bytes {
 
 impl Display for TargetVersion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Declared { version } => write!(f, "Milvus {version} (declared)"),
-            Self::Recorded { version } => write!(f, "Milvus {version} (recorded in etcd)"),
-            Self::Assumed { version } => write!(f, "Milvus {version} (assumed)"),
-            Self::Unknown => f.write_str("Milvus of unknown version"),
-        }
+        let known = match self.known {
+            Known::Declared => "declared",
+            Known::Recorded => "recorded in etcd",
+            Known::Assumed => "assumed",
+            Known::Not => return f.write_str("Milvus of unknown version"),
+        };
+        write!(f, "Milvus {} ({known})", self.version)
     }
 }
 

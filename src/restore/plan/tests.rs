@@ -54,6 +54,7 @@ pub(crate) fn body() -> Body {
         differences: vec![],
         weakenings: vec![],
         notes: vec![],
+        accepted: vec![],
     }
 }
 
@@ -118,9 +119,7 @@ fn a_plan_onto_an_empty_target() {
 #[test]
 fn a_plan_that_replaces_names_exactly_what_it_wipes() {
     let old = TargetFacts {
-        version: TargetVersion::Assumed {
-            version: source().version,
-        },
+        version: TargetVersion::new(&source().version, Known::Assumed),
         etcd: EtcdFacts {
             keys: 715,
             example: Some("by-dev/kv/gid/timestamp".into()),
