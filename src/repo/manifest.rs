@@ -294,12 +294,13 @@ mod tests {
             manifest(0x13, "b", 1),
         ]);
         assert!(all.damage.is_empty());
+        let whole = "11".repeat(32);
         let found = |spec, instance| all.find(spec, instance).map(|m| m.snapshot.0[0]);
         assert_eq!(found("latest", None).unwrap(), 0x13);
         assert_eq!(found("latest", Some("a")).unwrap(), 0x12);
         assert_eq!(found("1112", None).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(found("12", None).unwrap(), 0x12);
-        assert_eq!(found(&"11".repeat(32), None).unwrap(), 0x11);
+        assert_eq!(found(&whole, None).unwrap(), 0x11);
         assert_eq!(found("1", None).unwrap_err().kind(), Kind::Usage);
         for none in [
             found("12", Some("b")),
