@@ -177,11 +177,14 @@ impl ReadPlan {
                 plain: 0,
             };
             for need in &self.needs[rest.clone()] {
+                if need.pack != batch.pack {
+                    break;
+                }
                 let bytes = need.bytes();
                 let near = bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
                     && bytes.end - batch.bytes.start <= JOIN_MAX;
                 let first = batch.needs.is_empty() || bytes.end <= batch.bytes.end;
-                if need.pack != batch.pack || !(near || first) {
+                if !(near || first) {
                     break;
                 }
                 batch.bytes.end = batch.bytes.end.max(bytes.end);
