@@ -1,6 +1,8 @@
 //! Restore: plan, prove, guard, rehydrate, transform, write, compare.
 
 mod facts;
+#[cfg(test)]
+mod fixture;
 mod guard;
 mod keyspace;
 mod marker;

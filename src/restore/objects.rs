@@ -404,3 +404,7 @@ pub(crate) async fn read_back(
         .try_collect()
         .await
 }
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;

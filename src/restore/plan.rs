@@ -447,4 +447,4 @@ fn next_steps(gc: &GcGuard, management: &str, source: &SourceFacts) -> Vec<Strin
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
