@@ -7,7 +7,7 @@ use etcd_client::TlsOptions;
 use tonic::transport::{Certificate, Identity};
 use zeroize::Zeroizing;
 
-use crate::config::{self, Switch};
+use crate::config::{self, S3Credentials, SecretSource, Switch};
 use crate::env::Env;
 use crate::etcd::{Etcd, Settings, Status};
 use crate::manifest::ObjectLayer;
@@ -15,8 +15,10 @@ use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
 use crate::repo::{Repository, Unlock};
-use crate::store::SharedStore;
 use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
+use crate::store::open::{Location, OpenSettings};
+use crate::store::s3::{Addressing, S3Settings};
+use crate::store::{self, SharedStore};
 use crate::{Error, Kind, Result};
 
 /// Connects to an instance's etcd and asks for its status.
@@ -78,8 +80,60 @@ pub async fn objects(objects: &config::Objects, env: &Env) -> Result<SharedStore
             local.require()?;
             directory(&local.path)
         }
-        config::Objects::S3(_) => todo!(),
+        config::Objects::S3(s3) => {
+            let location = Location::S3 {
+                bucket: s3.bucket.clone(),
+                prefix: s3.prefix.clone(),
+            };
+            let endpoint = Some(s3.endpoint.clone());
+            let settings = s3_settings(
+                endpoint,
+                s3.region.as_ref(),
+                s3.addressing,
+                &s3.credentials,
+                &s3.tls,
+            )?;
+            open(&location, settings, env).await
+        }
     }
+}
+
+async fn open(location: &Location, s3: S3Settings, env: &Env) -> Result<SharedStore> {
+    let settings = OpenSettings {
+        s3,
+        ..OpenSettings::default()
+    };
+    store::open::open(location, settings, env).await
+}
+
+fn s3_settings(
+    endpoint: Option<String>,
+    region: Option<&String>,
+    addressing: config::Addressing,
+    credentials: &S3Credentials,
+    tls: &config::Tls,
+) -> Result<S3Settings> {
+    let mut settings = S3Settings {
+        endpoint,
+        region: region.cloned(),
+        addressing: match addressing {
+            config::Addressing::Path => Addressing::Path,
+            config::Addressing::VirtualHost => Addressing::VirtualHost,
+        },
+        ca_file: tls.ca_file.clone(),
+        ..S3Settings::default()
+    };
+    if let S3Credentials::Keys {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    } = credentials
+    {
+        settings.access_key_id = Some(access_key_id.clone());
+        settings.secret_access_key = Some(secret_access_key.read()?);
+        settings.session_token = session_token.as_ref().map(SecretSource::read).transpose()?;
+    }
+    Ok(settings)
 }
 
 /// Opens a directory for reading.
@@ -197,7 +251,21 @@ pub async fn repository_store(
             })?;
             Ok(Arc::new(store))
         }
-        config::Location::S3(_) => todo!(),
+        config::Location::S3(s3) => {
+            let location = Location::S3 {
+                bucket: s3.bucket.clone(),
+                prefix: s3.prefix.clone(),
+            };
+            let endpoint = s3.endpoint.clone();
+            let settings = s3_settings(
+                endpoint,
+                s3.region.as_ref(),
+                s3.addressing,
+                &s3.credentials,
+                &s3.tls,
+            )?;
+            open(&location, settings, env).await
+        }
     }
 }
 

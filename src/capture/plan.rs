@@ -271,22 +271,7 @@ async fn running_parts(
             "milvus and etcd count collections differently"
         );
     }
-    let mut proxies = vec![client.clone()];
-    for session in catalog
-        .sessions
-        .iter()
-        .filter(|s| s.name.starts_with("proxy"))
-    {
-        if same_port(&session.address, client.address()) {
-            continue;
-        }
-        match connect::milvus_at(&context.instance.milvus, &session.address).await {
-            Ok(proxy) => proxies.push(proxy),
-            Err(error) => {
-                debug!(proxy = session.address, %error, "a proxy cannot be reached; the cut will show what it let through")
-            }
-        }
-    }
+    let proxies = proxies(context, &client, catalog).await;
     Ok(Running {
         client,
         rules: version.rules(),
@@ -439,11 +424,34 @@ const fn describe(gc: GcGeneration) -> &'static str {
     }
 }
 
-/// Whether two addresses of one Milvus may be the same proxy: a standalone registers an address of
-/// its own host, which is often not the one that it was reached by.
-fn same_port(a: &str, b: &str) -> bool {
-    let port = |address: &str| address.rsplit(':').next().map(str::to_owned);
-    port(a) == port(b)
+/// Every proxy that can be reached. Their sessions tell their hosts and the port that only Milvus
+/// itself uses; clients are served on the port that is configured.
+async fn proxies(context: &Context, client: &Client, catalog: &Catalog) -> Vec<Client> {
+    let mut proxies = vec![client.clone()];
+    let sessions = catalog
+        .sessions
+        .iter()
+        .filter(|s| s.name.starts_with("proxy"));
+    let hosts: BTreeSet<&str> = sessions
+        .filter_map(|s| s.address.rsplit_once(':'))
+        .map(|(host, _)| host)
+        .collect();
+    if hosts.len() < 2 {
+        return proxies;
+    }
+    let (own, port) = client
+        .address()
+        .rsplit_once(':')
+        .unwrap_or((client.address(), "19530"));
+    for host in hosts.into_iter().filter(|host| *host != own) {
+        match connect::milvus_at(&context.instance.milvus, &format!("{host}:{port}")).await {
+            Ok(proxy) => proxies.push(proxy),
+            Err(error) => {
+                debug!(host, %error, "a proxy cannot be reached; the cut will show what it let through");
+            }
+        }
+    }
+    proxies
 }
 
 /// Roots that are looked at when none was found where one should be.

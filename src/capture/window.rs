@@ -114,14 +114,9 @@ impl Window<'_> {
 
     /// Waits, bounded, until no compaction task is under way; what is left is caught by validation.
     async fn drain_compactions(&self) -> Result<()> {
-        let prefix = format!(
-            "{}/{}/datacoord-meta/compaction-task/",
-            self.roots.root, self.roots.meta
-        );
         let give_up = Instant::now() + COMPACTION_DRAIN;
         loop {
-            let keys = self.etcd.clone().read_prefix(&prefix).await?.keys;
-            let tasks = Catalog::decode(self.roots, &keys, &self.running.version)?.tasks;
+            let tasks = self.part(&["datacoord-meta/compaction-task/"]).await?.tasks;
             if tasks.compactions.is_empty() {
                 return Ok(());
             }
@@ -134,6 +129,20 @@ impl Window<'_> {
             }
             tokio::time::sleep(ANCHOR_PAUSE).await;
         }
+    }
+
+    /// Decodes databases, collections, and the keys below `families`; not at one revision.
+    async fn part(&self, families: &[&str]) -> Result<Catalog> {
+        let mut keys = Vec::new();
+        for family in ["root-coord/collection/", "root-coord/database/"]
+            .iter()
+            .chain(families)
+        {
+            let prefix = format!("{}/{}/{family}", self.roots.root, self.roots.meta);
+            keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
+        }
+        keys.sort_by(|a, b| a.key.cmp(&b.key));
+        Catalog::decode(self.roots, &keys, &self.running.version)
     }
 
     async fn pre_flush(&self) {
@@ -287,16 +296,11 @@ impl Window<'_> {
 
     async fn flush(&self, budget: Duration) -> Result<(FlushOutcome, Duration)> {
         let begun = Instant::now();
-        let checkpoints = EtcdCheckpoints {
-            etcd: self.etcd.clone(),
-            roots: self.roots,
-            running: self.running,
-        };
         let options = FlushOptions {
             rules: self.running.rules,
             budget,
             pace: Pace::default(),
-            checkpoints: Some(&checkpoints),
+            checkpoints: Some(self),
         };
         let mut tell = |event: FlushEvent| match event {
             FlushEvent::Retrying { reason, after } => {
@@ -400,32 +404,10 @@ fn lagging(catalog: &Catalog, barrier: &Barrier) -> Vec<Lag> {
         .collect()
 }
 
-struct EtcdCheckpoints<'a> {
-    etcd: Etcd,
-    roots: &'a Roots,
-    running: &'a Running,
-}
-
 #[async_trait]
-impl Checkpoints for EtcdCheckpoints<'_> {
+impl Checkpoints for Window<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
-        let meta = format!("{}/{}", self.roots.root, self.roots.meta);
-        let mut keys = Vec::new();
-        for prefix in [
-            "datacoord-meta/channel-cp/",
-            "root-coord/collection",
-            "root-coord/database/",
-        ] {
-            keys.extend(
-                self.etcd
-                    .clone()
-                    .read_prefix(&format!("{meta}/{prefix}"))
-                    .await?
-                    .keys,
-            );
-        }
-        keys.sort_by(|a, b| a.key.cmp(&b.key));
-        let catalog = Catalog::decode(self.roots, &keys, &self.running.version)?;
+        let catalog = self.part(&["datacoord-meta/channel-cp/"]).await?;
         Ok(lagging(&catalog, barrier))
     }
 }

@@ -14,7 +14,7 @@ use super::auth::{Credentials, Tls};
 use super::proto::common;
 use super::proto::milvus as api;
 use super::proto::milvus::milvus_service_client::MilvusServiceClient;
-use super::status::{Refusal, RefusalClass, transport_error};
+use super::status::{Refusal, RefusalClass, broken_connection, transport_error};
 use super::version::MilvusVersion;
 use crate::{Error, Kind, Result};
 
@@ -141,12 +141,8 @@ impl Client {
             })?;
         }
         let channel = endpoint.connect().await.map_err(|error| {
-            Error::new(
-                Kind::Instance,
-                format!("milvus at {} cannot be reached", options.address),
-            )
-            .with_source(error)
-            .with_hint("is it running, and is instance.milvus.address right?")
+            let what = format!("milvus at {} cannot be reached", options.address);
+            broken_connection(&error, &what, Kind::Instance)
         })?;
         let attach = Attach {
             authorization: options

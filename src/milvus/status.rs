@@ -69,12 +69,12 @@ impl Refusal {
         (status.code != 0 || status.error_code != 0).then(|| Self {
             code: status.code,
             legacy: status.error_code,
-            reason: status.reason.clone(),
+            reason: concise(&status.reason),
             retriable: status.retriable,
         })
     }
 
-    /// The reason that Milvus gives.
+    /// The reason that Milvus gives, without Go's stack traces and repetitions.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
@@ -129,7 +129,13 @@ impl Refusal {
     /// Some refusals lose their code on the way through Milvus's components: 65535 and words are left.
     fn class_by_reason(&self) -> RefusalClass {
         // After a restart, until the old session's lease has run out (facts 00).
-        if self.reason.contains("node not match") || self.reason.contains("service not ready") {
+        let stale = [
+            "node not match",
+            "node not found",
+            "session not found",
+            "service not ready",
+        ];
+        if stale.iter().any(|words| self.reason.contains(words)) {
             RefusalClass::NotReady
         } else if self.reason.contains("rate limit exceeded") {
             RefusalClass::RateLimited
@@ -167,6 +173,28 @@ impl Refusal {
     }
 }
 
+/// What remains of a reason like `attempt #0: stack trace: /go/src/..: attempt #0: rpc error: code =
+/// Unknown desc = node not match[..]: attempt #1: ..`, which 2.3.5 answers with four thousand letters:
+/// each cause once.
+fn concise(reason: &str) -> String {
+    let mut causes: Vec<&str> = Vec::new();
+    for part in reason.split("attempt #") {
+        let part = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let part = part.trim_matches(|c: char| c == ':' || c.is_whitespace());
+        let cause = part
+            .strip_prefix("rpc error: code = Unknown desc = ")
+            .unwrap_or(part);
+        let cause = cause.strip_suffix(": unrecoverable error").unwrap_or(cause);
+        if !cause.is_empty() && !cause.contains("stack trace:") && !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    if causes.is_empty() {
+        return reason.lines().last().unwrap_or_default().trim().to_owned();
+    }
+    causes.join("; ")
+}
+
 /// The error of this crate for a failed call; `doing` says what was asked, `address` and `user` whom and
 /// as whom.
 pub(super) fn transport_error(
@@ -177,6 +205,14 @@ pub(super) fn transport_error(
 ) -> Error {
     use tonic::Code;
     let message = status.message();
+    // gRPC's own word for it is "Unknown: transport error".
+    if let Some(cause) = std::error::Error::source(status) {
+        return broken_connection(
+            cause,
+            &format!("{doing}: the connection to milvus at {address} broke"),
+            Kind::Unavailable,
+        );
+    }
     let (kind, text, hint) = match status.code() {
         Code::Unauthenticated => match user {
             None => (
@@ -226,6 +262,33 @@ pub(super) fn transport_error(
         Some(hint) => error.with_hint(hint),
         None => error,
     }
+}
+
+/// The error for a connection that `cause` ended; what is wrong about TLS says so only in the last cause.
+pub(super) fn broken_connection(
+    cause: &(dyn std::error::Error + 'static),
+    what: &str,
+    kind: Kind,
+) -> Error {
+    let mut root = cause;
+    while let Some(next) = root.source() {
+        root = next;
+    }
+    let root = root.to_string();
+    let about_tls = [
+        "certificate",
+        "Certificate",
+        "alert",
+        "TLS",
+        "tls",
+        "broken pipe",
+    ];
+    let hint = if about_tls.iter().any(|word| root.contains(word)) {
+        "compare instance.milvus.tls (enabled, ca_file, cert_file, server_name) with common.security.tlsMode"
+    } else {
+        "is it running, and is instance.milvus.address right?"
+    };
+    Error::new(kind, format!("{what}: {root}")).with_hint(hint)
 }
 
 #[cfg(test)]
@@ -336,6 +399,30 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_says_each_cause_once_without_the_stack() {
+        let attempt =
+            "rpc error: code = Unknown desc = node not match[expectedNodeID=1][actualNodeID=2]";
+        let seen_on_2_3_5 = format!(
+            "attempt #0: stack trace: /milvus/pkg/tracer/stack_trace.go:51 tracer.StackTrace\n\
+             /milvus/internal/datacoord/services.go:116 datacoord.(*Server).Flush: attempt #0: {attempt}: \
+             attempt #1: {attempt}: attempt #2: session not found->datanode-1: node not found[node=1]: \
+             unrecoverable error"
+        );
+        assert_eq!(
+            concise(&seen_on_2_3_5),
+            "node not match[expectedNodeID=1][actualNodeID=2]; \
+             session not found->datanode-1: node not found[node=1]"
+        );
+        assert_eq!(class(65535, 1, &seen_on_2_3_5), RefusalClass::NotReady);
+        assert_eq!(
+            concise("collection not found[collection=docs]"),
+            "collection not found[collection=docs]"
+        );
+        assert_eq!(concise("stack trace: a\n/b: c"), "/b: c");
+        assert_eq!(concise(""), "");
+    }
+
+    #[test]
     fn errors_name_the_user_and_the_way_out() {
         let error = transport_error(
             &tonic::Status::unauthenticated("auth check failure"),
@@ -346,6 +433,16 @@ mod tests {
         assert_eq!(error.kind(), Kind::Instance);
         assert!(error.to_string().contains("password of user \"backup\""));
         assert!(error.hint().unwrap().contains("password_file"));
+        let mut status = tonic::Status::unknown("transport error");
+        status.set_source(std::sync::Arc::new(std::io::Error::other(
+            "received fatal alert: BadCertificate",
+        )));
+        let error = transport_error(&status, "flush", "host:19530", None);
+        assert!(
+            error.retryable() && error.to_string().ends_with("BadCertificate"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("instance.milvus.tls"));
         let error = transport_error(
             &tonic::Status::unavailable("tcp"),
             "flush",

@@ -15,8 +15,8 @@ class Client:
     """A user's view of an instance; make a new one after Milvus was restarted."""
 
     address: str
-    user: str = ""
-    password: str = ""
+    user: str
+    password: str
     _aliases: dict[str, str] = field(default_factory=dict)
 
     def using(self, database: str = "default") -> str:

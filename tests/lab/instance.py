@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from minio.versioningconfig import VersioningConfig
 from . import milvus_yaml, ports
 from .client import Client
 from .etcd_client import EtcdClient
-from .servers import Etcd, Milvus, Minio, Process
+from .servers import Etcd, Milvus, Minio, Process, wait_until
 
 LAYOUTS = ("embedded", "local", "s3")
 ROOT_PASSWORD = "Milvus"
@@ -70,6 +71,8 @@ class Instance:
             config["etcd"]["config"] = {"path": str(self._embedded_etcd_config(etcd_port, peer_port))}
         config["localStorage"]["path"] = str(self.storage)
         config["rocksmq"]["path"] = str(self.rocksmq)
+        # The default, half an hour, is how long SIGTERM waits for another node to take the segments over.
+        config["common"]["gracefulStopTimeout"] = 5
         config["common"]["security"]["authorizationEnabled"] = self.auth
         if self.minio:
             config["common"]["storageType"] = "minio"
@@ -135,6 +138,19 @@ class Instance:
         self.rocksmq.parent.mkdir(exist_ok=True)
         self.milvus.start()
 
+    def await_sessions(self, timeout: float = 60.0) -> None:
+        """Waits until etcd has dropped the sessions of a Milvus that ran before.
+
+        Until then (30 s after a kill) flushes and loads of the new one fail.
+        """
+        prefix = f"{self.root_path}/meta/session/"
+
+        def generations() -> set[int]:
+            values = [v for k, v in self.etcd.keys(prefix).items() if v.startswith(b"{")]
+            return {json.loads(v)["ServerID"] for v in values}
+
+        wait_until(lambda: len(generations()) <= 1, "old sessions of Milvus are gone", timeout)
+
     def stop_milvus(self) -> None:
         self.milvus.stop()
 
@@ -179,7 +195,7 @@ class Instance:
         assert not list(errors)
 
     def client(self, user: str = "root", password: str = ROOT_PASSWORD) -> Client:
-        return Client(self.address, user if self.auth else "", password if self.auth else "")
+        return Client(self.address, user, password)
 
     def endpoints(self) -> dict[str, Any]:
         """What someone outside needs to reach the instance."""

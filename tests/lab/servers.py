@@ -36,6 +36,14 @@ def http_ok(url: str) -> bool:
         return False
 
 
+def wait_until(done: Callable[[], bool], what: str, timeout: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
+        time.sleep(0.2)
+
+
 class Process:
     """One server: start, wait until ready, stop or kill."""
 

@@ -29,17 +29,7 @@ impl Resolver<'_> {
         let key = "instance.milvus.version";
         let version = self.text(key, section.version.as_deref(), &[], None);
         let version = match version {
-            Some(text) => {
-                let parsed = text.value.parse::<MilvusVersion>();
-                Some(parsed.map_err(|_| {
-                    let message = format!("{key}: {} is no version", text.value);
-                    wrong(
-                        &text.source,
-                        &message,
-                        "write all three numbers, such as 2.3.5",
-                    )
-                })?)
-            }
+            Some(text) => Some(declared(&text)?),
             None => None,
         };
         let key = "instance.milvus.username";
@@ -270,6 +260,17 @@ impl Resolver<'_> {
         };
         Ok((parts.iter().map(bare).collect(), https))
     }
+}
+
+/// The version that the operator declares, in all three numbers: a restore compares them.
+fn declared(text: &Sourced<String>) -> Result<MilvusVersion> {
+    let version = MilvusVersion::parse(&text.value);
+    if version.patch().is_some() {
+        return Ok(version);
+    }
+    let message = format!("instance.milvus.version: {} is no version", text.value);
+    let hint = "write all three numbers, such as 2.3.5";
+    Err(wrong(&text.source, &message, hint))
 }
 
 /// Where etcd's own configuration file says that clients connect; unspecified addresses become the
