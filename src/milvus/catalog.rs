@@ -21,6 +21,8 @@ mod wal;
 pub use live::{Conflict, Keeps, Standing};
 pub use wal::{WalEvidence, WalKind};
 
+pub(crate) use decode::{TOMBSTONE, is_terminal};
+
 /// The partition id of a segment of level 0 that covers all partitions.
 pub const ALL_PARTITIONS: i64 = -1;
 
@@ -89,8 +91,8 @@ pub struct Database {
     pub name: String,
     /// Whether it is being created or dropped.
     pub state: DatabaseState,
-    /// Hybrid timestamp of its creation.
-    pub create_timestamp: u64,
+    /// When it was created, in nanoseconds since 1970 (on 2.3.5; not a hybrid timestamp).
+    pub created_nanos: u64,
     /// Its properties, 2.4 and later.
     pub properties: BTreeMap<String, String>,
 }

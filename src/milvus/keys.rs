@@ -101,6 +101,13 @@ impl fmt::Display for Roots {
     }
 }
 
+/// What a key of the meta area is, given without root and sub path, as copies under `snapshots/`
+/// name their originals.
+#[must_use]
+pub fn parse_meta(rest: &str) -> KeyKind<'_> {
+    table::parse(Area::Meta, rest)
+}
+
 /// Where below the root a key lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Area {

@@ -259,6 +259,28 @@ impl Message {
         Ok(count)
     }
 
+    /// Offers every string or bytes value in field `number` to `edit`, which gives the new value or `None`
+    /// to leave it, and says how many were changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when the field has another wire type.
+    pub fn edit_bytes<F>(&mut self, number: u32, mut edit: F) -> Result<usize>
+    where
+        F: FnMut(&[u8]) -> Option<Vec<u8>>,
+    {
+        let mut count = 0;
+        let fields = self.fields.iter_mut();
+        for field in fields.filter(|field| field.number == number) {
+            expect_type(field, WireType::Bytes)?;
+            if let Some(value) = edit(field.payload()) {
+                *field = Field::bytes(number, &value);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
     /// Edits every message at `path`, a list of field numbers from the outside in, and says how many
     /// there were; the empty path is the message itself.
     ///

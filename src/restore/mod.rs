@@ -12,4 +12,5 @@ mod prove;
 mod render;
 mod snapshot;
 mod survey;
+pub mod transform;
 mod write;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::super::keys::{Family, KeyKind, KeyValue, LogKind, Roots, SegmentKey, normalise_item};
+use super::super::keys::{KeyKind, KeyValue, LogKind, Roots, SegmentKey, normalise_item};
 use super::super::proto::common::{KeyValuePair, SegmentState};
 use super::super::proto::streaming::BroadcastTaskState;
 use super::super::proto::{data, index, meta, msg, query, schema, streaming};
@@ -148,12 +148,11 @@ impl Decoder {
         match kind {
             KeyKind::Database { .. } => {
                 let info: meta::DatabaseInfo = decode(value)?;
-                self.see(info.created_time);
                 let database = Database {
                     id: info.id,
                     name: info.name.clone(),
                     state: meta::DatabaseState::try_from(info.state).map_err(unknown_state)?,
-                    create_timestamp: info.created_time,
+                    created_nanos: info.created_time,
                     properties: pairs(&info.properties),
                 };
                 self.catalog.databases.insert(info.id, database);
@@ -291,7 +290,7 @@ impl Decoder {
     }
 
     fn segment(&mut self, key: SegmentKey, info: data::SegmentInfo) -> Result<Segment> {
-        self.see(info.dropped_at);
+        // `dropped_at` is nanoseconds since 1970, not a hybrid timestamp (seen on 2.3.5).
         for position in [&info.start_position, &info.dml_position]
             .into_iter()
             .flatten()
@@ -763,17 +762,4 @@ fn session(name: &str, value: &[u8]) -> Session {
 fn nanos(value: &[u8]) -> Result<u64> {
     let bytes = value.try_into().map_err(|_| not("an 8-byte counter"))?;
     Ok(u64::from_be_bytes(bytes))
-}
-
-/// The family that a segment's key of any kind belongs to is kept or dropped with the segment.
-pub(crate) const fn follows_segment(family: Family) -> bool {
-    matches!(
-        family,
-        Family::Segment
-            | Family::InsertLog
-            | Family::DeltaLog
-            | Family::StatsLog
-            | Family::Bm25Log
-            | Family::SegmentIndex
-    )
 }

@@ -86,6 +86,9 @@ fn recorded_2_3_5_decodes_to_what_was_loaded() {
     assert_eq!((catalog.access.users, catalog.access.roles), (2, 3));
     assert_eq!(catalog.wal.kinds(), BTreeSet::from([WalKind::Rocksmq]));
     assert_eq!(catalog.counters.session_id, Some(2));
+    // No timestamp of the anchor is past the mark that the allocator had saved.
+    let greatest = (catalog.max_timestamp >> 18) * 1_000_000;
+    assert!(greatest > 0 && greatest < catalog.counters.tso.unwrap());
     assert!(
         catalog
             .sessions
