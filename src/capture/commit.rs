@@ -13,7 +13,7 @@ use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, w
 use crate::connect;
 use crate::etcd::Anchor;
 use crate::hold;
-use crate::manifest::{Body, Counts, HoldState, Mode, WalState, Weakening};
+use crate::manifest::{Body, Counts, HOT_STRADDLE, HoldState, Mode, WalState, Weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, Severity};
@@ -287,6 +287,13 @@ fn body(
         weakenings.push(Weakening {
             code: "cut-unproven".to_owned(),
             message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
+            items: anchored.cut.straddling.clone(),
+        });
+    }
+    if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
+        weakenings.push(Weakening {
+            code: HOT_STRADDLE.to_owned(),
+            message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
             items: anchored.cut.straddling.clone(),
         });
     }

@@ -161,6 +161,7 @@ impl Window<'_> {
             );
         }
         self.context.progress.begin("deny writes", None);
+        self.until_accepted().await?;
         let since = holds
             .place(etcd, &self.roots.root, hold::WRITES, &self.context.env)
             .await?;
@@ -251,6 +252,27 @@ impl Window<'_> {
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
+    }
+
+    /// Waits until an earlier hold that is gone from etcd is gone from Milvus too. Until then a
+    /// denial says nothing of our own: Milvus could lift the old one after it has answered a probe.
+    ///
+    /// A denial that stays is not from etcd (`milvus.yaml`), and holds as well as ours.
+    async fn until_accepted(&self) -> Result<()> {
+        let give_up = Instant::now() + DENIAL_TIMEOUT;
+        while Instant::now() < give_up {
+            let targets = self.probe_targets().await?;
+            let mut denied = false;
+            for proxy in &self.running.proxies {
+                denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
+            }
+            if !denied {
+                return Ok(());
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+        info!("writes are denied by something other than etcd");
+        Ok(())
     }
 
     async fn probe_targets(&self) -> Result<Vec<CollectionName>> {

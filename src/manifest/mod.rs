@@ -247,6 +247,10 @@ pub struct Counts {
     pub objects_by_kind: BTreeMap<String, u64>,
 }
 
+/// The weakening of a hot snapshot whose logs hold more than the flush promised; asked for with
+/// the mode.
+pub const HOT_STRADDLE: &str = "hot-straddle";
+
 /// Something less than the promise asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Weakening {

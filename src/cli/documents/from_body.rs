@@ -38,7 +38,10 @@ impl From<manifest::Method> for Method {
 /// them.
 #[must_use]
 pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
-    let accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
+    let mut accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
+    if body.asked_mode == manifest::Mode::Hot {
+        accept.push(manifest::HOT_STRADDLE.to_owned());
+    }
     let weakening = |w: &manifest::Weakening| {
         let mut what = w.message.clone();
         let named = w.items.iter().take(ITEMS_NAMED);
