@@ -18,4 +18,5 @@ mod replace;
 mod snapshot;
 mod survey;
 pub mod transform;
+mod work;
 mod write;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tracing::{debug, info};
 
+use super::facts::Occupied;
 use super::keyspace::{Keyspace, Lock, Pairs, lock};
 use super::marker::{Marker, MarkerKeys, Stage};
 use crate::env::Env;
-use crate::etcd::{Applied, Condition, MAX_TXN_OPS, batches};
+use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
 use crate::{Error, Kind, Result};
 
 /// The names that sessions begin with below `session/` (facts 3.4); `session/id` and
@@ -67,6 +68,7 @@ fn pairs(keys: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub struct Writer<'a> {
     keys: &'a mut dyn Keyspace,
     root: String,
+    meta: String,
     sessions: Vec<Condition>,
     names: MarkerKeys,
     marker: Vec<u8>,
@@ -105,6 +107,7 @@ impl<'a> Writer<'a> {
         let mut writer = Self {
             keys,
             root: root.to_owned(),
+            meta: format!("{root}/{meta}/"),
             sessions: SESSIONS.iter().map(session).collect(),
             names,
             marker: marker.to_value()?,
@@ -214,7 +217,22 @@ impl<'a> Writer<'a> {
 
     /// Deletes every key of the root that is not to be there, and those that make collections
     /// visible. Returns how many went.
-    pub async fn clear(&mut self, target: &Target) -> Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Target`] when keys are in the way and nothing is to be replaced.
+    pub async fn clear(&mut self, target: &Target, occupied: Occupied) -> Result<u64> {
+        if occupied == Occupied::Refuse {
+            let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
+            if let Some(key) = in_the_way(&found, &self.names, &self.meta, target).next() {
+                let key = String::from_utf8_lossy(&key.key).into_owned();
+                return Err(Error::new(
+                    Kind::Target,
+                    format!("something wrote to the target while it was restored: {key}"),
+                )
+                .with_hint("look at it, then run the same command again"));
+            }
+        }
         let (early, last) = target.split();
         let keep: BTreeMap<_, _> = pairs(early).collect();
         let last: BTreeMap<_, _> = pairs(last).collect();
@@ -325,6 +343,23 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// The keys of a root that a restore of `target` would destroy: all but eyrie's own, those that are
+/// as they will be, and `session/id` and `session/version`, which any etcd that Milvus once used has.
+pub(crate) fn in_the_way<'k>(
+    found: &'k [KeyValue],
+    names: &'k MarkerKeys,
+    meta: &str,
+    target: &'k Target,
+) -> impl Iterator<Item = &'k KeyValue> {
+    let wanted = target.values();
+    let tolerated = ["id", "version"].map(|name| format!("{meta}session/{name}").into_bytes());
+    found.iter().filter(move |kv| {
+        !names.owns(&kv.key)
+            && !tolerated.contains(&kv.key)
+            && wanted.get(kv.key.as_slice()) != Some(&kv.value.as_slice())
+    })
+}
+
 /// Waits before another attempt, or gives `error` back.
 async fn pause(attempt: u32, error: Error) -> Result<()> {
     if !error.retryable() || attempt + 1 >= ATTEMPTS {
@@ -373,7 +408,7 @@ mod tests {
     async fn run(keys: &mut MemoryKeys) -> Result<()> {
         let mut writer = Writer::begin(keys, "r", "meta", &marker(), &env()).await?;
         writer.stage(Stage::Swap).await?;
-        writer.clear(&target()).await?;
+        writer.clear(&target(), Occupied::Replace).await?;
         writer.write(&target(), |_| Ok(())).await?;
         writer.compare(&target()).await?;
         writer.stage(Stage::Clean).await?;
@@ -422,6 +457,21 @@ mod tests {
                 complete(&keys);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn only_a_replacing_restore_removes_keys() {
+        let mut keys = before();
+        keys.insert("r/meta/session/id", b"3");
+        let left = keys.clone();
+        let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+            .await
+            .unwrap();
+        let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Target);
+        assert!(left.dump().contains_key("r/meta/old"));
+        assert_eq!(writer.clear(&target(), Occupied::Replace).await.unwrap(), 3);
+        writer.clear(&target(), Occupied::Refuse).await.unwrap();
     }
 
     #[tokio::test]
