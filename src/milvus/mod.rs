@@ -6,6 +6,8 @@ pub mod objects;
 pub mod proto;
 #[cfg(test)]
 pub(crate) mod recorded;
+#[cfg(test)]
+pub(crate) mod simulated_keys;
 pub mod validate;
 pub mod version;
 pub mod wire;
