@@ -7,36 +7,8 @@ use serde::{Deserialize, Serialize};
 
 mod table;
 
+pub use crate::etcd::KeyValue;
 pub use table::{Family, KeyKind};
-
-/// One etcd key as it was at the anchor's revision.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KeyValue {
-    /// The whole key, root path included.
-    pub key: Vec<u8>,
-    /// The value; empty is a value too (roles have no other).
-    pub value: Vec<u8>,
-    /// Revision that created the key.
-    pub create_revision: i64,
-    /// Revision of the last change.
-    pub mod_revision: i64,
-    /// Number of changes since creation.
-    pub version: i64,
-    /// The lease the key hangs on, 0 for none.
-    pub lease: i64,
-}
-
-impl KeyValue {
-    /// A key without revisions or lease, as tests build them.
-    #[must_use]
-    pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        Self {
-            key: key.into(),
-            value: value.into(),
-            ..Self::default()
-        }
-    }
-}
 
 /// Where an instance keeps its keys: `etcd.rootPath`, `etcd.metaSubPath` and `etcd.kvSubPath`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -84,10 +84,10 @@ impl SimulatedKeys {
             br#"{"ServerID":5,"Address":"10.0.0.1:53100"}"#,
         );
         set.raw("kv/gid/idTimestamp", &NANOS.to_be_bytes());
-        let tso = if version < MilvusVersion::new(2, 3, 0) {
-            "kv/tso/timestamp"
-        } else {
+        let tso = if set.version.has_root_config() {
             "kv/gid/timestamp"
+        } else {
+            "kv/tso/timestamp"
         };
         set.raw(tso, &NANOS.to_be_bytes());
         set

@@ -200,7 +200,7 @@ impl Catalog {
         if !segment.is_live() {
             return;
         }
-        for problem in segment_problems(self.version, collection, segment) {
+        for problem in segment_problems(&self.version, collection, segment) {
             add(Severity::Error, problem);
         }
         if !collection.vchannels.iter().any(|v| **v == *segment.channel) {
@@ -288,7 +288,7 @@ impl Catalog {
 /// Whether a segment's metadata names all its rows: what decides between parents and children of
 /// a compaction.
 pub(super) fn is_complete(
-    version: MilvusVersion,
+    version: &MilvusVersion,
     collection: &Collection,
     segment: &Segment,
 ) -> bool {
@@ -316,7 +316,7 @@ fn schema_problems(collection: &Collection) -> Vec<Problem> {
 
 /// Everything that is wrong with the logs of a live segment.
 fn segment_problems(
-    version: MilvusVersion,
+    version: &MilvusVersion,
     collection: &Collection,
     segment: &Segment,
 ) -> Vec<Problem> {
@@ -374,13 +374,13 @@ fn check_files(segment: &Segment, problems: &mut Vec<Problem>) {
 
 /// Whether a segment may lack a field: computed by a function, or added later with a value for the
 /// rows that were there (nullable or with a default, 2.5 and later).
-fn is_optional(version: MilvusVersion, field: &FieldSchema) -> bool {
+fn is_optional(version: &MilvusVersion, field: &FieldSchema) -> bool {
     let added = field.nullable || !field.default_value.is_empty();
-    field.is_function_output || (version >= MilvusVersion::new(2, 5, 0) && added)
+    field.is_function_output || (version.at_least(2, 5, 0) && added)
 }
 
 fn check_fields(
-    version: MilvusVersion,
+    version: &MilvusVersion,
     collection: &Collection,
     segment: &Segment,
     problems: &mut Vec<Problem>,
@@ -395,7 +395,7 @@ fn check_fields(
 /// Storage version 2: the members of the groups together are the schema; before 2.6.2 the groups
 /// do not name them.
 fn check_groups(
-    version: MilvusVersion,
+    version: &MilvusVersion,
     collection: &Collection,
     segment: &Segment,
     problems: &mut Vec<Problem>,
@@ -418,7 +418,7 @@ fn check_groups(
 }
 
 fn missing_fields(
-    version: MilvusVersion,
+    version: &MilvusVersion,
     collection: &Collection,
     there: &BTreeSet<i64>,
     problems: &mut Vec<Problem>,

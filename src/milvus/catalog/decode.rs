@@ -35,7 +35,7 @@ impl Catalog {
     /// [`Kind::Damage`] naming the key whose value is not what the family holds;
     /// [`Kind::Instance`] when there is no database key, as under a wrong root path.
     pub fn decode(roots: &Roots, keys: &[KeyValue], version: &MilvusVersion) -> Result<Self> {
-        let mut decoder = Decoder::new(roots, *version);
+        let mut decoder = Decoder::new(roots, version.clone());
         for key in keys {
             let kind = roots.parse(&key.key);
             if kind != KeyKind::Foreign {

@@ -231,7 +231,7 @@ fn decide(catalog: &Catalog, group: &Group) -> Keeps {
         let child = &catalog.segments[at];
         let collection = catalog.collections.get(&child.key.collection);
         !child.flags.has(SegmentFlags::INVISIBLE)
-            && collection.is_some_and(|collection| is_complete(catalog.version, collection, child))
+            && collection.is_some_and(|collection| is_complete(&catalog.version, collection, child))
     });
     let children: BTreeSet<i64> = group
         .children

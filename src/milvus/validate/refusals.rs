@@ -5,7 +5,6 @@ use std::fmt;
 use serde::Serialize;
 
 use super::super::catalog::Catalog;
-use super::super::version::MilvusVersion;
 use super::{has_legacy_logs, importing, live_with, unfinished_ddl};
 
 /// Why a capture of this anchor is refused.
@@ -111,7 +110,7 @@ impl Catalog {
                 "set common.storage.useLoonFFI to false and compact these collections",
             );
         }
-        if self.version >= MilvusVersion::new(3, 0, 0) || self.tasks.newer > 0 {
+        if self.version.at_least(3, 0, 0) || self.tasks.newer > 0 {
             refuse(
                 RefusalKind::Version,
                 format!(

@@ -7,7 +7,7 @@ use crate::milvus::wire::Message;
 use crate::{Error, Kind, Result};
 
 /// Positions at the beginning of a fresh WAL (facts 5.3).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Earliest {
     kind: WalKind,
     version: MilvusVersion,
@@ -32,12 +32,6 @@ const PULSAR_EARLIEST: [u8; 46] = {
 const PULSAR_EARLIEST_TEXT: &str =
     "CP///////////wEQ////////////ARj///////////8BIP///////////wEwAA==";
 
-/// Positions name their WAL from this version on.
-const POSITIONS_NAME_WAL: MilvusVersion = MilvusVersion::new(2, 6, 8);
-
-/// Message ids of consume checkpoints name their WAL from this version on.
-const MESSAGE_IDS_NAME_WAL: MilvusVersion = MilvusVersion::new(2, 6, 2);
-
 impl Earliest {
     pub(super) const fn new(kind: WalKind, version: MilvusVersion) -> Self {
         Self { kind, version }
@@ -59,7 +53,7 @@ impl Earliest {
         }
     }
 
-    fn number(self) -> Option<u64> {
+    fn number(&self) -> Option<u64> {
         self.kind
             .number()
             .and_then(|number| u64::try_from(number).ok())
@@ -70,7 +64,7 @@ impl Earliest {
     pub(super) fn position(&self, position: &mut Message) {
         position.set_bytes(2, self.bytes());
         if let Some(number) = self.number()
-            && (self.version >= POSITIONS_NAME_WAL || position.has(5))
+            && (self.version.at_least(2, 6, 8) || position.has(5))
         {
             position.set_varint(5, number);
         }
@@ -110,7 +104,7 @@ impl Earliest {
         let mut id = Message::default();
         id.set_bytes(1, self.text().as_bytes());
         if let Some(number) = self.number()
-            && self.version >= MESSAGE_IDS_NAME_WAL
+            && self.version.at_least(2, 6, 2)
         {
             id.set_varint(2, number);
         }

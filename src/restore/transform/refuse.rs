@@ -6,9 +6,6 @@ use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::validate::RefusalKind;
 use crate::{Error, Kind, Result};
 
-/// The last version whose query nodes panic on Woodpecker's own earliest position (facts 5.5).
-const WOODPECKER_PANICS: MilvusVersion = MilvusVersion::new(2, 6, 13);
-
 /// Steps of this restore that never ran against a real broker here; `plan` and `check` name them.
 #[must_use]
 pub fn unproven(catalog: &Catalog, options: &Options) -> Vec<String> {
@@ -41,7 +38,7 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         }
     }
     if let Wal::Reset(kind) = options.wal {
-        if kind == WalKind::Woodpecker && options.target_version <= WOODPECKER_PANICS {
+        if kind == WalKind::Woodpecker && panics_on_its_earliest(&options.target_version) {
             return refused(
                 format!(
                     "Milvus {} panics on the first position of a fresh woodpecker",
@@ -72,4 +69,10 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether query nodes panic on Woodpecker's own earliest position: up to 2.6.13, the last version
+/// that was read (facts 5.5); a build that does not say its patch level is taken for one of them.
+fn panics_on_its_earliest(version: &MilvusVersion) -> bool {
+    !version.at_least(2, 6, 14)
 }

@@ -212,7 +212,7 @@ impl<'a> Table<'a> {
 
     fn earliest(&self) -> Option<Earliest> {
         match self.options.wal {
-            Wal::Reset(kind) => Some(Earliest::new(kind, self.options.target_version)),
+            Wal::Reset(kind) => Some(Earliest::new(kind, self.options.target_version.clone())),
             Wal::Keep => None,
         }
     }

@@ -21,7 +21,7 @@ fn options(version: MilvusVersion) -> Options {
 }
 
 fn of(set: &SimulatedKeys) -> Options {
-    options(set.version)
+    options(set.version.clone())
 }
 
 fn written(transformed: &Transformed) -> BTreeMap<String, Vec<u8>> {

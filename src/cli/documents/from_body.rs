@@ -1,0 +1,69 @@
+//! From what a manifest says of a snapshot to the words of the documents.
+
+use super::{Method, Mode, Note, Weakening};
+use crate::manifest::{self, Body};
+
+/// Items of a weakening that a document names; the manifest has all of them.
+const ITEMS_NAMED: usize = 20;
+
+impl From<manifest::Mode> for Mode {
+    fn from(mode: manifest::Mode) -> Self {
+        match mode {
+            manifest::Mode::Quiesced => Self::Quiesced,
+            manifest::Mode::Hot => Self::Hot,
+            manifest::Mode::Cold => Self::Cold,
+        }
+    }
+}
+
+impl From<Mode> for manifest::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Quiesced => Self::Quiesced,
+            Mode::Hot => Self::Hot,
+            Mode::Cold => Self::Cold,
+        }
+    }
+}
+
+impl From<manifest::Method> for Method {
+    fn from(method: manifest::Method) -> Self {
+        match method {
+            manifest::Method::Copy => Self::Copy,
+        }
+    }
+}
+
+/// The weakenings of a snapshot, marked where `accept` or the configuration of the capture names
+/// them.
+#[must_use]
+pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
+    let mut accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
+    if body.asked_mode == manifest::Mode::Hot {
+        accept.push(manifest::HOT_STRADDLE.to_owned());
+    }
+    let weakening = |w: &manifest::Weakening| {
+        let mut what = w.message.clone();
+        let named = w.items.iter().take(ITEMS_NAMED);
+        for item in named {
+            what.push_str("; ");
+            what.push_str(item);
+        }
+        let more = w.items.len().saturating_sub(ITEMS_NAMED);
+        if more > 0 {
+            what.push_str(&format!("; and {more} more"));
+        }
+        Weakening::new(&w.code, what, &accept)
+    };
+    body.weakenings.iter().map(weakening).collect()
+}
+
+/// The notes of a snapshot.
+#[must_use]
+pub fn notes(body: &Body) -> Vec<Note> {
+    let note = |what: &String| Note {
+        kind: "note".to_owned(),
+        what: what.clone(),
+    };
+    body.notes.iter().map(note).collect()
+}

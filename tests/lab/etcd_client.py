@@ -1,0 +1,47 @@
+"""The little of etcd's JSON gateway that the lab needs."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import requests
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _prefix_end(prefix: bytes) -> bytes:
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+@dataclass(frozen=True)
+class EtcdClient:
+    url: str
+
+    def _call(self, path: str, body: dict) -> dict:
+        reply = requests.post(f"{self.url}/v3/{path}", json=body, timeout=30)
+        reply.raise_for_status()
+        return reply.json()
+
+    def keys(self, prefix: str) -> dict[str, bytes]:
+        """All keys below a prefix with their values."""
+        start = prefix.encode()
+        body = {"key": _encode(start), "range_end": _encode(_prefix_end(start))}
+        found = self._call("kv/range", body).get("kvs", [])
+        return {base64.b64decode(kv["key"]).decode(): base64.b64decode(kv.get("value", "")) for kv in found}
+
+    def get(self, key: str) -> bytes | None:
+        found = self._call("kv/range", {"key": _encode(key.encode())}).get("kvs", [])
+        return base64.b64decode(found[0].get("value", "")) if found else None
+
+    def put(self, key: str, value: bytes) -> None:
+        self._call("kv/put", {"key": _encode(key.encode()), "value": _encode(value)})
+
+    def delete(self, key: str) -> None:
+        self._call("kv/deleterange", {"key": _encode(key.encode())})
+
+    def delete_prefix(self, prefix: str) -> None:
+        start = prefix.encode()
+        self._call("kv/deleterange", {"key": _encode(start), "range_end": _encode(_prefix_end(start))})

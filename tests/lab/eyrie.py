@@ -1,0 +1,134 @@
+"""Runs the eyrie binary as its users do: arguments in, exit code and JSON out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import milvus
+import yaml
+
+from . import cache
+from .instance import ROOT_PASSWORD, Instance
+from .servers import Minio
+
+REPOSITORY_BUCKET = "eyrie-repository"
+PASSPHRASE = "correct horse battery staple"
+
+
+def repository(instance: Instance, name: str = "primary") -> dict[str, Any]:
+    """A repository for the instance: a directory, or a bucket of its MinIO."""
+    passphrase = instance.directory / f"{name}.passphrase"
+    passphrase.write_text(PASSPHRASE + "\n")
+    passphrase.chmod(0o600)
+    entry: dict[str, Any] = {"name": name, "passphrase_file": str(passphrase)}
+    if not instance.minio:
+        return entry | {"url": str(instance.directory / "repositories" / name)}
+    instance.make_bucket(REPOSITORY_BUCKET, versioned=False)
+    secret = instance.directory / "minio.secret"
+    secret.write_text(Minio.password + "\n")
+    s3 = {
+        "endpoint": instance.minio.url,
+        "region": "us-east-1",
+        "path_style": True,
+        "access_key_id": Minio.user,
+        "secret_access_key_file": str(secret),
+    }
+    return entry | {"url": f"s3://{REPOSITORY_BUCKET}/{name}", "s3": s3}
+
+
+def configure(instance: Instance, repositories: list[dict[str, Any]], name: str = "eyrie.yaml", **changes: Any) -> Path:
+    """Writes eyrie's configuration for an instance; `changes` are merged into its `instance` section."""
+    about: dict[str, Any] = {"version": milvus.__version__}
+    section: dict[str, Any] = {
+        "name": instance.name,
+        "milvus_yaml": str(instance.milvus_yaml),
+        "milvus": about,
+    }
+    # METRICS_PORT is not in milvus.yaml: one layout says it by an environment file, the others outright.
+    if instance.layout == "local":
+        section["milvus_env_file"] = str(instance.milvus_env)
+    else:
+        about["management"] = instance.milvus.management_url
+    if instance.auth:
+        password = instance.directory / "milvus.password"
+        password.write_text(ROOT_PASSWORD + "\n")
+        about |= {"username": "root", "password_file": str(password)}
+    path = instance.directory / name
+    path.write_text(yaml.safe_dump({"instance": merged(section, changes), "repositories": repositories}, sort_keys=False))
+    return path
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result
+
+
+@dataclass
+class Result:
+    command: str
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def __str__(self) -> str:
+        return f"$ {self.command}\nexit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+@dataclass
+class Eyrie:
+    """The binary with one configuration; its caches and state live beside that file."""
+
+    binary: Path
+    config: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def _command(self, args: tuple[str, ...]) -> list[str]:
+        return [str(self.binary), "--config", str(self.config), *args]
+
+    def env(self) -> dict[str, str]:
+        """PATH with an etcd 3.5 in it, a home of its own, and nothing else of ours."""
+        home = self.config.parent / "eyrie-home"
+        home.mkdir(exist_ok=True)
+        path = f"{cache.etcd().parent}:{os.environ['PATH']}"
+        return {"PATH": path, "HOME": str(home), "NO_COLOR": "1", "RUST_BACKTRACE": "1", **self.environment}
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *self._command(args)],
+            env=self.env(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *args: str, timeout: float = 300.0) -> Result:
+        process = self.start(*args)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise TimeoutError(f"eyrie {shlex.join(args)} ran longer than {timeout:.0f} s\n{out}\n{err}") from None
+        return Result(shlex.join(["eyrie", *args]), process.returncode, out, err)
+
+    def expect(self, code: int, *args: str, timeout: float = 300.0) -> Result:
+        result = self.run(*args, timeout=timeout)
+        assert result.code == code, f"expected exit code {code}\n{result}"
+        return result
+
+    def json(self, *args: str, code: int = 0, timeout: float = 300.0) -> Any:
+        """The JSON document that a verb prints."""
+        return self.expect(code, "--json", *args, timeout=timeout).json()

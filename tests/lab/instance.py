@@ -1,0 +1,224 @@
+"""One Milvus deployment in a scratch directory, in one of three layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from minio import Minio as S3Client
+from minio.commonconfig import ENABLED
+from minio.deleteobjects import DeleteObject
+from minio.versioningconfig import VersioningConfig
+
+from . import milvus_yaml, ports
+from .client import Client
+from .etcd_client import EtcdClient
+from .servers import Etcd, Milvus, Minio, Process, wait_until
+
+LAYOUTS = ("embedded", "local", "s3")
+ROOT_PASSWORD = "Milvus"
+
+
+@dataclass
+class Instance:
+    """Servers, their configuration and their data, all below `directory`.
+
+    `minio` may be another instance's server, so that two instances share one.
+    """
+
+    layout: str
+    directory: Path
+    auth: bool = False
+    name: str = "main"
+    root_path: str = "by-dev"
+    bucket: str = "milvus-bucket"
+    object_prefix: str = "files"
+    minio: Minio | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.layout in LAYOUTS, f"no layout {self.layout}"
+        self.directory = Path(self.directory).resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.storage = self.directory / "storage"
+        self.rocksmq = self.directory / "wal" / "rocksmq"
+        self.embedded_etcd = self.directory / "embedded-etcd"
+        self.milvus = Milvus(self.directory, ports.take())
+        self.etcd_server: Etcd | None = None
+        etcd_ports = ports.take(), ports.take()
+        self.etcd = EtcdClient(f"http://127.0.0.1:{etcd_ports[0]}")
+        if self.layout != "embedded":
+            self.etcd_server = Etcd(self.directory, *etcd_ports)
+        if self.layout == "s3" and not self.minio:
+            self.minio = Minio(self.directory, ports.take(), ports.take())
+        self.config = self._milvus_config(*etcd_ports)
+        self.milvus_yaml = milvus_yaml.write(self.config, self.milvus.home)
+        self.milvus_env = self.directory / "milvus.env"
+        self.milvus_env.write_text(f"METRICS_PORT={self.milvus.metrics_port}\n")
+
+    def _milvus_config(self, etcd_port: int, peer_port: int) -> dict[str, Any]:
+        config = milvus_yaml.base(self.milvus.home)
+        config["etcd"]["endpoints"] = f"127.0.0.1:{etcd_port}"
+        config["etcd"]["rootPath"] = self.root_path
+        config["etcd"]["use"]["embed"] = self.layout == "embedded"
+        config["etcd"]["data"]["dir"] = str(self.embedded_etcd)
+        config["etcd"]["log"]["path"] = str(self.directory / "logs" / "embedded-etcd.log")
+        if self.layout == "embedded":
+            config["etcd"]["config"] = {"path": str(self._embedded_etcd_config(etcd_port, peer_port))}
+        config["localStorage"]["path"] = str(self.storage)
+        config["rocksmq"]["path"] = str(self.rocksmq)
+        # The default, half an hour, is how long SIGTERM waits for another node to take the segments over.
+        config["common"]["gracefulStopTimeout"] = 5
+        config["common"]["security"]["authorizationEnabled"] = self.auth
+        if self.minio:
+            config["common"]["storageType"] = "minio"
+            config["minio"].update(
+                address="127.0.0.1",
+                port=self.minio.port,
+                accessKeyID=Minio.user,
+                secretAccessKey=Minio.password,
+                bucketName=self.bucket,
+                rootPath=self.object_prefix,
+            )
+        for path, value in self.settings.items():
+            *parents, last = path.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        return config
+
+    def _embedded_etcd_config(self, client_port: int, peer_port: int) -> Path:
+        client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        path = self.directory / "embedded-etcd.yaml"
+        settings = {
+            "name": "default",
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"default={peer}",
+            "enable-grpc-gateway": True,
+            "auto-compaction-mode": "revision",
+            "auto-compaction-retention": "1000",
+            "quota-backend-bytes": 4294967296,
+        }
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        return path
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.config['proxy']['port']}"
+
+    @property
+    def processes(self) -> list[Process]:
+        return [p for p in (self.etcd_server, self.minio, self.milvus) if p]
+
+    def start(self) -> None:
+        """Starts all servers, and waits until Milvus is healthy."""
+        self.start_backing()
+        self.start_milvus()
+
+    def start_backing(self) -> None:
+        """Starts etcd and MinIO, and makes the versioned bucket."""
+        backing = [p for p in (self.etcd_server, self.minio) if p and not p.running]
+        for process in backing:
+            process.launch()
+        for process in backing:
+            process.wait_ready()
+        if self.minio:
+            self.make_bucket(self.bucket)
+
+    def start_milvus(self) -> None:
+        (self.directory / "logs").mkdir(exist_ok=True)
+        self.rocksmq.parent.mkdir(exist_ok=True)
+        self.milvus.start()
+
+    def await_sessions(self, timeout: float = 60.0) -> None:
+        """Waits until etcd has dropped the sessions of a Milvus that ran before.
+
+        Until then (30 s after a kill) flushes and loads of the new one fail.
+        """
+        prefix = f"{self.root_path}/meta/session/"
+
+        def generations() -> set[int]:
+            values = [v for k, v in self.etcd.keys(prefix).items() if v.startswith(b"{")]
+            return {json.loads(v)["ServerID"] for v in values}
+
+        wait_until(lambda: len(generations()) <= 1, "old sessions of Milvus are gone", timeout)
+
+    def stop_milvus(self) -> None:
+        self.milvus.stop()
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+
+    def kill(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+
+    def wipe(self) -> None:
+        """Ends Milvus and etcd, and deletes all that the instance ever stored.
+
+        MinIO keeps running, since a repository may live there.
+        """
+        self.milvus.kill()
+        if self.etcd_server:
+            self.etcd_server.kill()
+            shutil.rmtree(self.etcd_server.data, ignore_errors=True)
+        for directory in (self.storage, self.rocksmq.parent, self.embedded_etcd):
+            shutil.rmtree(directory, ignore_errors=True)
+        if self.minio:
+            self.empty_bucket(self.bucket)
+
+    def s3(self) -> S3Client:
+        assert self.minio, f"layout {self.layout} has no MinIO"
+        return S3Client(f"127.0.0.1:{self.minio.port}", Minio.user, Minio.password, secure=False)
+
+    def make_bucket(self, bucket: str, versioned: bool = True) -> None:
+        s3 = self.s3()
+        if not s3.bucket_exists(bucket):
+            s3.make_bucket(bucket)
+            if versioned:
+                s3.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+
+    def empty_bucket(self, bucket: str) -> None:
+        """Deletes all objects of a bucket, every version of them."""
+        s3 = self.s3()
+        listed = s3.list_objects(bucket, recursive=True, include_version=True)
+        errors = s3.remove_objects(bucket, (DeleteObject(o.object_name, o.version_id) for o in listed))
+        assert not list(errors)
+
+    def client(self, user: str = "root", password: str = ROOT_PASSWORD) -> Client:
+        return Client(self.address, user, password)
+
+    def endpoints(self) -> dict[str, Any]:
+        """What someone outside needs to reach the instance."""
+        found: dict[str, Any] = {
+            "layout": self.layout,
+            "milvus": self.address,
+            "management": self.milvus.management_url,
+            "milvus_yaml": str(self.milvus_yaml),
+            "milvus_env_file": str(self.milvus_env),
+            "etcd": self.etcd.url,
+            "root_path": self.root_path,
+            "storage": str(self.storage),
+            "rocksmq": str(self.rocksmq),
+            "pids": {p.name: p.pid for p in self.processes if p.running},
+        }
+        if self.auth:
+            found |= {"username": "root", "password": ROOT_PASSWORD}
+        if self.minio:
+            found["s3"] = {
+                "endpoint": self.minio.url,
+                "bucket": self.bucket,
+                "prefix": self.object_prefix,
+                "access_key_id": Minio.user,
+                "secret_access_key": Minio.password,
+            }
+        return found
