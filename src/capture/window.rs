@@ -233,16 +233,16 @@ impl Window<'_> {
                 match probe(proxy, &targets).await {
                     ProbeOutcome::Denied => denied += 1,
                     ProbeOutcome::Accepted => {
-                        last = format!("{} still accepts writes", proxy.address())
+                        last = format!("{} still accepts writes", proxy.address());
                     }
                     ProbeOutcome::Limited(why) => {
                         last = format!(
                             "{} limits writes for another reason: {why}",
                             proxy.address()
-                        )
+                        );
                     }
                     ProbeOutcome::Other(error) => {
-                        last = format!("{}: {}", proxy.address(), error.chain())
+                        last = format!("{}: {}", proxy.address(), error.chain());
                     }
                 }
             }
@@ -330,7 +330,7 @@ impl Window<'_> {
         };
         let mut tell = |event: FlushEvent| match event {
             FlushEvent::Retrying { reason, after } => {
-                warn!(reason, ?after, "the flush is tried again")
+                warn!(reason, ?after, "the flush is tried again");
             }
             other => debug!(?other, "flush"),
         };
