@@ -18,7 +18,7 @@ mod plan;
 mod view;
 mod window;
 
-pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
+pub use commit::{ANCHOR_ROOT, MISSING_OBJECTS, OBJECTS_ROOT, WAL_ROOT};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -17,10 +17,10 @@ pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
     CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
 };
-pub use from_body::{notes, weakened};
+pub use from_body::{notes, snapshot, weakened};
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
-    ShownCollection, ShownHold, ShownIndex, SnapshotDocument, ValueDocument, VerifiedDocument,
+    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument, ValueDocument, VerifiedDocument,
 };
 pub use restore::{
     DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, Rewrite,
