@@ -34,9 +34,6 @@ const PROBE_PAUSE: Duration = Duration::from_millis(250);
 /// Collections that a probe is tried on, when one is dropped meanwhile.
 const PROBED_COLLECTIONS: usize = 5;
 
-/// How long the flush before the window may take; it only shortens the one inside.
-const PRE_FLUSH_BUDGET: Duration = Duration::from_secs(30);
-
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
 
@@ -67,7 +64,7 @@ pub(super) async fn take(
     window.hold_compaction(holds).await?;
     match options.mode {
         Mode::Quiesced => {
-            window.pre_flush().await;
+            window.pre_flush().await?;
             let deadline = Instant::now() + options.max_write_hold;
             let quiesced = window.quiesced(holds);
             let taken = tokio::time::timeout_at(deadline, quiesced).await;
@@ -149,11 +146,12 @@ impl Window<'_> {
         Catalog::decode(self.roots, &keys, &self.running.version)
     }
 
-    async fn pre_flush(&self) {
+    /// Flushes before writes are denied, so that the flush inside the window is short. A flush that
+    /// does not finish here would not finish there either, and clients would feel it.
+    async fn pre_flush(&self) -> Result<()> {
         self.context.progress.begin("flush", None);
-        if let Err(error) = self.flush(PRE_FLUSH_BUDGET).await {
-            debug!(error = %error.chain(), "the flush before the write hold did not finish");
-        }
+        self.flush(self.options.flush_timeout).await?;
+        Ok(())
     }
 
     async fn quiesced(&self, holds: &mut Holds) -> Result<Anchored> {
