@@ -158,7 +158,10 @@ async fn management(context: &Context) -> Result<()> {
             .with_hint("check instance.milvus.management (metrics.port of Milvus, 9091 by default)")
     })?;
     if !health.healthy {
-        debug!(detail = health.detail, "the management interface answers that something is not well");
+        debug!(
+            detail = health.detail,
+            "the management interface answers that something is not well"
+        );
     }
     Ok(())
 }
@@ -174,6 +177,6 @@ async fn objects(context: &Context) -> Result<SurveyedObjects> {
     let Some(first) = first else {
         return Ok(SurveyedObjects { versions: None });
     };
-    let versions = Some(store.head(&first.key).await?.version.is_some_and(|v| v != "null"));
+    let versions = Some(store.head(&first.key).await?.has_version());
     Ok(SurveyedObjects { versions })
 }

@@ -9,9 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::commands::{
-    backup, check, completions, config, diff, init, ls, man, show, snapshots,
-};
+use super::commands::{backup, check, completions, config, diff, init, ls, man, show, snapshots};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;

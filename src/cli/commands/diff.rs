@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt as _;
 
+use crate::Result;
 use crate::cli::context::Context;
 use crate::cli::documents::{Change, DiffDocument, DiffEntry, DiffSummary, HexId};
 use crate::cli::output::{Page, Render, count};
@@ -11,7 +12,6 @@ use crate::cli::stored::{Snapshot, Stored};
 use crate::cli::values::{Bytes, SnapshotName};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
-use crate::Result;
 use crate::repo::{self, Content, Entry};
 
 /// Say what changed from one snapshot to another
@@ -74,7 +74,9 @@ async fn objects(from: &Snapshot, to: &Snapshot) -> Result<(DiffSummary, Vec<Dif
                 (Change::Removed, entry)
             }
             // Another identity of the same bytes, as after a restore, is no change.
-            repo::Change::Changed { from, to } if same_bytes(&from.content, &to.content) => continue,
+            repo::Change::Changed { from, to } if same_bytes(&from.content, &to.content) => {
+                continue;
+            }
             repo::Change::Changed { to, .. } => {
                 summary.changed += 1;
                 (Change::Changed, to)
@@ -131,7 +133,12 @@ fn metadata(from: &Catalog, to: &Catalog) -> Vec<DiffEntry> {
                     let what = format!("collection {old} is now {new}");
                     found.push(entry(Change::Changed, what));
                 }
-                collection(new, (from, &from.collections[id]), (to, &to.collections[id]), &mut found);
+                collection(
+                    new,
+                    (from, &from.collections[id]),
+                    (to, &to.collections[id]),
+                    &mut found,
+                );
             }
             (None, None) => {}
         }
@@ -163,7 +170,12 @@ fn collection(
         let live = catalog.live_segments();
         live.filter(|s| s.key.collection == id).count()
     };
-    changed(&of("segments"), &segments(from, old.id), &segments(to, new.id), found);
+    changed(
+        &of("segments"),
+        &segments(from, old.id),
+        &segments(to, new.id),
+        found,
+    );
     let fields = |c: &Collection| -> BTreeSet<String> {
         let columns = c.columns();
         columns.map(|field| field.name.clone()).collect()
@@ -180,9 +192,17 @@ fn collection(
     };
     let (old_indexes, new_indexes) = (indexes(old), indexes(new));
     let names = |indexes: &BTreeMap<String, _>| indexes.keys().cloned().collect();
-    sets(&of("index"), &names(&old_indexes), &names(&new_indexes), found);
+    sets(
+        &of("index"),
+        &names(&old_indexes),
+        &names(&new_indexes),
+        found,
+    );
     for (index, described) in &new_indexes {
-        if old_indexes.get(index).is_some_and(|before| before != described) {
+        if old_indexes
+            .get(index)
+            .is_some_and(|before| before != described)
+        {
             found.push(entry(Change::Changed, of(&format!("index {index}"))));
         }
     }
@@ -191,7 +211,12 @@ fn collection(
         Some(load) if load.whole => "loaded",
         Some(_) => "partly loaded",
     };
-    changed(&of("load state"), &loaded(from, old.id), &loaded(to, new.id), found);
+    changed(
+        &of("load state"),
+        &loaded(from, old.id),
+        &loaded(to, new.id),
+        found,
+    );
     let properties = |c: &Collection| -> BTreeSet<String> {
         let pairs = c.properties.iter();
         pairs.map(|(key, value)| format!("{key}={value}")).collect()
@@ -207,14 +232,21 @@ fn rows(catalog: &Catalog, collection: i64) -> u64 {
 }
 
 fn sets(what: &str, from: &BTreeSet<String>, to: &BTreeSet<String>, found: &mut Vec<DiffEntry>) {
-    let (kind, of) = what.split_once(" of ").map_or((what, None), |(k, c)| (k, Some(c)));
+    let (kind, of) = what
+        .split_once(" of ")
+        .map_or((what, None), |(k, c)| (k, Some(c)));
     let named = |name: &String| match of {
         Some(of) => format!("{kind} {name} of {of}"),
         None => format!("{kind} {name}"),
     };
-    let removed = from.difference(to).map(|name| entry(Change::Removed, named(name)));
+    let removed = from
+        .difference(to)
+        .map(|name| entry(Change::Removed, named(name)));
     found.extend(removed);
-    found.extend(to.difference(from).map(|name| entry(Change::Added, named(name))));
+    found.extend(
+        to.difference(from)
+            .map(|name| entry(Change::Added, named(name))),
+    );
 }
 
 fn changed<T: PartialEq + ToString>(what: &str, from: &T, to: &T, found: &mut Vec<DiffEntry>) {

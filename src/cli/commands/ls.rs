@@ -44,9 +44,16 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let snapshot = stored.snapshot(&args.snapshot, &view)?;
         let mut entries = snapshot.objects().scan(KeyRange::all());
         let mut rows = context.output.rows();
-        while let Some(read) = context.cancel.run(async { Ok(entries.next().await) }).await? {
+        while let Some(read) = context
+            .cancel
+            .run(async { Ok(entries.next().await) })
+            .await?
+        {
             let entry = listed(&read?)?;
-            let wanted = args.pattern.as_deref().is_none_or(|p| matches(p, &entry.path));
+            let wanted = args
+                .pattern
+                .as_deref()
+                .is_none_or(|p| matches(p, &entry.path));
             if wanted && rows.push(&entry)? == RowsState::Closed {
                 return Ok(0);
             }
@@ -60,7 +67,10 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 fn listed(entry: &Entry) -> Result<LsEntry> {
     let odd = |why: &str| {
         let key = String::from_utf8_lossy(&entry.key);
-        Error::new(Kind::Damage, format!("object {key} of the snapshot is damaged: {why}"))
+        Error::new(
+            Kind::Damage,
+            format!("object {key} of the snapshot is damaged: {why}"),
+        )
     };
     let key = TreeKey::parse(&entry.key)
         .ok_or_else(|| odd("its key is not collection/partition/segment/path"))?;

@@ -259,7 +259,10 @@ impl Render for ShowDocument {
             }),
         );
         page.list("gone when it was taken", self.missing.iter().cloned());
-        page.list("logs newer than the cut", self.cut.straddling.iter().cloned());
+        page.list(
+            "logs newer than the cut",
+            self.cut.straddling.iter().cloned(),
+        );
         page.list(
             "where Milvus and etcd differed",
             self.differences.iter().cloned(),
@@ -293,7 +296,10 @@ impl ShowDocument {
         if self.asked_mode == self.snapshot.mode {
             format!("{mode}, by {method}")
         } else {
-            format!("{mode} ({} was asked for), by {method}", self.asked_mode.word())
+            format!(
+                "{mode} ({} was asked for), by {method}",
+                self.asked_mode.word()
+            )
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod backup;
 mod from_body;
+mod from_plan;
 mod look;
 mod restore;
 mod schemas;
@@ -18,9 +19,11 @@ pub use backup::{
     CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
 };
 pub use from_body::{notes, snapshot, weakened};
+pub use from_plan::backup_plan;
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
-    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument, ValueDocument, VerifiedDocument,
+    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument,
+    ValueDocument, VerifiedDocument,
 };
 pub use restore::{
     DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, Rewrite,
