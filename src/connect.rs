@@ -15,8 +15,10 @@ use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
 use crate::repo::{Repository, Unlock};
+use crate::store::limit::{LimitStore, RateLimit};
 use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::store::open::{Location, OpenSettings};
+use crate::store::probe::Findings;
 use crate::store::s3::{Addressing, S3Settings};
 use crate::store::{self, SharedStore};
 use crate::{Error, Kind, Result};
@@ -141,6 +143,15 @@ pub fn directory(path: &Path) -> Result<SharedStore> {
     Ok(Arc::new(LocalStore::open(path, LocalSettings::default())?))
 }
 
+/// `store`, no faster than `rate`.
+#[must_use]
+pub fn limited(store: SharedStore, rate: Option<&RateLimit>) -> SharedStore {
+    match rate {
+        Some(rate) => Arc::new(LimitStore::new(store).with_rate(rate.clone())),
+        None => store,
+    }
+}
+
 /// Where an object layer is, for a manifest.
 #[must_use]
 pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
@@ -251,21 +262,44 @@ pub async fn repository_store(
             })?;
             Ok(Arc::new(store))
         }
-        config::Location::S3(s3) => {
-            let location = Location::S3 {
-                bucket: s3.bucket.clone(),
-                prefix: s3.prefix.clone(),
-            };
-            let endpoint = s3.endpoint.clone();
-            let settings = s3_settings(
-                endpoint,
-                s3.region.as_ref(),
-                s3.addressing,
-                &s3.credentials,
-                &s3.tls,
-            )?;
-            open(&location, settings, env).await
-        }
+        config::Location::S3(s3) => bucket(s3, None, env).await,
+    }
+}
+
+/// Opens the bucket of a repository, as a probe of it advises.
+async fn bucket(
+    s3: &config::S3Location,
+    findings: Option<&Findings>,
+    env: &Env,
+) -> Result<SharedStore> {
+    let location = Location::S3 {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+    };
+    let endpoint = s3.endpoint.clone();
+    let mut settings = s3_settings(
+        endpoint,
+        s3.region.as_ref(),
+        s3.addressing,
+        &s3.credentials,
+        &s3.tls,
+    )?;
+    if let Some(findings) = findings {
+        findings.apply(&mut settings);
+    }
+    open(&location, settings, env).await
+}
+
+/// Opens `store`, which is a repository's, once more as a probe of it advises.
+pub async fn as_probed(
+    store: SharedStore,
+    repository: &config::Repository,
+    findings: &Findings,
+    env: &Env,
+) -> Result<SharedStore> {
+    match &repository.location {
+        config::Location::Directory(_) => Ok(store),
+        config::Location::S3(s3) => bucket(s3, Some(findings), env).await,
     }
 }
 
@@ -276,10 +310,26 @@ pub async fn repository_store(
 /// [`Kind::NoRepository`], [`Kind::WrongKey`], [`Kind::NewerFormat`], [`Kind::Damage`], and
 /// [`Kind::Usage`] when a passphrase is needed and none is set.
 pub async fn repository(repository: &config::Repository, env: &Env) -> Result<Repository> {
-    let store = repository_store(repository, Make::Nothing, env).await?;
+    repository_at_rate(repository, None, env).await
+}
+
+/// Opens a repository whose store is read and written no faster than `rate`.
+///
+/// # Errors
+///
+/// As [`repository`].
+pub async fn repository_at_rate(
+    repository: &config::Repository,
+    rate: Option<&RateLimit>,
+    env: &Env,
+) -> Result<Repository> {
+    let mut store = repository_store(repository, Make::Nothing, env).await?;
+    if let Some(findings) = Repository::probed(&store).await? {
+        store = as_probed(store, repository, &findings, env).await?;
+    }
     let unlock = match &repository.passphrase {
         Some(source) => Unlock::Passphrase(source.read()?),
         None => Unlock::None,
     };
-    Repository::open(store, unlock, env).await
+    Repository::open(limited(store, rate), unlock, env).await
 }

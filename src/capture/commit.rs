@@ -25,6 +25,9 @@ use crate::{Error, Kind, Result};
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
 
+/// The weakening of a snapshot that lacks objects; its items name them.
+pub const MISSING_OBJECTS: &str = "missing-objects";
+
 /// The names of a snapshot's maps.
 pub const ANCHOR_ROOT: &str = "anchor";
 /// The map of objects.
@@ -221,7 +224,7 @@ fn invalid(problems: &[Finding]) -> Error {
 pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
     let count = copied.missing.len() as u64 + copied.missing_unnamed;
     (count > 0).then(|| Weakening {
-        code: "missing-objects".to_owned(),
+        code: MISSING_OBJECTS.to_owned(),
         message: format!("{count} objects that etcd names are gone; what needs them will not load"),
         items: copied
             .missing

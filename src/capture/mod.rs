@@ -15,18 +15,20 @@ mod commit;
 mod holds;
 mod objects;
 mod plan;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod view;
 mod window;
 
-pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
+pub use commit::{ANCHOR_ROOT, MISSING_OBJECTS, OBJECTS_ROOT, WAL_ROOT};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use holds::Holds;
-pub use plan::{Plan, Planned, plan};
+pub use plan::{Plan, Planned, PlannedHold, plan};
+pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
 
 use crate::Result;
 use crate::cancel::Cancel;
@@ -35,6 +37,7 @@ use crate::env::Env;
 use crate::manifest::{Body, Method, Mode};
 use crate::progress::SharedProgress;
 use crate::repo::Repository;
+use crate::store::limit::RateLimit;
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// Codes of weakenings that the operator accepts.
     pub accept: Vec<String>,
+    /// How fast objects are read; the repository's own store shares the budget.
+    pub rate: Option<RateLimit>,
 }
 
 /// What to do when objects that the anchor requires are gone.

@@ -19,9 +19,9 @@ use crate::milvus::client::{Client, Identity};
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
-use crate::milvus::validate::Refusal;
+use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
-use crate::store::{Key, SharedStore};
+use crate::store::{Key, Meta, SharedStore};
 use crate::{Error, Kind, Result};
 
 /// Objects whose presence proves that the bucket and the etcd belong together.
@@ -131,6 +131,7 @@ pub async fn plan(
         return Err(nothing_under_root(&mut client, &roots).await);
     }
     let store = connect::objects(&instance.objects, &context.env).await?;
+    let store = connect::limited(store, context.rate.as_ref());
     let (running, identity) = match options.mode {
         Mode::Cold => {
             cold::prove_stopped(context, &mut client, &roots, reached.copy.is_some()).await?;
@@ -148,8 +149,13 @@ pub async fn plan(
         Some(client) => Some(running_parts(context, client, &version, &catalog).await?),
         None => None,
     };
-    let mut notes = belongs_together(&store, &catalog).await?;
-    notes.extend(catalog.validate().iter().map(ToString::to_string));
+    let (versioned, mut notes) = belongs_together(&store, &catalog).await?;
+    let findings = catalog.validate();
+    // The flush of the capture will write what is not flushed yet.
+    let lasting = findings
+        .iter()
+        .filter(|finding| finding.kind != FindingKind::Unflushed);
+    notes.extend(lasting.map(ToString::to_string));
     let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
     let proxies = running
         .iter()
@@ -166,7 +172,7 @@ pub async fn plan(
         etcd: etcd_identity(context, &status),
         revision: anchor.revision,
         objects: connect::object_layer(&instance.objects),
-        versioned: store.capabilities().versions,
+        versioned,
         wal: wal(context, options.mode),
         proxies: proxies.collect(),
         holds,
@@ -280,19 +286,20 @@ async fn running_parts(
     })
 }
 
-/// Proves that the objects which etcd names are in this store: some of them, spread evenly.
-async fn belongs_together(store: &SharedStore, catalog: &Catalog) -> Result<Vec<String>> {
+/// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells
+/// whether the store keeps versions, and what is worth a note.
+async fn belongs_together(store: &SharedStore, catalog: &Catalog) -> Result<(bool, Vec<String>)> {
     let total = catalog.objects().count();
     if total == 0 {
-        return Ok(Vec::new());
+        return Ok((store.capabilities().versions, Vec::new()));
     }
     let step = total.div_ceil(SAMPLED_OBJECTS).max(1);
     let sample: Vec<_> = catalog.objects().step_by(step).collect();
-    let found: Vec<Result<bool>> = stream::iter(&sample)
+    let found: Vec<Result<Option<Meta>>> = stream::iter(&sample)
         .map(|object| async move {
             match store.head(&Key::new(&object.path)?).await {
-                Ok(_) => Ok(true),
-                Err(error) if error.kind() == Kind::NotFound => Ok(false),
+                Ok(meta) => Ok(Some(meta)),
+                Err(error) if error.kind() == Kind::NotFound => Ok(None),
                 Err(error) => Err(error),
             }
         })
@@ -300,7 +307,7 @@ async fn belongs_together(store: &SharedStore, catalog: &Catalog) -> Result<Vec<
         .collect()
         .await;
     let found = found.into_iter().collect::<Result<Vec<_>>>()?;
-    let missing = found.iter().filter(|there| !**there).count();
+    let missing = found.iter().filter(|found| found.is_none()).count();
     if missing == found.len() {
         return Err(Error::new(
             Kind::Instance,
@@ -312,14 +319,16 @@ async fn belongs_together(store: &SharedStore, catalog: &Catalog) -> Result<Vec<
         )
         .with_hint("the bucket, its root path or the directory is not this instance's: check instance.objects (minio.bucketName, minio.rootPath, localStorage.path)"));
     }
-    Ok(if missing == 0 {
+    let notes = if missing == 0 {
         Vec::new()
     } else {
         vec![format!(
             "{missing} of {} sampled objects are missing; a capture will name all",
             found.len()
         )]
-    })
+    };
+    let versioned = found.iter().flatten().any(Meta::has_version);
+    Ok((versioned || store.capabilities().versions, notes))
 }
 
 async fn nothing_under_root(etcd: &mut Etcd, roots: &Roots) -> Error {

@@ -34,6 +34,7 @@ fn context() -> Context {
         progress: Arc::new(Recorder::default()),
         cancel: Cancel::new(),
         accept: Vec::new(),
+        rate: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::commands::{backup, completions, config, init, man};
+use super::commands::{backup, check, completions, config, diff, init, ls, man, show, snapshots};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;
@@ -135,7 +135,17 @@ pub enum Command {
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Init(init::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Check(check::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Backup(backup::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Snapshots(snapshots::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Show(show::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Ls(ls::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Diff(diff::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

@@ -11,6 +11,7 @@ pub mod logging;
 pub mod output;
 pub mod progress;
 pub mod report;
+pub mod stored;
 pub mod values;
 
 use std::ffi::OsString;
@@ -51,7 +52,12 @@ pub fn main() -> ExitCode {
 fn run(command: &Command, context: &Context) -> Result<u8> {
     match command {
         Command::Init(args) => commands::init::run(args, context),
+        Command::Check(args) => commands::check::run(*args, context),
         Command::Backup(args) => commands::backup::run(args, context),
+        Command::Snapshots(args) => commands::snapshots::run(*args, context),
+        Command::Show(args) => commands::show::run(args, context),
+        Command::Ls(args) => commands::ls::run(args, context),
+        Command::Diff(args) => commands::diff::run(args, context),
         Command::Config(args) => commands::config::run(args, context),
         Command::Completions(args) => commands::completions::run(*args, context),
         Command::Man(args) => commands::man::run(args, context),

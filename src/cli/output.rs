@@ -213,6 +213,17 @@ impl Output {
         write(text.as_bytes())
     }
 
+    /// Begins a result that is written row by row: a JSON array, or a line each.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        Rows {
+            format: self.format,
+            pending: String::new(),
+            written: 0,
+            state: RowsState::Open,
+        }
+    }
+
     /// Writes text that is the same in every format, such as a completion script.
     ///
     /// # Errors
@@ -223,12 +234,95 @@ impl Output {
     }
 }
 
+/// A row of a result that may have millions of them.
+pub trait Row: Serialize {
+    /// The row as a line for people.
+    fn line(&self) -> String;
+}
+
+/// A result that is written row by row, in bounded memory.
+///
+/// An array that was not [finished](Rows::finish) is no JSON: nobody takes a part for the whole.
+#[derive(Debug)]
+pub struct Rows {
+    format: Format,
+    pending: String,
+    written: u64,
+    state: RowsState,
+}
+
+/// Whether anyone reads the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsState {
+    /// As far as is known.
+    Open,
+    /// Nobody does any more: further rows are dropped.
+    Closed,
+}
+
+/// Rows are written to standard output in pieces of this many bytes: a pipe's size.
+const ROWS_PIECE: usize = 64 << 10;
+
+impl Rows {
+    /// Writes a row. `Closed` means that further work is in vain.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::show`].
+    pub fn push(&mut self, row: &impl Row) -> Result<RowsState> {
+        match self.format {
+            Format::Text => {
+                self.pending.push_str(row.line().trim_end());
+                self.pending.push('\n');
+            }
+            Format::Json => {
+                let json = serde_json::to_string(row).map_err(|error| {
+                    Error::new(Kind::Failed, "cannot write the result as JSON").with_source(error)
+                })?;
+                self.pending.push(if self.written == 0 { '[' } else { ',' });
+                self.pending.push_str(&json);
+            }
+        }
+        self.written += 1;
+        if self.pending.len() >= ROWS_PIECE {
+            self.flush()?;
+        }
+        Ok(self.state)
+    }
+
+    /// Ends the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::show`].
+    pub fn finish(mut self) -> Result<()> {
+        match (self.format, self.written) {
+            (Format::Text, _) => {}
+            (Format::Json, 0) => self.pending.push_str("[]\n"),
+            (Format::Json, _) => self.pending.push_str("]\n"),
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.state == RowsState::Open {
+            self.state = write_piece(self.pending.as_bytes())?;
+        }
+        self.pending.clear();
+        Ok(())
+    }
+}
+
 fn write(bytes: &[u8]) -> Result<()> {
+    write_piece(bytes).map(|_| ())
+}
+
+fn write_piece(bytes: &[u8]) -> Result<RowsState> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(RowsState::Closed),
         Err(error) => Err(Error::from(error).context("cannot write to standard output")),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(RowsState::Open),
     }
 }
 

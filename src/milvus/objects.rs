@@ -90,6 +90,35 @@ impl ObjectRef {
     }
 }
 
+/// What a [`ObjectRef::tree_key`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeKey<'k> {
+    /// The collection; 0 for a file resource.
+    pub collection: i64,
+    /// The partition; −1 for all, 0 for a file resource.
+    pub partition: i64,
+    /// The segment; 0 for partition statistics and file resources.
+    pub segment: i64,
+    /// The path relative to the storage root.
+    pub path: &'k str,
+}
+
+impl<'k> TreeKey<'k> {
+    /// Reads a key; `None` when it is none.
+    #[must_use]
+    pub fn parse(key: &'k [u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(key).ok()?.splitn(4, '/');
+        let mut id = || parts.next()?.parse().ok();
+        let (collection, partition, segment) = (id()?, id()?, id()?);
+        Some(Self {
+            collection,
+            partition,
+            segment,
+            path: parts.next()?,
+        })
+    }
+}
+
 /// What the objects at one place of the order belong to.
 #[derive(Clone, Copy)]
 enum Owner {

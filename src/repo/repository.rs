@@ -22,6 +22,7 @@ use super::vault::{Keyring, Vault};
 use super::wire::damaged;
 use crate::env::Env;
 use crate::error::Context;
+use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
 use crate::{Error, Kind, Result};
 
@@ -84,7 +85,7 @@ impl Repository {
             .cuts
             .check()
             .map_err(|error| error.with_kind(Kind::Usage))?;
-        refuse_occupied(&store).await?;
+        Self::refuse_occupied(&store).await?;
         let repository = RepositoryId(env.id());
         let created = env.now();
         let ring = Keyring::generate(created);
@@ -178,6 +179,55 @@ impl Repository {
             Opened { master, vault },
             pool,
         ))
+    }
+
+    /// What a probe of the store found when the repository in it was made; `None` where there is no
+    /// repository or nothing was recorded. Not authenticated before [`open`](Self::open) is through.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; damage is for `open` to tell.
+    pub async fn probed(store: &SharedStore) -> Result<Option<Findings>> {
+        let bytes = match get(store, CONFIG, GetOptions::default()).await {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let recorded = Config::read(&bytes).ok().map(|read| read.config.store);
+        Ok(recorded.and_then(|found| serde_json::from_value(found).ok()))
+    }
+
+    /// Refuses to make a repository where one is or was: keys that are gone are gone for good.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] naming what is there.
+    pub async fn refuse_occupied(store: &SharedStore) -> Result<()> {
+        let location = store.location();
+        match store.head(&store::Key::new(CONFIG)?).await {
+            Ok(_) => {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("there is a repository at {location} already"),
+                ));
+            }
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
+        }
+        for prefix in ["snapshots/", "index/", "tree/", "data/"] {
+            if store
+                .list(prefix, ListOptions::default())
+                .try_next()
+                .await?
+                .is_some()
+            {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("{location} holds {prefix} of a repository whose config is missing"),
+                )
+                .with_hint("bring its config back, or choose an empty place"));
+            }
+        }
+        Ok(())
     }
 
     fn assemble(store: SharedStore, env: &Env, config: Config, keys: Opened, pool: Pool) -> Self {
@@ -324,36 +374,6 @@ async fn list(store: &SharedStore, prefix: &str) -> Result<Vec<Meta>> {
         .try_collect()
         .await
         .context(|| format!("list {prefix} of {}", store.location()))
-}
-
-/// Refuses to make a repository where one is or was: keys that are gone are gone for good.
-async fn refuse_occupied(store: &SharedStore) -> Result<()> {
-    let location = store.location();
-    match store.head(&store::Key::new(CONFIG)?).await {
-        Ok(_) => {
-            return Err(Error::new(
-                Kind::Failed,
-                format!("there is a repository at {location} already"),
-            ));
-        }
-        Err(error) if error.kind() == Kind::NotFound => {}
-        Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
-    }
-    for prefix in ["snapshots/", "index/", "tree/", "data/"] {
-        if store
-            .list(prefix, ListOptions::default())
-            .try_next()
-            .await?
-            .is_some()
-        {
-            return Err(Error::new(
-                Kind::Failed,
-                format!("{location} holds {prefix} of a repository whose config is missing"),
-            )
-            .with_hint("bring its config back, or choose an empty place"));
-        }
-    }
-    Ok(())
 }
 
 fn check_unlock(encrypted: bool, unlock: &Unlock, location: &str) -> Result<()> {

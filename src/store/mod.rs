@@ -142,6 +142,17 @@ pub struct Meta {
     pub identity: String,
 }
 
+impl Meta {
+    /// Whether the store keeps this object's versions; unknown, and then `false`, from a listing.
+    #[must_use]
+    pub fn has_version(&self) -> bool {
+        // S3's name for what a bucket without versions, or with suspended ones, holds.
+        self.version
+            .as_deref()
+            .is_some_and(|version| version != "null")
+    }
+}
+
 /// What [`Store::put`] or [`Upload::finish`] made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {

@@ -1,5 +1,6 @@
 //! `eyrie backup`: one capture.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -9,7 +10,9 @@ use crate::capture::{self, Captured, Missing};
 use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId, Mode};
 use crate::cli::output::{Page, Render, count};
+use crate::cli::stored;
 use crate::cli::values::{Bytes, Label, duration, took};
+use crate::store::limit::RateLimit;
 use crate::{Error, Kind, Result, connect, manifest};
 
 /// Take one snapshot of the instance
@@ -89,36 +92,72 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     }
     let config = context.config()?;
     let repository = context.repository(&config)?;
+    let rate = args.limit_rate.map(rate).transpose()?;
     let work = capture::Context {
         instance: config.instance()?.clone(),
         env: context.env.clone(),
         progress: context.progress(),
         cancel: context.cancel.clone(),
         accept: config.accept.clone(),
+        rate: rate.clone(),
     };
-    let options = capture::Options {
-        mode: args.mode.into(),
-        method: manifest::Method::Copy,
-        labels: args
-            .labels
-            .iter()
-            .map(|label| (label.key.clone(), label.value.clone()))
-            .collect(),
-        missing: if args.allow_missing {
-            Missing::Allow
-        } else {
-            Missing::Refuse
-        },
-        max_write_hold: args.max_write_hold,
-        flush_timeout: args.flush_timeout,
-    };
+    let options = args.options();
+    if args.dry_run {
+        let plan = context.run(context.cancel.run(async {
+            let opened = connect::repository(repository, &context.env).await?;
+            let snapshots = opened.snapshots().await?;
+            let parent = snapshots.newest_of(&work.instance.name);
+            let previous = parent.map(stored::body).transpose()?;
+            work.progress.begin("plan", None);
+            let planned = capture::plan(&work, &options, previous.as_ref()).await?;
+            let name = &repository.name;
+            Ok(documents::backup_plan(
+                &planned.plan,
+                &options,
+                name,
+                parent,
+            ))
+        }))?;
+        work.progress.end();
+        context.output.show(&plan)?;
+        return Ok(0);
+    }
     let captured = context.run(async {
-        let opened = connect::repository(repository, &context.env).await?;
-        capture::capture(&work, &opened, &options).await
+        let opened = connect::repository_at_rate(repository, rate.as_ref(), &context.env).await?;
+        let captured = capture::capture(&work, &opened, &options).await;
+        work.progress.end();
+        captured
     })?;
     let document = document(&captured, &repository.name, &config.accept);
     context.output.show(&document)?;
     Ok(documents::exit_code(&document.weakened))
+}
+
+/// A budget of bytes a second, for all that is read and written.
+fn rate(limit: Bytes) -> Result<RateLimit> {
+    let wrong = || Error::new(Kind::Usage, "--limit-rate 0 lets nothing through");
+    NonZeroU64::new(limit.0)
+        .map(RateLimit::new)
+        .ok_or_else(wrong)
+}
+
+impl Args {
+    /// How to capture.
+    fn options(&self) -> capture::Options {
+        let labels = self.labels.iter();
+        capture::Options {
+            mode: self.mode.into(),
+            method: manifest::Method::Copy,
+            labels: labels.map(|l| (l.key.clone(), l.value.clone())).collect(),
+            missing: if self.allow_missing {
+                Missing::Allow
+            } else {
+                Missing::Refuse
+            },
+            max_write_hold: self.max_write_hold,
+            flush_timeout: self.flush_timeout,
+        }
+    }
 }
 
 fn document(captured: &Captured, repository: &str, accept: &[String]) -> BackupDocument {
@@ -208,5 +247,6 @@ impl Render for BackupPlanDocument {
             page.line(format!("{:>3}. {}: {}", index + 1, step.step, step.what));
         }
         weakenings(page, &self.weakened);
+        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
     }
 }

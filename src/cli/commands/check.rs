@@ -1,8 +1,17 @@
 //! `eyrie check`: reach everything and say what a backup would do.
 
-use crate::Kind;
-use crate::cli::documents::{CheckDocument, Severity};
+mod findings;
+
+use crate::capture::{self, Options, Survey};
+use crate::cli::context::Context;
+use crate::cli::documents::{
+    self, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects, CheckedRepository, CheckedWal,
+    HexId, Severity,
+};
 use crate::cli::output::{Page, Render, count};
+use crate::cli::stored::{self, Stored};
+use crate::config::{self, Deploy, Objects, WalKind};
+use crate::{Kind, Result};
 
 /// Reach everything and say what a backup would do
 ///
@@ -11,13 +20,163 @@ use crate::cli::output::{Page, Render, count};
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Args {}
 
-/// The exit code of a check.
-#[must_use]
-pub const fn exit_code(document: &CheckDocument) -> u8 {
-    if document.ready {
-        0
-    } else {
-        Kind::Instance.exit_code()
+/// Reaches everything, one thing after the failure of another too, and says what was found.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when the configuration is wrong. What is found wrong outside is in the document.
+pub fn run(_: Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let work = capture::Context {
+        instance: config.instance()?.clone(),
+        env: context.env.clone(),
+        progress: context.progress(),
+        cancel: context.cancel.clone(),
+        accept: config.accept.clone(),
+        rate: None,
+    };
+    let options = Options::default();
+    let document = context.run(context.cancel.run(async {
+        work.progress.begin("reach", None);
+        let stored = Stored::open(context, &config).await;
+        let newest = stored.as_ref().ok();
+        let newest = newest.and_then(|s| s.snapshots.newest_of(&work.instance.name));
+        let previous = newest.and_then(|manifest| stored::body(manifest).ok());
+        let survey = capture::survey(&work, &options, previous.as_ref()).await;
+        Ok(document(&work, &options, repository, &survey, &stored))
+    }))?;
+    work.progress.end();
+    context.output.show(&document)?;
+    Ok(document.exit_code)
+}
+
+fn document(
+    work: &capture::Context,
+    options: &Options,
+    repository: &config::Repository,
+    survey: &Survey,
+    stored: &Result<Stored>,
+) -> CheckDocument {
+    let instance = &work.instance;
+    let findings = findings::all(work, survey, stored);
+    let refused = findings
+        .iter()
+        .any(|f| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY);
+    let exit_code = match stored {
+        _ if refused => Kind::Instance.exit_code(),
+        Ok(_) => 0,
+        Err(error) => error.kind().exit_code(),
+    };
+    let newest = |s: &Stored| s.snapshots.newest_of(&instance.name).cloned();
+    let newest = stored.as_ref().ok().and_then(newest);
+    let plan = survey.plan.as_ref().ok().filter(|_| exit_code == 0);
+    CheckDocument {
+        instance: instance.name.clone(),
+        ready: exit_code == 0,
+        milvus: milvus(work, survey),
+        etcd: etcd(work, survey),
+        objects: objects(work, survey),
+        wal: wal(work),
+        repository: checked(repository, &instance.name, stored),
+        backup: plan
+            .map(|plan| documents::backup_plan(plan, options, &repository.name, newest.as_ref())),
+        findings,
+        exit_code,
+    }
+}
+
+fn milvus(work: &capture::Context, survey: &Survey) -> CheckedMilvus {
+    let answered = survey.milvus.as_ref().ok();
+    let told = answered.map(|m| m.identity.deploy_mode.to_ascii_lowercase());
+    let configured = match work.instance.deploy {
+        Deploy::Standalone => Some("standalone".to_owned()),
+        Deploy::Cluster => Some("cluster".to_owned()),
+        Deploy::Unknown => None,
+    };
+    CheckedMilvus {
+        address: work.instance.milvus.address.clone(),
+        reachable: answered.is_some(),
+        version: survey.version(work).map(|version| version.to_string()),
+        deploy: told.filter(|mode| !mode.is_empty()).or(configured),
+        proxies: survey.plan.as_ref().map_or(0, |p| p.proxies.len() as u64),
+        collections: answered.map(|m| m.collections),
+        gc_pause: survey.gc_pause(work),
+    }
+}
+
+fn etcd(work: &capture::Context, survey: &Survey) -> CheckedEtcd {
+    let etcd = &work.instance.etcd;
+    let answered = survey.etcd.as_ref().ok();
+    CheckedEtcd {
+        endpoints: etcd.endpoints.clone(),
+        reachable: answered.is_some(),
+        version: answered.map(|e| e.status.version.clone()),
+        embedded: etcd.embedded.is_some(),
+        root_path: etcd.root_path.clone(),
+        keys: answered.map(|e| e.keys),
+        revision: answered.map(|e| e.status.revision),
+    }
+}
+
+fn objects(work: &capture::Context, survey: &Survey) -> CheckedObjects {
+    let (kind, location) = match &work.instance.objects {
+        Objects::Local(local) => ("local", local.path.display().to_string()),
+        Objects::S3(s3) => ("s3", format!("{}/{}/{}", s3.endpoint, s3.bucket, s3.prefix)),
+    };
+    let planned = survey.plan.as_ref().ok().map(|plan| plan.versioned);
+    CheckedObjects {
+        kind: kind.to_owned(),
+        location,
+        reachable: survey.objects.is_ok(),
+        versions: survey
+            .objects
+            .as_ref()
+            .ok()
+            .and_then(|o| o.versions)
+            .or(planned),
+    }
+}
+
+fn wal(work: &capture::Context) -> CheckedWal {
+    let wal = &work.instance.wal;
+    CheckedWal {
+        kind: wal.kind.name().to_owned(),
+        path: match &wal.kind {
+            WalKind::Rocksmq { path } | WalKind::Natsmq { path } => {
+                Some(path.display().to_string())
+            }
+            _ => None,
+        },
+        channel_prefix: wal.channel_prefix.clone(),
+        reset_proven: reset_proven(&wal.kind),
+    }
+}
+
+/// Whether a restore onto a fresh queue of this kind was ever run against a real one.
+const fn reset_proven(kind: &WalKind) -> bool {
+    matches!(kind, WalKind::Rocksmq { .. })
+}
+
+fn checked(
+    repository: &config::Repository,
+    instance: &str,
+    stored: &Result<Stored>,
+) -> CheckedRepository {
+    let opened = stored.as_ref().ok();
+    let of_instance = |s: &Stored| {
+        let manifests = s.snapshots.manifests.iter();
+        manifests.filter(|m| m.instance == instance).count() as u64
+    };
+    let newest = opened.and_then(|s| s.snapshots.newest_of(instance));
+    CheckedRepository {
+        name: repository.name.clone(),
+        location: repository.location.to_string(),
+        opens: opened.is_some(),
+        encrypted: opened.map(|s| s.repository.encrypted()),
+        snapshots: opened.map(of_instance),
+        latest: newest.map(|manifest| HexId(manifest.snapshot.to_string())),
+        snapshots_of_all: opened.map(|s| s.snapshots.manifests.len() as u64),
     }
 }
 
@@ -114,7 +273,7 @@ impl Render for CheckDocument {
                 plan.render(page);
             }
             None => {
-                page.heading("no backup can start");
+                page.heading(&format!("no backup can start (exit {})", self.exit_code));
             }
         }
     }

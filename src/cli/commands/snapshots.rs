@@ -2,9 +2,13 @@
 
 use serde::Serialize;
 
-use crate::cli::documents::SnapshotDocument;
+use crate::cli::context::Context;
+use crate::cli::documents::{self, SnapshotDocument};
 use crate::cli::output::{Column, Page, Render};
+use crate::cli::report;
+use crate::cli::stored::{Stored, body};
 use crate::cli::values::Bytes;
+use crate::{Error, Kind, Result};
 
 /// List the snapshots in the repository, the oldest first
 ///
@@ -16,6 +20,34 @@ pub struct Args {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Snapshots(pub Vec<SnapshotDocument>);
+
+/// Lists the snapshots of all instances. What cannot be read is told on standard error after the
+/// list of what can, and is the exit code.
+///
+/// # Errors
+///
+/// Those of [`Stored::open`].
+pub fn run(_: Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let stored = context.run(Stored::open(context, &config))?;
+    let mut wrong = Vec::new();
+    let mut listed = Vec::new();
+    for manifest in &stored.snapshots.manifests {
+        match body(manifest) {
+            Ok(body) => listed.push(documents::snapshot(manifest, &body, &config.accept)),
+            Err(error) => wrong.push(error),
+        }
+    }
+    let damage = stored.snapshots.damage.iter();
+    wrong.extend(damage.map(|damage| Error::new(Kind::Damage, damage.what.clone())));
+    context.output.show(&Snapshots(listed))?;
+    let mut code = 0;
+    for error in wrong {
+        report::report(&error, context.global.format());
+        code = code.max(error.kind().exit_code());
+    }
+    Ok(code)
+}
 
 impl Render for Snapshots {
     fn render(&self, page: &mut Page) {

@@ -65,6 +65,18 @@ pub struct BackupPlanDocument {
     pub steps: Vec<PlanStep>,
     /// What would be less than was asked for.
     pub weakened: Vec<Weakening>,
+    /// The version of Milvus.
+    pub milvus_version: String,
+    /// Collections that there are now.
+    pub collections: u64,
+    /// Segments that are live now.
+    pub segments: u64,
+    /// Objects that etcd names now; a capture names those of its own revision.
+    pub objects: u64,
+    /// The newest snapshot of the instance: what it has is not read again.
+    pub parent: Option<HexId>,
+    /// What a capture would find fault with, or do otherwise than one may expect.
+    pub notes: Vec<Note>,
 }
 
 /// One step of a plan.
@@ -97,6 +109,9 @@ pub struct CheckDocument {
     pub findings: Vec<Finding>,
     /// What a backup would do; `null` when none could start.
     pub backup: Option<BackupPlanDocument>,
+    /// The exit code: 0 when a backup could start, 20 when the instance is in the way, else what
+    /// the repository fails with.
+    pub exit_code: u8,
 }
 
 /// Milvus as `check` found it.
@@ -179,6 +194,8 @@ pub struct CheckedRepository {
     pub snapshots: Option<u64>,
     /// The newest of them.
     pub latest: Option<HexId>,
+    /// Snapshots of all instances in it.
+    pub snapshots_of_all: Option<u64>,
 }
 
 /// Something that `check` noticed.

@@ -1,7 +1,8 @@
 //! From what a manifest says of a snapshot to the words of the documents.
 
-use super::{Method, Mode, Note, Weakening};
+use super::{HexId, Method, Mode, Note, SnapshotDocument, Time, Weakening};
 use crate::manifest::{self, Body};
+use crate::repo::Manifest;
 
 /// Items of a weakening that a document names; the manifest has all of them.
 const ITEMS_NAMED: usize = 20;
@@ -66,4 +67,25 @@ pub fn notes(body: &Body) -> Vec<Note> {
         what: what.clone(),
     };
     body.notes.iter().map(note).collect()
+}
+
+/// One snapshot of a list.
+#[must_use]
+pub fn snapshot(manifest: &Manifest, body: &Body, accept: &[String]) -> SnapshotDocument {
+    SnapshotDocument {
+        snapshot: HexId(manifest.snapshot.to_string()),
+        time: Time(manifest.time),
+        instance: manifest.instance.clone(),
+        mode: body.mode.into(),
+        method: body.method.into(),
+        milvus_version: body.milvus.version.clone(),
+        collections: body.counts.collections,
+        objects: manifest.totals.objects,
+        bytes: manifest.totals.bytes,
+        bytes_added: manifest.totals.bytes_added,
+        parent: manifest.parent.map(|id| HexId(id.to_string())),
+        labels: manifest.labels.clone(),
+        weakened: weakened(body, accept),
+        verified: None,
+    }
 }

@@ -73,6 +73,14 @@ pub struct ShowDocument {
     pub wal: String,
     /// How long the capture took.
     pub duration_ms: u64,
+    /// How long writes were denied.
+    pub write_hold_ms: u64,
+    /// The mode that was asked for.
+    pub asked_mode: Mode,
+    /// The point in time that the snapshot stands for.
+    pub cut: ShownCut,
+    /// How the flush went; `null` in a cold snapshot.
+    pub flush: Option<ShownFlush>,
     /// What was held and for how long.
     pub holds: Vec<ShownHold>,
     /// Its databases.
@@ -81,14 +89,48 @@ pub struct ShowDocument {
     pub catalog: Vec<ShownCollection>,
     /// Fallbacks that kept the promise.
     pub notes: Vec<Note>,
+    /// Where Milvus's own view differed from what etcd held.
+    pub differences: Vec<String>,
+    /// Objects that were gone when the snapshot was taken, by database, collection, segment and
+    /// file.
+    pub missing: Vec<String>,
+}
+
+/// The point in time that a snapshot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ShownCut {
+    /// Milvus's hybrid timestamp; 0 for a stopped Milvus.
+    pub timestamp: u64,
+    /// The same as a time of day; `null` for a stopped Milvus.
+    pub time: Option<Time>,
+    /// Whether no row in the snapshot is newer.
+    pub proven: bool,
+    /// Logs that hold something newer.
+    pub straddling: Vec<String>,
+}
+
+/// How the flush of a capture went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ShownFlush {
+    /// Which calls were used.
+    pub shape: String,
+    /// The hybrid timestamp up to which everything was on storage.
+    pub timestamp: u64,
+    /// Calls until it succeeded.
+    pub attempts: u32,
+    /// How long it took until every channel's checkpoint had passed.
+    pub duration_ms: u64,
 }
 
 /// A hold of a capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ShownHold {
-    /// `write`, `ddl`, `gc` or `compaction`.
+    /// `writes`, `ddl`, `gc` or `compaction`.
     pub kind: String,
-    /// How it was held, and by whom.
+    /// `held` by us, `external` where an operator had set it, `absent` where Milvus has no such
+    /// control.
+    pub state: String,
+    /// How it was held, or why it was not.
     pub how: String,
     /// For how long.
     pub held_ms: u64,
@@ -117,8 +159,23 @@ pub struct ShownCollection {
     pub bytes: u64,
     /// Its indexes.
     pub indexes: Vec<ShownIndex>,
-    /// Whether it was loaded.
+    /// Whether it was loaded, wholly or in part.
     pub loaded: bool,
+    /// The names of its partitions.
+    pub partition_names: Vec<String>,
+    /// How it was loaded; `null` when it was not.
+    pub load: Option<ShownLoad>,
+    /// After how many seconds its rows expire; `null` when they do not.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// How a collection was loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ShownLoad {
+    /// Number of replicas.
+    pub replicas: i32,
+    /// The loaded partitions; empty when the whole collection was.
+    pub partitions: Vec<String>,
 }
 
 /// An index in a snapshot.
@@ -142,7 +199,7 @@ pub struct LsEntry {
     pub size: u64,
     /// The plain BLAKE3 of its bytes: what `b3sum` prints. `null` while a snapshot owes it.
     pub blake3: Option<HexId>,
-    /// What it holds, such as `insert-log`.
+    /// What it holds, such as `insert_log`.
     pub kind: String,
     /// The collection's id.
     pub collection: i64,

@@ -5,6 +5,7 @@
 
 mod backup;
 mod from_body;
+mod from_plan;
 mod look;
 mod restore;
 mod schemas;
@@ -17,10 +18,12 @@ pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
     CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
 };
-pub use from_body::{notes, weakened};
+pub use from_body::{notes, snapshot, weakened};
+pub use from_plan::backup_plan;
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
-    ShownCollection, ShownHold, ShownIndex, SnapshotDocument, ValueDocument, VerifiedDocument,
+    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument,
+    ValueDocument, VerifiedDocument,
 };
 pub use restore::{
     DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, Rewrite,
