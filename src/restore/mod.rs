@@ -6,6 +6,7 @@ mod facts;
 mod fixture;
 mod guard;
 mod home;
+mod keys;
 mod keyspace;
 mod marker;
 mod objects;
