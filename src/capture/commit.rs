@@ -217,7 +217,7 @@ fn invalid(problems: &[Finding]) -> Error {
     .with_hint("a compaction may have been half saved: run the backup again; --allow-missing captures it as it is, weakened")
 }
 
-fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
+pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
     let count = copied.missing.len() as u64 + copied.missing_unnamed;
     (count > 0).then(|| Weakening {
         code: "missing-objects".to_owned(),

@@ -62,16 +62,6 @@ impl Holds {
         self.gc.as_ref().is_some_and(GcHold::held)
     }
 
-    /// The keys that are ours, which a restore must not carry.
-    #[must_use]
-    pub fn own_keys(&self) -> Vec<Vec<u8>> {
-        let ours = |(placed, _): &(Placed, Instant)| match placed {
-            Placed::Ours { key, .. } => Some(key.clone()),
-            Placed::External { .. } => None,
-        };
-        self.placed.iter().filter_map(ours).collect()
-    }
-
     /// Fails unless every configuration hold stood, unbroken, at the revision of `keys`.
     ///
     /// # Errors

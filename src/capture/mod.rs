@@ -15,6 +15,8 @@ mod commit;
 mod holds;
 mod objects;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod view;
 mod window;
 

@@ -24,14 +24,15 @@ use crate::{Error, Kind, Result};
 /// limits every 3 s (facts 2.3); three times that.
 const DENIAL_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// How long a denial that began before ours is waited for: a dead agent's lease and the time that
+/// Milvus takes to notice.
+const STALE_TIMEOUT: Duration = Duration::from_secs(hold::TTL.as_secs() + 15);
+
 /// Between two probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Collections that a probe is tried on, when one is dropped meanwhile.
 const PROBED_COLLECTIONS: usize = 5;
-
-/// How long the flush before the window may take; it only shortens the one inside.
-const PRE_FLUSH_BUDGET: Duration = Duration::from_secs(30);
 
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
@@ -63,7 +64,7 @@ pub(super) async fn take(
     window.hold_compaction(holds).await?;
     match options.mode {
         Mode::Quiesced => {
-            window.pre_flush().await;
+            window.pre_flush().await?;
             let deadline = Instant::now() + options.max_write_hold;
             let quiesced = window.quiesced(holds);
             let taken = tokio::time::timeout_at(deadline, quiesced).await;
@@ -145,11 +146,12 @@ impl Window<'_> {
         Catalog::decode(self.roots, &keys, &self.running.version)
     }
 
-    async fn pre_flush(&self) {
+    /// Flushes before writes are denied, so that the flush inside the window is short. A flush that
+    /// does not finish here would not finish there either, and clients would feel it.
+    async fn pre_flush(&self) -> Result<()> {
         self.context.progress.begin("flush", None);
-        if let Err(error) = self.flush(PRE_FLUSH_BUDGET).await {
-            debug!(error = %error.chain(), "the flush before the write hold did not finish");
-        }
+        self.flush(self.options.flush_timeout).await?;
+        Ok(())
     }
 
     async fn quiesced(&self, holds: &mut Holds) -> Result<Anchored> {
@@ -161,7 +163,9 @@ impl Window<'_> {
             );
         }
         self.context.progress.begin("deny writes", None);
-        self.until_accepted().await?;
+        if !hold::is_set(etcd, &self.roots.root, hold::WRITES).await? {
+            self.until_accepted().await?;
+        }
         let since = holds
             .place(etcd, &self.roots.root, hold::WRITES, &self.context.env)
             .await?;
@@ -259,7 +263,7 @@ impl Window<'_> {
     ///
     /// A denial that stays is not from etcd (`milvus.yaml`), and holds as well as ours.
     async fn until_accepted(&self) -> Result<()> {
-        let give_up = Instant::now() + DENIAL_TIMEOUT;
+        let give_up = Instant::now() + STALE_TIMEOUT;
         while Instant::now() < give_up {
             let targets = self.probe_targets().await?;
             let mut denied = false;

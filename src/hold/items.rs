@@ -157,6 +157,15 @@ pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease)
     }
 }
 
+/// Whether an operator has set `item`, in any spelling and without a lease.
+pub async fn is_set(etcd: &mut Etcd, root: &str, item: ConfigItem) -> Result<bool> {
+    let prefix = format!("{root}/config/");
+    let set = etcd.read_prefix(&prefix).await?.keys;
+    Ok(set
+        .iter()
+        .any(|kv| kv.lease == 0 && spells(&kv.key, &prefix, item.path)))
+}
+
 fn external(found: &KeyValue, item: ConfigItem) -> Result<Placed> {
     let spelling = String::from_utf8_lossy(&found.key).into_owned();
     let value = String::from_utf8_lossy(&found.value);

@@ -9,8 +9,7 @@ mod gc;
 mod items;
 
 pub use gc::{GcHold, hold_gc};
-
-pub use items::{COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, place};
+pub use items::{COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, is_set, place};
 
 use std::time::Duration;
 

@@ -194,21 +194,17 @@ impl Vault {
             id,
             nonce,
         };
-        let out = match compressed(plain, compression)? {
-            Some(mut out) => {
-                header.codec = Codec::Zstd;
-                let tag = key.seal_in_place(nonce, &header.associated(self), &mut out[HEADER..])?;
-                out.extend_from_slice(&tag);
-                out
-            }
-            None => {
-                let mut out = vec![0; plain.len() + OVERHEAD];
-                let (body, tag) = out[HEADER..].split_at_mut(plain.len());
-                key.seal_to(nonce, &header.associated(self), plain, body, tag)?;
-                out
-            }
+        let mut out = if let Some(mut out) = compressed(plain, compression)? {
+            header.codec = Codec::Zstd;
+            let tag = key.seal_in_place(nonce, &header.associated(self), &mut out[HEADER..])?;
+            out.extend_from_slice(&tag);
+            out
+        } else {
+            let mut out = vec![0; plain.len() + OVERHEAD];
+            let (body, tag) = out[HEADER..].split_at_mut(plain.len());
+            key.seal_to(nonce, &header.associated(self), plain, body, tag)?;
+            out
         };
-        let mut out = out;
         header.stored = to_u32(out.len(), "a blob's stored length")?;
         header.write(&mut out[..HEADER]);
         Ok(SealedBlob {

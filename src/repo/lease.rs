@@ -115,7 +115,7 @@ impl Lease {
         if kind == SessionKind::Writer
             && let Err(error) = refuse_rival(repo, instance, Some(session)).await
         {
-            lease.finish().await?;
+            lease.give_up().await;
             return Err(error);
         }
         Ok(lease)
@@ -139,6 +139,13 @@ impl Lease {
     /// Renews the lease now.
     pub(crate) async fn renew(&self) -> Result<()> {
         self.held.renew().await
+    }
+
+    /// Releases the lease after an error that matters more than what this may fail with.
+    pub(crate) async fn give_up(self) {
+        if let Err(error) = self.finish().await {
+            tracing::warn!("a lease is left behind: {}", error.chain());
+        }
     }
 
     /// Releases the lease.

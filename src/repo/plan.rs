@@ -177,14 +177,13 @@ impl ReadPlan {
                 plain: 0,
             };
             for need in &self.needs[rest.clone()] {
-                if need.pack != batch.pack {
-                    break;
-                }
                 let bytes = need.bytes();
-                let near = bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
-                    && bytes.end - batch.bytes.start <= JOIN_MAX;
                 let first = batch.needs.is_empty() || bytes.end <= batch.bytes.end;
-                if !(near || first) {
+                let near = || {
+                    bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
+                        && bytes.end - batch.bytes.start <= JOIN_MAX
+                };
+                if need.pack != batch.pack || !(first || near()) {
                     break;
                 }
                 batch.bytes.end = batch.bytes.end.max(bytes.end);
@@ -260,4 +259,78 @@ async fn deliver(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::repo::ids::Cv;
+    use crate::repo::{InitOptions, Unlock};
+    use crate::store::memory::MemoryStore;
+
+    async fn plan(places: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {
+        let store = Arc::new(MemoryStore::new());
+        let options = InitOptions::default();
+        let repo = Repository::init(store, Unlock::None, options, &Env::system())
+            .await
+            .unwrap();
+        let piece = PieceRef {
+            cv: Cv([1; 32]),
+            offset: 0,
+            length: 1,
+        };
+        let needs = places
+            .iter()
+            .map(|(pack, position, stored)| Need {
+                pack: *pack,
+                position: *position,
+                stored: *stored,
+                item: 0,
+                id: BlobId::default(),
+                piece,
+            })
+            .collect();
+        let plan = ReadPlan {
+            view: repo.view().await.unwrap(),
+            needs,
+            missing: vec![],
+        };
+        plan.batches()
+            .map(|batch| (batch.pack, batch.bytes.clone(), batch.needs.len()))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn near_ranges_of_a_pack_are_joined() {
+        const MIB: u32 = 1 << 20;
+        let batches = plan(&[
+            (0, 16, 100),
+            (0, 16, 100),
+            (0, 200, 100),
+            (0, MIB + 200, 100),
+            (0, 3 * MIB, 100),
+            (1, 3 * MIB, 15 * MIB),
+            (1, 18 * MIB, 100),
+            (1, 18 * MIB + 100, MIB),
+            (2, 16, 20 * MIB),
+            (2, 20 * MIB + 16, 20 * MIB),
+            (3, 16, 100),
+        ])
+        .await;
+        let mib = u64::from(MIB);
+        assert_eq!(
+            batches,
+            [
+                (0, 16..mib + 300, 4),
+                (0, 3 * mib..3 * mib + 100, 1),
+                (1, 3 * mib..18 * mib + 100, 2),
+                (1, 18 * mib + 100..19 * mib + 100, 1),
+                (2, 16..20 * mib + 16, 1),
+                (2, 20 * mib + 16..40 * mib + 16, 1),
+                (3, 16..116, 1),
+            ]
+        );
+        assert_eq!(plan(&[]).await, []);
+    }
 }

@@ -77,7 +77,7 @@ impl Repository {
             Ok(view) => Ok(Reader { view, lease }),
             Err(error) => {
                 if let Some(lease) = lease {
-                    lease.finish().await?;
+                    lease.give_up().await;
                 }
                 Err(error)
             }

@@ -20,6 +20,7 @@ from pymilvus.client.types import LoadState
 
 from .client import Client
 from .etcd_client import EtcdClient
+from .servers import wait_until
 
 View = dict[str, Any]
 VECTORS = (DataType.FLOAT_VECTOR, DataType.BINARY_VECTOR)
@@ -98,8 +99,15 @@ def _canonical(value: Any) -> str:
 
 
 def _load_state(client: Client, database: str, name: str, partitions: list[str]) -> dict[str, str]:
+    """Which partitions are loaded, once a Milvus that was just started has loaded them again."""
     using = client.using(database)
-    return {p: LoadState(utility.load_state(name, [p], using=using)).name for p in sorted(partitions)}
+
+    def state(partition: str) -> str:
+        return LoadState(utility.load_state(name, [partition], using=using)).name
+
+    for partition in partitions:
+        wait_until(lambda: state(partition) != "Loading", f"{database}.{name}/{partition} is loaded")
+    return {p: state(p) for p in sorted(partitions)}
 
 
 @contextmanager
@@ -213,10 +221,25 @@ def _short(value: Any) -> str:
 
 
 def index_build_ids(etcd: EtcdClient, root_path: str = "by-dev") -> set[str]:
-    """`collection/partition/segment/build` of every index build that etcd knows.
-
-    Equal before and after a restore means that index files came back and that
-    Milvus built none again.
-    """
+    """`collection/partition/segment/build` of every index build that etcd knows."""
     prefix = f"{root_path}/meta/segment-index/"
     return {key.removeprefix(prefix) for key in etcd.keys(prefix)}
+
+
+def rebuilt_segments(before: set[str], after: set[str]) -> set[str]:
+    """Segments that had index builds before and have other ones after.
+
+    Empty after a restore means that index files came back and none was built
+    again. A segment that had none yet (it was flushed by the backup) may get its
+    first.
+    """
+
+    def by_segment(builds: set[str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for build in builds:
+            segment, _, id = build.rpartition("/")
+            found.setdefault(segment, set()).add(id)
+        return found
+
+    old, new = by_segment(before), by_segment(after)
+    return {segment for segment in old.keys() & new.keys() if new[segment] - old[segment]}

@@ -240,15 +240,15 @@ def differences(stream: str, expected: State, found: State) -> list[str]:
     return wrong
 
 
-def hot_differences(stream: str, ops: list[Op], since: float, found: State) -> list[str]:
-    """How a stream's rows break the promise of a hot snapshot that began at `since`.
+def hot_differences(stream: str, ops: list[Op], since: float, until: float, found: State) -> list[str]:
+    """How a stream's rows break the promise of a hot snapshot taken from `since` to `until`.
 
-    What was acknowledged before is there, unless it was changed later; what was
-    changed later is in any of its states, and gone if it was upserted (torn) or
-    deleted.
+    What was acknowledged before is there, unless it was changed meanwhile; what
+    was changed meanwhile is in any of its states, or gone if it was upserted
+    (torn) or deleted; what came after is not there.
     """
     certain = expected_state([op for op in ops if op.end < since])
-    later = [op for op in ops if op.end >= since and op.result != "denied"]
+    later = [op for op in ops if op.end >= since and op.start <= until and op.result != "denied"]
     allowed: dict[str, set[int | None]] = {}
     for op in later:
         for key in op.keys:

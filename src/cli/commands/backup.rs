@@ -44,7 +44,7 @@ pub struct Args {
     pub max_write_hold: Duration,
 
     /// Give up (exit 20) when a flush takes longer than this
-    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub flush_timeout: Duration,
 
     /// Read and write no faster than this, such as 50MiB/s [default: no limit]

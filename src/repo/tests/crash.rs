@@ -131,8 +131,8 @@ async fn a_store_that_runs_full_at_any_write_fails_the_session_and_nothing_else(
 
 #[tokio::test]
 async fn what_an_aborted_session_flushed_is_not_stored_again() {
-    let (_, store_) = memory();
-    let repo = init(store_).await;
+    let (_, backend) = memory();
+    let repo = init(backend).await;
     let first = writer(&repo, "a").await.unwrap();
     store(&first, "x", &noise(1, 20_000)).await.unwrap();
     first.flush().await.unwrap();

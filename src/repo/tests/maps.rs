@@ -171,13 +171,13 @@ async fn keys_out_of_order_or_too_long_are_refused() {
     let writer = writer(&repo, "maps").await.unwrap();
     let mut map = writer.map();
     map.push(plain(b"b", b"")).await.unwrap();
-    for bad in [&b"b"[..], b"a", &[b'c'; 65_536]] {
+    for bad in [&b"b"[..], b"a", &vec![b'c'; 65_536]] {
         assert_eq!(
             map.push(plain(bad, b"")).await.unwrap_err().kind(),
             Kind::Failed
         );
     }
-    map.push(plain(&[b'c'; 65_535], b"")).await.unwrap();
+    map.push(plain(&vec![b'c'; 65_535], b"")).await.unwrap();
     let torn = Content::Object {
         hash: ObjectHash::default(),
         size: 5,
@@ -195,8 +195,8 @@ async fn keys_out_of_order_or_too_long_are_refused() {
 
 #[tokio::test]
 async fn contents_of_every_kind_come_back() -> Result<()> {
-    let (_, store_) = memory();
-    let repo = init(store_).await;
+    let (_, backend) = memory();
+    let repo = init(backend).await;
     let writer = writer(&repo, "maps").await?;
     let mut map = writer.map();
     // 1,500 pieces of 4 KiB: more than a node takes.

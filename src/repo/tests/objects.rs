@@ -100,7 +100,7 @@ async fn with_a_passphrase_only_that_opens_it() {
 }
 
 #[tokio::test]
-async fn an_empty_store_is_no_repository_and_an_occupied_one_is_not_made_anew() {
+async fn an_empty_backendis_no_repository_and_an_occupied_one_is_not_made_anew() {
     let (memory, store) = memory();
     let error = open(store.clone()).await.unwrap_err();
     assert_eq!(error.kind().exit_code(), 10);
@@ -138,9 +138,9 @@ async fn impossible_cuts_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_tasks_store_at_once_and_equal_pieces_are_stored_once() {
-    let (_, store_) = memory();
-    let repo = init(store_).await;
+async fn many_tasks_backendat_once_and_equal_pieces_are_stored_once() {
+    let (_, backend) = memory();
+    let repo = init(backend).await;
     let writer = Arc::new(writer(&repo, "a").await.unwrap());
     let stored: Vec<_> = stream::iter(0..600_u64)
         .map(|n| {
@@ -205,8 +205,8 @@ async fn an_object_that_shrinks_is_an_error_that_names_it() {
 
 #[tokio::test]
 async fn without_compression_nothing_is_compressed() {
-    let (_, store_) = memory();
-    let repo = init(store_).await;
+    let (_, backend) = memory();
+    let repo = init(backend).await;
     let writer = repo
         .begin_writer("a", vec![], Compression::Off)
         .await
@@ -219,8 +219,8 @@ async fn without_compression_nothing_is_compressed() {
 
 #[tokio::test]
 async fn packs_and_index_segments_end_where_they_should() {
-    let (memory, store_) = memory();
-    let repo = init(store_).await;
+    let (memory, backend) = memory();
+    let repo = init(backend).await;
     let writer = writer(&repo, "a").await.unwrap();
     // More blobs than a pack takes, in pieces of 1 KiB at least.
     let count = 70_000_u64;

@@ -139,7 +139,7 @@ async fn a_writer_elsewhere_is_dead_only_after_two_lifetimes_without_a_beat() {
     plant(&repo, elsewhere(), 2).await;
     clock.set_wall(Timestamp::MAX);
     assert!(locked().await);
-    clock.advance(Duration::from_secs(240));
+    clock.advance(Duration::from_mins(4));
     assert!(locked().await);
     clock.advance(Duration::from_secs(1));
     writer(&repo, "a").await.unwrap().finish().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_session_that_slept_through_its_lease_cannot_commit() {
         .begin_writer("a", vec![], Compression::Auto)
         .await
         .unwrap();
-    clock.advance(Duration::from_secs(120));
+    clock.advance(Duration::from_mins(2));
     writer.check_lease().unwrap();
     clock.advance(Duration::from_secs(1));
     assert!(writer.check_lease().is_err());

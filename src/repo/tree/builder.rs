@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 
-use super::node::{
-    Child, Content, Entry, NODE_ENTRIES, NodeRef, NodeWriter, Shape, check_key, pieces_fill,
-};
+use super::encode::{NodeWriter, check_key};
+use super::node::{Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill};
 use crate::repo::hash::PieceRef;
 use crate::repo::writer::Writer;
 use crate::{Error, Kind, Result};

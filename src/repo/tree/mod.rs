@@ -2,6 +2,7 @@
 
 mod builder;
 mod diff;
+mod encode;
 mod map;
 pub(crate) mod node;
 

@@ -98,7 +98,7 @@ impl Repository {
                 })
             }
             Err(error) => {
-                lease.finish().await?;
+                lease.give_up().await;
                 Err(error)
             }
         }

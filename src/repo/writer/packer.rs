@@ -321,9 +321,9 @@ impl OpenPack {
 
     /// Hashes a part and hands it to the store at the same time.
     async fn send(&mut self, session: &Session, part: Bytes) -> Result<()> {
-        let (mut hasher, hashed) = (std::mem::take(&mut self.hasher), part.clone());
+        let (mut hasher, bytes) = (std::mem::take(&mut self.hasher), part.clone());
         let hash = session.view.repo().pool().run(move || {
-            hasher.update(&hashed);
+            hasher.update(&bytes);
             Ok(hasher)
         });
         let write = self.upload.write(part);

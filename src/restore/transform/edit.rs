@@ -32,19 +32,9 @@ const PULSAR_EARLIEST: [u8; 46] = {
 const PULSAR_EARLIEST_TEXT: &str =
     "CP///////////wEQ////////////ARj///////////8BIP///////////wEwAA==";
 
-/// Positions name their WAL from this version on.
-const POSITIONS_NAME_WAL: (u64, u64, u64) = (2, 6, 8);
-
-/// Message ids of consume checkpoints name their WAL from this version on.
-const MESSAGE_IDS_NAME_WAL: (u64, u64, u64) = (2, 6, 2);
-
 impl Earliest {
     pub(super) const fn new(kind: WalKind, version: MilvusVersion) -> Self {
         Self { kind, version }
-    }
-
-    fn at_least(&self, (major, minor, patch): (u64, u64, u64)) -> bool {
-        self.version.at_least(major, minor, patch)
     }
 
     const fn bytes(&self) -> &'static [u8] {
@@ -74,7 +64,7 @@ impl Earliest {
     pub(super) fn position(&self, position: &mut Message) {
         position.set_bytes(2, self.bytes());
         if let Some(number) = self.number()
-            && (self.at_least(POSITIONS_NAME_WAL) || position.has(5))
+            && (self.version.at_least(2, 6, 8) || position.has(5))
         {
             position.set_varint(5, number);
         }
@@ -114,7 +104,7 @@ impl Earliest {
         let mut id = Message::default();
         id.set_bytes(1, self.text().as_bytes());
         if let Some(number) = self.number()
-            && self.at_least(MESSAGE_IDS_NAME_WAL)
+            && self.version.at_least(2, 6, 2)
         {
             id.set_varint(2, number);
         }

@@ -1,6 +1,7 @@
 //! What cannot be restored, and what was never tried.
 
 use super::{Options, Unproven, Wal};
+use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::validate::RefusalKind;
 use crate::{Error, Kind, Result};
@@ -37,8 +38,7 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         }
     }
     if let Wal::Reset(kind) = options.wal {
-        // Query nodes up to 2.6.13 panic on Woodpecker's own earliest position (facts 5.5).
-        if kind == WalKind::Woodpecker && !options.target_version.at_least(2, 6, 14) {
+        if kind == WalKind::Woodpecker && panics_on_its_earliest(&options.target_version) {
             return refused(
                 format!(
                     "Milvus {} panics on the first position of a fresh woodpecker",
@@ -69,4 +69,10 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether query nodes panic on Woodpecker's own earliest position: up to 2.6.13, the last version
+/// that was read (facts 5.5); a build that does not say its patch level is taken for one of them.
+fn panics_on_its_earliest(version: &MilvusVersion) -> bool {
+    !version.at_least(2, 6, 14)
 }

@@ -1,0 +1,130 @@
+"""Real servers for the end-to-end tests: one loaded source a layout, and fresh targets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from lab import eyrie as lab_eyrie  # noqa: E402
+from lab import oracle, writer  # noqa: E402
+from lab.dataset import Dataset  # noqa: E402
+from lab.eyrie import Eyrie  # noqa: E402
+from lab.instance import Instance  # noqa: E402
+
+# Compaction replaces segments whenever it likes; a target that is compared must stay as restored.
+STILL = {"dataCoord.compaction.enableAutoCompaction": False}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """A test that did not run is a test that failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which counts as failed: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def scratch(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where all servers of this run live; kept, and named, when a test failed."""
+    directory = Path(tempfile.mkdtemp(prefix="eyrie-e2e-"))
+    yield directory
+    if request.session.testsfailed:
+        print(f"\nThe servers' logs and data are kept in {directory}")
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """$EYRIE_BIN, else what cargo built."""
+    explicit = os.environ.get("EYRIE_BIN")
+    built = [REPOSITORY / "target" / profile / "eyrie" for profile in ("release", "debug")]
+    found = [path for path in ([Path(explicit)] if explicit else built) if path.is_file()]
+    assert found, "no eyrie binary: build it, or set EYRIE_BIN"
+    return found[0].resolve()
+
+
+@dataclass
+class Lab:
+    """An instance, and eyrie on it."""
+
+    instance: Instance
+
+    @property
+    def local(self) -> bool:
+        return not self.instance.minio
+
+    @property
+    def mode(self) -> tuple[str, ...]:
+        """How this instance can be captured: Milvus 2.3.5 with etcd inside takes no write hold."""
+        return ("--mode", "hot") if self.instance.layout == "embedded" else ()
+
+    def view(self) -> oracle.View:
+        with self.instance.client() as client:
+            return oracle.snapshot_instance(client, self.local)
+
+    def eyrie(self, binary: Path, repository: str = "primary", **changes: Any) -> Eyrie:
+        """eyrie with a repository of that name; `changes` go into the configuration's `instance`."""
+        entry = lab_eyrie.repository(self.instance, repository)
+        config = lab_eyrie.configure(self.instance, [entry], f"eyrie-{repository}.yaml", **changes)
+        return Eyrie(binary, config)
+
+
+@pytest.fixture(scope="session")
+def source(scratch: Path) -> Iterator[Callable[[str], Lab]]:
+    """The loaded instance of a layout, started when first asked for; tests leave it running."""
+    started: dict[str, Lab] = {}
+
+    def get(layout: str) -> Lab:
+        if layout not in started:
+            instance = Instance(layout, scratch / f"source-{layout}", auth=layout != "s3", name=f"source-{layout}")
+            started[layout] = Lab(instance)
+            instance.start()
+            with instance.client() as client:
+                Dataset(client).load()
+                writer.make_streams(client)
+        return started[layout]
+
+    yield get
+    for one in started.values():
+        one.instance.kill()
+
+
+@pytest.fixture(scope="session")
+def fresh(scratch: Path) -> Iterator[Callable[..., Lab]]:
+    """Makes instances that never ran; they end with the run."""
+    made: list[Lab] = []
+
+    def make(layout: str, **options: Any) -> Lab:
+        name = f"fresh-{len(made)}-{layout}"
+        made.append(Lab(Instance(layout, scratch / name, name=name, **{"settings": STILL, **options})))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.instance.kill()
+
+
+def objects_of(instance: Instance) -> dict[str, bytes]:
+    """Every segment object that the instance's storage holds, by its path below the storage root."""
+    if instance.minio:
+        s3 = instance.s3()
+        prefix = f"{instance.object_prefix}/"
+        listed = [o.object_name for o in s3.list_objects(instance.bucket, prefix, recursive=True)]
+        return {name.removeprefix(prefix): s3.get_object(instance.bucket, name).read() for name in listed}
+    kinds = ("insert_log", "delta_log", "stats_log", "index_files")
+    files = [path for kind in kinds for path in (instance.storage / kind).rglob("*") if path.is_file()]
+    return {str(path.relative_to(instance.storage)): path.read_bytes() for path in files}
