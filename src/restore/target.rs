@@ -22,8 +22,8 @@ use super::{Context, Purpose};
 use crate::config::{Objects, WalKind};
 use crate::etcd::{Etcd, KeyValue, Status};
 use crate::milvus::MilvusVersion;
-use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::SharedStore;
+use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::{Error, Kind, Result, connect, stopped};
 
 /// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
