@@ -37,6 +37,11 @@ const PROBED_COLLECTIONS: usize = 5;
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
 
+/// How often a later cut is taken. A request that was admitted before the denial gets its timestamp
+/// when it is carried out, which may be after the first cut; a proxy that goes on letting writes
+/// through does so at every attempt.
+const CUT_ATTEMPTS: usize = 4;
+
 /// What an error names of what is not flushed.
 const NAMED: usize = 5;
 
@@ -189,21 +194,25 @@ impl Window<'_> {
             tokio::join!(self.until_denied(), self.running.client.inventory());
         denied?;
         info!(after_ms = since.elapsed().as_millis(), "writes are denied");
-        let t_hold = self.running.client.alloc_timestamp().await?;
-        self.context.progress.begin("flush", None);
-        let flush = self.flush(self.options.flush_timeout).await?;
-        self.context.progress.begin("anchor", None);
-        let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
-        let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
-        let differences = view::differences(&inventory?, &catalog);
-        Ok(Anchored::new(
-            self.context.env.now(),
-            anchor,
-            catalog,
-            cut,
-            Some(record(&flush)),
-            differences,
-        ))
+        let inventory = inventory?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let t_hold = self.running.client.alloc_timestamp().await?;
+            self.context.progress.begin("flush", None);
+            let flush = self.flush(self.options.flush_timeout).await?;
+            self.context.progress.begin("anchor", None);
+            let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
+            let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
+            let settled = catalog.logs_after(cut).next().is_none();
+            if settled || attempt == CUT_ATTEMPTS {
+                let differences = view::differences(&inventory, &catalog);
+                let now = self.context.env.now();
+                let flush = Some(record(&flush));
+                return Ok(Anchored::new(now, anchor, catalog, cut, flush, differences));
+            }
+            info!("requests from before the denial were still being written; taking a later cut");
+        }
     }
 
     /// The cut is a timestamp from before the flush is asked for: what was acknowledged until then is
