@@ -51,23 +51,19 @@ impl Anchored {
 /// Compares the logs of the anchor with the timestamp that the snapshot is to stand for (protocol
 /// step 8). `timestamp` 0 stands for a stopped Milvus: nothing is newer.
 fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
-    let mut newest_log = 0;
-    let mut straddling = Vec::new();
-    for segment in catalog.live_segments() {
-        let rows = segment
-            .logs_of(LogKind::Insert)
-            .chain(segment.logs_of(LogKind::Delta));
-        for (logs, log) in rows.flat_map(|logs| logs.logs.iter().map(move |log| (logs, log))) {
-            newest_log = newest_log.max(log.to);
-            if timestamp > 0 && log.to > timestamp && straddling.len() < STRADDLING_NAMED {
-                straddling.push(log_path(segment, logs, log));
-            }
-        }
-    }
+    let newest_log = catalog.cut().unwrap_or(0);
+    let straddling = match timestamp {
+        0 => Vec::new(),
+        _ => catalog
+            .logs_after(timestamp)
+            .take(STRADDLING_NAMED)
+            .map(|(segment, logs, log)| log_path(segment, logs, log))
+            .collect(),
+    };
     Cut {
         timestamp,
         newest_log,
-        proven: timestamp == 0 || newest_log <= timestamp,
+        proven: straddling.is_empty(),
         straddling,
     }
 }

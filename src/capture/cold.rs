@@ -144,7 +144,7 @@ pub(super) async fn prove_stopped(
             return Ok(());
         }
         if Instant::now() > give_up {
-            return Err(alive(format!(
+            return Err(alive(&format!(
                 "etcd has live sessions: {}",
                 sessions.join(", ")
             )));
@@ -161,11 +161,11 @@ pub(super) async fn prove_stopped(
 pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<()> {
     let address = &context.instance.milvus.address;
     if stopped::answers(address).await {
-        return Err(alive(format!("something answers at {address}")));
+        return Err(alive(&format!("something answers at {address}")));
     }
     for directory in wal {
         if let Some(pid) = stopped::rocksdb_holder(directory)? {
-            return Err(alive(format!(
+            return Err(alive(&format!(
                 "process {pid} holds {}",
                 directory.display()
             )));
@@ -174,7 +174,7 @@ pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<
     if let Some(embedded) = &context.instance.etcd.embedded
         && stopped::etcd_directory_in_use(&embedded.data_dir)?
     {
-        return Err(alive(format!(
+        return Err(alive(&format!(
             "a process holds {}",
             embedded.data_dir.display()
         )));
@@ -182,7 +182,7 @@ pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<
     Ok(())
 }
 
-fn alive(sign: String) -> Error {
+fn alive(sign: &str) -> Error {
     Error::new(Kind::Instance, format!("milvus is not stopped: {sign}"))
         .with_hint("stop Milvus and wait until its process is gone, or use --mode quiesced or hot")
 }

@@ -47,15 +47,14 @@ pub(super) async fn protocol(
     let snapshots = repository.snapshots().await?;
     let parent = snapshots.newest_of(&context.instance.name);
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
-    let mut planned = plan(context, options, previous.as_ref()).await?;
+    let mut planned = Box::pin(plan(context, options, previous.as_ref())).await?;
     let parents = parent.iter().map(|p| p.snapshot).collect();
     let writer = repository
         .begin_writer(&context.instance.name, parents, Compression::default())
         .await?;
     let known = parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten());
     let work = store(context, options, holds, &mut planned, &writer, known, begun);
-    let outcome = work.await;
-    match outcome {
+    match Box::pin(work).await {
         Ok(captured) => {
             writer.finish().await?;
             Ok(captured)
@@ -85,7 +84,9 @@ async fn store(
     let (anchored, copied) = loop {
         let anchored = match options.mode {
             Mode::Cold => cold::anchor(context, planned).await?,
-            Mode::Quiesced | Mode::Hot => window::take(context, planned, options, holds).await?,
+            Mode::Quiesced | Mode::Hot => {
+                Box::pin(window::take(context, planned, options, holds)).await?
+            }
         };
         let problems = problems(&anchored.catalog, options);
         if !problems.is_empty() && options.missing == Missing::Refuse {

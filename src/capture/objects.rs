@@ -69,33 +69,33 @@ pub(super) async fn copy(
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
     let mut map = writer.map();
-    let mut copied = Copied::default();
+    let mut done = Copied::default();
     while let Some(one) = work.try_next().await? {
         let (object, entry) = match one {
-            One::Gone(object) if copied.missing.len() < MISSING_NAMED => {
-                copied.missing.push(object);
+            One::Gone(object) if done.missing.len() < MISSING_NAMED => {
+                done.missing.push(object);
                 continue;
             }
             One::Gone(_) => {
-                copied.missing_unnamed += 1;
+                done.missing_unnamed += 1;
                 continue;
             }
             One::Known(object, entry) => (object, entry),
             One::Read(object, entry) => {
-                copied.objects_read += 1;
-                copied.bytes_read += entry.content.size();
+                done.objects_read += 1;
+                done.bytes_read += entry.content.size();
                 (object, entry)
             }
         };
         let size = entry.content.size();
-        copied.objects += 1;
-        copied.bytes += size;
-        *copied.by_kind.entry(object.kind.to_string()).or_default() += 1;
+        done.objects += 1;
+        done.bytes += size;
+        *done.by_kind.entry(object.kind.to_string()).or_default() += 1;
         map.push(entry).await?;
         context.progress.advance(Amount::object(size));
     }
-    copied.root = map.finish().await?;
-    Ok(copied)
+    done.root = map.finish().await?;
+    Ok(done)
 }
 
 enum One {

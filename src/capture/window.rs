@@ -233,16 +233,16 @@ impl Window<'_> {
                 match probe(proxy, &targets).await {
                     ProbeOutcome::Denied => denied += 1,
                     ProbeOutcome::Accepted => {
-                        last = format!("{} still accepts writes", proxy.address())
+                        last = format!("{} still accepts writes", proxy.address());
                     }
                     ProbeOutcome::Limited(why) => {
                         last = format!(
                             "{} limits writes for another reason: {why}",
                             proxy.address()
-                        )
+                        );
                     }
                     ProbeOutcome::Other(error) => {
-                        last = format!("{}: {}", proxy.address(), error.chain())
+                        last = format!("{}: {}", proxy.address(), error.chain());
                     }
                 }
             }
@@ -330,7 +330,7 @@ impl Window<'_> {
         };
         let mut tell = |event: FlushEvent| match event {
             FlushEvent::Retrying { reason, after } => {
-                warn!(reason, ?after, "the flush is tried again")
+                warn!(reason, ?after, "the flush is tried again");
             }
             other => debug!(?other, "flush"),
         };
@@ -416,14 +416,13 @@ fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {
 
 /// Virtual channels of live collections whose checkpoint has not reached the barrier.
 fn lagging(catalog: &Catalog, barrier: &Barrier) -> Vec<Lag> {
-    let live = catalog.collections.values().filter(|c| c.is_created());
-    live.flat_map(|collection| &collection.vchannels)
-        .filter_map(|vchannel| {
-            let checkpoint = catalog.checkpoints.get(vchannel).map(|c| c.timestamp);
-            let reached =
-                checkpoint.is_some_and(|at| at != DROPPED && at >= barrier.of_vchannel(vchannel));
-            (!reached).then(|| Lag {
-                vchannel: vchannel.clone(),
+    catalog
+        .channel_checkpoints()
+        .filter_map(|(vchannel, checkpoint)| {
+            let checkpoint = checkpoint.map(|c| c.timestamp);
+            let passed = |at| at != DROPPED && at >= barrier.of_vchannel(vchannel);
+            (!checkpoint.is_some_and(passed)).then(|| Lag {
+                vchannel: vchannel.to_owned(),
                 checkpoint,
             })
         })

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::commands::{backup, check, completions, config, diff, init, ls, man, show, snapshots};
+use super::commands::{
+    backup, check, completions, config, diff, init, ls, man, restore, show, snapshots,
+};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;
@@ -146,6 +148,8 @@ pub enum Command {
     Ls(ls::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Diff(diff::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Restore(restore::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

@@ -136,7 +136,7 @@ impl Renewal {
                         break;
                     }
                     Err(error) => {
-                        warn!(error = %error.chain(), "renewing the pause of garbage collection")
+                        warn!(error = %error.chain(), "renewing the pause of garbage collection");
                     }
                 }
                 if Instant::now() > ends {

@@ -15,6 +15,8 @@ pub mod proto;
 pub(crate) mod recorded;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
+#[cfg(test)]
+pub(crate) mod simulated_keys;
 pub mod status;
 pub mod validate;
 pub mod version;

@@ -180,7 +180,13 @@ impl Catalog {
                 message,
             });
         };
-        if segment.standing.is_open() && (segment.rows > 0 || segment.has_logs()) {
+        if segment.standing.is_open() {
+            // The row count of a growing segment is behind: none in etcd does not mean none.
+            let severity = if segment.rows > 0 || segment.has_logs() {
+                Severity::Error
+            } else {
+                Severity::Note
+            };
             let state = match segment.state {
                 SegmentState::Growing => "growing",
                 _ => "sealed",
@@ -189,7 +195,7 @@ impl Catalog {
                 "{state} with {} rows in etcd: rows in it may be in the WAL only",
                 segment.rows
             );
-            add(Severity::Error, (FindingKind::Unflushed, None, message));
+            add(severity, (FindingKind::Unflushed, None, message));
         }
         if !segment.is_live() {
             return;

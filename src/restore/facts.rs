@@ -170,8 +170,8 @@ pub struct TargetFacts {
     pub instance: String,
     /// Its version.
     pub version: TargetVersion,
-    /// Where Milvus keeps its metadata; only `etcd` works.
-    pub metastore: String,
+    /// What of its configuration eyrie cannot restore onto: what it is, and the way out.
+    pub unsupported: Vec<(String, String)>,
     /// Signs of a Milvus that runs, for people.
     pub running: Vec<String>,
     /// Its etcd.

@@ -23,7 +23,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(rule: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// A refusal under `rule`.
+    pub(crate) fn new(
+        rule: &'static str,
+        found: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self {
             rule,
             found: found.into(),
@@ -43,7 +48,7 @@ impl Refusal {
 pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -> Vec<Refusal> {
     let rules = [
         contents(source),
-        metastore(target),
+        unsupported(target),
         overlap(target),
         running(target),
         marker(target, options),
@@ -80,17 +85,9 @@ fn contents(source: &SourceFacts) -> Option<Refusal> {
     })
 }
 
-fn metastore(target: &TargetFacts) -> Option<Refusal> {
-    (target.metastore != "etcd").then(|| {
-        Refusal::new(
-            "metastore",
-            format!(
-                "{} keeps its metadata in {}, not in etcd",
-                target.instance, target.metastore
-            ),
-            "restore onto an instance with metastore.type: etcd",
-        )
-    })
+fn unsupported(target: &TargetFacts) -> Option<Refusal> {
+    let (what, hint) = target.unsupported.first()?;
+    Some(Refusal::new("unsupported", what, hint))
 }
 
 fn overlap(target: &TargetFacts) -> Option<Refusal> {
@@ -384,7 +381,7 @@ pub(crate) mod tests {
         TargetFacts {
             instance: "other".into(),
             version: declared(2, 3, 5),
-            metastore: "etcd".into(),
+            unsupported: vec![],
             running: vec![],
             etcd: EtcdFacts {
                 place: "127.0.0.1:2379".into(),
@@ -552,8 +549,9 @@ pub(crate) mod tests {
         assert_eq!(rules(&whole, &replace()), ["whole-bucket"]);
         let overlap = changed(|t| t.overlap = Some("/backup lies below /".into()));
         assert_eq!(rules(&overlap, &replace()), ["overlap"]);
-        let tikv = changed(|t| t.metastore = "tikv".into());
-        assert_eq!(rules(&tikv, &Options::default()), ["metastore"]);
+        let tikv = ("metastore.type is tikv".to_owned(), "use etcd".to_owned());
+        let tikv = changed(|t| t.unsupported.push(tikv));
+        assert_eq!(rules(&tikv, &Options::default()), ["unsupported"]);
     }
 
     #[test]

@@ -69,6 +69,22 @@ impl Embedded {
         }
     }
 
+    /// Where it is, for people.
+    pub(crate) fn place(&self) -> String {
+        self.data_dir.display().to_string()
+    }
+
+    /// Whether an embedded etcd has left data there.
+    pub(crate) fn has_left(&self) -> bool {
+        self.data_dir.join(MEMBER).is_dir()
+    }
+
+    /// Gives up what was prepared.
+    pub(crate) fn discard(&self) -> Result<()> {
+        let staging = self.staging();
+        std::fs::remove_dir_all(&staging).map_err(|e| failed("removing", &staging, e))
+    }
+
     /// Who has the directory open, for people.
     pub(crate) fn in_use(&self) -> Result<Option<String>> {
         for (directory, who) in [

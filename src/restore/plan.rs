@@ -213,6 +213,8 @@ pub struct Inputs<'a> {
     pub management: &'a str,
     /// How to restore.
     pub options: &'a Options,
+    /// Why the keys cannot be transformed, when they cannot.
+    pub refusals: Vec<Refusal>,
 }
 
 /// How garbage collection is held off for the first start.
@@ -220,6 +222,8 @@ pub struct Inputs<'a> {
 pub enum GcGuard {
     /// By this key in etcd.
     Key(String),
+    /// By a key that the snapshot brought: the source's operator had set it.
+    Brought,
     /// By the operator, in `milvus.yaml`: an embedded etcd's keys are not read.
     Setting,
 }
@@ -270,7 +274,7 @@ impl RestorePlan {
             expected: Expected::of(all),
             weakened: weakenings_of(body, is_less),
             notes: inputs.notes,
-            refusals: guard::refusals(source, target, options),
+            refusals: [guard::refusals(source, target, options), inputs.refusals].concat(),
             steps: vec![],
             next_steps: next_steps(&inputs.gc, inputs.management, source),
         };
@@ -424,6 +428,10 @@ fn next_steps(gc: &GcGuard, management: &str, source: &SourceFacts) -> Vec<Strin
                 "after a day without surprises remove the key {key} from etcd and restart Milvus: \
                  garbage collection is on again"
             ),
+        ),
+        GcGuard::Brought => (
+            "start Milvus; garbage collection is as the source's operator had set it in etcd".to_owned(),
+            "after a day without surprises see to dataCoord/enableGarbageCollection in etcd".to_owned(),
         ),
         GcGuard::Setting => (
             "set dataCoord.enableGarbageCollection: false in milvus.yaml for the first start \

@@ -14,7 +14,7 @@ use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::progress::SharedProgress;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
-use crate::store::{Key, SharedStore, Store};
+use crate::store::{Key, SharedStore};
 use crate::{Error, Kind, Result};
 
 /// How the two directories of rocksmq are called in a snapshot.

@@ -93,6 +93,17 @@ impl Snapshot {
         Box::pin(items.and_then(move |entry| async move { read(entry) }))
     }
 
+    /// Sums over the files of the write-ahead log, which are few.
+    pub(crate) async fn wal_files(&self) -> Result<Usage> {
+        self.items(Which::Wal)
+            .try_fold(Usage::default(), |mut sum, item| async move {
+                sum.objects += 1;
+                sum.bytes += item.size;
+                Ok(sum)
+            })
+            .await
+    }
+
     /// Sums over the objects.
     pub(crate) fn totals(&self) -> Usage {
         Usage {

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::keys::{Area, KeyKind, KeyValue, Roots, normalise_item, parse_meta};
+use crate::milvus::version::GARBAGE_COLLECTION;
 use crate::{Error, Kind, Result};
 
 mod counters;
@@ -137,9 +138,6 @@ pub enum FirstStart {
     /// Nothing is written.
     AsConfigured,
 }
-
-/// The item that switches garbage collection off at start.
-const GC_ITEM: &str = "dataCoord/enableGarbageCollection";
 
 /// A key to write, under the target's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -304,7 +302,7 @@ impl<'a> Run<'a> {
         if self.options.gc == FirstStart::AsConfigured {
             return;
         }
-        let item = normalise_item(GC_ITEM);
+        let item = normalise_item(GARBAGE_COLLECTION);
         let holds = &self.table.holds;
         let own = catalog
             .config
@@ -324,7 +322,10 @@ impl<'a> Run<'a> {
         } else {
             Area::Meta
         };
-        let key = format!("{}config/{GC_ITEM}", self.options.target.area(area));
+        let key = format!(
+            "{}config/{GARBAGE_COLLECTION}",
+            self.options.target.area(area)
+        );
         self.report.added.push(key.clone());
         self.plain.push(NewKey {
             key: key.into_bytes(),

@@ -138,18 +138,18 @@ class Instance:
         self.rocksmq.parent.mkdir(exist_ok=True)
         self.milvus.start()
 
-    def await_sessions(self, timeout: float = 60.0) -> None:
-        """Waits until etcd has dropped the sessions of a Milvus that ran before.
+    def sessions(self) -> set[int]:
+        """The ids of the Milvus servers that etcd holds a session of."""
+        values = self.etcd.keys(f"{self.root_path}/meta/session/").values()
+        return {json.loads(value)["ServerID"] for value in values if value.startswith(b"{")}
 
-        Until then (30 s after a kill) flushes and loads of the new one fail.
+    def await_sessions(self, most: int) -> None:
+        """Waits until etcd has dropped the sessions of a Milvus that ran before (30 s after a kill).
+
+        With `most` 1, until those of the running one are the only ones: flushes and
+        loads fail until then. With 0, until nothing shows that Milvus ever ran.
         """
-        prefix = f"{self.root_path}/meta/session/"
-
-        def generations() -> set[int]:
-            values = [v for k, v in self.etcd.keys(prefix).items() if v.startswith(b"{")]
-            return {json.loads(v)["ServerID"] for v in values}
-
-        wait_until(lambda: len(generations()) <= 1, "old sessions of Milvus are gone", timeout)
+        wait_until(lambda: len(self.sessions()) <= most, "old sessions of Milvus are gone", 60)
 
     def stop_milvus(self) -> None:
         self.milvus.stop()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ State = dict[str, int]
 class Op:
     """One operation: what was asked, when, and what was answered.
 
-    `result` is `ok`, `denied` (no effect) or `unknown` (the answer never came).
+    `result` is `ok`, `denied` (no effect) or `unknown` (the answer never came). It
+    is logged before it is sent, as `unknown`, and again with its answer.
     """
 
     stream: str
@@ -89,7 +91,7 @@ class Stream:
             "embedding": [self.random.random() for _ in range(DIM)],
         }
 
-    def step(self) -> Op:
+    def step(self, log: Callable[[Op], None]) -> Op:
         self.version += 1
         kind = self.random.choices(["insert", "upsert", "delete"], [6, 3, 1])[0]
         if kind == "insert" or len(self.alive) < 50:
@@ -97,7 +99,9 @@ class Stream:
             numbers = list(range(self.next_key, self.next_key + self.random.randint(1, 20)))
         else:
             numbers = self.random.sample(sorted(self.alive), self.random.randint(1, 10))
+        keys = [str(self._key(n)) for n in numbers]
         start = time.time()
+        log(Op(self.stream, kind, keys, self.version, start, start, "unknown"))
         try:
             if kind == "insert":
                 self.collection.insert([self._row(n) for n in numbers])
@@ -118,7 +122,9 @@ class Stream:
             self.alive = self.alive - changed if kind == "delete" else self.alive | changed
         elif result == "unknown":
             self.alive -= set(numbers)
-        return Op(self.stream, kind, [str(self._key(n)) for n in numbers], self.version, start, end, result, answer)
+        op = Op(self.stream, kind, keys, self.version, start, end, result, answer)
+        log(op)
+        return op
 
 
 def write(client: Client, log: Path, seed: str) -> None:
@@ -127,11 +133,13 @@ def write(client: Client, log: Path, seed: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with open(log, "a", buffering=1) as file:
 
+        def note(op: Op) -> None:
+            with lock:
+                file.write(json.dumps(asdict(op)) + "\n")
+
         def run(stream: Stream) -> None:
             while not stopping.is_set():
-                op = stream.step()
-                with lock:
-                    file.write(json.dumps(asdict(op)) + "\n")
+                op = stream.step(note)
                 time.sleep(0.01 if op.result == "ok" else 0.1)
 
         threads = [
@@ -192,8 +200,12 @@ class Writer:
 
 
 def read_log(path: Path) -> list[Op]:
-    lines = path.read_text().split("\n")[:-1]
-    return [Op(**json.loads(line)) for line in lines]
+    """The operations in the order in which they were sent."""
+    ops: dict[tuple[str, int], Op] = {}
+    for line in path.read_text().split("\n")[:-1]:
+        op = Op(**json.loads(line))
+        ops[op.stream, op.version] = op
+    return list(ops.values())
 
 
 def by_stream(ops: list[Op]) -> dict[str, list[Op]]:

@@ -4,9 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::weakenings;
-use crate::cli::documents::{RestoreDocument, RestorePlanDocument};
+use crate::cli::context::Context;
+use crate::cli::documents::{
+    self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
+    Weakening,
+};
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::values::{Bytes, SnapshotName, took};
+use crate::config::Resolved;
+use crate::repo::{Manifest, Repository};
+use crate::restore::{
+    self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
+};
+use crate::{Kind, Result, connect, manifest};
 
 /// Restore a snapshot onto its own instance or another
 ///
@@ -52,6 +62,218 @@ pub struct Args {
     /// Go on although a fresh message queue of this kind was never restored onto here
     #[arg(long)]
     pub accept_unproven_wal: bool,
+}
+
+/// Restores, or says what a restore would do.
+///
+/// # Errors
+///
+/// [`Kind::Target`] when the target refuses, [`Kind::Damage`] when the snapshot does not prove.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let other = match &args.target {
+        Some(path) => Some(Resolved::load(path, &context.variables)?),
+        None => None,
+    };
+    let target = other.as_ref().unwrap_or(&config).instance()?;
+    let options = args.options();
+    let progress = context.progress();
+    let outcome = context.run(async {
+        let opened = connect::repository(repository, &context.env).await?;
+        let lineage = config
+            .instance
+            .as_ref()
+            .map(|instance| instance.name.as_str());
+        let snapshot = find(&opened, &args.snapshot, lineage).await?;
+        let work = restore::Context {
+            instance: target,
+            repository: &opened,
+            location: &repository.location,
+            env: &context.env,
+            progress: &progress,
+            cancel: &context.cancel,
+        };
+        if args.dry_run {
+            let plan = restore::plan(&work, &snapshot, &options).await?;
+            return Ok(Outcome::Planned(plan));
+        }
+        let restored = restore::restore(&work, &snapshot, &options).await?;
+        Ok(Outcome::Restored(restored))
+    })?;
+    drop(progress);
+    match outcome {
+        Outcome::Planned(plan) => {
+            let refused = !plan.refusals.is_empty();
+            context.output.show(&Shown {
+                document: plan_document(&plan),
+                text: plan.to_string(),
+            })?;
+            Ok(if refused { Kind::Target.exit_code() } else { 0 })
+        }
+        Outcome::Restored(restored) => {
+            let document = document(&restored, &config.accept);
+            context.output.show(&document)?;
+            Ok(documents::exit_code(&document.weakened))
+        }
+    }
+}
+
+/// What came of it.
+enum Outcome {
+    Planned(RestorePlan),
+    Restored(Restored),
+}
+
+/// The snapshot that was named; `latest` is that of the configured instance.
+async fn find(
+    repository: &Repository,
+    name: &SnapshotName,
+    instance: Option<&str>,
+) -> Result<Manifest> {
+    let snapshots = repository.snapshots().await?;
+    let instance = match name {
+        SnapshotName::Latest => instance,
+        SnapshotName::Prefix(_) => None,
+    };
+    let found = snapshots.find(&name.to_string(), instance);
+    found.cloned()
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            occupied: if self.replace {
+                Occupied::Replace
+            } else {
+                Occupied::Refuse
+            },
+            keep_wal: if self.keep_wal {
+                KeepWal::Require
+            } else {
+                KeepWal::WhenCaptured
+            },
+            ttl: if self.suspend_ttl {
+                Ttl::Suspend
+            } else {
+                Ttl::Keep
+            },
+            read_back: if self.read_back {
+                ReadBack::Yes
+            } else {
+                ReadBack::No
+            },
+            unproven: if self.accept_unproven_wal {
+                Unproven::Accept
+            } else {
+                Unproven::Refuse
+            },
+        }
+    }
+}
+
+fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
+    let plan = &restored.plan;
+    let placed = restored.objects();
+    RestoreDocument {
+        snapshot: HexId(plan.snapshot.clone()),
+        objects: placed.objects,
+        bytes: placed.bytes,
+        etcd_keys: plan.etcd_keys,
+        rewritten: plan.rewritten(),
+        wal: plan.wal.state.clone(),
+        duration_ms: u64::try_from(restored.duration.as_millis()).unwrap_or(u64::MAX),
+        next_steps: plan.next_steps.clone(),
+        target: plan.target.instance.clone(),
+        objects_resumed: restored.kept.objects,
+        weakened: restored
+            .weakened()
+            .iter()
+            .map(|weak| weakening(weak, accept))
+            .collect(),
+        notes: plan.notes.iter().map(|what| note("plan", what)).collect(),
+    }
+}
+
+fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
+    let what = match weak.items.is_empty() {
+        true => weak.message.clone(),
+        false => format!("{}: {}", weak.message, weak.items.join(", ")),
+    };
+    Weakening::new(&weak.code, what, accept)
+}
+
+fn note(kind: &str, what: &str) -> Note {
+    Note {
+        kind: kind.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn plan_document(plan: &RestorePlan) -> RestorePlanDocument {
+    RestorePlanDocument {
+        snapshot: HexId(plan.snapshot.clone()),
+        target: plan.target.instance.clone(),
+        objects: plan.objects,
+        bytes: plan.bytes,
+        etcd_keys: plan.etcd_keys,
+        wal: plan.wal.state.clone(),
+        expected_ms: Some(plan.expected.seconds.saturating_mul(1000)),
+        transforms: plan
+            .changes
+            .iter()
+            .map(|change| Rewrite {
+                family: change.family.clone(),
+                action: change.action.clone(),
+                keys: change.keys,
+                why: change.why.clone(),
+            })
+            .collect(),
+        destroys: plan
+            .wipes
+            .iter()
+            .map(|wipe| DestroyedDocument {
+                place: wipe.place.clone(),
+                entries: wipe.entries,
+            })
+            .collect(),
+        steps: (1..)
+            .zip(&plan.steps)
+            .map(|(number, what)| PlanStep {
+                step: format!("{number}"),
+                what: what.clone(),
+            })
+            .collect(),
+        refusals: plan
+            .refusals
+            .iter()
+            .map(|refusal| format!("{} ({})", refusal.found, refusal.hint))
+            .collect(),
+        next_steps: plan.next_steps.clone(),
+    }
+}
+
+/// A plan: a document for programs, its own text for people.
+struct Shown {
+    document: RestorePlanDocument,
+    text: String,
+}
+
+impl serde::Serialize for Shown {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        self.document.serialize(serializer)
+    }
+}
+
+impl Render for Shown {
+    fn render(&self, page: &mut Page) {
+        for line in self.text.lines() {
+            page.line(line);
+        }
+    }
 }
 
 impl Render for RestoreDocument {

@@ -83,6 +83,11 @@ fn recorded_2_3_5_decodes_to_what_was_loaded() {
             .collections
             .contains_key(&by_name("ivf_sq8").id)
     );
+}
+
+#[test]
+fn recorded_2_3_5_has_nothing_unknown_and_nothing_wrong() {
+    let catalog = catalog();
     assert_eq!((catalog.access.users, catalog.access.roles), (2, 3));
     assert_eq!(catalog.wal.kinds(), BTreeSet::from([WalKind::Rocksmq]));
     assert_eq!(catalog.counters.session_id, Some(2));

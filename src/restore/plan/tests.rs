@@ -102,6 +102,7 @@ fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGua
         target,
         management: "http://127.0.0.1:9091",
         options,
+        refusals: vec![],
     })
 }
 

@@ -197,19 +197,16 @@ impl Report {
             return;
         }
         let mut open: BTreeMap<i64, (u64, i64)> = BTreeMap::new();
-        for segment in &catalog.segments {
-            let holds_rows = segment.rows > 0 || segment.has_logs();
-            if segment.standing.is_open() && holds_rows {
-                let (segments, rows) = open.entry(segment.key.collection).or_default();
-                *segments += 1;
-                *rows += segment.rows;
-            }
+        for segment in catalog.segments.iter().filter(|s| s.standing.is_open()) {
+            let (segments, rows) = open.entry(segment.key.collection).or_default();
+            *segments += 1;
+            *rows += segment.rows;
         }
         for (collection, (segments, rows)) in open {
             let (database, name) = catalog.names(collection);
             self.warn(format!(
                 "{database}.{name}: {segments} segments that were not flushed are not restored \
-                 (at least {rows} rows); their rows are in the old WAL only"
+                 ({rows} rows by etcd, maybe more); what they hold is in the old WAL only"
             ));
         }
         let importing = catalog.segments.iter();
@@ -277,9 +274,10 @@ fn loaded(catalog: &Catalog) -> Vec<LoadedCollection> {
             Some(LoadedCollection {
                 database: catalog.database_name(collection.database),
                 collection: collection.name.clone(),
-                partitions: match load.whole {
-                    true => Vec::new(),
-                    false => load.partitions.iter().map(partition).collect(),
+                partitions: if load.whole {
+                    Vec::new()
+                } else {
+                    load.partitions.iter().map(partition).collect()
                 },
                 replicas: load.replicas,
                 fields: load.fields.iter().map(field).collect(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::edit::{Earliest, storage_root, suspend_ttl};
 use super::{Action, Advance, Counter, LoadState, Options, Report, Ttl, Verdict, Wal, counters};
 use crate::milvus::catalog::{Catalog, DROPPED, Segment, Standing, TOMBSTONE, is_terminal};
-use crate::milvus::keys::{KeyKind, KeyValue, LogKind, SegmentKey, normalise_item};
+use crate::milvus::keys::{KeyKind, KeyValue, SegmentKey, normalise_item};
 use crate::milvus::proto::meta::{AliasInfo, AliasState, DatabaseState};
 use crate::milvus::proto::{data, index, msg, streaming};
 use crate::milvus::wire::Message;
@@ -73,10 +73,6 @@ impl<'a> Table<'a> {
             K::Field { collection, .. }
             | K::Function { collection, .. }
             | K::StructField { collection, .. } => self.with_collection(collection),
-            K::Partition {
-                collection,
-                partition,
-            } => self.with_partition(collection, partition),
             K::Alias { .. } | K::LegacyAlias { .. } => self.alias(key)?,
             K::User { .. }
             | K::Role { .. }
@@ -85,7 +81,7 @@ impl<'a> Table<'a> {
             | K::PrivilegeGroup { .. }
             | K::FileResource => Verdict::keep("as it was"),
             K::Segment(segment) => self.segment(key, segment, report)?,
-            K::Log { kind, segment, .. } => self.log(kind, segment),
+            K::Log { segment, .. } => self.log(segment),
             K::SegmentIndex { segment, .. } => self.segment_index(key, segment)?,
             K::FieldIndex { collection, index } => self.field_index(collection, index),
             K::ChannelCheckpoint { vchannel } => self.checkpoint(key, vchannel, report)?,
@@ -98,7 +94,11 @@ impl<'a> Table<'a> {
             | K::PartitionLoad { .. }
             | K::Replica { .. }
             | K::ResourceGroup { .. } => self.load(kind),
-            K::PartitionStats {
+            K::Partition {
+                collection,
+                partition,
+            }
+            | K::PartitionStats {
                 collection,
                 partition,
                 ..
@@ -234,7 +234,7 @@ impl<'a> Table<'a> {
         let Some(segment) = self.segments.get(&id) else {
             return Ok(Verdict::drop("not live"));
         };
-        let kept_for_wal = self.options.wal == Wal::Keep && !self.lost(segment);
+        let kept_for_wal = self.options.wal == Wal::Keep && !is_lost(segment.standing);
         if !segment.is_live() && !kept_for_wal {
             return Ok(Verdict::drop(reason(segment.standing)));
         }
@@ -255,15 +255,7 @@ impl<'a> Table<'a> {
         Ok(rewritten(key, value.encode(), why))
     }
 
-    /// The side of a compaction that lost, and unfinished imports, go with any WAL.
-    fn lost(&self, segment: &Segment) -> bool {
-        matches!(
-            segment.standing,
-            Standing::Replaced | Standing::Awaiting | Standing::Importing
-        )
-    }
-
-    fn log(&self, _kind: LogKind, id: SegmentKey) -> Verdict {
+    fn log(&self, id: SegmentKey) -> Verdict {
         let segment = self.segments.get(&id);
         let open = |s: &&Segment| self.options.wal == Wal::Keep && s.standing.is_open();
         match segment {
@@ -342,7 +334,7 @@ impl<'a> Table<'a> {
                 key: name,
                 from,
                 to,
-            })
+            });
         };
         if kind == KeyKind::SessionId {
             let text = String::from_utf8_lossy(&key.value);
@@ -444,6 +436,12 @@ fn compaction(key: &KeyValue) -> Result<Verdict> {
     } else {
         Verdict::drop("under way; planned again where still needed")
     })
+}
+
+/// The side of a compaction that lost, and unfinished imports, go with any WAL.
+const fn is_lost(standing: Standing) -> bool {
+    use Standing as S;
+    matches!(standing, S::Replaced | S::Awaiting | S::Importing)
 }
 
 const fn reason(standing: Standing) -> &'static str {

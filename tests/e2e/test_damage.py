@@ -1,0 +1,73 @@
+"""A flipped bit in any kind of repository file is found, and does no harm: issue 3, 'must be shown' 5."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Lab, objects_of
+from lab.eyrie import Eyrie
+
+# Design section 5's files; leases, marks and checkpoints are not there after a clean run.
+KINDS = ("config", "keys", "snapshots", "index", "tree", "data")
+
+
+@pytest.fixture(scope="session")
+def intact(source: Callable[[str], Lab], binary: Path) -> Eyrie:
+    """A repository with one snapshot, which tests damage a copy of."""
+    eyrie = source("local").eyrie(binary, "damage")
+    eyrie.expect(0, "init")
+    eyrie.expect(0, "backup")
+    return eyrie
+
+
+def copied(intact: Eyrie, name: str) -> tuple[Eyrie, Path]:
+    """eyrie on a copy of the repository, and where the copy is."""
+    config = yaml.safe_load(intact.config.read_text())
+    copy = intact.config.parent / "damaged" / name
+    shutil.copytree(config["repositories"][0]["url"], copy)
+    config["repositories"][0]["url"] = str(copy)
+    path = intact.config.parent / f"eyrie-damaged-{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return Eyrie(intact.binary, path), copy
+
+
+def flip_a_bit(path: Path) -> Path:
+    """Flips a bit in the middle of a file, of the largest one where `path` is a directory."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    victim = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    victim.chmod(0o600)
+    victim.write_bytes(data)
+    return victim
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_finds_a_flipped_bit(kind: str, intact: Eyrie) -> None:
+    eyrie, copy = copied(intact, f"flip-{kind}")
+    victim = flip_a_bit(copy / kind)
+    result = eyrie.expect(22, "verify", "--level", "bytes")
+    assert victim.name in result.err + result.out, f"{victim} is not named\n{result}"
+
+
+def test_an_intact_copy_verifies(intact: Eyrie) -> None:
+    eyrie, _ = copied(intact, "intact")
+    assert eyrie.json("verify", "--level", "bytes")["damage"] == []
+
+
+@pytest.mark.parametrize("kind", ["tree", "data"])
+def test_a_restore_from_a_damaged_repository_leaves_the_target_as_it_was(
+    kind: str, intact: Eyrie, fresh: Callable[..., Lab], binary: Path
+) -> None:
+    eyrie, copy = copied(intact, f"restore-{kind}")
+    flip_a_bit(copy / kind)
+    target = fresh("local", auth=True)
+    target.instance.start_backing()
+    eyrie.expect(22, "restore", "latest", "--target", str(target.eyrie(binary).config))
+    assert target.instance.etcd.keys(f"{target.instance.root_path}/") == {}
+    assert objects_of(target.instance) == {}
+    target.instance.kill()
