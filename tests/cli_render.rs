@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use eyrie::cli::commands::{check, ls::Listing, snapshots::Snapshots, verify};
+use eyrie::cli::commands::{snapshots::Snapshots, verify};
 use eyrie::cli::documents::*;
-use eyrie::cli::output::{Render, plain};
+use eyrie::cli::output::{Render, Row as _, plain};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {
@@ -97,6 +97,12 @@ fn plan() -> BackupPlanDocument {
             step("flush", "FlushAll, at most 1m 30s"),
         ],
         weakened: Vec::new(),
+        milvus_version: "2.3.5".into(),
+        collections: 13,
+        segments: 40,
+        objects: 389,
+        parent: Some(id('b')),
+        notes: notes(),
     }
 }
 
@@ -233,10 +239,11 @@ fn check_looks() {
             None,
         )],
         backup: Some(plan()),
+        exit_code: 0,
     };
     let ready = both(&document);
-    assert_eq!(check::exit_code(&document), 0);
     document.ready = false;
+    document.exit_code = 20;
     document.backup = None;
     document.milvus.reachable = false;
     document.repository.opens = false;
@@ -247,7 +254,6 @@ fn check_looks() {
         0,
         finding(Severity::Refusal, "Milvus does not answer", hint),
     );
-    assert_eq!(check::exit_code(&document), 20);
     insta::assert_snapshot!(format!("{ready}\n{}", plain(&document)));
 }
 
@@ -287,6 +293,12 @@ fn show_looks() {
             kind: "HNSW".into(),
         }],
         loaded: true,
+        partition_names: vec!["_default".into(), "spare".into()],
+        load: Some(ShownLoad {
+            replicas: 1,
+            partitions: vec!["spare".into()],
+        }),
+        ttl_seconds: Some(864_000),
     };
     insta::assert_snapshot!(both(&ShowDocument {
         snapshot: snapshot(),
@@ -298,14 +310,39 @@ fn show_looks() {
         wal_kind: "rocksmq".into(),
         wal: "reset".into(),
         duration_ms: 92_000,
-        holds: vec![ShownHold {
-            kind: "write".into(),
-            how: "leased key, proved by a denied insert".into(),
-            held_ms: 6_350,
-        }],
+        write_hold_ms: 6_350,
+        asked_mode: Mode::Quiesced,
+        cut: ShownCut {
+            timestamp: 470_654_271_533_613_077,
+            time: Some(time("2026-11-23T03:10:20Z")),
+            proven: false,
+            straddling: vec!["insert_log/444/445/446/100/449".into()],
+        },
+        flush: Some(ShownFlush {
+            shape: "Instance/Plain".into(),
+            timestamp: 470_654_271_533_613_077,
+            attempts: 2,
+            duration_ms: 1_300,
+        }),
+        holds: vec![
+            ShownHold {
+                kind: "writes".into(),
+                state: "held".into(),
+                how: "leased key, proved by a denied insert".into(),
+                held_ms: 6_350,
+            },
+            ShownHold {
+                kind: "gc".into(),
+                state: "absent".into(),
+                how: "this version of Milvus cannot pause it".into(),
+                held_ms: 0,
+            },
+        ],
         databases: vec!["default".into(), "other".into()],
         catalog: vec![collection],
         notes: notes(),
+        differences: vec!["default.books: property collection.ttl.seconds differs".into()],
+        missing: vec!["default.books segment 446: index_files/1/1/2/3/x".into()],
     }));
 }
 
@@ -315,12 +352,15 @@ fn ls_looks() {
         path: "insert_log/444/445/446/100/449".into(),
         size: 10_485_760,
         blake3,
-        kind: "insert-log".into(),
+        kind: "insert_log".into(),
         collection: 444,
         partition: 445,
         segment: 446,
     };
-    insta::assert_snapshot!(both(&Listing(vec![entry(Some(id('d'))), entry(None)])));
+    let entries = [entry(Some(id('d'))), entry(None)];
+    let lines: Vec<String> = entries.iter().map(LsEntry::line).collect();
+    let json = serde_json::to_string_pretty(&entries).unwrap();
+    insta::assert_snapshot!(format!("{}\n\n{json}\n", lines.join("\n")));
 }
 
 #[test]
