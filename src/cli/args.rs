@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::commands::{backup, completions, config, init, man, restore};
+use super::commands::{backup, completions, config, init, man, restore, verify};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;
@@ -138,6 +138,8 @@ pub enum Command {
     Backup(backup::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Restore(restore::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Verify(verify::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

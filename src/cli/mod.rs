@@ -53,6 +53,7 @@ fn run(command: &Command, context: &Context) -> Result<u8> {
         Command::Init(args) => commands::init::run(args, context),
         Command::Backup(args) => commands::backup::run(args, context),
         Command::Restore(args) => commands::restore::run(args, context),
+        Command::Verify(args) => commands::verify::run(args, context),
         Command::Config(args) => commands::config::run(args, context),
         Command::Completions(args) => commands::completions::run(*args, context),
         Command::Man(args) => commands::man::run(args, context),
