@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::Kind;
-use crate::cli::documents::{HexId, VerifyDocument};
+use crate::cli::context::Context;
+use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
+use crate::repo::Damage;
+use crate::verify::{self, VerifyReport};
+use crate::{Kind, Result, connect};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
 ///
@@ -47,6 +50,81 @@ impl Level {
             Self::Structure => "structure",
             Self::Bytes => "bytes",
         }
+    }
+}
+
+impl From<Level> for verify::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Existence => Self::Existence,
+            Level::Structure => Self::Structure,
+            Level::Bytes => Self::Bytes,
+        }
+    }
+}
+
+/// Verifies one snapshot or all.
+///
+/// # Errors
+///
+/// What the repository's store fails with; damage is in the document and in the exit code.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let progress = context.progress();
+    let report = context.run(async {
+        let opened = connect::repository(repository, &context.env).await?;
+        let snapshots = match &args.snapshot {
+            None => vec![],
+            Some(name) => {
+                let lineage = config
+                    .instance
+                    .as_ref()
+                    .map(|instance| instance.name.as_str());
+                let all = opened.snapshots().await?;
+                let lineage = lineage.filter(|_| *name == SnapshotName::Latest);
+                vec![all.find(&name.to_string(), lineage)?.snapshot]
+            }
+        };
+        let options = verify::Options {
+            snapshots,
+            level: args.level.into(),
+            sample: match args.sample {
+                None => verify::Sample::All,
+                Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
+                Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
+            },
+        };
+        verify::verify(&opened, &options, &context.env, &progress, &context.cancel).await
+    })?;
+    drop(progress);
+    let document = document(&report, args.level);
+    context.output.show(&document)?;
+    Ok(exit_code(&document))
+}
+
+fn document(report: &VerifyReport, level: Level) -> VerifyDocument {
+    VerifyDocument {
+        level: level.word().to_owned(),
+        snapshots: report.snapshots,
+        objects: report.objects,
+        bytes_read: report.bytes_read,
+        damage: report.damage.iter().map(damage).collect(),
+        duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn damage(damage: &Damage) -> DamageDocument {
+    let kind = serde_json::to_value(damage.kind).unwrap_or_default();
+    DamageDocument {
+        kind: kind.as_str().unwrap_or("unknown").replace('_', "-"),
+        what: damage.what.clone(),
+        place: damage.place.clone(),
+        snapshots: damage
+            .snapshots
+            .iter()
+            .map(|id| HexId(id.to_string()))
+            .collect(),
     }
 }
 
