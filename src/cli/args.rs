@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::commands::{
-    backup, check, completions, config, diff, init, ls, man, restore, show, snapshots,
+    backup, check, completions, config, diff, init, ls, man, restore, show, snapshots, verify,
 };
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
@@ -148,6 +148,8 @@ pub enum Command {
     Ls(ls::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Diff(diff::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Verify(verify::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Restore(restore::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

@@ -58,6 +58,7 @@ fn run(command: &Command, context: &Context) -> Result<u8> {
         Command::Show(args) => commands::show::run(args, context),
         Command::Ls(args) => commands::ls::run(args, context),
         Command::Diff(args) => commands::diff::run(args, context),
+        Command::Verify(args) => commands::verify::run(args, context),
         Command::Restore(args) => commands::restore::run(args, context),
         Command::Config(args) => commands::config::run(args, context),
         Command::Completions(args) => commands::completions::run(*args, context),

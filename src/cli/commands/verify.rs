@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::Kind;
-use crate::cli::documents::{HexId, VerifyDocument};
+use crate::cli::context::Context;
+use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
+use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
+use crate::verify::{self, Verified};
+use crate::{Kind, Result};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
 ///
@@ -50,6 +53,72 @@ impl Level {
     }
 }
 
+impl From<Level> for verify::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Existence => Self::Existence,
+            Level::Structure => Self::Structure,
+            Level::Bytes => Self::Bytes,
+        }
+    }
+}
+
+/// Verifies one snapshot or all.
+///
+/// # Errors
+///
+/// Those of [`Stored::open`] and [`Stored::find`]; damage that is found is in the document.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let sample = match args.sample {
+        None => verify::Sample::All,
+        Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
+        Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
+    };
+    let work = verify::Context {
+        env: context.env.clone(),
+        progress: context.progress(),
+        cancel: context.cancel.clone(),
+    };
+    let began = context.env.boottime();
+    let verified = context.run(async {
+        let stored = Stored::open(context, &config).await?;
+        let named = args.snapshot.iter().map(|name| stored.find(name));
+        let only = named.map(|found| found.map(|manifest| manifest.snapshot));
+        let options = verify::Options {
+            level: args.level.into(),
+            sample,
+            only: only.collect::<Result<_>>()?,
+        };
+        verify::verify(&work, &stored.repository, &options).await
+    })?;
+    let took = context.env.boottime().saturating_sub(began);
+    let document = document(args.level, &verified, took);
+    context.output.show(&document)?;
+    Ok(exit_code(&document))
+}
+
+fn document(level: Level, verified: &Verified, took: Duration) -> VerifyDocument {
+    let damage = verified.damage.iter().map(|damage| DamageDocument {
+        kind: damage.kind.clone(),
+        what: damage.what.clone(),
+        place: damage.place.clone(),
+        snapshots: damage
+            .snapshots
+            .iter()
+            .map(|id| HexId(id.to_string()))
+            .collect(),
+    });
+    VerifyDocument {
+        level: level.word().to_owned(),
+        snapshots: verified.snapshots.len() as u64,
+        objects: verified.objects,
+        bytes_read: verified.bytes_read,
+        damage: damage.collect(),
+        duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
 /// The exit code of a verification.
 #[must_use]
 pub const fn exit_code(document: &VerifyDocument) -> u8 {
@@ -66,7 +135,10 @@ impl Render for VerifyDocument {
             let snapshots: Vec<_> = damage.snapshots.iter().map(HexId::short).collect();
             page.line(format!("DAMAGE {}: {}", damage.kind, damage.what));
             page.line(format!("  at {}", damage.place));
-            page.line(format!("  needed by {}", snapshots.join(", ")));
+            page.line(match snapshots.len() {
+                0 => "  no snapshot needs it".to_owned(),
+                _ => format!("  needed by {}", snapshots.join(", ")),
+            });
         }
         page.line(format!(
             "{}: {} in {} of {}, {} read in {}",
