@@ -496,7 +496,7 @@ fn an_object_that_the_metadata_requires_is_missed_by_name() {
     let verified = verified.json("verify");
     let found = verified["damage"].as_array().unwrap();
     assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!(found[0]["kind"], "object");
+    assert_eq!(found[0]["kind"], "contents");
     assert_eq!(found[0]["snapshots"][0], fixture.id(1));
     let gone = fixture.objects[0].keys().find(|path| {
         !fixture.objects[1].contains_key(*path)

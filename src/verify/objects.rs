@@ -4,20 +4,40 @@ use std::collections::HashSet;
 
 use futures::TryStreamExt;
 
-use super::Damage;
 use crate::manifest::{Body, KEYS_ONLY, MISSING_NAMED, MISSING_OBJECTS, WalState, anchor};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::version::MilvusVersion;
-use crate::repo::{Content, KeyRange, Manifest, View};
+use crate::repo::{Content, Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
 use crate::{Error, Kind, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
 const NAMED: usize = 20;
 
+/// Looks at every snapshot in question whose trees are whole; damage of the others is told already.
+pub(super) async fn check(
+    repository: &Repository,
+    manifests: &[Manifest],
+    asked: impl Fn(&SnapshotId) -> bool,
+    found: &mut Vec<Damage>,
+) -> Result<()> {
+    let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place == "index/";
+    if found.iter().any(unreadable) {
+        return Ok(());
+    }
+    let view = repository.view().await?;
+    for manifest in manifests.iter().filter(|m| asked(&m.snapshot)) {
+        let broken = |d: &Damage| d.snapshots.contains(&manifest.snapshot);
+        if !found.iter().any(broken) {
+            found.extend(damage(&view, manifest).await?);
+        }
+    }
+    Ok(())
+}
+
 /// What is wrong between the metadata and the objects of one snapshot.
-pub(super) async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
+async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
     let (label, keys_only) = KEYS_ONLY;
     if manifest
         .labels
@@ -34,16 +54,14 @@ pub(super) async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damag
     })?;
     match missing(view, manifest, &body).await {
         Ok(missing) => Ok(missing),
-        Err(error) if error.kind() == Kind::Damage => {
-            Ok(vec![damaged(manifest, "anchor", error.chain())])
-        }
+        Err(error) if error.kind() == Kind::Damage => Ok(vec![damaged(manifest, error.chain())]),
         Err(error) => Err(error),
     }
 }
 
-fn damaged(manifest: &Manifest, kind: &str, what: String) -> Damage {
+fn damaged(manifest: &Manifest, what: String) -> Damage {
     Damage {
-        kind: kind.to_owned(),
+        kind: DamageKind::Contents,
         what,
         place: format!("snapshots/{}", manifest.snapshot),
         snapshots: vec![manifest.snapshot],
@@ -106,13 +124,13 @@ fn told(manifest: &Manifest, catalog: &Catalog, gone: &[ObjectRef]) -> Vec<Damag
             "{database}.{collection} segment {}: {} is required and not in the snapshot",
             object.segment, object.path
         );
-        damaged(manifest, "object", what)
+        damaged(manifest, what)
     });
     let mut told: Vec<Damage> = named.collect();
     let more = gone.len().saturating_sub(NAMED);
     if more > 0 {
         let what = format!("{more} more objects are required and not in the snapshot");
-        told.push(damaged(manifest, "object", what));
+        told.push(damaged(manifest, what));
     }
     told
 }

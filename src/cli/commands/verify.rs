@@ -9,8 +9,9 @@ use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
-use crate::verify::{self, Verified};
-use crate::{Kind, Result};
+use crate::repo::DamageKind;
+use crate::verify::{self, VerifyReport};
+use crate::{Error, Kind, Result};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
 ///
@@ -70,53 +71,68 @@ impl From<Level> for verify::Level {
 /// Those of [`Stored::open`] and [`Stored::find`]; damage that is found is in the document.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
+    if args.sample.is_some() && args.level != Level::Bytes {
+        let message = "--sample is of bytes, which this level does not read";
+        return Err(Error::new(Kind::Usage, message).with_hint("add --level bytes"));
+    }
     let sample = match args.sample {
         None => verify::Sample::All,
         Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
         Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
     };
-    let work = verify::Context {
-        env: context.env.clone(),
-        progress: context.progress(),
-        cancel: context.cancel.clone(),
-    };
-    let began = context.env.boottime();
-    let verified = context.run(async {
+    let progress = context.progress();
+    let report = context.run(async {
         let stored = Stored::open(context, &config).await?;
         let named = args.snapshot.iter().map(|name| stored.find(name));
         let only = named.map(|found| found.map(|manifest| manifest.snapshot));
         let options = verify::Options {
             level: args.level.into(),
             sample,
-            only: only.collect::<Result<_>>()?,
+            snapshots: only.collect::<Result<_>>()?,
         };
-        verify::verify(&work, &stored.repository, &options).await
+        let (repository, cancel) = (&stored.repository, &context.cancel);
+        Box::pin(verify::verify(
+            repository,
+            &options,
+            &context.env,
+            &progress,
+            cancel,
+        ))
+        .await
     })?;
-    let took = context.env.boottime().saturating_sub(began);
-    let document = document(args.level, &verified, took);
+    let document = document(args.level, &report)?;
     context.output.show(&document)?;
     Ok(exit_code(&document))
 }
 
-fn document(level: Level, verified: &Verified, took: Duration) -> VerifyDocument {
-    let damage = verified.damage.iter().map(|damage| DamageDocument {
-        kind: damage.kind.clone(),
-        what: damage.what.clone(),
-        place: damage.place.clone(),
-        snapshots: damage
-            .snapshots
-            .iter()
-            .map(|id| HexId(id.to_string()))
-            .collect(),
+fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
+    let damage = report.damage.iter().map(|damage| {
+        Ok(DamageDocument {
+            kind: kind(damage.kind)?,
+            what: damage.what.clone(),
+            place: damage.place.clone(),
+            snapshots: damage
+                .snapshots
+                .iter()
+                .map(|id| HexId(id.to_string()))
+                .collect(),
+        })
     });
-    VerifyDocument {
+    Ok(VerifyDocument {
         level: level.word().to_owned(),
-        snapshots: verified.snapshots.len() as u64,
-        objects: verified.objects,
-        bytes_read: verified.bytes_read,
-        damage: damage.collect(),
-        duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    }
+        snapshots: report.snapshots,
+        objects: report.objects,
+        bytes_read: report.bytes_read,
+        damage: damage.collect::<Result<_>>()?,
+        duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// The name of a kind of damage.
+fn kind(kind: DamageKind) -> Result<String> {
+    serde_json::to_value(kind)
+        .and_then(serde_json::from_value)
+        .map_err(|error| Error::new(Kind::Failed, "naming a kind of damage").with_source(error))
 }
 
 /// The exit code of a verification.
