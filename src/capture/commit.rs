@@ -18,7 +18,7 @@ use crate::manifest::{
 };
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
-use crate::milvus::validate::{Finding, Severity};
+use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{
     Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
 };
@@ -87,7 +87,7 @@ async fn store(
                 Box::pin(window::take(context, planned, options, holds)).await?
             }
         };
-        let problems = problems(&anchored.catalog, options);
+        let problems = problems(&anchored.catalog);
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
@@ -191,13 +191,13 @@ fn same_missing(before: &BTreeSet<String>, copied: &Copied) -> bool {
             .all(|object| before.contains(&object.path))
 }
 
-/// Findings that make a snapshot of this anchor less than whole.
-fn problems(catalog: &Catalog, options: &Options) -> Vec<Finding> {
-    use crate::milvus::validate::FindingKind;
-    let kept_in_wal =
-        |finding: &Finding| finding.kind == FindingKind::Unflushed && options.mode == Mode::Cold;
+/// Findings that make a snapshot of this anchor less than whole. Rows that are not flushed are
+/// none: the window has waited for those from before the cut, and a cold capture has the queue.
+fn problems(catalog: &Catalog) -> Vec<Finding> {
     let mut findings = catalog.validate();
-    findings.retain(|finding| finding.severity == Severity::Error && !kept_in_wal(finding));
+    findings.retain(|finding| {
+        finding.severity == Severity::Error && finding.kind != FindingKind::Unflushed
+    });
     findings
 }
 
@@ -309,15 +309,10 @@ fn body(
             items: anchored.differences.iter().cloned().collect(),
         });
     }
-    let (errors, remarks): (Vec<Finding>, Vec<Finding>) = catalog
-        .validate()
-        .into_iter()
-        .partition(|finding| finding.severity == Severity::Error);
-    let errors: Vec<String> = errors
-        .iter()
-        .filter(|_| options.missing == Missing::Allow)
-        .map(ToString::to_string)
-        .collect();
+    let errors: Vec<String> = match options.missing {
+        Missing::Allow => problems(catalog).iter().map(ToString::to_string).collect(),
+        Missing::Refuse => Vec::new(),
+    };
     if !errors.is_empty() {
         weakenings.push(Weakening {
             code: "metadata-invalid".to_owned(),
@@ -325,7 +320,11 @@ fn body(
             items: errors,
         });
     }
-    notes.extend(remarks.iter().map(ToString::to_string));
+    let remarks = catalog.validate();
+    let remarks = remarks
+        .iter()
+        .filter(|finding| finding.severity == Severity::Note);
+    notes.extend(remarks.map(ToString::to_string));
     let records = holds.records();
     if records
         .iter()

@@ -13,7 +13,7 @@ use crate::etcd::{Anchor, Etcd};
 use crate::hold;
 use crate::manifest::{FlushRecord, Mode};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
-use crate::milvus::catalog::{Catalog, DROPPED};
+use crate::milvus::catalog::{Catalog, DROPPED, Segment};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::keys::Roots;
@@ -36,6 +36,17 @@ const PROBED_COLLECTIONS: usize = 5;
 
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
+
+/// How often a later cut is taken. A request that was admitted before the denial gets its timestamp
+/// when it is carried out, which may be after the first cut; a proxy that goes on letting writes
+/// through does so at every attempt.
+const CUT_ATTEMPTS: usize = 4;
+
+/// What an error names of what is not flushed.
+const NAMED: usize = 5;
+
+/// After this long without settling the flush is asked for once more.
+const NUDGE: Duration = Duration::from_secs(5);
 
 /// Before the anchor is read again when it holds DDL that is under way.
 const ANCHOR_PAUSE: Duration = Duration::from_millis(500);
@@ -183,31 +194,39 @@ impl Window<'_> {
             tokio::join!(self.until_denied(), self.running.client.inventory());
         denied?;
         info!(after_ms = since.elapsed().as_millis(), "writes are denied");
-        let t_hold = self.running.client.alloc_timestamp().await?;
-        self.context.progress.begin("flush", None);
-        let flush = self.flush(self.options.flush_timeout).await?;
-        self.context.progress.begin("anchor", None);
-        let (anchor, catalog) = self.anchor(holds, &flush.0.barrier).await?;
-        let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
-        let differences = view::differences(&inventory?, &catalog);
-        Ok(Anchored::new(
-            self.context.env.now(),
-            anchor,
-            catalog,
-            cut,
-            Some(record(&flush)),
-            differences,
-        ))
+        let inventory = inventory?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let t_hold = self.running.client.alloc_timestamp().await?;
+            self.context.progress.begin("flush", None);
+            let flush = self.flush(self.options.flush_timeout).await?;
+            self.context.progress.begin("anchor", None);
+            let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
+            let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
+            let settled = catalog.logs_after(cut).next().is_none();
+            if settled || attempt == CUT_ATTEMPTS {
+                let differences = view::differences(&inventory, &catalog);
+                let now = self.context.env.now();
+                let flush = Some(record(&flush));
+                return Ok(Anchored::new(now, anchor, catalog, cut, flush, differences));
+            }
+            info!("requests from before the denial were still being written; taking a later cut");
+        }
     }
 
+    /// The cut is a timestamp from before the flush is asked for: what was acknowledged until then is
+    /// in segments that the flush seals. Milvus allocates the flush's own timestamp later, and rows
+    /// in between may be in a segment that goes on growing.
     async fn hot(&self, holds: &mut Holds) -> Result<Anchored> {
         self.context.progress.begin("flush", None);
+        let before = self.running.client.alloc_timestamp().await?;
         let flush = self.flush(self.options.flush_timeout).await?;
         self.context.progress.begin("anchor", None);
-        let (anchor, catalog) = self.anchor(holds, &flush.0.barrier).await?;
+        let cut = before.unwrap_or_else(|| flush.0.barrier.earliest());
+        let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
         let inventory = self.running.client.inventory().await?;
         let differences = view::differences(&inventory, &catalog);
-        let cut = flush.0.barrier.earliest();
         Ok(Anchored::new(
             self.context.env.now(),
             anchor,
@@ -338,9 +357,16 @@ impl Window<'_> {
         Ok((outcome, begun.elapsed()))
     }
 
-    /// Reads the anchor until it holds no unfinished DDL and every channel has passed the barrier.
-    async fn anchor(&self, holds: &Holds, barrier: &Barrier) -> Result<(Anchor, Catalog)> {
+    /// Reads the anchor until it holds no unfinished DDL, every channel has passed the barrier, and
+    /// every segment with rows from before the cut is flushed.
+    async fn anchor(
+        &self,
+        holds: &Holds,
+        barrier: &Barrier,
+        cut: u64,
+    ) -> Result<(Anchor, Catalog)> {
         let give_up = Instant::now() + self.options.flush_timeout;
+        let mut flushed = Instant::now();
         loop {
             let anchor = self
                 .etcd
@@ -351,7 +377,8 @@ impl Window<'_> {
             let catalog = Catalog::decode(self.roots, &anchor.keys, &self.running.version)?;
             let refusals = catalog.refusals();
             let lagging = lagging(&catalog, barrier);
-            if refusals.is_empty() && lagging.is_empty() {
+            let open = open_before(&catalog, cut);
+            if refusals.is_empty() && lagging.is_empty() && open.is_empty() {
                 return Ok((anchor, catalog));
             }
             let passing = refusals.iter().all(|refusal| refusal.kind.passes());
@@ -359,12 +386,18 @@ impl Window<'_> {
                 if let Some(refusal) = refusals.first() {
                     return Err(refused(refusal));
                 }
-                let named: Vec<String> = lagging.iter().take(5).map(ToString::to_string).collect();
+                let named: Vec<String> = lagging
+                    .iter()
+                    .map(ToString::to_string)
+                    .chain(open.iter().map(|segment| format!("segment {segment}")))
+                    .take(NAMED)
+                    .collect();
                 return Err(Error::new(
                     Kind::Instance,
                     format!(
-                        "the flush did not reach {} channels: {}",
+                        "the flush did not finish for {} channels and {} segments: {}",
                         lagging.len(),
+                        open.len(),
                         named.join("; ")
                     ),
                 )
@@ -373,8 +406,13 @@ impl Window<'_> {
             debug!(
                 refusals = refusals.len(),
                 lagging = lagging.len(),
+                open = open.len(),
                 "the anchor is not settled; reading it again"
             );
+            if !open.is_empty() && flushed.elapsed() > NUDGE {
+                self.flush(self.options.flush_timeout).await?;
+                flushed = Instant::now();
+            }
             tokio::time::sleep(ANCHOR_PAUSE).await;
         }
     }
@@ -412,6 +450,18 @@ fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {
         attempts: outcome.attempts,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+/// Segments that a flush should have closed and that are not flushed yet: sealed or growing, with
+/// rows, begun before the cut. Their logs are not part of a snapshot until they are.
+fn open_before(catalog: &Catalog, cut: u64) -> Vec<i64> {
+    let open = |segment: &&Segment| {
+        segment.standing.is_open()
+            && segment.start_timestamp <= cut
+            && (segment.rows > 0 || segment.has_logs())
+    };
+    let segments = catalog.segments.iter().filter(open);
+    segments.map(|segment| segment.key.segment).collect()
 }
 
 /// Virtual channels of live collections whose checkpoint has not reached the barrier.

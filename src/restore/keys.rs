@@ -10,6 +10,7 @@ use super::transform::{self, Action, FirstStart, LoadState, Report, StorageRoots
 use super::write::Target;
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
+use crate::hold::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
 use crate::manifest::{Body, ObjectLayer, WalState};
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{Catalog, WalKind};
@@ -121,6 +122,18 @@ impl Anchor {
         })
     }
 
+    /// Keys of the capture's own holds: they hung on its lease.
+    fn holds(&self) -> Vec<Vec<u8>> {
+        let config = format!("{}/config/", self.roots.root);
+        let items = [WRITES, DDL, COMPACTION, SORT_COMPACTION];
+        let own = items.map(|item| format!("{config}{}", item.path).into_bytes());
+        let held = self
+            .keys
+            .iter()
+            .filter(|kv| kv.lease != 0 && own.contains(&kv.key));
+        held.map(|kv| kv.key.clone()).collect()
+    }
+
     fn options(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> transform::Options {
         let instance = onto.instance;
         transform::Options {
@@ -149,7 +162,7 @@ impl Anchor {
                 Some(_) => FirstStart::AsConfigured,
                 None => FirstStart::HoldGc,
             },
-            holds: Vec::new(),
+            holds: self.holds(),
             least_session_id: onto.session_id,
         }
     }

@@ -188,7 +188,13 @@ impl Home {
         let etcd = &context.instance.etcd;
         let names = MarkerKeys::new(&etcd.root_path);
         let meta = format!("{}/{}/", etcd.root_path, etcd.meta_sub_path);
-        let way = |keys| super::write::in_the_way(keys, &names, &meta, target);
+        // What is as it will be is our own work only when this restore has begun here.
+        let none = super::write::Target::default();
+        let ours = match marked {
+            Marked::Ours(_) => target,
+            Marked::No | Marked::Other { .. } => &none,
+        };
+        let way = |keys| super::write::in_the_way(keys, &names, &meta, ours);
         let mut both = way(&self.keys).chain(way(&self.left));
         let example = both
             .next()
