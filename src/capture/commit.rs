@@ -13,7 +13,9 @@ use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, w
 use crate::connect;
 use crate::etcd::Anchor;
 use crate::hold;
-use crate::manifest::{Body, Counts, HOT_STRADDLE, HoldState, Mode, WalState, Weakening};
+use crate::manifest::{
+    Body, Counts, HOT_STRADDLE, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
+};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, FindingKind, Severity};
@@ -24,9 +26,6 @@ use crate::{Error, Kind, Result};
 
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
-
-/// The weakening of a snapshot that lacks objects; its items name them.
-pub const MISSING_OBJECTS: &str = "missing-objects";
 
 /// The names of a snapshot's maps.
 pub const ANCHOR_ROOT: &str = "anchor";

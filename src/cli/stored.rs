@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use super::context::Context;
 use super::values::SnapshotName;
 use crate::config::Resolved;
-use crate::manifest::{Body, anchor};
+use crate::manifest::{Body, KEYS_ONLY, anchor};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::version::MilvusVersion;
@@ -64,13 +64,15 @@ impl Stored {
     }
 
     fn latest_of(&self) -> Result<Option<&str>> {
-        let manifests = &self.snapshots.manifests;
+        let (label, keys_only) = KEYS_ONLY;
+        let whole = |m: &&Manifest| m.labels.get(label).is_none_or(|value| value != keys_only);
+        let manifests = || self.snapshots.manifests.iter().filter(whole);
         let configured = self.instance.as_deref();
-        let known = |name: &&str| manifests.iter().any(|m| m.instance == *name);
+        let known = |name: &&str| manifests().any(|m| m.instance == *name);
         if let Some(name) = configured.filter(known) {
             return Ok(Some(name));
         }
-        let mut others: Vec<&str> = manifests.iter().map(|m| m.instance.as_str()).collect();
+        let mut others: Vec<&str> = manifests().map(|m| m.instance.as_str()).collect();
         others.sort_unstable();
         others.dedup();
         match others[..] {

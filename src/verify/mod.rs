@@ -4,6 +4,10 @@
 //! BLAKE3. An object's hash follows from its blobs' chaining values, or was taken in the same pass;
 //! a restore proves it once more from the bytes that it hands to write (I8).
 
+mod objects;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -142,6 +146,8 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
         report
             .damage
             .retain(|damage| !deeper.contains(&damage.kind));
+    } else {
+        objects::check(repository, &all.manifests, asked, &mut report.damage).await?;
     }
     Ok(report)
 }
@@ -165,6 +171,3 @@ fn share(hash: &[u8; 32]) -> f64 {
     let [a, b, c, d, ..] = *hash;
     f64::from(u32::from_le_bytes([a, b, c, d])) / f64::from(u32::MAX)
 }
-
-#[cfg(test)]
-mod tests;

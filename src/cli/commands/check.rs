@@ -43,7 +43,7 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
         let newest = stored.as_ref().ok();
         let newest = newest.and_then(|s| s.snapshots.newest_of(&work.instance.name));
         let previous = newest.and_then(|manifest| stored::body(manifest).ok());
-        let survey = capture::survey(&work, &options, previous.as_ref()).await;
+        let survey = Box::pin(capture::survey(&work, &options, previous.as_ref())).await;
         Ok(document(&work, &options, repository, &survey, &stored))
     }))?;
     work.progress.end();

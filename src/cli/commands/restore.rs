@@ -10,13 +10,13 @@ use crate::cli::documents::{
     Weakening,
 };
 use crate::cli::output::{Column, Page, Render, count};
+use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, SnapshotName, took};
 use crate::config::Resolved;
-use crate::repo::{Manifest, Repository};
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
-use crate::{Kind, Result, connect, manifest};
+use crate::{Kind, Result, manifest};
 
 /// Restore a snapshot onto its own instance or another
 ///
@@ -80,25 +80,21 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let options = args.options();
     let progress = context.progress();
     let outcome = context.run(async {
-        let opened = connect::repository(repository, &context.env).await?;
-        let lineage = config
-            .instance
-            .as_ref()
-            .map(|instance| instance.name.as_str());
-        let snapshot = find(&opened, &args.snapshot, lineage).await?;
+        let stored = Stored::open(context, &config).await?;
+        let snapshot = stored.find(&args.snapshot)?.clone();
         let work = restore::Context {
             instance: target,
-            repository: &opened,
+            repository: &stored.repository,
             location: &repository.location,
             env: &context.env,
             progress: &progress,
             cancel: &context.cancel,
         };
         if args.dry_run {
-            let plan = restore::plan(&work, &snapshot, &options).await?;
+            let plan = Box::pin(restore::plan(&work, &snapshot, &options)).await?;
             return Ok(Outcome::Planned(plan));
         }
-        let restored = restore::restore(&work, &snapshot, &options).await?;
+        let restored = Box::pin(restore::restore(&work, &snapshot, &options)).await?;
         Ok(Outcome::Restored(restored))
     })?;
     drop(progress);
@@ -123,21 +119,6 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 enum Outcome {
     Planned(RestorePlan),
     Restored(Restored),
-}
-
-/// The snapshot that was named; `latest` is that of the configured instance.
-async fn find(
-    repository: &Repository,
-    name: &SnapshotName,
-    instance: Option<&str>,
-) -> Result<Manifest> {
-    let snapshots = repository.snapshots().await?;
-    let instance = match name {
-        SnapshotName::Latest => instance,
-        SnapshotName::Prefix(_) => None,
-    };
-    let found = snapshots.find(&name.to_string(), instance);
-    found.cloned()
 }
 
 impl Args {
@@ -196,9 +177,10 @@ fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
 }
 
 fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
-    let what = match weak.items.is_empty() {
-        true => weak.message.clone(),
-        false => format!("{}: {}", weak.message, weak.items.join(", ")),
+    let what = if weak.items.is_empty() {
+        weak.message.clone()
+    } else {
+        format!("{}: {}", weak.message, weak.items.join(", "))
     };
     Weakening::new(&weak.code, what, accept)
 }

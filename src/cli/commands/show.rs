@@ -7,6 +7,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::weakenings;
+use crate::Result;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, ShowDocument, ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad,
@@ -15,12 +16,11 @@ use crate::cli::documents::{
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::{Snapshot, Stored};
 use crate::cli::values::{Bytes, SnapshotName, took};
-use crate::manifest::{Body, Cut, HoldState, WalState};
+use crate::manifest::{Body, Cut, HoldState, MISSING_OBJECTS, WalState};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::progress::Amount;
 use crate::repo::KeyRange;
-use crate::{Result, capture};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///
@@ -142,7 +142,7 @@ fn hybrid_time(timestamp: u64) -> Option<Timestamp> {
 fn missing(body: &Body) -> Vec<String> {
     let missing = body.weakenings.iter();
     missing
-        .filter(|weakening| weakening.code == capture::MISSING_OBJECTS)
+        .filter(|weakening| weakening.code == MISSING_OBJECTS)
         .flat_map(|weakening| weakening.items.clone())
         .collect()
 }
