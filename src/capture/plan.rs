@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use super::survey::write_hold;
 use super::{Context, Options, cold};
 use crate::config::WalKind;
 use crate::connect;
@@ -156,6 +157,9 @@ pub async fn plan(
         .iter()
         .filter(|finding| finding.kind != FindingKind::Unflushed);
     notes.extend(lasting.map(ToString::to_string));
+    if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
+        notes.push(format!("{doubt}; the probes decide"));
+    }
     let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
     let proxies = running
         .iter()

@@ -104,7 +104,7 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
 
 /// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
 /// capture goes by its probes.
-fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
+pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
     if mode != Mode::Quiesced {
         return None;
     }
