@@ -6,7 +6,7 @@
 mod aside;
 mod facts;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod guard;
 mod home;
 mod keys;
@@ -36,6 +36,8 @@ pub use facts::{
 };
 pub use guard::Refusal;
 pub use marker::Stage;
+#[cfg(test)]
+pub(crate) use plan::tests::body as body_for_tests;
 pub use plan::{
     Basis, Expected, Expiring, KeyChange, PlannedTarget, PlannedWal, RestorePlan, Wipe,
 };
