@@ -421,6 +421,35 @@ fn a_whole_repository_verifies_at_every_level() {
 }
 
 #[test]
+fn the_newest_verification_of_a_snapshot_is_listed() {
+    let fixture = Fixture::new();
+    let verified = |number: usize| {
+        let list = fixture.run(&["snapshots", "--json"]).expect(0);
+        list.json("snapshots")[number]["verified"].clone()
+    };
+    fixture
+        .run(&["verify", "--level", "bytes", "--sample", "1/2"])
+        .expect(0);
+    assert_eq!(verified(0)["level"], "structure", "a sample proves no more");
+    fixture
+        .run(&["verify", &fixture.id(1), "--level", "bytes"])
+        .expect(0);
+    assert_eq!(
+        (&verified(0)["level"], &verified(1)["level"]),
+        (&"structure".into(), &"bytes".into())
+    );
+    assert_eq!(verified(1)["damage"], 0);
+    let pack = fixture.files("data").remove(0);
+    std::fs::remove_file(&pack).unwrap();
+    fixture.run(&["verify"]).expect(22);
+    assert!((0..2).any(|n| verified(n)["damage"].as_u64().unwrap() > 0));
+    let list = fixture.run(&["snapshots"]).expect(0);
+    assert!(list.stdout().contains("DAMAGED"), "{}", list.stdout());
+    damage(&fixture.files("verified")[0]);
+    fixture.run(&["snapshots"]).expect(0);
+}
+
+#[test]
 fn samples_are_of_bytes_and_parts_make_the_whole() {
     let fixture = Fixture::new();
     fixture.run(&["verify", "--sample", "10%"]).expect(2);

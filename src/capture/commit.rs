@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::anchor::Anchored;
 use super::objects::{self, Copied};
-use super::plan::{Planned, plan};
+use super::plan::{Planned, open_objects, plan};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::etcd::Anchor;
@@ -93,10 +93,11 @@ async fn store(
         }
         context.progress.begin("copy", None);
         let scope = scope(planned);
+        let store = open_objects(context, &anchored.catalog).await?;
         let copied = objects::copy(
             context,
             writer,
-            &planned.store,
+            &store,
             &anchored.catalog,
             scope,
             known,

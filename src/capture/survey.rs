@@ -5,6 +5,7 @@ use tracing::debug;
 
 use super::plan::{Plan, plan};
 use super::{Context, Options};
+use crate::config;
 use crate::connect;
 use crate::etcd::Status;
 use crate::manifest::{Body, Mode};
@@ -104,7 +105,7 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
 
 /// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
 /// capture goes by its probes.
-fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
+pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
     if mode != Mode::Quiesced {
         return None;
     }
@@ -169,7 +170,14 @@ async fn management(context: &Context) -> Result<()> {
 }
 
 /// Reads the first name of the object layer, and whether it has a version.
+///
+/// Milvus makes its directory with the first object, so one that is missing is the plan's to judge.
 async fn objects(context: &Context) -> Result<SurveyedObjects> {
+    if let config::Objects::Local(local) = &context.instance.objects
+        && !local.path.exists()
+    {
+        return Ok(SurveyedObjects { versions: None });
+    }
     let store = connect::objects(&context.instance.objects, &context.env).await?;
     if store.capabilities().versions {
         let versions = Some(true);

@@ -1,15 +1,18 @@
 //! What is stored, for the verbs that look: an open repository, its snapshots, one of them.
 
+use std::collections::BTreeMap;
+
 use futures::TryStreamExt;
 
 use super::context::Context;
+use super::documents::{Time, VerifiedDocument};
 use super::values::SnapshotName;
 use crate::config::Resolved;
 use crate::manifest::{Body, KEYS_ONLY, anchor};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::version::MilvusVersion;
-use crate::repo::{KeyRange, Manifest, Map, Repository, Snapshots, View};
+use crate::repo::{KeyRange, Manifest, Map, Repository, SnapshotId, Snapshots, View};
 use crate::{Error, Kind, Result, capture, connect};
 
 /// An open repository and its snapshots.
@@ -87,6 +90,26 @@ impl Stored {
             )
             .with_hint("name a snapshot by its id; eyrie snapshots lists them")),
         }
+    }
+
+    /// The newest verification of each snapshot that has one.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn verified(&self) -> Result<BTreeMap<SnapshotId, VerifiedDocument>> {
+        let mut newest = BTreeMap::new();
+        for verification in self.repository.verifications().await? {
+            for result in verification.results {
+                let document = VerifiedDocument {
+                    time: Time(verification.time),
+                    level: verification.level.clone(),
+                    damage: result.damage,
+                };
+                newest.insert(result.snapshot, document);
+            }
+        }
+        Ok(newest)
     }
 
     /// The snapshot that `name` names, as `view` sees it.

@@ -5,8 +5,6 @@
 //! a restore proves it once more from the bytes that it hands to write (I8).
 
 mod objects;
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 
@@ -171,3 +169,6 @@ fn share(hash: &[u8; 32]) -> f64 {
     let [a, b, c, d, ..] = *hash;
     f64::from(u32::from_le_bytes([a, b, c, d])) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,10 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
         .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
         .try_collect()
         .await?;
+    if keys.is_empty() {
+        // No capture makes such a snapshot, and damage cannot: the manifest says that there are none.
+        return Ok(Vec::new());
+    }
     let etcd = &body.etcd;
     let roots = Roots {
         root: etcd.root_path.clone(),

@@ -46,7 +46,11 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let snapshot = stored.snapshot(&args.snapshot, &view)?;
         let catalog = snapshot.catalog().await?;
         let amounts = amounts(&snapshot).await?;
-        Ok(document(&snapshot, &catalog, &amounts, &config.accept))
+        let verified = stored.verified().await?;
+        let verified = verified.get(&snapshot.manifest.snapshot);
+        let mut document = document(&snapshot, &catalog, &amounts, &config.accept);
+        document.snapshot.verified = verified.cloned();
+        Ok(document)
     }))?;
     context.output.show(&document)?;
     Ok(0)
@@ -77,7 +81,7 @@ fn document(
         .collect();
     shown.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
     ShowDocument {
-        snapshot: documents::snapshot(manifest, body, accept),
+        snapshot: documents::snapshot(manifest, body, accept, None),
         revision: body.revision,
         etcd_keys: body.counts.etcd_keys,
         sequence: manifest.sequence,

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 
 use crate::cli::context::Context;
 use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
-use crate::repo::DamageKind;
+use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
 use crate::verify::{self, VerifyReport};
 use crate::{Error, Kind, Result};
 
@@ -91,18 +92,53 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             snapshots: only.collect::<Result<_>>()?,
         };
         let (repository, cancel) = (&stored.repository, &context.cancel);
-        Box::pin(verify::verify(
-            repository,
-            &options,
-            &context.env,
-            &progress,
-            cancel,
-        ))
-        .await
+        let work = verify::verify(repository, &options, &context.env, &progress, cancel);
+        let report = Box::pin(work).await?;
+        let result = result(&stored, &options, &report, context.env.now());
+        match repository.record_verification(&result).await {
+            Err(error) if error.kind() == Kind::AccessDenied => {
+                tracing::warn!("the result is not kept: {}", error.chain());
+            }
+            kept => kept?,
+        }
+        Ok(report)
     })?;
     let document = document(args.level, &report)?;
     context.output.show(&document)?;
     Ok(exit_code(&document))
+}
+
+/// What is kept of a verification. One that read a sample looked at everything only as far as the
+/// structure.
+fn result(
+    stored: &Stored,
+    options: &verify::Options,
+    report: &VerifyReport,
+    time: Timestamp,
+) -> Verification {
+    let sampled = options.sample != verify::Sample::All;
+    let level = match options.level {
+        verify::Level::Existence => Level::Existence,
+        verify::Level::Bytes if !sampled => Level::Bytes,
+        verify::Level::Structure | verify::Level::Bytes => Level::Structure,
+    };
+    let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
+    let manifests = stored.snapshots.manifests.iter().map(|m| m.snapshot);
+    let results = manifests.filter(asked).map(|snapshot| {
+        let suffers = report
+            .damage
+            .iter()
+            .filter(|d| d.snapshots.contains(&snapshot));
+        VerifiedSnapshot {
+            snapshot,
+            damage: suffers.count() as u64,
+        }
+    });
+    Verification {
+        time,
+        level: level.word().to_owned(),
+        results: results.collect(),
+    }
 }
 
 fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
