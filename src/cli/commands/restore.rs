@@ -196,9 +196,10 @@ fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
 }
 
 fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
-    let what = match weak.items.is_empty() {
-        true => weak.message.clone(),
-        false => format!("{}: {}", weak.message, weak.items.join(", ")),
+    let what = if weak.items.is_empty() {
+        weak.message.clone()
+    } else {
+        format!("{}: {}", weak.message, weak.items.join(", "))
     };
     Weakening::new(&weak.code, what, accept)
 }
