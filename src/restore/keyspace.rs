@@ -62,7 +62,7 @@ impl Lock {
     /// Ends the lock now. After an error it ends by itself.
     pub async fn release(self) -> Result<()> {
         match self.0 {
-            Some(lease) => lease.release().await,
+            Some(lease) => Box::pin(lease.release()).await,
             None => Ok(()),
         }
     }

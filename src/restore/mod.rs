@@ -218,7 +218,7 @@ impl Prepared {
         let (wal, queue) = target::wal(context, &mut home).await?;
 
         let marker = marker(context, manifest, options, &home);
-        let marked = home.marked(&marker);
+        let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
         let onto = Onto {
             instance: context.instance,
@@ -251,7 +251,7 @@ impl Prepared {
                 })
                 .collect(),
             running: home.running.clone(),
-            etcd: home.facts(context, &made.target, marked.clone()),
+            etcd: home.facts(context, &made.target, whose.clone()),
             storage: storage.facts.clone(),
             wal,
             overlap: survey::overlap(context.location, &context.instance.objects).await,
@@ -281,7 +281,7 @@ impl Prepared {
             queue,
             made,
             marker,
-            marked,
+            marked: whose,
             plan,
         })
     }

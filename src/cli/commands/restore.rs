@@ -95,10 +95,10 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             cancel: &context.cancel,
         };
         if args.dry_run {
-            let plan = restore::plan(&work, &snapshot, &options).await?;
+            let plan = Box::pin(restore::plan(&work, &snapshot, &options)).await?;
             return Ok(Outcome::Planned(plan));
         }
-        let restored = restore::restore(&work, &snapshot, &options).await?;
+        let restored = Box::pin(restore::restore(&work, &snapshot, &options)).await?;
         Ok(Outcome::Restored(restored))
     })?;
     drop(progress);
