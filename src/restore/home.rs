@@ -4,6 +4,8 @@
 //! `DATA_DIR/.eyrie-restore`, served by an etcd of ours, and puts its `member` in place in one
 //! rename when it is complete. Until then Milvus finds what it left, or nothing.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -16,6 +18,10 @@ use crate::{Error, Kind, Result, stopped};
 
 /// Where a new etcd is prepared.
 const STAGING: &str = ".eyrie-restore";
+
+/// The file in [`STAGING`] that says that its etcd has once been up. One that is killed during its
+/// very first start leaves a log without members, which no etcd ever comes up on again.
+const READY: &str = "ready";
 
 /// The data of an etcd below its data directory.
 const MEMBER: &str = "member";
@@ -60,7 +66,7 @@ impl Embedded {
 
     /// What is there.
     pub(crate) fn holds(&self) -> Holds {
-        if self.staging().join(MEMBER).is_dir() {
+        if self.staging().join(MEMBER).is_dir() && self.staging().join(READY).is_file() {
             Holds::Staged
         } else if self.data_dir.join(MEMBER).is_dir() {
             Holds::Member
@@ -82,7 +88,12 @@ impl Embedded {
     /// Gives up what was prepared.
     pub(crate) fn discard(&self) -> Result<()> {
         let staging = self.staging();
-        std::fs::remove_dir_all(&staging).map_err(|e| failed("removing", &staging, e))
+        match std::fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed("removing", &staging, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Who has the directory open, for people.
@@ -122,7 +133,9 @@ impl Embedded {
     /// Takes what a finished restore of ours left back into preparation.
     pub(crate) fn unsettle(&self) -> Result<()> {
         let staging = self.staging();
-        self.make(&staging)?;
+        self.discard()?;
+        make(&staging)?;
+        ready(&staging)?;
         let moved = std::fs::rename(self.data_dir.join(MEMBER), staging.join(MEMBER));
         moved.map_err(|e| failed("moving etcd's data to", &staging, e))?;
         aside::sync(&self.data_dir)
@@ -131,10 +144,16 @@ impl Embedded {
     /// Starts an etcd on what is being prepared.
     pub(crate) async fn start(&mut self) -> Result<Etcd> {
         let staging = self.staging();
-        self.make(&staging)?;
+        if self.holds() != Holds::Staged {
+            self.discard()?;
+            make(&staging)?;
+        }
         let log = self.logs.path().join("etcd.log");
-        let (process, etcd, _) = Process::start(&self.binary, &staging, &log).await?;
+        let (process, mut etcd, _) = Process::start(&self.binary, &staging, &log).await?;
         self.process = Some(process);
+        // Only an etcd with a leader answers a read.
+        etcd.get(READY).await?;
+        ready(&staging)?;
         Ok(etcd)
     }
 
@@ -159,7 +178,7 @@ impl Embedded {
         let moved = std::fs::rename(staging.join(MEMBER), &member);
         moved.map_err(|e| failed("putting etcd's data in place at", &member, e))?;
         aside::sync(&self.data_dir)?;
-        std::fs::remove_dir_all(&staging).map_err(|e| failed("removing", &staging, e))?;
+        self.discard()?;
         self.owner.adopt(std::slice::from_ref(&self.data_dir))
     }
 
@@ -167,16 +186,22 @@ impl Embedded {
     pub(crate) fn remove_aside(&self) -> Result<()> {
         aside::remove(&self.data_dir)
     }
+}
 
-    /// Makes a directory that only its owner may read, as etcd wants it.
-    fn make(&self, directory: &Path) -> Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|e| failed("making", directory, e))
-    }
+/// Makes a directory that only its owner may read, as etcd wants it.
+fn make(directory: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| failed("making", directory, e))
+}
+
+/// Says that the etcd in `staging` has been up.
+fn ready(staging: &Path) -> Result<()> {
+    let path = staging.join(READY);
+    std::fs::write(&path, "").map_err(|e| failed("writing", &path, e))?;
+    aside::sync(staging)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
@@ -224,7 +249,10 @@ mod tests {
         assert_eq!(home.holds(), Holds::Nothing);
         member(dir.path(), "old");
         assert_eq!(home.holds(), Holds::Member);
+        member(&home.staging(), "never came up");
+        assert_eq!(home.holds(), Holds::Member);
         member(&home.staging(), "new");
+        ready(&home.staging()).unwrap();
         assert_eq!(home.holds(), Holds::Staged);
         home.begin_swap().unwrap();
         home.begin_swap().unwrap();

@@ -53,16 +53,16 @@ pub trait Keyspace: Send {
 pub struct Lock(Option<Lease>);
 
 impl Lock {
-    /// A lock that nothing keeps alive, as an etcd of our own needs none.
-    #[must_use]
-    pub const fn unleased() -> Self {
+    /// A lock that nothing keeps alive.
+    #[cfg(test)]
+    pub(crate) const fn unleased() -> Self {
         Self(None)
     }
 
     /// Ends the lock now. After an error it ends by itself.
     pub async fn release(self) -> Result<()> {
         match self.0 {
-            Some(lease) => lease.release().await,
+            Some(lease) => Box::pin(lease.release()).await,
             None => Ok(()),
         }
     }
@@ -71,7 +71,7 @@ impl Lock {
 #[async_trait]
 impl Keyspace for Etcd {
     async fn read(&mut self, prefix: &str) -> Result<Anchor> {
-        self.read_prefix(prefix).await
+        Box::pin(self.read_prefix(prefix)).await
     }
 
     async fn put(
@@ -80,7 +80,7 @@ impl Keyspace for Etcd {
         conditions: Vec<Condition>,
         keys: &Pairs,
     ) -> Result<Applied> {
-        self.put_all(doing, conditions, keys, None).await
+        Box::pin(self.put_all(doing, conditions, keys, None)).await
     }
 
     async fn delete(
@@ -89,7 +89,7 @@ impl Keyspace for Etcd {
         conditions: Vec<Condition>,
         keys: &[Vec<u8>],
     ) -> Result<Applied> {
-        self.delete_all(doing, conditions, keys).await
+        Box::pin(self.delete_all(doing, conditions, keys)).await
     }
 
     async fn lock(&mut self, key: &[u8], value: &[u8], env: &Env) -> Result<Option<Lock>> {
@@ -97,7 +97,7 @@ impl Keyspace for Etcd {
         let absent = vec![Condition::Absent(key.to_vec())];
         let put = [(key.to_vec(), value.to_vec())];
         let doing = "locking the target in etcd";
-        match self.put_all(doing, absent, &put, Some(&lease)).await? {
+        match Box::pin(self.put_all(doing, absent, &put, Some(&lease))).await? {
             Applied::At(_) => Ok(Some(Lock(Some(lease)))),
             Applied::No => {
                 lease.release().await?;
@@ -161,7 +161,6 @@ pub(crate) mod memory {
         fault: Option<(usize, Fault)>,
         dead: bool,
         leased: Vec<Vec<u8>>,
-        log: Vec<String>,
     }
 
     /// An etcd in memory; clones share it.
@@ -206,17 +205,7 @@ pub(crate) mod memory {
             }
         }
 
-        /// What was done, in order.
-        pub(crate) fn log(&self) -> Vec<String> {
-            guard(&self.0).log.clone()
-        }
-
-        fn write(
-            &self,
-            doing: &str,
-            conditions: &[Condition],
-            act: impl FnOnce(&mut State),
-        ) -> Result<Applied> {
+        fn write(&self, conditions: &[Condition], act: impl FnOnce(&mut State)) -> Result<Applied> {
             let mut state = guard(&self.0);
             let dead = || Error::new(Kind::Failed, "the process died");
             if state.dead {
@@ -244,7 +233,6 @@ pub(crate) mod memory {
             if holds {
                 state.revision += 1;
                 act(&mut state);
-                state.log.push(doing.to_owned());
             }
             match fault {
                 Some(Fault::CrashAfter) => {
@@ -286,12 +274,12 @@ pub(crate) mod memory {
 
         async fn put(
             &mut self,
-            doing: &str,
+            _: &str,
             conditions: Vec<Condition>,
             keys: &Pairs,
         ) -> Result<Applied> {
             assert!(keys.len() <= crate::etcd::MAX_TXN_OPS);
-            self.write(doing, &conditions, |state| {
+            self.write(&conditions, |state| {
                 for (key, value) in keys {
                     let entry = (value.clone(), state.revision);
                     state.keys.insert(key.clone(), entry);
@@ -301,12 +289,12 @@ pub(crate) mod memory {
 
         async fn delete(
             &mut self,
-            doing: &str,
+            _: &str,
             conditions: Vec<Condition>,
             keys: &[Vec<u8>],
         ) -> Result<Applied> {
             assert!(keys.len() <= crate::etcd::MAX_TXN_OPS);
-            self.write(doing, &conditions, |state| {
+            self.write(&conditions, |state| {
                 for key in keys {
                     state.keys.remove(key);
                 }
@@ -315,7 +303,7 @@ pub(crate) mod memory {
 
         async fn lock(&mut self, key: &[u8], value: &[u8], _: &Env) -> Result<Option<Lock>> {
             let absent = [Condition::Absent(key.to_vec())];
-            let applied = self.write("lock", &absent, |state| {
+            let applied = self.write(&absent, |state| {
                 let entry = (value.to_vec(), state.revision);
                 state.keys.insert(key.to_vec(), entry);
                 state.leased.push(key.to_vec());

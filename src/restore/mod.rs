@@ -194,7 +194,7 @@ impl Prepared {
         let parents = vec![manifest.snapshot];
         let repository = context.repository;
         let reader = repository.begin_reader(&manifest.instance, parents).await?;
-        match Self::look(context, manifest, options, purpose, &reader).await {
+        match Box::pin(Self::look(context, manifest, options, purpose, &reader)).await {
             Ok(looked) => Ok(looked(reader)),
             Err(error) => {
                 reader.finish().await?;
@@ -214,11 +214,11 @@ impl Prepared {
         let body = &snapshot.body;
         let anchor = Anchor::new(body, context.cancel.run(snapshot.keys()).await?)?;
         let mut home = Home::open(context, purpose).await?;
-        let found = FoundStorage::look(context, options).await?;
+        let storage = FoundStorage::look(context, options).await?;
         let (wal, queue) = target::wal(context, &mut home).await?;
 
         let marker = marker(context, manifest, options, &home);
-        let marked = home.marked(&marker);
+        let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
         let onto = Onto {
             instance: context.instance,
@@ -251,8 +251,8 @@ impl Prepared {
                 })
                 .collect(),
             running: home.running.clone(),
-            etcd: home.facts(context, &made.target, marked.clone()),
-            storage: found.facts.clone(),
+            etcd: home.facts(context, &made.target, whose.clone()),
+            storage: storage.facts.clone(),
             wal,
             overlap: survey::overlap(context.location, &context.instance.objects).await,
         };
@@ -277,11 +277,11 @@ impl Prepared {
             reader,
             snapshot,
             home,
-            storage: Some(found),
+            storage: Some(storage),
             queue,
             made,
             marker,
-            marked,
+            marked: whose,
             plan,
         })
     }
@@ -319,7 +319,7 @@ impl Prepared {
             progress: context.progress,
             cancel: context.cancel,
         };
-        let done = work.run(&mut etcd, embedded.as_mut()).await;
+        let done = Box::pin(work.run(&mut etcd, embedded.as_mut())).await;
         if let Some(embedded) = &mut embedded {
             embedded.stop().await?;
         }

@@ -58,9 +58,10 @@ pub(crate) async fn storage(
             continue;
         }
         let family = key.split_once('/').map_or("", |(first, _)| first);
-        let usage = match FAMILIES.contains(&family) {
-            true => families.entry(family.to_owned()).or_default(),
-            false => &mut found.foreign,
+        let usage = if FAMILIES.contains(&family) {
+            families.entry(family.to_owned()).or_default()
+        } else {
+            &mut found.foreign
         };
         usage.objects += 1;
         usage.bytes += meta.size;

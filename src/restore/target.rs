@@ -67,9 +67,9 @@ impl Home {
             Some(embedded) => {
                 let binary = context.instance.etcd.binary.as_deref();
                 let directory = Embedded::open(&embedded.data_dir, binary)?;
-                Self::embedded(context, directory, running).await
+                Box::pin(Self::embedded(context, directory, running)).await
             }
-            None => Self::external(context, purpose, running).await,
+            None => Box::pin(Self::external(context, purpose, running)).await,
         }
     }
 
@@ -93,8 +93,11 @@ impl Home {
                 ?sessions,
                 "waiting for the sessions of a stopped Milvus to run out"
             );
-            let pause = tokio::time::sleep(Duration::from_secs(1));
-            context.cancel.run(async { Ok(pause.await) }).await?;
+            let pause = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            };
+            context.cancel.run(pause).await?;
         };
         if !sessions.is_empty() {
             let names: Vec<_> = sessions.iter().map(|(name, _)| name.as_str()).collect();

@@ -194,7 +194,7 @@ impl World {
             progress: &(Arc::new(Silent) as SharedProgress),
             cancel: &Cancel::new(),
         };
-        work.run(&mut keys, None).await
+        Box::pin(work.run(&mut keys, None)).await
     }
 
     fn plain(&self) -> SharedStore {
