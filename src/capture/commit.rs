@@ -94,15 +94,8 @@ async fn store(
         context.progress.begin("copy", None);
         let scope = scope(planned);
         let store = open_objects(context, &anchored.catalog).await?;
-        let copied = objects::copy(
-            context,
-            writer,
-            &store,
-            &anchored.catalog,
-            scope,
-            known,
-        )
-        .await?;
+        let copied =
+            objects::copy(context, writer, &store, &anchored.catalog, scope, known).await?;
         let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {
