@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
@@ -22,8 +23,13 @@ def say(text: str) -> None:
     print("\n" + textwrap.fill(text, 100), flush=True)
 
 
+def styled(code: int, text: str) -> str:
+    """Colours on a terminal, plain text elsewhere."""
+    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() else text
+
+
 def step(number: int, title: str) -> None:
-    print(f"\n\033[1m── {number}. {title} " + "─" * max(3, 80 - len(title)) + "\033[0m", flush=True)
+    print("\n" + styled(1, f"── {number}. {title} " + "─" * max(3, 80 - len(title))), flush=True)
 
 
 class Shell:
@@ -33,7 +39,7 @@ class Shell:
         self.eyrie = eyrie.Eyrie(binary, config)
 
     def __call__(self, *args: str) -> None:
-        print(f"\n\033[36m$ eyrie {shlex.join(args)}\033[0m", flush=True)
+        print("\n" + styled(36, f"$ eyrie {shlex.join(args)}"), flush=True)
         start = time.monotonic()
         result = self.eyrie.run(*args, timeout=900)
         print(textwrap.indent((result.err + result.out).rstrip(), "  "))
@@ -106,7 +112,7 @@ def back_up_and_lose(instance: Instance, binary: Path, view: oracle.View, local:
         shell("backup", *mode)
         backed_up = time.time()
         writing.await_acks(CLIENT_ACKS, after=backed_up)
-        say("The client was denied writes for a moment at most, and goes on. The second backup reads only what is new.")
+        say("The client goes on writing. The second backup reads only what is new.")
         second = time.time()
         shell("backup", *mode)
         done = time.time()

@@ -21,23 +21,25 @@ REPOSITORY_BUCKET = "eyrie-repository"
 PASSPHRASE = "correct horse battery staple"
 
 
+def secret(path: Path, value: str) -> Path:
+    path.write_text(value + "\n")
+    path.chmod(0o600)
+    return path
+
+
 def repository(instance: Instance, name: str = "primary") -> dict[str, Any]:
     """A repository for the instance: a directory, or a bucket of its MinIO."""
-    passphrase = instance.directory / f"{name}.passphrase"
-    passphrase.write_text(PASSPHRASE + "\n")
-    passphrase.chmod(0o600)
+    passphrase = secret(instance.directory / f"{name}.passphrase", PASSPHRASE)
     entry: dict[str, Any] = {"name": name, "passphrase_file": str(passphrase)}
     if not instance.minio:
         return entry | {"url": str(instance.directory / "repositories" / name)}
     instance.make_bucket(REPOSITORY_BUCKET, versioned=False)
-    secret = instance.directory / "minio.secret"
-    secret.write_text(Minio.password + "\n")
     s3 = {
         "endpoint": instance.minio.url,
         "region": "us-east-1",
         "path_style": True,
         "access_key_id": Minio.user,
-        "secret_access_key_file": str(secret),
+        "secret_access_key_file": str(secret(instance.directory / "minio.secret", Minio.password)),
     }
     return entry | {"url": f"s3://{REPOSITORY_BUCKET}/{name}", "s3": s3}
 
@@ -56,8 +58,7 @@ def configure(instance: Instance, repositories: list[dict[str, Any]], name: str 
     else:
         about["management"] = instance.milvus.management_url
     if instance.auth:
-        password = instance.directory / "milvus.password"
-        password.write_text(ROOT_PASSWORD + "\n")
+        password = secret(instance.directory / "milvus.password", ROOT_PASSWORD)
         about |= {"username": "root", "password_file": str(password)}
     path = instance.directory / name
     path.write_text(yaml.safe_dump({"instance": merged(section, changes), "repositories": repositories}, sort_keys=False))
