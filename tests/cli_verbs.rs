@@ -4,7 +4,7 @@ mod fixture;
 
 use std::collections::BTreeMap;
 
-use fixture::{DROPPED, Fixture, damage};
+use fixture::{DROPPED, Fixture, Lacks, damage};
 use rstest::rstest;
 
 #[test]
@@ -196,7 +196,9 @@ fn a_damaged_tree_is_exit_22_and_no_whole_list() {
 }
 
 /// Every verb that needs a repository, as it is called when there is one.
-const VERBS: [&[&str]; 6] = [
+const VERBS: [&[&str]; 8] = [
+    &["verify"],
+    &["restore", "latest", "--dry-run"],
     &["snapshots"],
     &["show", "latest"],
     &["ls", "latest"],
@@ -388,4 +390,146 @@ fn init_without_encryption_says_so() {
     let made = fixture.run(&["init", "--no-encryption"]).expect(0);
     assert!(made.stdout().contains("IN THE CLEAR"), "{}", made.stdout());
     fixture.run(&["snapshots"]).expect(0);
+}
+
+#[test]
+fn a_whole_repository_verifies_at_every_level() {
+    let fixture = Fixture::new();
+    for level in ["existence", "structure", "bytes"] {
+        let verified = fixture
+            .run(&["verify", "--level", level, "--json"])
+            .expect(0);
+        let verified = verified.json("verify");
+        assert_eq!(verified["level"], level);
+        assert_eq!(verified["snapshots"], 2);
+        let objects = fixture.objects[0].len() + fixture.objects[1].len();
+        assert_eq!(verified["objects"], objects);
+        assert!(verified["damage"].as_array().unwrap().is_empty());
+        assert_eq!(
+            verified["bytes_read"].as_u64().unwrap() > 0,
+            level == "bytes"
+        );
+    }
+    let one = fixture.run(&["verify", "latest", "--json"]).expect(0);
+    assert_eq!(one.json("verify")["objects"], fixture.objects[1].len());
+    let text = fixture.run(&["verify"]).expect(0);
+    assert!(
+        text.stdout().starts_with("structure: no damage in "),
+        "{}",
+        text.stdout()
+    );
+}
+
+#[test]
+fn the_newest_verification_of_a_snapshot_is_listed() {
+    let fixture = Fixture::new();
+    let verified = |number: usize| {
+        let list = fixture.run(&["snapshots", "--json"]).expect(0);
+        list.json("snapshots")[number]["verified"].clone()
+    };
+    fixture
+        .run(&["verify", "--level", "bytes", "--sample", "1/2"])
+        .expect(0);
+    assert_eq!(verified(0)["level"], "structure", "a sample proves no more");
+    fixture
+        .run(&["verify", &fixture.id(1), "--level", "bytes"])
+        .expect(0);
+    assert_eq!(
+        (&verified(0)["level"], &verified(1)["level"]),
+        (&"structure".into(), &"bytes".into())
+    );
+    assert_eq!(verified(1)["damage"], 0);
+    let pack = fixture.files("data").remove(0);
+    std::fs::remove_file(&pack).unwrap();
+    fixture.run(&["verify"]).expect(22);
+    assert!((0..2).any(|n| verified(n)["damage"].as_u64().unwrap() > 0));
+    let list = fixture.run(&["snapshots"]).expect(0);
+    assert!(list.stdout().contains("DAMAGED"), "{}", list.stdout());
+    damage(&fixture.files("verified")[0]);
+    fixture.run(&["snapshots"]).expect(0);
+}
+
+#[test]
+fn samples_are_of_bytes_and_parts_make_the_whole() {
+    let fixture = Fixture::new();
+    fixture.run(&["verify", "--sample", "10%"]).expect(2);
+    let read = |sample: &str| {
+        let arguments = ["verify", "--level", "bytes", "--sample", sample, "--json"];
+        let verified = fixture.run(&arguments).expect(0);
+        verified.json("verify")["bytes_read"].as_u64().unwrap()
+    };
+    let whole = read("100%");
+    assert_eq!(read("1/1"), whole);
+    assert_eq!(read("1/3") + read("2/3") + read("3/3"), whole);
+    assert!(read("10%") <= whole);
+}
+
+#[test]
+fn a_missing_pack_is_found_by_every_level() {
+    let fixture = Fixture::new();
+    let pack = fixture.files("data").remove(0);
+    std::fs::remove_file(&pack).unwrap();
+    for level in ["existence", "structure", "bytes"] {
+        let verified = fixture
+            .run(&["verify", "--level", level, "--json"])
+            .expect(22);
+        let damage = &verified.json("verify")["damage"][0];
+        assert_eq!(damage["kind"], "pack", "{level}");
+        assert!(pack.ends_with(damage["where"].as_str().unwrap()));
+        assert!(
+            !damage["snapshots"].as_array().unwrap().is_empty(),
+            "{level}"
+        );
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_by_reading_bytes() {
+    let fixture = Fixture::new();
+    damage(&fixture.files("data")[0]);
+    fixture.run(&["verify"]).expect(0);
+    let verified = fixture
+        .run(&["verify", "--level", "bytes", "--json"])
+        .expect(22);
+    let verified = verified.json("verify");
+    let found = verified["damage"].as_array().unwrap();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["kind"], "bytes");
+    let text = fixture.run(&["verify", "--level", "bytes"]).expect(22);
+    assert!(
+        text.stdout().contains("DAMAGE bytes: data/"),
+        "{}",
+        text.stdout()
+    );
+}
+
+#[test]
+fn a_damaged_index_is_a_finding() {
+    let fixture = Fixture::new();
+    damage(&fixture.files("index")[0]);
+    let verified = fixture.run(&["verify", "--json"]).expect(22);
+    let verified = verified.json("verify");
+    assert_eq!(verified["damage"][0]["kind"], "index");
+    assert_eq!(
+        verified["damage"][0]["snapshots"].as_array().unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn an_object_that_the_metadata_requires_is_missed_by_name() {
+    let fixture = Fixture::with(Lacks::OneObject);
+    fixture.run(&["verify", "--level", "existence"]).expect(0);
+    fixture.run(&["verify", &fixture.id(0)]).expect(0);
+    let verified = fixture.run(&["verify", "--json"]).expect(22);
+    let verified = verified.json("verify");
+    let found = verified["damage"].as_array().unwrap();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["kind"], "contents");
+    assert_eq!(found[0]["snapshots"][0], fixture.id(1));
+    let gone = fixture.objects[0].keys().find(|path| {
+        !fixture.objects[1].contains_key(*path)
+            && found[0]["what"].as_str().unwrap().contains(path.as_str())
+    });
+    assert!(gone.is_some(), "{found:#?}");
 }

@@ -8,12 +8,14 @@ use tracing::{info, warn};
 
 use super::anchor::Anchored;
 use super::objects::{self, Copied};
-use super::plan::{Planned, plan};
+use super::plan::{Planned, open_objects, plan};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::etcd::Anchor;
 use crate::hold;
-use crate::manifest::{Body, Counts, HOT_STRADDLE, HoldState, Mode, WalState, Weakening};
+use crate::manifest::{
+    Body, Counts, HOT_STRADDLE, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
+};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, FindingKind, Severity};
@@ -24,9 +26,6 @@ use crate::{Error, Kind, Result};
 
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
-
-/// The weakening of a snapshot that lacks objects; its items name them.
-pub const MISSING_OBJECTS: &str = "missing-objects";
 
 /// The names of a snapshot's maps.
 pub const ANCHOR_ROOT: &str = "anchor";
@@ -94,15 +93,9 @@ async fn store(
         }
         context.progress.begin("copy", None);
         let scope = scope(planned);
-        let copied = objects::copy(
-            context,
-            writer,
-            &planned.store,
-            &anchored.catalog,
-            scope,
-            known,
-        )
-        .await?;
+        let store = open_objects(context, &anchored.catalog).await?;
+        let copied =
+            objects::copy(context, writer, &store, &anchored.catalog, scope, known).await?;
         let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {

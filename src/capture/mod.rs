@@ -21,7 +21,7 @@ mod tests;
 mod view;
 mod window;
 
-pub use commit::{ANCHOR_ROOT, MISSING_OBJECTS, OBJECTS_ROOT, WAL_ROOT};
+pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

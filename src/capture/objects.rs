@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Context;
 use crate::error::Context as _;
-use crate::manifest::ObjectEntry;
+use crate::manifest::{MISSING_NAMED, ObjectEntry};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::progress::Amount;
@@ -21,9 +21,6 @@ use crate::{Error, Kind, Result};
 /// Objects under way at once: enough to hide a store's latency for the many tiny ones; the bytes
 /// in flight are bounded by the repository's own budget.
 const IN_FLIGHT: usize = 64;
-
-/// Missing objects that are named; the rest are counted.
-const MISSING_NAMED: usize = 1_000;
 
 /// What the copy made.
 #[derive(Debug, Default)]

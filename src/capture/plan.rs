@@ -1,14 +1,16 @@
 //! What a capture would do, and whether it can: everything is reached before anything is held.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use super::survey::write_hold;
 use super::{Context, Options, cold};
-use crate::config::WalKind;
+use crate::config::{self, WalKind};
 use crate::connect;
 use crate::etcd::{Etcd, Status, prefix_end};
 use crate::manifest::{
@@ -21,6 +23,7 @@ use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
+use crate::store::memory::MemoryStore;
 use crate::store::{Key, Meta, SharedStore};
 use crate::{Error, Kind, Result};
 
@@ -80,7 +83,6 @@ pub struct Planned {
     pub plan: Plan,
     pub(super) etcd: Reached,
     pub(super) milvus: Option<Running>,
-    pub(super) store: SharedStore,
     pub(super) roots: Roots,
     pub(super) version: MilvusVersion,
     /// Objects that were gone at an earlier anchor of this capture.
@@ -130,8 +132,6 @@ pub async fn plan(
     if anchor.keys.is_empty() {
         return Err(nothing_under_root(&mut client, &roots).await);
     }
-    let store = connect::objects(&instance.objects, &context.env).await?;
-    let store = connect::limited(store, context.rate.as_ref());
     let (running, identity) = match options.mode {
         Mode::Cold => {
             cold::prove_stopped(context, &mut client, &roots, reached.copy.is_some()).await?;
@@ -149,6 +149,7 @@ pub async fn plan(
         Some(client) => Some(running_parts(context, client, &version, &catalog).await?),
         None => None,
     };
+    let store = open_objects(context, &catalog).await?;
     let (versioned, mut notes) = belongs_together(&store, &catalog).await?;
     let findings = catalog.validate();
     // The flush of the capture will write what is not flushed yet.
@@ -156,6 +157,9 @@ pub async fn plan(
         .iter()
         .filter(|finding| finding.kind != FindingKind::Unflushed);
     notes.extend(lasting.map(ToString::to_string));
+    if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
+        notes.push(format!("{doubt}; the probes decide"));
+    }
     let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
     let proxies = running
         .iter()
@@ -190,7 +194,6 @@ pub async fn plan(
         plan,
         etcd: reached,
         milvus: running,
-        store,
         roots,
         version,
         missing_before: BTreeSet::new(),
@@ -284,6 +287,24 @@ async fn running_parts(
         proxies,
         version: version.clone(),
     })
+}
+
+/// Opens the object layer. Milvus makes its directory with the first object: one that is missing
+/// while etcd names no object is empty.
+///
+/// # Errors
+///
+/// As [`connect::objects`].
+pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result<SharedStore> {
+    let objects = &context.instance.objects;
+    if let config::Objects::Local(local) = objects
+        && !local.path.exists()
+        && catalog.objects_in(Scope::WithOpen).next().is_none()
+    {
+        return Ok(Arc::new(MemoryStore::new()));
+    }
+    let store = connect::objects(objects, &context.env).await?;
+    Ok(connect::limited(store, context.rate.as_ref()))
 }
 
 /// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells

@@ -5,6 +5,7 @@ use tracing::debug;
 
 use super::plan::{Plan, plan};
 use super::{Context, Options};
+use crate::config;
 use crate::connect;
 use crate::etcd::Status;
 use crate::manifest::{Body, Mode};
@@ -104,14 +105,16 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
 
 /// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
 /// capture goes by its probes.
-fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
-    let why = match (mode, rules.write_hold) {
-        (Mode::Hot | Mode::Cold, _) => return None,
-        (Mode::Quiesced, None) => "this version of Milvus reads the setting at its start only",
-        (Mode::Quiesced, Some(_)) if context.instance.etcd.embedded.is_some() => {
+pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
+    if mode != Mode::Quiesced {
+        return None;
+    }
+    let why = match rules.write_hold {
+        None => "this version of Milvus reads the setting at its start only",
+        Some(_) if context.instance.etcd.embedded.is_some() => {
             "etcd runs inside Milvus, which then does not read dynamic configuration (seen on 2.3.5)"
         }
-        (Mode::Quiesced, Some(_)) => return None,
+        Some(_) => return None,
     };
     let error = Error::new(Kind::Instance, format!("writes cannot be denied: {why}"));
     Some(error.with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold"))
@@ -167,7 +170,14 @@ async fn management(context: &Context) -> Result<()> {
 }
 
 /// Reads the first name of the object layer, and whether it has a version.
+///
+/// Milvus makes its directory with the first object, so one that is missing is the plan's to judge.
 async fn objects(context: &Context) -> Result<SurveyedObjects> {
+    if let config::Objects::Local(local) = &context.instance.objects
+        && !local.path.exists()
+    {
+        return Ok(SurveyedObjects { versions: None });
+    }
     let store = connect::objects(&context.instance.objects, &context.env).await?;
     if store.capabilities().versions {
         let versions = Some(true);

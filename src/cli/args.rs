@@ -149,9 +149,9 @@ pub enum Command {
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Diff(diff::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
-    Restore(restore::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Verify(verify::Args),
+    #[allow(missing_docs, reason = "the help text stands at the arguments")]
+    Restore(restore::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
     #[allow(missing_docs, reason = "the help text stands at the arguments")]

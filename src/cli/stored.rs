@@ -1,15 +1,18 @@
 //! What is stored, for the verbs that look: an open repository, its snapshots, one of them.
 
+use std::collections::BTreeMap;
+
 use futures::TryStreamExt;
 
 use super::context::Context;
+use super::documents::{Time, VerifiedDocument};
 use super::values::SnapshotName;
 use crate::config::Resolved;
-use crate::manifest::{Body, anchor};
+use crate::manifest::{Body, KEYS_ONLY, anchor};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::version::MilvusVersion;
-use crate::repo::{KeyRange, Manifest, Map, Repository, Snapshots, View};
+use crate::repo::{KeyRange, Manifest, Map, Repository, SnapshotId, Snapshots, View};
 use crate::{Error, Kind, Result, capture, connect};
 
 /// An open repository and its snapshots.
@@ -64,13 +67,15 @@ impl Stored {
     }
 
     fn latest_of(&self) -> Result<Option<&str>> {
-        let manifests = &self.snapshots.manifests;
+        let (label, keys_only) = KEYS_ONLY;
+        let whole = |m: &&Manifest| m.labels.get(label).is_none_or(|value| value != keys_only);
+        let manifests = || self.snapshots.manifests.iter().filter(whole);
         let configured = self.instance.as_deref();
-        let known = |name: &&str| manifests.iter().any(|m| m.instance == *name);
+        let known = |name: &&str| manifests().any(|m| m.instance == *name);
         if let Some(name) = configured.filter(known) {
             return Ok(Some(name));
         }
-        let mut others: Vec<&str> = manifests.iter().map(|m| m.instance.as_str()).collect();
+        let mut others: Vec<&str> = manifests().map(|m| m.instance.as_str()).collect();
         others.sort_unstable();
         others.dedup();
         match others[..] {
@@ -85,6 +90,26 @@ impl Stored {
             )
             .with_hint("name a snapshot by its id; eyrie snapshots lists them")),
         }
+    }
+
+    /// The newest verification of each snapshot that has one.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn verified(&self) -> Result<BTreeMap<SnapshotId, VerifiedDocument>> {
+        let mut newest = BTreeMap::new();
+        for verification in self.repository.verifications().await? {
+            for result in verification.results {
+                let document = VerifiedDocument {
+                    time: Time(verification.time),
+                    level: verification.level.clone(),
+                    damage: result.damage,
+                };
+                newest.insert(result.snapshot, document);
+            }
+        }
+        Ok(newest)
     }
 
     /// The snapshot that `name` names, as `view` sees it.

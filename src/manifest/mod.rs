@@ -10,6 +10,16 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The weakening of a snapshot that lacks objects; its items name them, each as database,
+/// collection, segment, `: ` and path.
+pub const MISSING_OBJECTS: &str = "missing-objects";
+
+/// Objects that the items of [`MISSING_OBJECTS`] name at most; the message counts all.
+pub const MISSING_NAMED: usize = 1_000;
+
+/// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
+pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
+
 /// How writes were treated while the anchor was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

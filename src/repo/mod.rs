@@ -25,6 +25,7 @@ mod repository;
 mod sealed;
 mod tree;
 mod vault;
+mod verified;
 mod view;
 mod wire;
 mod writer;
@@ -45,5 +46,6 @@ pub use repository::{InitOptions, Repository};
 pub use tree::{
     Change, Content, Entry, Envelope, EnvelopeNode, KeyRange, Map, MapBuilder, NodeRef,
 };
+pub use verified::{Verification, VerifiedSnapshot};
 pub use view::{Reader, View};
 pub use writer::{ObjectSource, StoredObject, Writer};

@@ -16,6 +16,7 @@ pub(crate) enum FileKind {
     Index = 1,
     Manifest = 2,
     Lease = 4,
+    Verification = 6,
 }
 
 const MAGIC: &[u8; 6] = b"EYRIE1";

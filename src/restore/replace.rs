@@ -12,6 +12,7 @@ use super::survey::FAMILIES;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::etcd::KeyValue;
+pub(crate) use crate::manifest::KEYS_ONLY;
 use crate::manifest::{
     Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
     Weakening, anchor,
@@ -20,9 +21,6 @@ use crate::progress::{Amount, SharedProgress};
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::store::{ListOptions, Store};
 use crate::{Error, Kind, Result};
-
-/// The label of a snapshot that holds only the keys that a `--replace` saved.
-pub(crate) const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
 
 /// The code of the weakening that says so in the manifest.
 const WEAKENING: &str = "keys-only";

@@ -4,6 +4,8 @@
 //! BLAKE3. An object's hash follows from its blobs' chaining values, or was taken in the same pass;
 //! a restore proves it once more from the bytes that it hands to write (I8).
 
+mod objects;
+
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -142,6 +144,8 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
         report
             .damage
             .retain(|damage| !deeper.contains(&damage.kind));
+    } else {
+        objects::check(repository, &all.manifests, asked, &mut report.damage).await?;
     }
     Ok(report)
 }

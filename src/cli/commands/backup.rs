@@ -109,7 +109,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             let parent = snapshots.newest_of(&work.instance.name);
             let previous = parent.map(stored::body).transpose()?;
             work.progress.begin("plan", None);
-            let planned = capture::plan(&work, &options, previous.as_ref()).await?;
+            let planned = Box::pin(capture::plan(&work, &options, previous.as_ref())).await?;
             let name = &repository.name;
             Ok(documents::backup_plan(
                 &planned.plan,
@@ -124,7 +124,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     }
     let captured = context.run(async {
         let opened = connect::repository_at_rate(repository, rate.as_ref(), &context.env).await?;
-        let captured = capture::capture(&work, &opened, &options).await;
+        let captured = Box::pin(capture::capture(&work, &opened, &options)).await;
         work.progress.end();
         captured
     })?;

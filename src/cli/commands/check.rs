@@ -6,12 +6,12 @@ use crate::capture::{self, Options, Survey};
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects, CheckedRepository, CheckedWal,
-    HexId, Severity,
+    Finding, HexId, Severity,
 };
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::{self, Stored};
 use crate::config::{self, Deploy, Objects, WalKind};
-use crate::{Kind, Result};
+use crate::{Error, Kind, Result};
 
 /// Reach everything and say what a backup would do
 ///
@@ -43,7 +43,7 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
         let newest = stored.as_ref().ok();
         let newest = newest.and_then(|s| s.snapshots.newest_of(&work.instance.name));
         let previous = newest.and_then(|manifest| stored::body(manifest).ok());
-        let survey = capture::survey(&work, &options, previous.as_ref()).await;
+        let survey = Box::pin(capture::survey(&work, &options, previous.as_ref())).await;
         Ok(document(&work, &options, repository, &survey, &stored))
     }))?;
     work.progress.end();
@@ -60,14 +60,7 @@ fn document(
 ) -> CheckDocument {
     let instance = &work.instance;
     let findings = findings::all(work, survey, stored);
-    let refused = findings
-        .iter()
-        .any(|f| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY);
-    let exit_code = match stored {
-        _ if refused => Kind::Instance.exit_code(),
-        Ok(_) => 0,
-        Err(error) => error.kind().exit_code(),
-    };
+    let exit_code = exit_code(&findings, stored.as_ref().err());
     let newest = |s: &Stored| s.snapshots.newest_of(&instance.name).cloned();
     let newest = stored.as_ref().ok().and_then(newest);
     let plan = survey.plan.as_ref().ok().filter(|_| exit_code == 0);
@@ -83,6 +76,18 @@ fn document(
             .map(|plan| documents::backup_plan(plan, options, &repository.name, newest.as_ref())),
         findings,
         exit_code,
+    }
+}
+
+/// 20 when the instance is in the way, else what the repository fails with.
+fn exit_code(findings: &[Finding], repository: Option<&Error>) -> u8 {
+    let refused = findings
+        .iter()
+        .any(|f| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY);
+    match repository {
+        _ if refused => Kind::Instance.exit_code(),
+        Some(error) => error.kind().exit_code(),
+        None => 0,
     }
 }
 
@@ -276,5 +281,27 @@ impl Render for CheckDocument {
                 page.heading(&format!("no backup can start (exit {})", self.exit_code));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instance_comes_before_the_repository() {
+        let finding = |severity, kind: &str| Finding {
+            severity,
+            kind: kind.to_owned(),
+            what: String::new(),
+            hint: None,
+        };
+        let repository = Error::new(Kind::WrongKey, "wrong passphrase");
+        let own = finding(Severity::Refusal, findings::REPOSITORY);
+        let note = finding(Severity::Note, "metadata");
+        assert_eq!(exit_code(std::slice::from_ref(&note), None), 0);
+        assert_eq!(exit_code(&[own.clone(), note], Some(&repository)), 12);
+        let milvus = finding(Severity::Refusal, "milvus");
+        assert_eq!(exit_code(&[own, milvus], Some(&repository)), 20);
     }
 }

@@ -10,13 +10,13 @@ use crate::cli::documents::{
     Weakening,
 };
 use crate::cli::output::{Column, Page, Render, count};
+use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, SnapshotName, took};
 use crate::config::Resolved;
-use crate::repo::{Manifest, Repository};
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
-use crate::{Kind, Result, connect, manifest};
+use crate::{Kind, Result, manifest};
 
 /// Restore a snapshot onto its own instance or another
 ///
@@ -80,15 +80,11 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let options = args.options();
     let progress = context.progress();
     let outcome = context.run(async {
-        let opened = connect::repository(repository, &context.env).await?;
-        let lineage = config
-            .instance
-            .as_ref()
-            .map(|instance| instance.name.as_str());
-        let snapshot = find(&opened, &args.snapshot, lineage).await?;
+        let stored = Stored::open(context, &config).await?;
+        let snapshot = stored.find(&args.snapshot)?.clone();
         let work = restore::Context {
             instance: target,
-            repository: &opened,
+            repository: &stored.repository,
             location: &repository.location,
             env: &context.env,
             progress: &progress,
@@ -123,21 +119,6 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 enum Outcome {
     Planned(RestorePlan),
     Restored(Restored),
-}
-
-/// The snapshot that was named; `latest` is that of the configured instance.
-async fn find(
-    repository: &Repository,
-    name: &SnapshotName,
-    instance: Option<&str>,
-) -> Result<Manifest> {
-    let snapshots = repository.snapshots().await?;
-    let instance = match name {
-        SnapshotName::Latest => instance,
-        SnapshotName::Prefix(_) => None,
-    };
-    let found = snapshots.find(&name.to_string(), instance);
-    found.cloned()
 }
 
 impl Args {

@@ -7,6 +7,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::weakenings;
+use crate::Result;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, ShowDocument, ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad,
@@ -15,12 +16,11 @@ use crate::cli::documents::{
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::{Snapshot, Stored};
 use crate::cli::values::{Bytes, SnapshotName, took};
-use crate::manifest::{Body, Cut, HoldState, WalState};
+use crate::manifest::{Body, Cut, HoldState, MISSING_OBJECTS, WalState};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::progress::Amount;
 use crate::repo::KeyRange;
-use crate::{Result, capture};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///
@@ -46,7 +46,11 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let snapshot = stored.snapshot(&args.snapshot, &view)?;
         let catalog = snapshot.catalog().await?;
         let amounts = amounts(&snapshot).await?;
-        Ok(document(&snapshot, &catalog, &amounts, &config.accept))
+        let verified = stored.verified().await?;
+        let verified = verified.get(&snapshot.manifest.snapshot);
+        let mut document = document(&snapshot, &catalog, &amounts, &config.accept);
+        document.snapshot.verified = verified.cloned();
+        Ok(document)
     }))?;
     context.output.show(&document)?;
     Ok(0)
@@ -77,7 +81,7 @@ fn document(
         .collect();
     shown.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
     ShowDocument {
-        snapshot: documents::snapshot(manifest, body, accept),
+        snapshot: documents::snapshot(manifest, body, accept, None),
         revision: body.revision,
         etcd_keys: body.counts.etcd_keys,
         sequence: manifest.sequence,
@@ -142,7 +146,7 @@ fn hybrid_time(timestamp: u64) -> Option<Timestamp> {
 fn missing(body: &Body) -> Vec<String> {
     let missing = body.weakenings.iter();
     missing
-        .filter(|weakening| weakening.code == capture::MISSING_OBJECTS)
+        .filter(|weakening| weakening.code == MISSING_OBJECTS)
         .flat_map(|weakening| weakening.items.clone())
         .collect()
 }

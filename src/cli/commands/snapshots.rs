@@ -29,12 +29,24 @@ pub struct Snapshots(pub Vec<SnapshotDocument>);
 /// Those of [`Stored::open`].
 pub fn run(_: Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
-    let stored = context.run(Stored::open(context, &config))?;
+    let (stored, verified) = context.run(context.cancel.run(async {
+        let stored = Stored::open(context, &config).await?;
+        let verified = stored.verified().await?;
+        Ok((stored, verified))
+    }))?;
     let mut wrong = Vec::new();
     let mut listed = Vec::new();
     for manifest in &stored.snapshots.manifests {
         match body(manifest) {
-            Ok(body) => listed.push(documents::snapshot(manifest, &body, &config.accept)),
+            Ok(body) => {
+                let verified = verified.get(&manifest.snapshot);
+                listed.push(documents::snapshot(
+                    manifest,
+                    &body,
+                    &config.accept,
+                    verified,
+                ));
+            }
             Err(error) => wrong.push(error),
         }
     }

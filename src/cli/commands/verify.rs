@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 
 use crate::cli::context::Context;
 use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
+use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
-use crate::repo::Damage;
+use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
 use crate::verify::{self, VerifyReport};
-use crate::{Kind, Result, connect};
+use crate::{Error, Kind, Result};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
 ///
@@ -67,65 +69,106 @@ impl From<Level> for verify::Level {
 ///
 /// # Errors
 ///
-/// What the repository's store fails with; damage is in the document and in the exit code.
+/// Those of [`Stored::open`] and [`Stored::find`]; damage that is found is in the document.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
-    let repository = context.repository(&config)?;
+    if args.sample.is_some() && args.level != Level::Bytes {
+        let message = "--sample is of bytes, which this level does not read";
+        return Err(Error::new(Kind::Usage, message).with_hint("add --level bytes"));
+    }
+    let sample = match args.sample {
+        None => verify::Sample::All,
+        Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
+        Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
+    };
     let progress = context.progress();
     let report = context.run(async {
-        let opened = connect::repository(repository, &context.env).await?;
-        let snapshots = match &args.snapshot {
-            None => vec![],
-            Some(name) => {
-                let lineage = config
-                    .instance
-                    .as_ref()
-                    .map(|instance| instance.name.as_str());
-                let all = opened.snapshots().await?;
-                let lineage = lineage.filter(|_| *name == SnapshotName::Latest);
-                vec![all.find(&name.to_string(), lineage)?.snapshot]
-            }
-        };
+        let stored = Stored::open(context, &config).await?;
+        let named = args.snapshot.iter().map(|name| stored.find(name));
+        let only = named.map(|found| found.map(|manifest| manifest.snapshot));
         let options = verify::Options {
-            snapshots,
             level: args.level.into(),
-            sample: match args.sample {
-                None => verify::Sample::All,
-                Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
-                Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
-            },
+            sample,
+            snapshots: only.collect::<Result<_>>()?,
         };
-        verify::verify(&opened, &options, &context.env, &progress, &context.cancel).await
+        let (repository, cancel) = (&stored.repository, &context.cancel);
+        let work = verify::verify(repository, &options, &context.env, &progress, cancel);
+        let report = Box::pin(work).await?;
+        let result = result(&stored, &options, &report, context.env.now());
+        match repository.record_verification(&result).await {
+            Err(error) if error.kind() == Kind::AccessDenied => {
+                tracing::warn!("the result is not kept: {}", error.chain());
+            }
+            kept => kept?,
+        }
+        Ok(report)
     })?;
-    drop(progress);
-    let document = document(&report, args.level);
+    let document = document(args.level, &report)?;
     context.output.show(&document)?;
     Ok(exit_code(&document))
 }
 
-fn document(report: &VerifyReport, level: Level) -> VerifyDocument {
-    VerifyDocument {
+/// What is kept of a verification. One that read a sample looked at everything only as far as the
+/// structure.
+fn result(
+    stored: &Stored,
+    options: &verify::Options,
+    report: &VerifyReport,
+    time: Timestamp,
+) -> Verification {
+    let sampled = options.sample != verify::Sample::All;
+    let level = match options.level {
+        verify::Level::Existence => Level::Existence,
+        verify::Level::Bytes if !sampled => Level::Bytes,
+        verify::Level::Structure | verify::Level::Bytes => Level::Structure,
+    };
+    let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
+    let manifests = stored.snapshots.manifests.iter().map(|m| m.snapshot);
+    let results = manifests.filter(asked).map(|snapshot| {
+        let suffers = report
+            .damage
+            .iter()
+            .filter(|d| d.snapshots.contains(&snapshot));
+        VerifiedSnapshot {
+            snapshot,
+            damage: suffers.count() as u64,
+        }
+    });
+    Verification {
+        time,
+        level: level.word().to_owned(),
+        results: results.collect(),
+    }
+}
+
+fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
+    let damage = report.damage.iter().map(|damage| {
+        Ok(DamageDocument {
+            kind: kind(damage.kind)?,
+            what: damage.what.clone(),
+            place: damage.place.clone(),
+            snapshots: damage
+                .snapshots
+                .iter()
+                .map(|id| HexId(id.to_string()))
+                .collect(),
+        })
+    });
+    Ok(VerifyDocument {
         level: level.word().to_owned(),
         snapshots: report.snapshots,
         objects: report.objects,
         bytes_read: report.bytes_read,
-        damage: report.damage.iter().map(damage).collect(),
+        damage: damage.collect::<Result<_>>()?,
         duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
-    }
+    })
 }
 
-fn damage(damage: &Damage) -> DamageDocument {
-    let kind = serde_json::to_value(damage.kind).unwrap_or_default();
-    DamageDocument {
-        kind: kind.as_str().unwrap_or("unknown").replace('_', "-"),
-        what: damage.what.clone(),
-        place: damage.place.clone(),
-        snapshots: damage
-            .snapshots
-            .iter()
-            .map(|id| HexId(id.to_string()))
-            .collect(),
-    }
+/// The name of a kind of damage.
+fn kind(kind: DamageKind) -> Result<String> {
+    serde_json::to_value(kind)
+        .and_then(serde_json::from_value)
+        .map_err(|error| Error::new(Kind::Failed, "naming a kind of damage").with_source(error))
 }
 
 /// The exit code of a verification.
@@ -144,7 +187,10 @@ impl Render for VerifyDocument {
             let snapshots: Vec<_> = damage.snapshots.iter().map(HexId::short).collect();
             page.line(format!("DAMAGE {}: {}", damage.kind, damage.what));
             page.line(format!("  at {}", damage.place));
-            page.line(format!("  needed by {}", snapshots.join(", ")));
+            page.line(match snapshots.len() {
+                0 => "  no snapshot needs it".to_owned(),
+                _ => format!("  needed by {}", snapshots.join(", ")),
+            });
         }
         page.line(format!(
             "{}: {} in {} of {}, {} read in {}",

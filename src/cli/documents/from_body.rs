@@ -1,6 +1,6 @@
 //! From what a manifest says of a snapshot to the words of the documents.
 
-use super::{HexId, Method, Mode, Note, SnapshotDocument, Time, Weakening};
+use super::{HexId, Method, Mode, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
 use crate::manifest::{self, Body};
 use crate::repo::Manifest;
 
@@ -52,7 +52,7 @@ pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
         }
         let more = w.items.len().saturating_sub(ITEMS_NAMED);
         if more > 0 {
-            what.push_str(&format!("; and {more} more"));
+            what.extend(["; and ".to_owned(), more.to_string(), " more".to_owned()]);
         }
         Weakening::new(&w.code, what, &accept)
     };
@@ -71,7 +71,12 @@ pub fn notes(body: &Body) -> Vec<Note> {
 
 /// One snapshot of a list.
 #[must_use]
-pub fn snapshot(manifest: &Manifest, body: &Body, accept: &[String]) -> SnapshotDocument {
+pub fn snapshot(
+    manifest: &Manifest,
+    body: &Body,
+    accept: &[String],
+    verified: Option<&VerifiedDocument>,
+) -> SnapshotDocument {
     SnapshotDocument {
         snapshot: HexId(manifest.snapshot.to_string()),
         time: Time(manifest.time),
@@ -86,6 +91,6 @@ pub fn snapshot(manifest: &Manifest, body: &Body, accept: &[String]) -> Snapshot
         parent: manifest.parent.map(|id| HexId(id.to_string())),
         labels: manifest.labels.clone(),
         weakened: weakened(body, accept),
-        verified: None,
+        verified: verified.cloned(),
     }
 }

@@ -107,7 +107,8 @@ pub struct VerifyDocument {
 /// One piece of damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DamageDocument {
-    /// Its name, such as `missing-pack`.
+    /// Its name: `config`, `key`, `manifest`, `sequence`, `index`, `lease`, `tree`, `pack`, `bytes` or
+    /// `contents`.
     pub kind: String,
     /// What is wrong.
     pub what: String,

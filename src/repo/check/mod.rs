@@ -50,6 +50,9 @@ pub enum DamageKind {
     Pack,
     /// Bytes of a pack.
     Bytes,
+    /// What a snapshot holds: it does not decode, or lacks what it requires. Found by who knows
+    /// what snapshots are of.
+    Contents,
 }
 
 /// One damage.
