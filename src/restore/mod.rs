@@ -59,7 +59,7 @@ use crate::env::Env;
 use crate::manifest::{EtcdIdentity, Weakening};
 use crate::progress::SharedProgress;
 use crate::repo::{Manifest, Reader, Repository};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 /// What a restore runs in.
 #[derive(Debug, Clone, Copy)]
@@ -319,7 +319,9 @@ impl Prepared {
             progress: context.progress,
             cancel: context.cancel,
         };
-        let done = Box::pin(work.run(&mut etcd, embedded.as_mut())).await;
+        let done = Box::pin(work.run(&mut etcd, embedded.as_mut()))
+            .await
+            .map_err(told);
         if let Some(embedded) = &mut embedded {
             embedded.stop().await?;
         }
@@ -364,6 +366,17 @@ impl Prepared {
             ),
         })
     }
+}
+
+/// Says what damage that shows while objects are written means.
+fn told(error: Error) -> Error {
+    if error.kind() != Kind::Damage {
+        return error;
+    }
+    error.with_hint(
+        "no key was written, and the target is marked: eyrie verify --level bytes names the damaged files; bring \
+         them back and run the same command again, or restore another snapshot with --replace",
+    )
 }
 
 /// The marker of this restore: that of the run that goes on, or a new one.

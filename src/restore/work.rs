@@ -92,7 +92,8 @@ impl Work<'_> {
         mut home: Option<&mut Embedded>,
     ) -> Result<Done> {
         let (root, meta) = self.roots;
-        let mut writer = Writer::begin(keys, root, meta, &self.marker, self.env).await?;
+        let begun = Writer::begin(keys, root, meta, &self.marker, self.env);
+        let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         let placed = self.objects(&mut done).await?;
         if let Some(old) = self.old {
