@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::anchor::Anchored;
 use super::objects::{self, Copied};
-use super::plan::{Planned, open_objects, plan};
+use super::plan::{Planned, Running, open_objects, plan};
+use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::etcd::Anchor;
 use crate::hold;
 use crate::manifest::{
-    Body, Counts, HOT_STRADDLE, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
+    Body, Counts, HOT_STRADDLE, HoldRecord, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
 };
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
@@ -23,6 +26,9 @@ use crate::repo::{
     Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
 };
 use crate::{Error, Kind, Result};
+
+/// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
@@ -149,6 +155,12 @@ async fn store(
     };
     let manifest = writer.commit(draft).await?;
     info!(snapshot = %manifest.snapshot, "committed");
+    if let Some(running) = &planned.milvus
+        && options.mode == Mode::Quiesced
+        && !held_by_operator(&body)
+    {
+        release_is_felt(running).await;
+    }
     Ok(Captured { manifest, body })
 }
 
@@ -168,6 +180,27 @@ async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Res
         }
     }
     Ok(())
+}
+
+/// Whether an operator denies writes, before us and after us.
+fn held_by_operator(body: &Body) -> bool {
+    let external = |record: &HoldRecord| record.state == HoldState::External;
+    body.holds
+        .iter()
+        .any(|record| record.hold == hold::WRITES.name && external(record))
+}
+
+/// Waits until clients may write again: Milvus notices seconds after the hold was released, and who
+/// waits for a backup to end wants to write then. The snapshot exists whatever comes of it.
+async fn release_is_felt(running: &Running) {
+    match running.until_accepted(RELEASE_TIMEOUT).await {
+        Ok(Writes::Accepted) => {}
+        Ok(Writes::Denied) => warn!(
+            "milvus still denies writes, {} s after the hold was released",
+            RELEASE_TIMEOUT.as_secs()
+        ),
+        Err(error) => warn!(error = %error.chain(), "whether writes pass again is not known"),
+    }
 }
 
 fn scope(planned: &Planned) -> Scope {

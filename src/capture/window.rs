@@ -242,7 +242,7 @@ impl Window<'_> {
         let give_up = Instant::now() + DENIAL_TIMEOUT;
         let mut last = "no probe was answered".to_owned();
         loop {
-            let targets = self.probe_targets().await?;
+            let targets = self.running.probe_targets().await?;
             if targets.is_empty() {
                 // Nothing can be written where there is no collection.
                 return Ok(());
@@ -282,32 +282,10 @@ impl Window<'_> {
     ///
     /// A denial that stays is not from etcd (`milvus.yaml`), and holds as well as ours.
     async fn until_accepted(&self) -> Result<()> {
-        let give_up = Instant::now() + STALE_TIMEOUT;
-        while Instant::now() < give_up {
-            let targets = self.probe_targets().await?;
-            let mut denied = false;
-            for proxy in &self.running.proxies {
-                denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
-            }
-            if !denied {
-                return Ok(());
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
+        if self.running.until_accepted(STALE_TIMEOUT).await? == Writes::Denied {
+            info!("writes are denied by something other than etcd");
         }
-        info!("writes are denied by something other than etcd");
         Ok(())
-    }
-
-    async fn probe_targets(&self) -> Result<Vec<CollectionName>> {
-        let mut targets = Vec::new();
-        for database in self.running.client.list_databases().await? {
-            targets.extend(self.running.client.show_collections(&database).await?);
-            if targets.len() >= PROBED_COLLECTIONS {
-                targets.truncate(PROBED_COLLECTIONS);
-                break;
-            }
-        }
-        Ok(targets)
     }
 
     fn cannot_hold(&self, why: &str) -> Error {
@@ -428,6 +406,46 @@ impl Window<'_> {
                 .retain(|difference| again.contains(difference));
         }
         Ok(())
+    }
+}
+
+/// Whether writes pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Every reachable proxy takes them.
+    Accepted,
+    /// Some proxy denies them.
+    Denied,
+}
+
+impl Running {
+    /// Waits until no proxy denies writes any more, for `limit` at most.
+    pub(super) async fn until_accepted(&self, limit: Duration) -> Result<Writes> {
+        let give_up = Instant::now() + limit;
+        while Instant::now() < give_up {
+            let targets = self.probe_targets().await?;
+            let mut denied = false;
+            for proxy in &self.proxies {
+                denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
+            }
+            if !denied {
+                return Ok(Writes::Accepted);
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+        Ok(Writes::Denied)
+    }
+
+    async fn probe_targets(&self) -> Result<Vec<CollectionName>> {
+        let mut targets = Vec::new();
+        for database in self.client.list_databases().await? {
+            targets.extend(self.client.show_collections(&database).await?);
+            if targets.len() >= PROBED_COLLECTIONS {
+                targets.truncate(PROBED_COLLECTIONS);
+                break;
+            }
+        }
+        Ok(targets)
     }
 }
 
