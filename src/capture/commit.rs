@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::anchor::Anchored;
 use super::objects::{self, Copied};
-use super::plan::{Planned, Running, open_objects, plan};
+use super::plan::{Planned, Running, of_instance, open_objects, plan};
 use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
@@ -79,19 +79,20 @@ async fn store(
     holds: &mut Holds,
     planned: &mut Planned,
     writer: &Writer,
-    mut known: Option<NodeRef>,
+    known: Option<NodeRef>,
     begun: Instant,
 ) -> Result<Captured> {
     if planned.milvus.is_some() {
         hold_gc(context, planned, holds).await?;
     }
+    let mut known = writer.view().map(known);
     let mut attempt = 1;
     let (anchored, copied) = loop {
         let anchored = match options.mode {
             Mode::Cold => cold::anchor(context, planned).await?,
-            Mode::Quiesced | Mode::Hot => {
-                Box::pin(window::take(context, planned, options, holds)).await?
-            }
+            Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
+                .await
+                .map_err(of_instance)?,
         };
         let problems = problems(&anchored.catalog);
         if !problems.is_empty() && options.missing == Missing::Refuse {
@@ -100,8 +101,15 @@ async fn store(
         context.progress.begin("copy", None);
         let scope = scope(planned);
         let store = open_objects(context, &anchored.catalog).await?;
-        let copied =
-            objects::copy(context, writer, &store, &anchored.catalog, scope, known).await?;
+        let copied = objects::copy(
+            context,
+            writer,
+            &store,
+            &anchored.catalog,
+            scope,
+            known.clone(),
+        )
+        .await?;
         let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {
@@ -110,7 +118,11 @@ async fn store(
                 "objects are gone and GC is not held; taking another anchor"
             );
             planned.missing_before = copied.missing.iter().map(|o| o.path.clone()).collect();
-            known = copied.root.or(known);
+            if copied.root.is_some() {
+                // What this attempt read is not read again.
+                writer.flush().await?;
+                known = writer.view().repo().view().await?.map(copied.root);
+            }
             attempt += 1;
             continue;
         }

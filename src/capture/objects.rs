@@ -13,7 +13,7 @@ use crate::manifest::{MISSING_NAMED, ObjectEntry};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::progress::Amount;
-use crate::repo::{Content, Entry, KeyRange, NodeRef, ObjectSource, StoredObject, Writer};
+use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
 use crate::source::{Identity, Listed};
 use crate::store::{GetOptions, Key, SharedStore};
 use crate::{Error, Kind, Result};
@@ -43,7 +43,7 @@ pub(super) struct Copied {
     pub(super) missing_unnamed: u64,
 }
 
-/// Captures the objects of `catalog` from `store` through `writer`. An object that `parent` has
+/// Captures the objects of `catalog` from `store` through `writer`. An object that `known` has
 /// under the same identity is not read again.
 pub(super) async fn copy(
     context: &Context,
@@ -51,11 +51,11 @@ pub(super) async fn copy(
     store: &SharedStore,
     catalog: &Catalog,
     scope: Scope,
-    parent: Option<NodeRef>,
+    known: Map,
 ) -> Result<Copied> {
     let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
     context.progress.expect(expected(catalog, scope, &listed));
-    let known = writer.view().map(parent).scan(KeyRange::all());
+    let known = known.scan(KeyRange::all());
     let copier = Copier {
         writer,
         store,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tracing::{debug, warn};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use super::survey::write_hold;
 use super::{Context, Options, cold};
@@ -26,6 +28,13 @@ use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, Meta, SharedStore};
 use crate::{Error, Kind, Result};
+
+/// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
+/// must run out first, within 60 s by default (facts 3.4).
+const HEALTH_WAIT: Duration = Duration::from_secs(90);
+
+/// Between two looks at its health.
+const HEALTH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Objects whose presence proves that the bucket and the etcd belong together.
 const SAMPLED_OBJECTS: usize = 32;
@@ -117,6 +126,22 @@ pub async fn plan(
     options: &Options,
     previous: Option<&Body>,
 ) -> Result<Planned> {
+    Box::pin(make(context, options, previous))
+        .await
+        .map_err(of_instance)
+}
+
+/// What a failure of the instance's own servers or storage means for a capture.
+pub(super) fn of_instance(error: Error) -> Error {
+    match error.kind() {
+        Kind::Unavailable | Kind::Throttled | Kind::AccessDenied | Kind::NotFound => {
+            error.with_kind(Kind::Instance)
+        }
+        _ => error,
+    }
+}
+
+async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> Result<Planned> {
     let instance = &context.instance;
     if let Some(refusal) = instance.refusals().into_iter().next() {
         return Err(refusal);
@@ -138,7 +163,7 @@ pub async fn plan(
             (None, cold::identity(context, &anchor, &roots, previous)?)
         }
         Mode::Quiesced | Mode::Hot => {
-            let (client, identity) = reach_milvus(context).await?;
+            let (client, identity) = reach_milvus(context, options).await?;
             (Some(client), identity)
         }
     };
@@ -226,19 +251,27 @@ async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached, Status)> 
     Ok((Reached { client, copy: None }, status))
 }
 
-async fn reach_milvus(context: &Context) -> Result<(Client, Identity)> {
+async fn reach_milvus(context: &Context, options: &Options) -> Result<(Client, Identity)> {
     let client = connect::milvus(&context.instance.milvus).await?;
-    let health = client.health().await?;
-    if !health.healthy {
-        return Err(Error::new(
-            Kind::Instance,
-            format!(
-                "milvus at {} is not healthy: {}",
-                client.address(),
-                health.reasons.join("; ")
-            ),
-        )
-        .with_hint("wait until it is healthy, or stop it and use --mode cold"));
+    let give_up = Instant::now() + options.flush_timeout.min(HEALTH_WAIT);
+    loop {
+        let health = client.health().await?;
+        if health.healthy {
+            break;
+        }
+        let reasons = health.reasons.join("; ");
+        if Instant::now() > give_up {
+            return Err(Error::new(
+                Kind::Instance,
+                format!("milvus at {} is not healthy: {reasons}", client.address()),
+            )
+            .with_hint("wait until it is healthy, or stop it and use --mode cold"));
+        }
+        info!(
+            reasons,
+            "milvus is not healthy yet, as after a start; waiting"
+        );
+        tokio::time::sleep(HEALTH_PAUSE).await;
     }
     let mut identity = client.identity().await?;
     if let Some(declared) = &context.instance.milvus.version {
@@ -302,6 +335,11 @@ pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result
         && catalog.objects_in(Scope::WithOpen).next().is_none()
     {
         return Ok(Arc::new(MemoryStore::new()));
+    }
+    if let config::Objects::Local(local) = objects {
+        local
+            .require()
+            .map_err(|error| error.with_kind(Kind::Instance))?;
     }
     let store = connect::objects(objects, &context.env).await?;
     Ok(connect::limited(store, context.rate.as_ref()))

@@ -97,9 +97,16 @@ async fn run(
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let copied = copy(&context(), &writer, &store, catalog, Scope::Live, parent)
-        .await
-        .unwrap();
+    let copied = copy(
+        &context(),
+        &writer,
+        &store,
+        catalog,
+        Scope::Live,
+        writer.view().map(parent),
+    )
+    .await
+    .unwrap();
     writer.flush().await.unwrap();
     writer.finish().await.unwrap();
     (copied, log.keys(Op::Get))
@@ -167,9 +174,16 @@ async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let error = copy(&context(), &writer, &store, &catalog, Scope::Live, None)
-        .await
-        .unwrap_err();
+    let error = copy(
+        &context(),
+        &writer,
+        &store,
+        &catalog,
+        Scope::Live,
+        writer.view().map(None),
+    )
+    .await
+    .unwrap_err();
     assert!(error.chain().contains(&object.path), "{}", error.chain());
     writer.finish().await.unwrap();
 }
