@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 use super::anchor::Anchored;
 use super::objects::{self, Copied};
-use super::plan::{Planned, Running, of_instance, open_objects, plan};
+use super::plan::{Planned, of_instance, plan};
+use super::reach::{Running, open_objects};
 use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;

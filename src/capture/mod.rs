@@ -15,6 +15,7 @@ mod commit;
 mod holds;
 mod objects;
 mod plan;
+mod reach;
 mod survey;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::anchor::Anchored;
-use super::plan::{Planned, Running, refused};
+use super::plan::{Planned, refused};
+use super::reach::Running;
 use super::{Context, Holds, Options, view};
 use crate::etcd::{Anchor, Etcd};
 use crate::hold;

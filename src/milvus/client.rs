@@ -14,7 +14,7 @@ use super::auth::{Credentials, Tls};
 use super::proto::common;
 use super::proto::milvus as api;
 use super::proto::milvus::milvus_service_client::MilvusServiceClient;
-use super::status::{Refusal, RefusalClass, broken_connection, transport_error};
+use super::status::{Refusal, RefusalClass, broken_connection, concise, transport_error};
 use super::version::MilvusVersion;
 use crate::{Error, Kind, Result};
 
@@ -231,7 +231,11 @@ impl Client {
             .map_err(|failure| self.error(failure, "ask milvus for its health"))?;
         Ok(Health {
             healthy: answer.is_healthy,
-            reasons: answer.reasons,
+            reasons: answer
+                .reasons
+                .iter()
+                .map(|reason| concise(reason))
+                .collect(),
         })
     }
 

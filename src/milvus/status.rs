@@ -176,7 +176,7 @@ impl Refusal {
 /// What remains of a reason like `attempt #0: stack trace: /go/src/..: attempt #0: rpc error: code =
 /// Unknown desc = node not match[..]: attempt #1: ..`, which 2.3.5 answers with four thousand letters:
 /// each cause once.
-fn concise(reason: &str) -> String {
+pub(super) fn concise(reason: &str) -> String {
     let mut causes: Vec<&str> = Vec::new();
     for part in reason.split("attempt #") {
         let part = part.trim_start_matches(|c: char| c.is_ascii_digit());
