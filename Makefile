@@ -8,8 +8,8 @@ LAB = PYTHONPATH=tests "$$(sh tests/lab/bootstrap.sh --rust)"
 
 ## The main job end to end on a real Milvus: STORAGE=local (default), s3 or embedded.
 demo: setup
-	cargo build --release
-	$(LAB) -m lab demo --storage $(STORAGE) --eyrie target/release/eyrie
+	cargo build
+	$(LAB) -m lab demo --storage $(STORAGE) --eyrie target/debug/eyrie
 
 ## Everything: unit, property, simulated and real. A skipped test is a failed one.
 test: test-rust test-e2e
