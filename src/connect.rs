@@ -115,9 +115,15 @@ fn s3_settings(
     credentials: &S3Credentials,
     tls: &config::Tls,
 ) -> Result<S3Settings> {
+    // Without a region the SDK would ask the metadata service of a cloud that this endpoint is not.
+    let elsewhere = endpoint
+        .as_ref()
+        .is_some_and(|url| !url.contains("amazonaws.com"));
     let mut settings = S3Settings {
         endpoint,
-        region: region.cloned(),
+        region: region
+            .cloned()
+            .or_else(|| elsewhere.then(|| "us-east-1".to_owned())),
         addressing: match addressing {
             config::Addressing::Path => Addressing::Path,
             config::Addressing::VirtualHost => Addressing::VirtualHost,

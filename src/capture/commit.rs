@@ -31,6 +31,9 @@ use crate::{Error, Kind, Result};
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// Notes of the metadata's validation that a manifest keeps.
+const NOTES_NAMED: usize = 30;
+
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
 
@@ -41,13 +44,47 @@ pub const OBJECTS_ROOT: &str = "objects";
 /// The map of the message queue's files, in a cold snapshot.
 pub const WAL_ROOT: &str = "wal";
 
-/// Runs the protocol. `holds` is released by the caller.
-pub(super) async fn protocol(
+/// A snapshot that only its manifest is missing of.
+pub(super) struct Prepared {
+    writer: Writer,
+    draft: ManifestDraft,
+    body: Body,
+    /// The Milvus whose writes we held.
+    held: Option<Running>,
+}
+
+impl Prepared {
+    /// Commits; gives the Milvus whose writes were held beside what was captured.
+    pub(super) async fn commit(self) -> Result<(Captured, Option<Running>)> {
+        let manifest = match self.writer.commit(self.draft).await {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                give_up(self.writer).await;
+                return Err(error);
+            }
+        };
+        info!(snapshot = %manifest.snapshot, "committed");
+        if let Err(error) = self.writer.finish().await {
+            warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
+        }
+        let body = self.body;
+        Ok((Captured { manifest, body }, self.held))
+    }
+}
+
+async fn give_up(writer: Writer) {
+    if let Err(error) = writer.abort().await {
+        warn!(error = %error.chain(), "the writer session was not ended in order; its lease runs out");
+    }
+}
+
+/// Runs the protocol up to the commit. `holds` is released by the caller.
+pub(super) async fn prepare(
     context: &Context,
     repository: &Repository,
     options: &Options,
     holds: &mut Holds,
-) -> Result<Captured> {
+) -> Result<Prepared> {
     let begun = Instant::now();
     context.progress.begin("plan", None);
     let snapshots = repository.snapshots().await?;
@@ -61,14 +98,17 @@ pub(super) async fn protocol(
     let known = parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten());
     let work = store(context, options, holds, &mut planned, &writer, known, begun);
     match Box::pin(work).await {
-        Ok(captured) => {
-            writer.finish().await?;
-            Ok(captured)
+        Ok((draft, body)) => {
+            let ours = options.mode == Mode::Quiesced && !held_by_operator(&body);
+            Ok(Prepared {
+                writer,
+                draft,
+                body,
+                held: planned.milvus.filter(|_| ours),
+            })
         }
         Err(error) => {
-            if let Err(other) = writer.abort().await {
-                warn!(error = %other.chain(), "the writer session was not ended in order; its lease runs out");
-            }
+            give_up(writer).await;
             Err(error)
         }
     }
@@ -82,7 +122,7 @@ async fn store(
     writer: &Writer,
     known: Option<NodeRef>,
     begun: Instant,
-) -> Result<Captured> {
+) -> Result<(ManifestDraft, Body)> {
     if planned.milvus.is_some() {
         hold_gc(context, planned, holds).await?;
     }
@@ -166,15 +206,7 @@ async fn store(
         body: serde_json::to_value(&body)
             .map_err(|error| Error::new(Kind::Failed, "writing the manifest").with_source(error))?,
     };
-    let manifest = writer.commit(draft).await?;
-    info!(snapshot = %manifest.snapshot, "committed");
-    if let Some(running) = &planned.milvus
-        && options.mode == Mode::Quiesced
-        && !held_by_operator(&body)
-    {
-        release_is_felt(running).await;
-    }
-    Ok(Captured { manifest, body })
+    Ok((draft, body))
 }
 
 /// Pauses garbage collection, before anything else: no client feels it.
@@ -205,7 +237,7 @@ fn held_by_operator(body: &Body) -> bool {
 
 /// Waits until clients may write again: Milvus notices seconds after the hold was released, and who
 /// waits for a backup to end wants to write then. The snapshot exists whatever comes of it.
-async fn release_is_felt(running: &Running) {
+pub(super) async fn release_is_felt(running: &Running) {
     match running.until_accepted(RELEASE_TIMEOUT).await {
         Ok(Writes::Accepted) => {}
         Ok(Writes::Denied) => warn!(
@@ -364,7 +396,12 @@ fn body(
     let remarks = remarks
         .iter()
         .filter(|finding| finding.severity == Severity::Note);
-    notes.extend(remarks.map(ToString::to_string));
+    let remarks: Vec<String> = remarks.map(ToString::to_string).collect();
+    let unnamed = remarks.len().saturating_sub(NOTES_NAMED);
+    notes.extend(remarks.into_iter().take(NOTES_NAMED));
+    if unnamed > 0 {
+        notes.push(format!("{unnamed} more of the kind"));
+    }
     let records = holds.records();
     if records
         .iter()

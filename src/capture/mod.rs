@@ -122,11 +122,23 @@ pub async fn capture(
     options: &Options,
 ) -> Result<Captured> {
     let mut holds = Holds::default();
-    let work = commit::protocol(context, repository, options, &mut holds);
-    let outcome = tokio::select! {
-        outcome = work => outcome,
+    let work = commit::prepare(context, repository, options, &mut holds);
+    let prepared = tokio::select! {
+        prepared = work => prepared,
         () = context.cancel.requested() => Err(context.cancel.error()),
     };
+    // From here on nothing is cut short: who is told 130 may rely on it that there is no snapshot.
+    let outcome = match prepared {
+        Ok(prepared) => prepared.commit().await,
+        Err(error) => Err(error),
+    };
     holds.release().await;
-    outcome
+    let (captured, held) = outcome?;
+    if let Some(running) = held {
+        tokio::select! {
+            () = commit::release_is_felt(&running) => {}
+            () = context.cancel.requested() => {}
+        }
+    }
+    Ok(captured)
 }

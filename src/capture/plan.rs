@@ -14,6 +14,7 @@ use super::{Context, Options, cold};
 use crate::config::WalKind;
 use crate::connect;
 use crate::etcd::Status;
+use crate::hold::{self, ConfigItem};
 use crate::manifest::{
     Body, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
 };
@@ -138,6 +139,11 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     let version = identity.version.clone();
     let catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
     refuse(&catalog)?;
+    if options.mode != Mode::Cold {
+        for item in held_items(options.mode, &version.rules()) {
+            hold::allowed(&anchor.keys, &roots.root, item)?;
+        }
+    }
     let running = match running {
         Some(client) => Some(running_parts(context, client, &version, &catalog).await?),
         None => None,
@@ -230,6 +236,20 @@ fn wal(context: &Context, mode: Mode) -> Wal {
         },
         channel_prefix: wal.channel_prefix.clone(),
     }
+}
+
+/// The items of dynamic configuration that a capture would put.
+fn held_items(mode: Mode, rules: &Rules) -> Vec<ConfigItem> {
+    let mut items = vec![
+        (rules.compaction_hold, hold::COMPACTION),
+        (rules.sort_compaction_hold, hold::SORT_COMPACTION),
+    ];
+    if mode == Mode::Quiesced {
+        items.push((rules.write_hold, hold::WRITES));
+        items.push((rules.ddl_hold, hold::DDL));
+    }
+    let supported = items.into_iter().filter(|(key, _)| key.is_some());
+    supported.map(|(_, item)| item).collect()
 }
 
 fn planned_holds(context: &Context, options: &Options, rules: Option<&Rules>) -> Vec<PlannedHold> {

@@ -30,6 +30,10 @@ const HEALTH_WAIT: Duration = Duration::from_secs(90);
 /// Between two looks at its health.
 const HEALTH_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the first look at the object layer may take, retries included: a wrong address should
+/// not look like a slow store.
+const FIRST_CONTACT: Duration = Duration::from_secs(30);
+
 /// Objects whose presence proves that the bucket and the etcd belong together.
 const SAMPLED_OBJECTS: usize = 32;
 
@@ -166,6 +170,17 @@ pub(super) async fn belongs_together(
     store: &SharedStore,
     catalog: &Catalog,
 ) -> Result<(bool, Vec<String>)> {
+    let look = look_at_sample(store, catalog);
+    tokio::time::timeout(FIRST_CONTACT, look).await.map_err(|_| {
+        Error::new(
+            Kind::Instance,
+            format!("{} does not answer within {} s", store.location(), FIRST_CONTACT.as_secs()),
+        )
+        .with_hint("check instance.objects: endpoint (minio.address and minio.port), tls, access_key_id and secret_access_key_file")
+    })?
+}
+
+async fn look_at_sample(store: &SharedStore, catalog: &Catalog) -> Result<(bool, Vec<String>)> {
     let total = catalog.objects().count();
     if total == 0 {
         return Ok((store.capabilities().versions, Vec::new()));

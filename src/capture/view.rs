@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::inventory::{self, Inventory};
+use crate::milvus::proto::meta::{AliasState, DatabaseState, PartitionState};
 
 /// Differences that are named; the rest are counted.
 const NAMED: usize = 200;
@@ -23,6 +24,7 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     let named: BTreeSet<&str> = catalog
         .databases
         .values()
+        .filter(|d| matches!(d.state, DatabaseState::Created | DatabaseState::Unknown))
         .map(|d| d.name.as_str())
         .collect();
     sets("databases", &answered, &named, &mut found);
@@ -119,6 +121,7 @@ fn compare(
     let stored_partitions = stored
         .partitions
         .values()
+        .filter(|p| p.state == PartitionState::Created)
         .map(|p| p.name.as_str())
         .collect();
     sets(
@@ -128,7 +131,12 @@ fn compare(
         found,
     );
     let aliases = answered.aliases.iter().map(String::as_str).collect();
-    let stored_aliases = stored.aliases.keys().map(String::as_str).collect();
+    let stored_aliases = stored
+        .aliases
+        .iter()
+        .filter(|(_, state)| **state == AliasState::Created)
+        .map(|(alias, _)| alias.as_str())
+        .collect();
     sets(
         &format!("{name}: aliases"),
         &aliases,

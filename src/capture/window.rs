@@ -1,5 +1,6 @@
 //! From the holds to the anchor: the only part of a capture that clients may feel.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,16 +81,17 @@ pub(super) async fn take(
             let deadline = Instant::now() + options.max_write_hold;
             let quiesced = window.quiesced(holds);
             let taken = tokio::time::timeout_at(deadline, quiesced).await;
-            let held = holds.release_config().await?;
+            let released = holds.release_config().await;
             let mut anchored = taken.map_err(|_| window.too_long())??;
+            let held = released?;
             anchored.write_hold = held;
-            window.settle_view(&mut anchored).await?;
+            window.settle_view(&mut anchored).await;
             Ok(anchored)
         }
         Mode::Hot | Mode::Cold => {
             let mut anchored = window.hot(holds).await?;
             holds.release_config().await?;
-            window.settle_view(&mut anchored).await?;
+            window.settle_view(&mut anchored).await;
             Ok(anchored)
         }
     }
@@ -155,6 +157,7 @@ impl Window<'_> {
             keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
         }
         keys.sort_by(|a, b| a.key.cmp(&b.key));
+        keys.dedup_by(|a, b| a.key == b.key);
         Catalog::decode(self.roots, &keys, &self.running.version)
     }
 
@@ -355,7 +358,7 @@ impl Window<'_> {
             holds.prove(&anchor.keys, anchor.revision)?;
             let catalog = Catalog::decode(self.roots, &anchor.keys, &self.running.version)?;
             let refusals = catalog.refusals();
-            let lagging = lagging(&catalog, barrier);
+            let lagging = lagging(&catalog, barrier, cut);
             let open = open_before(&catalog, cut);
             if refusals.is_empty() && lagging.is_empty() && open.is_empty() {
                 return Ok((anchor, catalog));
@@ -396,17 +399,26 @@ impl Window<'_> {
         }
     }
 
-    /// Keeps the differences that Milvus still shows when it is asked again: others were DDL in
-    /// between.
-    async fn settle_view(&self, anchored: &mut Anchored) -> Result<()> {
-        if !anchored.differences.is_empty() {
-            let again =
-                view::differences(&self.running.client.inventory().await?, &anchored.catalog);
-            anchored
-                .differences
-                .retain(|difference| again.contains(difference));
+    /// Keeps the differences that are still there when both sides are asked again: others were DDL in
+    /// between. The anchor stands whatever comes of it.
+    async fn settle_view(&self, anchored: &mut Anchored) {
+        if anchored.differences.is_empty() {
+            return;
         }
-        Ok(())
+        match self.view_now().await {
+            Ok(again) => anchored
+                .differences
+                .retain(|difference| again.contains(difference)),
+            Err(error) => {
+                debug!(error = %error.chain(), "the differences were not looked at again");
+            }
+        }
+    }
+
+    async fn view_now(&self) -> Result<BTreeSet<String>> {
+        let inventory = self.running.client.inventory().await?;
+        let catalog = self.part(&["root-coord/", "field-index/"]).await?;
+        Ok(view::differences(&inventory, &catalog))
     }
 }
 
@@ -483,15 +495,20 @@ fn open_before(catalog: &Catalog, cut: u64) -> Vec<i64> {
     segments.map(|segment| segment.key.segment).collect()
 }
 
-/// Virtual channels of live collections whose checkpoint has not reached the barrier.
-fn lagging(catalog: &Catalog, barrier: &Barrier) -> Vec<Lag> {
+/// Virtual channels of live collections whose checkpoint has not reached the barrier. A collection
+/// that was created after the cut has no row from before it.
+fn lagging(catalog: &Catalog, barrier: &Barrier, cut: u64) -> Vec<Lag> {
     catalog
-        .channel_checkpoints()
+        .collections
+        .values()
+        .filter(|collection| collection.is_created() && collection.create_timestamp <= cut)
+        .flat_map(|collection| &collection.vchannels)
+        .map(|vchannel| (vchannel, catalog.checkpoints.get(vchannel)))
         .filter_map(|(vchannel, checkpoint)| {
             let checkpoint = checkpoint.map(|c| c.timestamp);
             let passed = |at| at != DROPPED && at >= barrier.of_vchannel(vchannel);
             (!checkpoint.is_some_and(passed)).then(|| Lag {
-                vchannel: vchannel.to_owned(),
+                vchannel: vchannel.clone(),
                 checkpoint,
             })
         })
@@ -502,6 +519,6 @@ fn lagging(catalog: &Catalog, barrier: &Barrier) -> Vec<Lag> {
 impl Checkpoints for Window<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
         let catalog = self.part(&["datacoord-meta/channel-cp/"]).await?;
-        Ok(lagging(&catalog, barrier))
+        Ok(lagging(&catalog, barrier, barrier.timestamp()))
     }
 }

@@ -6,8 +6,14 @@ use tracing::{debug, info};
 use super::{Etcd, KeyValue, classify};
 use crate::{Error, Kind, Result};
 
-/// Keys a page holds: a page of Milvus keys is then well below etcd's 1.5 MiB request default.
+/// Keys that a page holds at most.
 pub const PAGE_KEYS: i64 = 2_000;
+
+/// Keys of the first page: even with values of etcd's limit (1.5 MiB) it fits into memory.
+const FIRST_PAGE_KEYS: i64 = 128;
+
+/// Bytes that a page should have; the number of keys follows from the page before.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// How often a paged read begins anew when compaction overtakes it, before one unpaged read.
 ///
@@ -51,15 +57,21 @@ impl Etcd {
             revision: 0,
             keys: Vec::new(),
         };
+        // Pages may exceed tonic's default limit of 4 MiB for one answer.
+        let mut client = self
+            .client
+            .kv_client()
+            .max_decoding_message_size(usize::MAX);
+        let mut limit = FIRST_PAGE_KEYS;
         loop {
             let mut options = GetOptions::new()
                 .with_range(end.clone())
-                .with_limit(PAGE_KEYS)
+                .with_limit(limit)
                 .with_sort(SortTarget::Key, SortOrder::Ascend);
             if anchor.revision > 0 {
                 options = options.with_revision(anchor.revision);
             }
-            let mut page = match self.client.get(from.clone(), Some(options)).await {
+            let mut page = match client.get(from.clone(), Some(options)).await {
                 Ok(page) => page,
                 Err(error) if is_compacted(&error) => return Ok(Paged::Compacted),
                 Err(error) => return Err(classify(&error, &reading(prefix))),
@@ -68,6 +80,7 @@ impl Etcd {
                 anchor.revision = revision_of(&page)?;
             }
             let more = page.more();
+            limit = next_limit(page.kvs());
             anchor.keys.extend(page.take_kvs().into_iter().map(convert));
             let Some(last) = anchor.keys.last().filter(|_| more) else {
                 debug!(
@@ -125,6 +138,18 @@ impl Etcd {
             .map_err(|e| classify(&e, &reading(key)))?;
         Ok(answer.take_kvs().pop().map(convert))
     }
+}
+
+/// How many keys the next page may have, judged by this one.
+fn next_limit(page: &[etcd_client::KeyValue]) -> i64 {
+    let bytes: usize = page
+        .iter()
+        .map(|kv| kv.key().len() + kv.value().len())
+        .sum();
+    let average = bytes / page.len().max(1) + 1;
+    i64::try_from(PAGE_BYTES / average)
+        .unwrap_or(PAGE_KEYS)
+        .clamp(1, PAGE_KEYS)
 }
 
 /// The first key after all keys that begin with `prefix`.

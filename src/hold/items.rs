@@ -130,7 +130,7 @@ pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease)
     let give_up = Instant::now() + FOREIGN_WAIT;
     loop {
         let set = etcd.read_prefix(&prefix).await?.keys;
-        if let Some(found) = set.iter().find(|kv| spells(&kv.key, &prefix, item.path)) {
+        if let Some(found) = in_force(&set, root, item) {
             if found.lease != 0 && Instant::now() < give_up {
                 info!(
                     hold = item.name,
@@ -155,6 +155,28 @@ pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease)
             });
         }
     }
+}
+
+/// Fails when `keys`, which hold all of `{root}/config/`, show that an operator has set `item` to
+/// another value.
+///
+/// # Errors
+///
+/// [`Kind::Instance`], naming the key.
+pub fn allowed(keys: &[KeyValue], root: &str, item: ConfigItem) -> Result<()> {
+    match in_force(keys, root, item) {
+        Some(found) if found.lease == 0 => external(found, item).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+/// The key that spells `item`; of several the one whose value is not the item's, as Milvus may take
+/// that one.
+fn in_force<'a>(keys: &'a [KeyValue], root: &str, item: ConfigItem) -> Option<&'a KeyValue> {
+    let prefix = format!("{root}/config/");
+    let spelled = || keys.iter().filter(|kv| spells(&kv.key, &prefix, item.path));
+    let differs = |kv: &&KeyValue| !kv.value.eq_ignore_ascii_case(item.value.as_bytes());
+    spelled().find(differs).or_else(|| spelled().next())
 }
 
 /// Whether an operator has set `item`, in any spelling and without a lease.

@@ -9,7 +9,9 @@ mod gc;
 mod items;
 
 pub use gc::{GcHold, hold_gc};
-pub use items::{COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, is_set, place};
+pub use items::{
+    COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, allowed, is_set, place,
+};
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::client::Client;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
-use crate::Result;
+use crate::{Kind, Result};
 
 /// The database that always exists.
 pub const DEFAULT_DATABASE: &str = "default";
@@ -94,7 +94,11 @@ impl Client {
         let mut collections = Vec::new();
         for name in &names {
             collections.extend(self.show_collections(name).await?);
-            databases.push(self.describe_database(name).await?);
+            match self.describe_database(name).await {
+                Ok(database) => databases.push(database),
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         collections.sort();
         let collections = futures::stream::iter(collections)
@@ -160,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Lists the collections of a database.
+    /// Lists the collections of a database; one that was dropped meanwhile has none.
     pub async fn show_collections(&self, database: &str) -> Result<Vec<CollectionName>> {
         let request = api::ShowCollectionsRequest {
             db_name: database.to_owned(),
@@ -169,10 +173,17 @@ impl Client {
             .ask(database, request, |mut grpc, request| async move {
                 grpc.show_collections(request).await
             })
-            .await
-            .map_err(|failure| {
-                self.error(failure, &format!("list the collections of {database}"))
-            })?;
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) if failure.class() == Some(RefusalClass::NotFound) => {
+                return Ok(Vec::new());
+            }
+            Err(failure) => {
+                let doing = format!("list the collections of {database}");
+                return Err(self.error(failure, &doing));
+            }
+        };
         let names = answer
             .collection_names
             .into_iter()
@@ -370,7 +381,7 @@ impl Client {
     async fn collection(&self, name: CollectionName) -> Result<Option<Collection>> {
         match self.collection_parts(&name).await {
             Ok(collection) => Ok(Some(collection)),
-            Err(error) if error.kind() == crate::Kind::NotFound => Ok(None),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
