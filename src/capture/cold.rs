@@ -67,6 +67,7 @@ impl EtcdCopy {
         let binary = find_binary(config.binary.as_deref())?;
         let directory = tempfile::Builder::new()
             .prefix("eyrie-etcd-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir()
             .map_err(|error| {
                 Error::from(error).context("making a directory for a copy of etcd's data")

@@ -142,11 +142,13 @@ impl Etcd {
 
 /// How many keys the next page may have, judged by this one.
 fn next_limit(page: &[etcd_client::KeyValue]) -> i64 {
-    let bytes: usize = page
-        .iter()
-        .map(|kv| kv.key().len() + kv.value().len())
-        .sum();
-    let average = bytes / page.len().max(1) + 1;
+    let bytes = page.iter().map(|kv| kv.key().len() + kv.value().len());
+    pages(bytes.sum(), page.len())
+}
+
+/// How many keys make a page when `keys` of them had `bytes`.
+fn pages(bytes: usize, keys: usize) -> i64 {
+    let average = bytes / keys.max(1) + 1;
     i64::try_from(PAGE_BYTES / average)
         .unwrap_or(PAGE_KEYS)
         .clamp(1, PAGE_KEYS)
@@ -196,7 +198,15 @@ fn convert(kv: etcd_client::KeyValue) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
-    use super::prefix_end;
+    use super::{PAGE_KEYS, pages, prefix_end};
+
+    #[test]
+    fn pages_are_short_where_values_are_long() {
+        assert_eq!(pages(128 * 200, 128), PAGE_KEYS);
+        assert_eq!(pages(128 * 1_500_000, 128), 5);
+        assert_eq!(pages(64 << 20, 1), 1);
+        assert_eq!(pages(0, 0), PAGE_KEYS);
+    }
 
     #[test]
     fn prefix_end_is_the_next_key_after_the_prefix() {

@@ -283,6 +283,41 @@ mod tests {
     }
 
     #[test]
+    fn of_two_spellings_the_one_that_differs_decides() {
+        let keys = [
+            kv(
+                "by-dev/config/quotaAndLimits.limitWriting.forceDeny",
+                1,
+                1,
+                0,
+                "true",
+            ),
+            kv(
+                "by-dev/config/quotaAndLimits/limitWriting/forceDeny",
+                2,
+                2,
+                0,
+                "false",
+            ),
+        ];
+        assert!(allowed(&keys[..1], "by-dev", WRITES).is_ok());
+        let error = allowed(&keys, "by-dev", WRITES).unwrap_err();
+        assert_eq!(error.kind(), Kind::Instance);
+        assert!(error.chain().contains("limitWriting/forceDeny"));
+        let leased = [kv(
+            "by-dev/config/quotaAndLimits/limitWriting/forceDeny",
+            1,
+            1,
+            7,
+            "false",
+        )];
+        assert!(
+            allowed(&leased, "by-dev", WRITES).is_ok(),
+            "a lease ends by itself"
+        );
+    }
+
+    #[test]
     fn an_operators_setting_is_used_and_another_value_or_agent_is_refused() {
         let same = external(&kv("k", 1, 4, 0, "True"), WRITES).unwrap();
         assert!(matches!(
