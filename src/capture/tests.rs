@@ -19,7 +19,7 @@ use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::KeyValuePair;
 use crate::milvus::proto::meta::PartitionState;
-use crate::milvus::proto::milvus::DescribeCollectionResponse;
+use crate::milvus::proto::milvus::{DescribeCollectionResponse, IndexDescription};
 use crate::milvus::proto::schema::{CollectionSchema, FieldSchema};
 use crate::milvus::recorded;
 use crate::progress::Recorder;
@@ -267,7 +267,7 @@ fn inventory(catalog: &Catalog) -> Inventory {
                 .indexes
                 .values()
                 .filter(|index| !index.deleted)
-                .map(|index| (index.name.clone(), Default::default()))
+                .map(|index| (index.name.clone(), IndexDescription::default()))
                 .collect(),
         }
     };
