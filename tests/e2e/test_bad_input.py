@@ -19,7 +19,7 @@ from lab.eyrie import PASSPHRASE, Eyrie, merged
 from lab.faults import FaultyS3
 from lab.instance import Instance
 from lab.servers import wait_until
-from test_kill import holds, writes_pass
+from test_kill import await_writes, holds, writes_pass
 
 FORCE_DENY = "config/quotaAndLimits/limitWriting/forceDeny"
 
@@ -168,7 +168,7 @@ def test_an_operators_own_denial_is_used_and_left_alone(known: Eyrie, source: Ca
         assert instance.etcd.get(key) == b"true"
     finally:
         instance.etcd.delete(key)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 30)
+    await_writes(instance, 30)
 
 
 def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(known: Eyrie, source: Callable[[str], Lab]) -> None:
@@ -182,7 +182,7 @@ def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(known: Eyrie,
         os.kill(instance.milvus.pid, signal.SIGCONT)
     assert process.returncode == 20, err
     wait_until(lambda: not holds(instance), "the holds are gone", 60)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 60)
+    await_writes(instance, 60)
     lost_nothing(known, source("local"))
 
 
@@ -198,7 +198,7 @@ def test_a_hold_that_lapsed_never_becomes_a_good_snapshot(known: Eyrie, source: 
     _, err = process.communicate(timeout=180)
     assert process.returncode in (0, 20), err
     assert len(known.json("snapshots")) == before + (process.returncode == 0)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 60)
+    await_writes(instance, 60)
     lost_nothing(known, source("local"))
 
 
