@@ -21,20 +21,25 @@
 //! [`verify`] know [`milvus`], [`source`] and [`repo`]; those three do not know each other;
 //! [`source`] and [`repo`] stand on [`store`].
 
+pub mod cancel;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod env;
 pub mod error;
 pub mod etcd;
 pub mod hold;
 pub mod manifest;
 pub mod milvus;
+pub mod progress;
 pub mod repo;
 pub mod restore;
 pub mod secret;
 pub mod source;
+pub mod stopped;
 pub mod store;
+pub mod sys;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

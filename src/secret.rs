@@ -4,12 +4,16 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret text. Debug output and serialisation show `***`.
+/// What a secret looks like wherever it is printed.
+pub const MASK: &str = "********";
+
+/// A secret text. Debug output and serialisation show [`MASK`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Takes a secret in.
+    #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
@@ -23,12 +27,12 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        f.write_str(MASK)
     }
 }
 
 impl serde::Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        serializer.serialize_str(MASK)
     }
 }

@@ -1,1 +1,132 @@
 //! The protocol of a capture, as a typed sequence of states.
+//!
+//! ```text
+//! plan ─→ Planned ─→ Anchored ─→ Copied ─→ committed
+//!            │ holds, flush, anchor   │ objects  │ audit, manifest
+//! ```
+//!
+//! Each state is consumed by the step to the next. Whatever is suspended lives in [`Holds`], which
+//! the caller of the steps owns: it is released on every way out, errors and signals included, and
+//! by its leases when the process dies (I3).
+
+mod anchor;
+mod cold;
+mod commit;
+mod holds;
+mod objects;
+mod plan;
+mod reach;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod view;
+mod window;
+
+pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use holds::Holds;
+pub use plan::{Plan, Planned, PlannedHold, plan};
+pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
+
+use crate::Result;
+use crate::cancel::Cancel;
+use crate::config::Instance;
+use crate::env::Env;
+use crate::manifest::{Body, Method, Mode};
+use crate::progress::SharedProgress;
+use crate::repo::Repository;
+use crate::store::limit::RateLimit;
+
+/// What a capture runs in.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The instance.
+    pub instance: Instance,
+    /// Clock, randomness and ids.
+    pub env: Env,
+    /// Who is told how it goes.
+    pub progress: SharedProgress,
+    /// Ends the capture: holds are released, the repository stays whole.
+    pub cancel: Cancel,
+    /// Codes of weakenings that the operator accepts.
+    pub accept: Vec<String>,
+    /// How fast objects are read; the repository's own store shares the budget.
+    pub rate: Option<RateLimit>,
+}
+
+/// What to do when objects that the anchor requires are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// Fail and name them.
+    #[default]
+    Refuse,
+    /// Capture the rest, weakened.
+    Allow,
+}
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How writes are treated.
+    pub mode: Mode,
+    /// How objects are captured.
+    pub method: Method,
+    /// Labels of the snapshot.
+    pub labels: BTreeMap<String, String>,
+    /// What to do about missing objects.
+    pub missing: Missing,
+    /// How long clients may see denied writes, at most.
+    pub max_write_hold: Duration,
+    /// How long a flush may take.
+    pub flush_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Quiesced,
+            method: Method::Copy,
+            labels: BTreeMap::new(),
+            missing: Missing::Refuse,
+            max_write_hold: Duration::from_mins(2),
+            flush_timeout: Duration::from_mins(5),
+        }
+    }
+}
+
+/// What a capture made.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// The repository's manifest.
+    pub manifest: crate::repo::Manifest,
+    /// What the snapshot says of itself.
+    pub body: Body,
+}
+
+/// How often steps 4 to 7 are repeated when objects vanish because GC could not be held.
+const ANCHOR_ATTEMPTS: usize = 3;
+
+/// Captures the instance into `repository`.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] when the instance cannot be captured as asked, [`Kind::Locked`] when another
+/// writer of the instance is at work. Whatever the error: holds are released, older snapshots are
+/// whole, and nothing of this one is visible.
+pub async fn capture(
+    context: &Context,
+    repository: &Repository,
+    options: &Options,
+) -> Result<Captured> {
+    let mut holds = Holds::default();
+    let work = commit::protocol(context, repository, options, &mut holds);
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = context.cancel.requested() => Err(context.cancel.error()),
+    };
+    holds.release().await;
+    outcome
+}

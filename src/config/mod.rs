@@ -1,1 +1,29 @@
 //! Configuration: the YAML file, its schema, discovery from `milvus.yaml`, secrets.
+//!
+//! [`Resolved::load`] is the way in. It reads the file and what it names, applies the precedence
+//! (explicit, Milvus's environment, `milvus.yaml`, default), keeps who set what, and leaves
+//! secrets unread until [`SecretSource::read`].
+
+pub mod milvus;
+pub mod model;
+mod parse;
+mod resolve;
+mod resolved;
+pub mod secret;
+pub mod source;
+pub mod yaml;
+
+pub use resolve::Variables;
+pub use resolved::{
+    Addressing, ClientCertificate, CloudProvider, Deploy, EmbeddedEtcd, Etcd, Instance,
+    LocalObjects, Location, Metastore, MilvusEndpoint, Objects, Repository, Resolved,
+    S3Credentials, S3Location, S3Objects, Switch, Tls, Wal, WalKind, WoodpeckerStorage,
+};
+pub use secret::{Secret, SecretSource};
+pub use source::{Place, Setting, Source};
+
+/// A commented configuration that parses; `eyrie config example` prints it.
+pub const EXAMPLE: &str = include_str!("example.yaml");
+
+/// Where the configuration is when neither `--config` nor `$EYRIE_CONFIG` says.
+pub const DEFAULT_PATH: &str = "/etc/eyrie/eyrie.yaml";

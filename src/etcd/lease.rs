@@ -120,7 +120,7 @@ impl Lease {
     pub async fn release(mut self) -> Result<()> {
         self.released = true;
         self.task.abort();
-        revoke(self.etcd.clone(), self.id).await
+        Box::pin(revoke(self.etcd.clone(), self.id)).await
     }
 }
 

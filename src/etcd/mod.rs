@@ -1,6 +1,7 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
 mod lease;
+mod process;
 mod read;
 mod write;
 
@@ -10,7 +11,8 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 
 pub use lease::{Lease, LeaseState};
-pub use read::{Anchor, PAGE_KEYS};
+pub use process::{Process, find_binary};
+pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
 use crate::secret::Secret;
@@ -34,7 +36,7 @@ pub struct Settings {
 }
 
 /// One etcd key as it was at a revision.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct KeyValue {
     /// The full key, the instance's root included.
     pub key: Vec<u8>,
@@ -48,6 +50,18 @@ pub struct KeyValue {
     pub version: i64,
     /// The lease that the key hangs on, 0 for none.
     pub lease: i64,
+}
+
+impl KeyValue {
+    /// A key without revisions or lease.
+    #[must_use]
+    pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into(),
+            ..Self::default()
+        }
+    }
 }
 
 impl fmt::Debug for KeyValue {

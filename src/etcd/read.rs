@@ -101,6 +101,21 @@ impl Etcd {
         })
     }
 
+    /// The first key at or after `from`; `None` when there is none.
+    pub async fn first_key(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        let options = GetOptions::new()
+            .with_from_key()
+            .with_keys_only()
+            .with_limit(1)
+            .with_sort(SortTarget::Key, SortOrder::Ascend);
+        let mut answer = self
+            .client
+            .get(from, Some(options))
+            .await
+            .map_err(|e| classify(&e, "looking for keys in etcd"))?;
+        Ok(answer.take_kvs().pop().map(|kv| kv.into_key_value().0))
+    }
+
     /// Reads one key; `None` when it does not exist.
     pub async fn get(&mut self, key: &str) -> Result<Option<KeyValue>> {
         let mut answer = self
@@ -113,7 +128,8 @@ impl Etcd {
 }
 
 /// The first key after all keys that begin with `prefix`.
-pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < 0xff {

@@ -1,1 +1,283 @@
-//! The consistency manifest.
+//! The consistency manifest: what a snapshot says of itself, besides its objects and keys.
+//!
+//! It is the `body` of the repository's manifest (docs/format.md, section 10); fields are added,
+//! never changed.
+
+pub mod anchor;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The weakening of a snapshot that lacks objects; its items name them, each as database,
+/// collection, segment, `: ` and path.
+pub const MISSING_OBJECTS: &str = "missing-objects";
+
+/// Objects that the items of [`MISSING_OBJECTS`] name at most; the message counts all.
+pub const MISSING_NAMED: usize = 1_000;
+
+/// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
+pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
+
+/// How writes were treated while the anchor was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Writes were denied until the anchor was taken.
+    Quiesced,
+    /// Writes went on.
+    Hot,
+    /// Milvus was stopped.
+    Cold,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Quiesced => "quiesced",
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        })
+    }
+}
+
+/// How objects were captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Their bytes are in the repository.
+    Copy,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Copy => f.write_str("copy"),
+        }
+    }
+}
+
+/// What a snapshot says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Body {
+    /// The eyrie that made it.
+    pub eyrie_version: String,
+    /// How writes were treated. When a quiesced capture could not prove its cut this says `hot`,
+    /// and `weakenings` says why.
+    pub mode: Mode,
+    /// The mode that was asked for.
+    pub asked_mode: Mode,
+    /// How objects were captured.
+    pub method: Method,
+    /// The etcd revision R of the anchor.
+    pub revision: i64,
+    /// The etcd that the anchor was read from.
+    pub etcd: EtcdIdentity,
+    /// The Milvus that was captured.
+    pub milvus: MilvusIdentity,
+    /// Where the objects were.
+    pub objects: ObjectLayer,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// The point in time that the snapshot stands for.
+    pub cut: Cut,
+    /// What was suspended, and for how long.
+    pub holds: Vec<HoldRecord>,
+    /// Milliseconds from the moment the write hold was asked for until it was released; 0 without.
+    pub write_hold_ms: u64,
+    /// Milliseconds from the start of the capture to its commit.
+    pub duration_ms: u64,
+    /// How the flush went; absent in cold mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush: Option<FlushRecord>,
+    /// What was found in the anchor.
+    pub counts: Counts,
+    /// Objects whose bytes were read in this capture.
+    pub objects_read: u64,
+    /// Bytes that were read in this capture.
+    pub bytes_read: u64,
+    /// Where Milvus's own view differs from the anchor.
+    #[serde(default)]
+    pub differences: Vec<String>,
+    /// Something less than the promise that was asked for (I6).
+    #[serde(default)]
+    pub weakenings: Vec<Weakening>,
+    /// Fallbacks that kept the promise.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Codes of weakenings that the operator had said are known and wanted.
+    #[serde(default)]
+    pub accepted: Vec<String>,
+}
+
+/// The etcd of an anchor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EtcdIdentity {
+    /// Server version.
+    pub version: String,
+    /// Cluster id, 16 hexadecimal digits.
+    pub cluster_id: String,
+    /// Whether it runs inside Milvus.
+    pub embedded: bool,
+    /// The instance's root, e.g. `by-dev`.
+    pub root_path: String,
+    /// The path of the metadata below the root.
+    pub meta_sub_path: String,
+    /// The path of the counters below the root.
+    pub kv_sub_path: String,
+}
+
+/// The Milvus of an anchor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MilvusIdentity {
+    /// Version, e.g. `2.3.5`.
+    pub version: String,
+    /// Git commit of the build, where Milvus told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// `STANDALONE` or `CLUSTER`, where Milvus told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy_mode: Option<String>,
+}
+
+/// Where segment objects were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ObjectLayer {
+    /// In a directory.
+    Local {
+        /// Milvus's `localStorage.path`.
+        path: String,
+    },
+    /// In a bucket.
+    S3 {
+        /// The endpoint as Milvus uses it.
+        endpoint: String,
+        /// The bucket.
+        bucket: String,
+        /// The root path within it.
+        prefix: String,
+    },
+}
+
+/// The write-ahead log of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Wal {
+    /// `rocksmq`, `kafka`, `pulsar`, `woodpecker` or `natsmq`.
+    pub kind: String,
+    /// `captured`: its files are in the snapshot; `reset`: a restore starts a fresh one.
+    pub state: WalState,
+    /// The prefix of channel names (`common.chanNamePrefix.cluster`), which a target must share.
+    pub channel_prefix: String,
+}
+
+/// Whether the write-ahead log is in the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WalState {
+    /// Its files are in the snapshot.
+    Captured,
+    /// A restore starts a fresh one and rewrites positions.
+    Reset,
+}
+
+/// The point in time that a snapshot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cut {
+    /// Milvus's hybrid timestamp allocated after writes were denied (`T_hold`) or, in hot mode,
+    /// that of the flush; 0 when there is none.
+    pub timestamp: u64,
+    /// Greatest timestamp of any insert or delete log in the anchor.
+    pub newest_log: u64,
+    /// Whether no log is newer than the timestamp: the snapshot is exactly what was acknowledged.
+    pub proven: bool,
+    /// Logs that hold data newer than the timestamp (object paths).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub straddling: Vec<String>,
+}
+
+/// One suspension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldRecord {
+    /// `writes`, `ddl`, `compaction` or `gc`.
+    pub hold: String,
+    /// What came of it.
+    pub state: HoldState,
+    /// Milliseconds it was held by us.
+    pub held_ms: u64,
+    /// How it was proved, or why it is absent.
+    pub detail: String,
+}
+
+/// What came of a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldState {
+    /// Ours, under a lease, until released.
+    Held,
+    /// An operator had set it; it was used and left alone.
+    External,
+    /// This Milvus has no such control.
+    Absent,
+}
+
+/// How a flush went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlushRecord {
+    /// Which calls were used.
+    pub shape: String,
+    /// The timestamp up to which everything is on storage.
+    pub timestamp: u64,
+    /// Calls until it succeeded.
+    pub attempts: u32,
+    /// Milliseconds from the first call until every channel's checkpoint had passed.
+    pub duration_ms: u64,
+}
+
+/// What was found in an anchor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Keys under the root.
+    pub etcd_keys: u64,
+    /// Databases.
+    pub databases: u64,
+    /// Collections.
+    pub collections: u64,
+    /// Live segments.
+    pub segments: u64,
+    /// Rows of live segments, deletes not subtracted.
+    pub rows: u64,
+    /// Objects that the anchor requires.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects of each kind.
+    #[serde(default)]
+    pub objects_by_kind: BTreeMap<String, u64>,
+}
+
+/// The weakening of a hot snapshot whose logs hold more than the flush promised; asked for with
+/// the mode.
+pub const HOT_STRADDLE: &str = "hot-straddle";
+
+/// Something less than the promise asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Weakening {
+    /// What it is, a stable word: `missing-objects`, `cut-unproven`, `hot`, …
+    pub code: String,
+    /// What it means, for people.
+    pub message: String,
+    /// What it touches: objects, collections, settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<String>,
+}
+
+/// How the value of a key in the `objects` map describes its object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectEntry {
+    /// The kind of object, e.g. `insert_log`.
+    pub kind: String,
+    /// The identity in the source when its bytes were read; equal identities mean equal bytes.
+    pub identity: String,
+}

@@ -1,1 +1,25 @@
 //! All that eyrie knows of Milvus: protobuf, client, management API, key layout, catalog, version rules.
+
+pub mod auth;
+pub mod barrier;
+pub mod catalog;
+pub mod client;
+pub mod flush;
+pub mod inventory;
+pub mod keys;
+pub mod management;
+pub mod objects;
+pub mod probe;
+pub mod proto;
+#[cfg(test)]
+pub(crate) mod recorded;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
+#[cfg(test)]
+pub(crate) mod simulated_keys;
+pub mod status;
+pub mod validate;
+pub mod version;
+pub mod wire;
+
+pub use version::MilvusVersion;

@@ -1,1 +1,403 @@
-//! Restore: plan, rehydrate, transform, write, verify.
+//! Restore: plan, prove, guard, rehydrate, transform, write, compare.
+//!
+//! [`plan`] looks at everything and touches nothing; [`restore`] makes the same plan, refuses what
+//! the guard refuses, proves the snapshot, and does it (I5). `docs/restore.md` is the runbook.
+
+mod aside;
+mod facts;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod guard;
+mod home;
+mod keys;
+mod keyspace;
+mod marker;
+mod objects;
+mod owner;
+mod plan;
+mod prove;
+mod queue;
+mod render;
+mod replace;
+mod snapshot;
+mod survey;
+mod target;
+pub mod transform;
+mod work;
+mod write;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use facts::{
+    Counted, KeepWal, Known, Layer, Occupied, Options, ReadBack, TargetVersion, Ttl, Unproven,
+    Usage,
+};
+pub use guard::Refusal;
+pub use marker::Stage;
+#[cfg(test)]
+pub(crate) use plan::tests::body as body_for_tests;
+pub use plan::{
+    Basis, Expected, Expiring, KeyChange, PlannedTarget, PlannedWal, RestorePlan, Wipe,
+};
+
+use facts::{Contents, Marked, SourceFacts, TargetFacts};
+use keys::{Anchor, Made, Onto};
+use marker::Marker;
+use plan::Inputs;
+use queue::Queue;
+use replace::{KEYS_ONLY, Old};
+use snapshot::Snapshot;
+use target::{FoundStorage, Home};
+use work::{Done, Work};
+
+use crate::cancel::Cancel;
+use crate::config;
+use crate::connect;
+use crate::env::Env;
+use crate::manifest::{EtcdIdentity, Weakening};
+use crate::progress::SharedProgress;
+use crate::repo::{Manifest, Reader, Repository};
+use crate::{Error, Kind, Result};
+
+/// What a restore runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The instance to restore onto.
+    pub instance: &'a config::Instance,
+    /// The repository.
+    pub repository: &'a Repository,
+    /// Where the repository is.
+    pub location: &'a config::Location,
+    /// Clock, randomness and ids.
+    pub env: &'a Env,
+    /// Who is told how it goes.
+    pub progress: &'a SharedProgress,
+    /// Ends the restore; the same command goes on where it stopped.
+    pub cancel: &'a Cancel,
+}
+
+/// What a look at the target is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A plan; nothing is waited for.
+    Plan,
+    /// A restore; sessions that are running out are waited for.
+    Restore,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Restored {
+    /// The plan that was carried out.
+    pub plan: RestorePlan,
+    /// Objects that were written, the queue's files left out.
+    pub written: Usage,
+    /// Objects that were in place already and whose bytes are the snapshot's.
+    pub kept: Usage,
+    /// Files of the queue.
+    pub queue: Usage,
+    /// Old objects that were removed.
+    pub removed: u64,
+    /// How long it took.
+    #[serde(skip)]
+    pub duration: Duration,
+}
+
+impl Restored {
+    /// Objects that are in place now.
+    #[must_use]
+    pub fn objects(&self) -> Usage {
+        Usage {
+            objects: self.written.objects + self.kept.objects,
+            bytes: self.written.bytes + self.kept.bytes,
+        }
+    }
+
+    /// What is less than a whole restore.
+    #[must_use]
+    pub fn weakened(&self) -> &[Weakening] {
+        &self.plan.weakened
+    }
+}
+
+/// Says what a restore of the snapshot would do; nothing is changed.
+///
+/// What the target refuses is in the plan.
+///
+/// # Errors
+///
+/// [`crate::Kind::Damage`] when the snapshot's keys do not read, [`crate::Kind::Instance`] when the
+/// target's etcd does not answer.
+pub async fn plan(
+    context: &Context<'_>,
+    manifest: &Manifest,
+    options: &Options,
+) -> Result<RestorePlan> {
+    let mut prepared = Prepared::make(context, manifest, options, Purpose::Plan).await?;
+    prepared.home.close().await?;
+    prepared.reader.finish().await?;
+    Ok(prepared.plan)
+}
+
+/// Restores the snapshot.
+///
+/// # Errors
+///
+/// [`crate::Kind::Target`] when the target refuses; nothing is changed then, as with
+/// [`crate::Kind::Damage`] before the first object is written. After any other error the same call
+/// goes on where it stopped.
+pub async fn restore(
+    context: &Context<'_>,
+    manifest: &Manifest,
+    options: &Options,
+) -> Result<Restored> {
+    let began = context.env.boottime();
+    let mut prepared = Prepared::make(context, manifest, options, Purpose::Restore).await?;
+    let done = prepared.run(context, options).await;
+    let closed = prepared.home.close().await;
+    let finished = prepared.reader.finish().await;
+    let done = done?;
+    closed?;
+    finished?;
+    Ok(Restored {
+        plan: prepared.plan,
+        written: done.written,
+        kept: done.kept,
+        queue: done.queue,
+        removed: done.removed,
+        duration: context.env.boottime().saturating_sub(began),
+    })
+}
+
+/// Everything looked at, nothing changed.
+struct Prepared {
+    reader: Reader,
+    snapshot: Snapshot,
+    home: Home,
+    storage: Option<FoundStorage>,
+    queue: Queue,
+    made: Made,
+    marker: Marker,
+    marked: Marked,
+    plan: RestorePlan,
+}
+
+impl Prepared {
+    async fn make(
+        context: &Context<'_>,
+        manifest: &Manifest,
+        options: &Options,
+        purpose: Purpose,
+    ) -> Result<Self> {
+        let parents = vec![manifest.snapshot];
+        let repository = context.repository;
+        let reader = repository.begin_reader(&manifest.instance, parents).await?;
+        match Box::pin(Self::look(context, manifest, options, purpose, &reader)).await {
+            Ok(looked) => Ok(looked(reader)),
+            Err(error) => {
+                reader.finish().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn look(
+        context: &Context<'_>,
+        manifest: &Manifest,
+        options: &Options,
+        purpose: Purpose,
+        reader: &Reader,
+    ) -> Result<impl FnOnce(Reader) -> Self + use<>> {
+        let snapshot = Snapshot::new(reader.view(), manifest.clone())?;
+        let body = &snapshot.body;
+        let anchor = Anchor::new(body, context.cancel.run(snapshot.keys()).await?)?;
+        let mut home = Home::open(context, purpose).await?;
+        let storage = FoundStorage::look(context, options).await?;
+        let (wal, queue) = target::wal(context, &mut home).await?;
+
+        let marker = marker(context, manifest, options, &home);
+        let whose = home.marked(&marker);
+        let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
+        let onto = Onto {
+            instance: context.instance,
+            version: version.get().unwrap_or_else(|| anchor.version.clone()),
+            session_id: home.session_id(context),
+            now: marker.started,
+        };
+        let made = anchor.make(body, &onto, options)?;
+        let source = SourceFacts {
+            snapshot: manifest.snapshot.to_string(),
+            instance: manifest.instance.clone(),
+            version: anchor.version.clone(),
+            wal: body.wal.kind.clone(),
+            wal_state: body.wal.state,
+            channel_prefix: body.wal.channel_prefix.clone(),
+            channels: anchor.channels(),
+            contents: contents(manifest),
+            unproven: anchor.unproven(body, &onto, options),
+        };
+        let unsupported = context.instance.refusals().into_iter();
+        let target = TargetFacts {
+            instance: context.instance.name.clone(),
+            version,
+            unsupported: unsupported
+                .map(|error| {
+                    (
+                        error.to_string(),
+                        error.hint().unwrap_or_default().to_owned(),
+                    )
+                })
+                .collect(),
+            running: home.running.clone(),
+            etcd: home.facts(context, &made.target, whose.clone()),
+            storage: storage.facts.clone(),
+            wal,
+            overlap: survey::overlap(context.location, &context.instance.objects).await,
+        };
+        let plan = RestorePlan::new(Inputs {
+            source: &source,
+            body,
+            time: manifest.time,
+            objects: snapshot.totals(),
+            wal_files: context.cancel.run(snapshot.wal_files()).await?,
+            etcd_keys: made.target.keys.len() as u64,
+            changes: made.changes.clone(),
+            expiring: made.expiring.clone(),
+            load: made.load.clone(),
+            notes: made.notes.clone(),
+            gc: made.gc(context.instance),
+            target: &target,
+            management: &context.instance.milvus.management,
+            options,
+            refusals: made.refusal.clone().into_iter().collect(),
+        });
+        Ok(move |reader| Self {
+            reader,
+            snapshot,
+            home,
+            storage: Some(storage),
+            queue,
+            made,
+            marker,
+            marked: whose,
+            plan,
+        })
+    }
+
+    async fn run(&mut self, context: &Context<'_>, options: &Options) -> Result<Done> {
+        if let Some(refusal) = self.plan.refusals.first() {
+            return Err(refusal.to_error());
+        }
+        prove::prove(&self.snapshot, context.progress, context.cancel).await?;
+        let old = self.old(context, options);
+        let Some(storage) = self.storage.take() else {
+            return Err(Error::new(
+                crate::Kind::Failed,
+                "the restore has run already",
+            ));
+        };
+        let storage = storage.prepare(context)?;
+        let (mut etcd, mut embedded) = self.home.prepare(context, &self.marked).await?;
+        let roots = &context.instance.etcd;
+        let work = Work {
+            snapshot: &self.snapshot,
+            repository: context.repository,
+            options,
+            marker: self.marker.clone(),
+            stage: match self.marked {
+                Marked::Ours(stage) => stage,
+                Marked::No | Marked::Other { .. } => Stage::Objects,
+            },
+            target: &self.made.target,
+            roots: (&roots.root_path, &roots.meta_sub_path),
+            storage: &storage,
+            queue: &self.queue,
+            old: old.as_ref(),
+            env: context.env,
+            progress: context.progress,
+            cancel: context.cancel,
+        };
+        let done = Box::pin(work.run(&mut etcd, embedded.as_mut()))
+            .await
+            .map_err(told);
+        if let Some(embedded) = &mut embedded {
+            embedded.stop().await?;
+        }
+        done
+    }
+
+    /// What is to be saved before it is replaced; nothing once the swap has begun.
+    fn old(&self, context: &Context<'_>, options: &Options) -> Option<Old> {
+        let began = matches!(self.marked, Marked::Ours(stage) if stage > Stage::Objects);
+        if options.occupied == Occupied::Refuse || began {
+            return None;
+        }
+        let instance = context.instance;
+        let names = marker::MarkerKeys::new(&instance.etcd.root_path);
+        let home = &self.home;
+        let keys = match &home.embedded {
+            Some(_) => &home.left,
+            None => &home.keys,
+        };
+        let keys: Vec<_> = keys
+            .iter()
+            .filter(|kv| !names.owns(&kv.key))
+            .cloned()
+            .collect();
+        (!keys.is_empty()).then(|| Old {
+            instance: instance.name.clone(),
+            keys,
+            revision: home.revision,
+            etcd: EtcdIdentity {
+                version: home.version.clone(),
+                cluster_id: format!("{:016x}", home.cluster),
+                embedded: home.embedded.is_some(),
+                root_path: instance.etcd.root_path.clone(),
+                meta_sub_path: instance.etcd.meta_sub_path.clone(),
+                kv_sub_path: instance.etcd.kv_sub_path.clone(),
+            },
+            version: self.plan.target.version.version.clone(),
+            objects: connect::object_layer(&instance.objects),
+            wal: (
+                instance.wal.kind.name().to_owned(),
+                instance.wal.channel_prefix.clone(),
+            ),
+        })
+    }
+}
+
+/// Says what damage that shows while objects are written means.
+fn told(error: Error) -> Error {
+    if error.kind() != Kind::Damage {
+        return error;
+    }
+    error.with_hint(
+        "no key was written, and the target is marked: eyrie verify --level bytes names the damaged files; bring \
+         them back and run the same command again, or restore another snapshot with --replace",
+    )
+}
+
+/// The marker of this restore: that of the run that goes on, or a new one.
+fn marker(context: &Context<'_>, manifest: &Manifest, options: &Options, home: &Home) -> Marker {
+    let new = Marker {
+        restore: hex::encode(&context.env.id()[..16]),
+        repository: context.repository.id().to_string(),
+        snapshot: manifest.snapshot.to_string(),
+        options: format!("ttl {:?}", options.ttl).to_lowercase(),
+        started: context.env.now(),
+    };
+    match &home.found.marker {
+        Some(found) if found.continues(&new) => found.clone(),
+        _ => new,
+    }
+}
+
+fn contents(manifest: &Manifest) -> Contents {
+    let label = manifest.labels.get(KEYS_ONLY.0);
+    match label.map(String::as_str) {
+        Some(label) if label == KEYS_ONLY.1 => Contents::KeysOnly,
+        _ => Contents::Whole,
+    }
+}

@@ -3,8 +3,21 @@
 //! A [`Store`] is a flat map from [`Key`] to immutable bytes under one root (a directory, a bucket
 //! prefix). The repository lives on one; the segment objects of an instance live on another.
 //!
-//! Every backend passes the same conformance suite. Retries, limits, recording
-//! and injected faults are decorators, never part of a backend.
+//! Every backend passes the same [`conformance`] suite. Retries ([`retry`]), limits ([`limit`]),
+//! recording ([`record`]) and injected faults ([`fault`]) are decorators, never part of a backend.
+//! [`open`] turns a URL into a store, [`probe`] finds out what a store really does.
+
+pub mod conformance;
+pub mod fault;
+pub mod limit;
+pub mod local;
+pub mod memory;
+pub mod open;
+pub mod probe;
+pub mod record;
+pub mod retry;
+pub mod s3;
+mod upload;
 
 use std::fmt;
 use std::ops::Range;
@@ -31,8 +44,7 @@ impl Key {
     /// [`Kind::Usage`] when a component is empty, `.` or `..`, or holds a NUL byte.
     pub fn new(path: impl Into<String>) -> Result<Self> {
         let path = path.into();
-        let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
-        if path.split('/').any(bad) {
+        if path.split('/').any(is_bad_component) {
             return Err(Error::new(
                 Kind::Usage,
                 format!("the object path {path:?} has an empty, dot or NUL component"),
@@ -51,6 +63,18 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+fn is_bad_component(part: &str) -> bool {
+    matches!(part, "" | "." | "..") || part.contains('\0')
+}
+
+/// Whether some key can begin with `prefix`: what comes before its last `/` has to be one.
+fn may_begin_a_key(prefix: &str) -> bool {
+    match prefix.rsplit_once('/') {
+        Some((directories, _)) => !directories.split('/').any(is_bad_component),
+        None => true,
     }
 }
 
@@ -109,11 +133,24 @@ pub struct Meta {
     pub size: u64,
     /// When it was last modified, where the store tells.
     pub modified: Option<Timestamp>,
-    /// The version id; `None` where the store keeps no versions.
+    /// The version id; `None` where the store keeps no versions, and in listings of S3, which do
+    /// not tell it.
     pub version: Option<String>,
-    /// Changes whenever the bytes may have changed: S3 version id or etag with size; locally size,
-    /// mtime, ctime (nanoseconds) and inode. Equal identities mean equal bytes.
+    /// Changes whenever the bytes may have changed: on S3 etag, size and last-modified (seconds, the
+    /// resolution of HEAD); locally size, mtime, ctime (nanoseconds) and inode. Equal identities of
+    /// one key mean equal bytes; [`Store::head`] and [`Store::list`] tell the same one.
     pub identity: String,
+}
+
+impl Meta {
+    /// Whether the store keeps this object's versions; unknown, and then `false`, from a listing.
+    #[must_use]
+    pub fn has_version(&self) -> bool {
+        // S3's name for what a bucket without versions, or with suspended ones, holds.
+        self.version
+            .as_deref()
+            .is_some_and(|version| version != "null")
+    }
 }
 
 /// What [`Store::put`] or [`Upload::finish`] made.
@@ -132,15 +169,14 @@ pub struct Capabilities {
     pub versions: bool,
 }
 
-/// An object being written in parts.
+/// An object being written piece by piece, as callers see it.
 ///
 /// Dropping an upload without [`finish`](Upload::finish) or [`abort`](Upload::abort) leaves no
 /// object; a multipart upload may stay behind in the store until its own clean-up.
 #[async_trait]
 pub trait Upload: Send {
-    /// Appends `bytes`. Several calls may be in flight inside; an error surfaces here or in
-    /// `finish`. Parts may have any size, but every part except the last should be
-    /// [`PART_SIZE`] or more.
+    /// Appends `bytes`. Several parts are in flight inside; the error of one surfaces here or in
+    /// `finish`. Pieces may have any size; those of [`PART_SIZE`] or more are never copied.
     async fn write(&mut self, bytes: Bytes) -> Result<()>;
 
     /// Makes the object visible with all that was written, durable as the options asked.
@@ -152,11 +188,51 @@ pub trait Upload: Send {
     async fn abort(self: Box<Self>) -> Result<()>;
 }
 
+/// One part of an object being written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its number, from 1, without gaps.
+    pub number: u32,
+    /// Where it begins in the object, in bytes: the sum of the parts before it.
+    pub offset: u64,
+    /// Its bytes. Every part but the last has [`MIN_PART_SIZE`] or more.
+    pub bytes: Bytes,
+}
+
+/// An object being written in parts, as backends and decorators see it.
+///
+/// Every call may be made again after [`Kind::Unavailable`]; that is why this is not [`Upload`],
+/// where an error cannot be laid at the door of one part.
+#[async_trait]
+pub trait Parts: fmt::Debug + Send + Sync {
+    /// Stores a part; the same part again replaces it. Parts may arrive in any order and at once.
+    async fn part(&self, part: Part) -> Result<()>;
+
+    /// Stores the last part, which may be empty, and makes the object visible.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::AlreadyExists`] under [`PutMode::Create`]; [`Kind::NotFound`] when the upload is gone,
+    /// because it was finished or aborted before. After [`Kind::Unavailable`] it is unknown whether
+    /// the object exists.
+    async fn finish(&self, last: Part) -> Result<Put>;
+
+    /// Gives the upload up and removes what it left. Aborting twice is no error.
+    async fn abort(&self) -> Result<()>;
+}
+
 /// The size of an upload's parts, in bytes: S3's minimum is 5 MiB and its own guide advises 8 to
 /// 16 MiB.
 pub const PART_SIZE: usize = 8 << 20;
 
+/// The least size of a part that is not the last, in bytes
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
+pub const MIN_PART_SIZE: usize = 5 << 20;
+
 /// A flat map from keys to immutable bytes.
+///
+/// No key may be a directory of another (`a` beside `a/b`): a file system cannot hold both, and
+/// `MinIO` refuses it too.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync {
     /// Where this store is, for people: a path or URL without secrets.
@@ -180,8 +256,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// whether the object was written.
     async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put>;
 
-    /// Begins an object that is written in parts and visible only when finished.
-    async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>>;
+    /// Begins an object that is written in parts and visible only when finished. Callers use
+    /// [`upload`](Store::upload), which is made of this.
+    async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>>;
+
+    /// Begins an object that is written piece by piece and visible only when finished.
+    async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
+        let parts = self.parts(key, options).await?;
+        Ok(Box::new(upload::PartsUpload::new(parts)))
+    }
 
     /// What the store says of an object.
     ///
@@ -191,7 +274,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn head(&self, key: &Key) -> Result<Meta>;
 
     /// Lists objects whose key begins with `prefix` (a plain string prefix; `""` for all), in
-    /// byte order of their keys. A prefix that matches nothing is an empty list.
+    /// byte order of their keys. A prefix that matches nothing is an empty list. What cannot be a
+    /// [`Key`] (an S3 "directory" that ends in `/`) is left out. The stream ends after an error.
     fn list(&self, prefix: &str, options: ListOptions) -> BoxStream<'_, Result<Meta>>;
 
     /// Deletes an object, or with `version` that version for good. A missing key is no error.

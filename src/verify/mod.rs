@@ -1,1 +1,174 @@
-//! The ladder from existence to drill.
+//! The ladder from existence to bytes; each level includes those before it.
+//!
+//! At the level of bytes every blob is opened and hashed again, and every pack compared with its own
+//! BLAKE3. An object's hash follows from its blobs' chaining values, or was taken in the same pass;
+//! a restore proves it once more from the bytes that it hands to write (I8).
+
+mod objects;
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::Cancel;
+use crate::env::Env;
+use crate::progress::SharedProgress;
+use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId};
+use crate::{Kind, Result};
+
+/// How far to look.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Every file that is needed is there with its size. Which are needed is told by the trees, so
+    /// this reads them too, and leaves it to the next level to judge them.
+    Existence,
+    /// Every tree node opens, and index, trees and manifests agree.
+    Structure,
+    /// Every byte is read, opened and hashed again.
+    Bytes,
+}
+
+/// Which part of the data to read at the level of bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sample {
+    /// All of it.
+    All,
+    /// A random share of the packs, in percent.
+    Percent(f64),
+    /// The `part`th of `of` equal parts, from 1: `of` runs read everything once.
+    Part {
+        /// From 1 to `of`.
+        part: u32,
+        /// How many parts.
+        of: u32,
+    },
+}
+
+/// What to verify.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// The snapshots; all when empty.
+    pub snapshots: Vec<SnapshotId>,
+    /// How far to look.
+    pub level: Level,
+    /// Which part of the data to read.
+    pub sample: Sample,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// How far it looked.
+    pub level: Level,
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Objects in them; one in several snapshots counts in each.
+    pub objects: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+    /// What is wrong; nothing when all is well.
+    pub damage: Vec<Damage>,
+    /// How long it took.
+    #[serde(skip)]
+    pub duration: Duration,
+}
+
+/// Verifies snapshots of a repository. Damage is in the report, not an error.
+///
+/// # Errors
+///
+/// What the store fails with; [`Kind::Interrupted`] when told to stop.
+pub async fn verify(
+    repository: &Repository,
+    options: &Options,
+    env: &Env,
+    progress: &SharedProgress,
+    cancel: &Cancel,
+) -> Result<VerifyReport> {
+    let began = env.boottime();
+    progress.begin("verify", None);
+    let parents = options.snapshots.clone();
+    let reader = match repository.begin_reader("verify", parents).await {
+        Ok(reader) => Some(reader),
+        // The index is damaged: what is wrong with it is the report's business.
+        Err(error) if error.kind() == Kind::Damage => None,
+        Err(error) => return Err(error),
+    };
+    let looked = cancel.run(look(repository, options, env)).await;
+    if let Some(reader) = reader {
+        reader.finish().await?;
+    }
+    let mut report = looked?;
+    progress.end();
+    report.duration = env.boottime().saturating_sub(began);
+    Ok(report)
+}
+
+async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<VerifyReport> {
+    let all = repository.snapshots().await?;
+    let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
+    let manifests = all
+        .manifests
+        .iter()
+        .filter(|manifest| asked(&manifest.snapshot));
+    let (mut snapshots, mut objects) = (0, 0);
+    for manifest in manifests {
+        snapshots += 1;
+        objects += manifest.totals.objects;
+    }
+    let mut report = VerifyReport {
+        level: options.level,
+        snapshots,
+        objects,
+        bytes_read: 0,
+        damage: vec![],
+        duration: Duration::ZERO,
+    };
+    let sample = options.sample;
+    let seed = env.id();
+    let choose = move |pack: &PackId| chosen(sample, &seed, pack);
+    let bytes = match (options.level, sample) {
+        (Level::Existence | Level::Structure, _) => CheckBytes::None,
+        (Level::Bytes, Sample::All) => CheckBytes::All,
+        (Level::Bytes, _) => CheckBytes::Some(&choose),
+    };
+    let found = repository.check(&options.snapshots, bytes).await?;
+    report.bytes_read = found.bytes_read;
+    report.damage = found.damage;
+    if options.level == Level::Existence {
+        let deeper = [DamageKind::Tree, DamageKind::Bytes];
+        report
+            .damage
+            .retain(|damage| !deeper.contains(&damage.kind));
+    } else {
+        objects::check(repository, &all.manifests, asked, &mut report.damage).await?;
+    }
+    Ok(report)
+}
+
+fn chosen(sample: Sample, seed: &[u8; 32], pack: &PackId) -> bool {
+    match sample {
+        Sample::All => true,
+        Sample::Percent(percent) => {
+            let hash = blake3::keyed_hash(seed, pack.as_bytes());
+            share(hash.as_bytes()) < percent / 100.0
+        }
+        Sample::Part { part, of } => {
+            let [a, b, c, d, ..] = *pack.as_bytes();
+            u32::from_le_bytes([a, b, c, d]) % of.max(1) == part.saturating_sub(1)
+        }
+    }
+}
+
+/// The first bytes of `hash` as a number from 0 to 1.
+fn share(hash: &[u8; 32]) -> f64 {
+    let [a, b, c, d, ..] = *hash;
+    f64::from(u32::from_le_bytes([a, b, c, d])) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Being told to stop: SIGINT and SIGTERM become a handle that long work checks between steps.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Kind, Result};
+
+/// Tells work that it should stop; all clones are one handle.
+///
+/// Stopping is asked for, never forced: who sees it releases its holds, leaves the repository
+/// whole and returns [`Cancel::error`].
+#[derive(Debug, Clone, Default)]
+pub struct Cancel {
+    token: CancellationToken,
+    cause: Arc<OnceLock<Kind>>,
+}
+
+impl Cancel {
+    /// A handle that nobody has asked to stop.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks to stop because of `cause`, [`Kind::Interrupted`] or [`Kind::Terminated`]; the first
+    /// cause stays.
+    pub fn request(&self, cause: Kind) {
+        let _first_cause_stays = self.cause.set(cause);
+        self.token.cancel();
+    }
+
+    /// Whether stopping was asked for.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Waits until stopping is asked for.
+    pub async fn requested(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// The error to return after stopping; its exit code is 130 or 143.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        match self.cause.get() {
+            Some(Kind::Terminated) => Error::new(Kind::Terminated, "terminated by SIGTERM"),
+            _ => Error::new(Kind::Interrupted, "interrupted"),
+        }
+    }
+
+    /// Fails when stopping was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Cancel::error`].
+    pub fn check(&self) -> Result<()> {
+        if self.is_requested() {
+            Err(self.error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs `work` unless stopping is asked for first; `work` is then dropped where it waits, so it
+    /// must not hold what only its own end would release.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and [`Cancel::error`].
+    pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.requested() => Err(self.error()),
+            result = work => result,
+        }
+    }
+
+    /// Listens for SIGINT and SIGTERM in the current runtime: the first asks to stop, the second
+    /// ends the process at once with 130 or 143, leaving leases to run out by themselves (I3).
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when the handlers cannot be installed.
+    pub fn on_signals(&self) -> Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let cancel = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let cause = tokio::select! {
+                    received = interrupt.recv() => received.map(|()| Kind::Interrupted),
+                    received = terminate.recv() => received.map(|()| Kind::Terminated),
+                };
+                let Some(cause) = cause else { return };
+                if cancel.is_requested() {
+                    std::process::exit(i32::from(cause.exit_code()));
+                }
+                tracing::warn!("stopping: releasing holds; a second signal ends at once");
+                cancel.request(cause);
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_cause_decides_the_exit_code() {
+        let cancel = Cancel::new();
+        assert!(cancel.check().is_ok());
+        assert_eq!(cancel.run(async { Ok(7) }).await.unwrap(), 7);
+        let other = cancel.clone();
+        other.request(Kind::Terminated);
+        other.request(Kind::Interrupted);
+        let error = cancel
+            .run(std::future::pending::<Result<()>>())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind().exit_code(), 143);
+        assert_eq!(cancel.check().unwrap_err().kind(), Kind::Terminated);
+    }
+}

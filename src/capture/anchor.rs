@@ -1,0 +1,79 @@
+//! The anchor: etcd at revision R, decoded, with the cut that it stands for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::etcd::Anchor;
+use crate::manifest::{Cut, FlushRecord};
+use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
+use crate::milvus::keys::LogKind;
+
+/// Logs that are named in a manifest when they are newer than the cut.
+const STRADDLING_NAMED: usize = 10_000;
+
+/// A capture whose anchor is taken; writes are released.
+#[derive(Debug)]
+pub(super) struct Anchored {
+    pub(super) anchor: Anchor,
+    pub(super) catalog: Catalog,
+    pub(super) time: Timestamp,
+    pub(super) cut: Cut,
+    pub(super) flush: Option<FlushRecord>,
+    pub(super) differences: BTreeSet<String>,
+    /// How long the write hold lasted, from asking for it to its release.
+    pub(super) write_hold: Duration,
+}
+
+impl Anchored {
+    pub(super) fn new(
+        time: Timestamp,
+        anchor: Anchor,
+        catalog: Catalog,
+        timestamp: u64,
+        flush: Option<FlushRecord>,
+        differences: BTreeSet<String>,
+    ) -> Self {
+        let cut = cut(&catalog, timestamp);
+        Self {
+            anchor,
+            catalog,
+            time,
+            cut,
+            flush,
+            differences,
+            write_hold: Duration::ZERO,
+        }
+    }
+}
+
+/// Compares the logs of the anchor with the timestamp that the snapshot is to stand for (protocol
+/// step 8). `timestamp` 0 stands for a stopped Milvus: nothing is newer.
+fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
+    let newest_log = catalog.cut().unwrap_or(0);
+    let straddling = match timestamp {
+        0 => Vec::new(),
+        _ => catalog
+            .logs_after(timestamp)
+            .take(STRADDLING_NAMED)
+            .map(|(segment, logs, log)| log_path(segment, logs, log))
+            .collect(),
+    };
+    Cut {
+        timestamp,
+        newest_log,
+        proven: straddling.is_empty(),
+        straddling,
+    }
+}
+
+/// The path of a log below the storage root (facts 4.2).
+fn log_path(segment: &Segment, logs: &FieldLogs, log: &Log) -> String {
+    let key = segment.key;
+    let place = format!("{}/{}/{}", key.collection, key.partition, key.segment);
+    match logs.kind {
+        LogKind::Delta => format!("delta_log/{place}/{}", log.id),
+        _ => format!("insert_log/{place}/{}/{}", logs.field, log.id),
+    }
+}

@@ -1,0 +1,301 @@
+//! A capture of a stopped Milvus, its message queue included.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tracing::info;
+use walkdir::WalkDir;
+
+use super::Context;
+use super::anchor::Anchored;
+use super::objects::{Object, content};
+use super::plan::{Planned, refuse};
+use crate::config::{self, WalKind};
+use crate::connect;
+use crate::etcd::{Anchor, Etcd, Process, Status, find_binary};
+use crate::manifest::Body;
+use crate::milvus::catalog::Catalog;
+use crate::milvus::client::Identity;
+use crate::milvus::keys::Roots;
+use crate::milvus::version::MilvusVersion;
+use crate::repo::{Entry, NodeRef, Writer};
+use crate::stopped;
+use crate::store::{ListOptions, Meta};
+use crate::{Error, Kind, Result};
+
+/// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
+/// (facts 3.4).
+const SESSIONS_WAIT: Duration = Duration::from_secs(75);
+
+/// Our own etcd on a copy of the directory that an embedded etcd left.
+#[derive(Debug)]
+pub(super) struct EtcdCopy {
+    process: Process,
+    directory: TempDir,
+}
+
+impl EtcdCopy {
+    /// Copies `data_dir` and starts an etcd on the copy.
+    pub(super) async fn start(
+        config: &config::Etcd,
+        data_dir: &Path,
+    ) -> Result<(Self, Etcd, Status)> {
+        if stopped::etcd_directory_in_use(data_dir)? {
+            return Err(Error::new(
+                Kind::Instance,
+                format!(
+                    "milvus is running: its embedded etcd holds {}",
+                    data_dir.display()
+                ),
+            )
+            .with_hint("stop Milvus for a cold capture, or use --mode hot"));
+        }
+        if !data_dir.join("member").is_dir() {
+            return Err(Error::new(
+                Kind::Instance,
+                format!(
+                    "{} is no etcd data directory: it has no member/",
+                    data_dir.display()
+                ),
+            )
+            .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
+        }
+        let binary = find_binary(config.binary.as_deref())?;
+        let directory = tempfile::Builder::new()
+            .prefix("eyrie-etcd-")
+            .tempdir()
+            .map_err(|error| {
+                Error::from(error).context("making a directory for a copy of etcd's data")
+            })?;
+        let copy = directory.path().join("data");
+        let (from, to) = (data_dir.to_owned(), copy.clone());
+        tokio::task::spawn_blocking(move || copy_tree(&from, &to))
+            .await
+            .map_err(|error| {
+                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
+            })??;
+        let log = directory.path().join("etcd.log");
+        let (process, etcd, status) = Process::start(&binary, &copy, &log).await?;
+        Ok((Self { process, directory }, etcd, status))
+    }
+
+    /// Stops it and removes the copy.
+    pub(super) async fn stop(self) -> Result<()> {
+        self.process.stop().await?;
+        self.directory
+            .close()
+            .map_err(|error| Error::from(error).context("removing the copy of etcd's data"))
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let copying = |path: &Path, error: std::io::Error| {
+        Error::from(error).context(format!("copying etcd's {}", path.display()))
+    };
+    for entry in WalkDir::new(from) {
+        let entry = entry
+            .map_err(|error| Error::new(Kind::Failed, "copying etcd's data").with_source(error))?;
+        let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
+        let target = to.join(relative);
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&target).map_err(|e| copying(entry.path(), e))?;
+        } else if entry.file_type().is_file() {
+            std::fs::copy(entry.path(), &target).map_err(|e| copying(entry.path(), e))?;
+        }
+    }
+    // etcd refuses a data directory that others may read.
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(to, private).map_err(|e| copying(to, e))
+}
+
+/// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] naming the sign of life, or a queue that cannot be captured.
+pub(super) async fn prove_stopped(
+    context: &Context,
+    etcd: &mut Etcd,
+    roots: &Roots,
+    on_copy: bool,
+) -> Result<()> {
+    let directories = wal_directories(context)?;
+    signs_of_life(context, &directories).await?;
+    if on_copy {
+        // Leases in the copy count anew from its start; the directory's lock was the proof.
+        return Ok(());
+    }
+    let prefix = format!("{}/{}/session/", roots.root, roots.meta);
+    let give_up = Instant::now() + SESSIONS_WAIT;
+    loop {
+        let sessions: Vec<String> = etcd
+            .read_prefix(&prefix)
+            .await?
+            .keys
+            .iter()
+            .filter(|kv| kv.lease != 0)
+            .map(|kv| String::from_utf8_lossy(&kv.key[prefix.len()..]).into_owned())
+            .collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > give_up {
+            return Err(alive(&format!(
+                "etcd has live sessions: {}",
+                sessions.join(", ")
+            )));
+        }
+        info!(
+            ?sessions,
+            "waiting for the sessions of a stopped Milvus to run out"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Looks for a running Milvus without asking etcd.
+pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<()> {
+    let address = &context.instance.milvus.address;
+    if stopped::answers(address).await {
+        return Err(alive(&format!("something answers at {address}")));
+    }
+    for directory in wal {
+        if let Some(pid) = stopped::rocksdb_holder(directory)? {
+            return Err(alive(&format!(
+                "process {pid} holds {}",
+                directory.display()
+            )));
+        }
+    }
+    if let Some(embedded) = &context.instance.etcd.embedded
+        && stopped::etcd_directory_in_use(&embedded.data_dir)?
+    {
+        return Err(alive(&format!(
+            "a process holds {}",
+            embedded.data_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn alive(sign: &str) -> Error {
+    Error::new(Kind::Instance, format!("milvus is not stopped: {sign}"))
+        .with_hint("stop Milvus and wait until its process is gone, or use --mode quiesced or hot")
+}
+
+/// The directories of rocksmq, both of them.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] for a queue that is not in directories of this host.
+pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
+    match &context.instance.wal.kind {
+        WalKind::Rocksmq { path } => {
+            let mut meta = path.clone().into_os_string();
+            meta.push("_meta_kv");
+            Ok(vec![path.clone(), PathBuf::from(meta)])
+        }
+        other => Err(Error::new(
+            Kind::Instance,
+            format!("a cold capture needs the message queue with it, and {} is not in directories of this host", other.name()),
+        )
+        .with_hint("use --mode quiesced (or hot) while Milvus runs: its flush makes the queue unnecessary")),
+    }
+}
+
+/// Who a stopped Milvus is, as far as the configuration and its last sessions tell.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] when nothing tells the version.
+pub(super) fn identity(
+    context: &Context,
+    anchor: &Anchor,
+    roots: &Roots,
+    previous: Option<&Body>,
+) -> Result<Identity> {
+    let declared = context
+        .instance
+        .milvus
+        .version
+        .as_ref()
+        .map(ToString::to_string);
+    let key = format!("{}/{}/session/version", roots.root, roots.meta);
+    let recorded = anchor
+        .keys
+        .iter()
+        .find(|kv| kv.key == key.as_bytes())
+        .map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
+    let before = previous.map(|body| body.milvus.version.clone());
+    let Some(version) = declared.or(recorded).or(before) else {
+        return Err(Error::new(
+            Kind::Instance,
+            "the version of this Milvus is not known: it is stopped, and there is no earlier snapshot of it",
+        )
+        .with_hint("set instance.milvus.version, such as 2.3.5"));
+    };
+    Ok(Identity {
+        version: MilvusVersion::parse(&version),
+        git_commit: String::new(),
+        deploy_mode: String::new(),
+    })
+}
+
+/// Takes the anchor of a stopped Milvus.
+pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<Anchored> {
+    context.progress.begin("anchor", None);
+    let prefix = format!("{}/", planned.roots.root);
+    let anchor = planned.etcd.client.read_prefix(&prefix).await?;
+    let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
+    refuse(&catalog)?;
+    Ok(Anchored::new(
+        context.env.now(),
+        anchor,
+        catalog,
+        0,
+        None,
+        std::collections::BTreeSet::new(),
+    ))
+}
+
+/// Captures the message queue's files, both directories of rocksmq.
+pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
+    let mut files = Vec::new();
+    for (name, directory) in WAL_NAMES.iter().zip(wal_directories(context)?) {
+        let store = connect::limited(connect::directory(&directory)?, context.rate.as_ref());
+        let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
+        let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);
+        files.extend(listed.into_iter().map(of_store));
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut map = writer.map();
+    for (key, store, meta) in files {
+        let source = Object {
+            store,
+            key: meta.key,
+            size: meta.size,
+        };
+        let stored = writer.store_object(&source).await?;
+        map.push(Entry {
+            key: key.into(),
+            value: Bytes::new(),
+            content: content(stored),
+        })
+        .await?;
+    }
+    map.finish().await
+}
+
+/// How the two directories of rocksmq are called in a snapshot.
+const WAL_NAMES: [&str; 2] = ["rdb_data", "rdb_data_meta_kv"];
+
+/// Proves once more that nothing ran while the snapshot was taken.
+pub(super) async fn still_stopped(context: &Context) -> Result<()> {
+    signs_of_life(context, &wal_directories(context)?)
+        .await
+        .map_err(|error| error.context("milvus was started during the cold capture, which is void"))
+}

@@ -1,0 +1,415 @@
+//! The steps in their order: plan, hold, anchor, copy, audit, commit.
+
+use std::collections::BTreeSet;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::anchor::Anchored;
+use super::objects::{self, Copied};
+use super::plan::{Planned, of_instance, plan};
+use super::reach::{Running, open_objects};
+use super::window::Writes;
+use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
+use crate::connect;
+use crate::etcd::Anchor;
+use crate::hold;
+use crate::manifest::{
+    Body, Counts, HOT_STRADDLE, HoldRecord, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
+};
+use crate::milvus::catalog::Catalog;
+use crate::milvus::objects::{ObjectRef, Scope};
+use crate::milvus::validate::{Finding, FindingKind, Severity};
+use crate::repo::{
+    Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
+};
+use crate::{Error, Kind, Result};
+
+/// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Missing objects that an error names; the manifest has more.
+const NAMED_IN_ERROR: usize = 10;
+
+/// The names of a snapshot's maps.
+pub const ANCHOR_ROOT: &str = "anchor";
+/// The map of objects.
+pub const OBJECTS_ROOT: &str = "objects";
+/// The map of the message queue's files, in a cold snapshot.
+pub const WAL_ROOT: &str = "wal";
+
+/// Runs the protocol. `holds` is released by the caller.
+pub(super) async fn protocol(
+    context: &Context,
+    repository: &Repository,
+    options: &Options,
+    holds: &mut Holds,
+) -> Result<Captured> {
+    let begun = Instant::now();
+    context.progress.begin("plan", None);
+    let snapshots = repository.snapshots().await?;
+    let parent = snapshots.newest_of(&context.instance.name);
+    let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
+    let mut planned = Box::pin(plan(context, options, previous.as_ref())).await?;
+    let parents = parent.iter().map(|p| p.snapshot).collect();
+    let writer = repository
+        .begin_writer(&context.instance.name, parents, Compression::default())
+        .await?;
+    let known = parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten());
+    let work = store(context, options, holds, &mut planned, &writer, known, begun);
+    match Box::pin(work).await {
+        Ok(captured) => {
+            writer.finish().await?;
+            Ok(captured)
+        }
+        Err(error) => {
+            if let Err(other) = writer.abort().await {
+                warn!(error = %other.chain(), "the writer session was not ended in order; its lease runs out");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn store(
+    context: &Context,
+    options: &Options,
+    holds: &mut Holds,
+    planned: &mut Planned,
+    writer: &Writer,
+    known: Option<NodeRef>,
+    begun: Instant,
+) -> Result<Captured> {
+    if planned.milvus.is_some() {
+        hold_gc(context, planned, holds).await?;
+    }
+    let mut known = writer.view().map(known);
+    let mut attempt = 1;
+    let (anchored, copied) = loop {
+        let anchored = match options.mode {
+            Mode::Cold => cold::anchor(context, planned).await?,
+            Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
+                .await
+                .map_err(of_instance)?,
+        };
+        let problems = problems(&anchored.catalog);
+        if !problems.is_empty() && options.missing == Missing::Refuse {
+            return Err(invalid(&problems));
+        }
+        context.progress.begin("copy", None);
+        let scope = scope(planned);
+        let store = open_objects(context, &anchored.catalog).await?;
+        let copied = objects::copy(
+            context,
+            writer,
+            &store,
+            &anchored.catalog,
+            scope,
+            known.clone(),
+        )
+        .await?;
+        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
+        if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
+        {
+            info!(
+                missing = copied.missing.len(),
+                "objects are gone and GC is not held; taking another anchor"
+            );
+            planned.missing_before = copied.missing.iter().map(|o| o.path.clone()).collect();
+            if copied.root.is_some() {
+                // What this attempt read is not read again.
+                writer.flush().await?;
+                known = writer.view().repo().view().await?.map(copied.root);
+            }
+            attempt += 1;
+            continue;
+        }
+        break (anchored, copied);
+    };
+    let missing = missing_weakening(&anchored.catalog, &copied);
+    if let (Some(missing), Missing::Refuse) = (&missing, options.missing) {
+        return Err(gone(missing));
+    }
+    context.progress.begin("commit", None);
+    let mut roots = std::collections::BTreeMap::new();
+    roots.insert(
+        ANCHOR_ROOT.to_owned(),
+        anchor_map(writer, &anchored.anchor).await?,
+    );
+    roots.insert(OBJECTS_ROOT.to_owned(), copied.root);
+    if planned.plan.wal.state == WalState::Captured {
+        roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
+    }
+    if options.mode == Mode::Cold {
+        cold::still_stopped(context).await?;
+    }
+    if let Some(copy) = planned.etcd.copy.take() {
+        copy.stop().await?;
+    }
+    let time = anchored.time;
+    let totals = Totals {
+        objects: copied.objects,
+        bytes: copied.bytes,
+        bytes_added: writer.bytes_added(),
+    };
+    let mut body = body(context, options, holds, planned, anchored, &copied);
+    body.weakenings.extend(missing);
+    body.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let draft = ManifestDraft {
+        time,
+        roots,
+        totals,
+        labels: options.labels.clone(),
+        body: serde_json::to_value(&body)
+            .map_err(|error| Error::new(Kind::Failed, "writing the manifest").with_source(error))?,
+    };
+    let manifest = writer.commit(draft).await?;
+    info!(snapshot = %manifest.snapshot, "committed");
+    if let Some(running) = &planned.milvus
+        && options.mode == Mode::Quiesced
+        && !held_by_operator(&body)
+    {
+        release_is_felt(running).await;
+    }
+    Ok(Captured { manifest, body })
+}
+
+/// Pauses garbage collection, before anything else: no client feels it.
+async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Result<()> {
+    let management = connect::management(&context.instance.milvus)?;
+    let sessions = format!("{}/{}/session/", planned.roots.root, planned.roots.meta);
+    let hint = "check instance.milvus.management (metrics.port of Milvus, 9091 by default)";
+    match hold::hold_gc(management, planned.etcd.client.clone(), sessions).await {
+        Ok(Some(hold)) => holds.hold_gc(hold),
+        Ok(None) => holds.absent("gc", "this version of Milvus cannot pause it"),
+        Err(error) => {
+            return Err(error
+                .context("garbage collection cannot be held")
+                .with_kind(Kind::Instance)
+                .with_hint(hint));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an operator denies writes, before us and after us.
+fn held_by_operator(body: &Body) -> bool {
+    let external = |record: &HoldRecord| record.state == HoldState::External;
+    body.holds
+        .iter()
+        .any(|record| record.hold == hold::WRITES.name && external(record))
+}
+
+/// Waits until clients may write again: Milvus notices seconds after the hold was released, and who
+/// waits for a backup to end wants to write then. The snapshot exists whatever comes of it.
+async fn release_is_felt(running: &Running) {
+    match running.until_accepted(RELEASE_TIMEOUT).await {
+        Ok(Writes::Accepted) => {}
+        Ok(Writes::Denied) => warn!(
+            "milvus still denies writes, {} s after the hold was released",
+            RELEASE_TIMEOUT.as_secs()
+        ),
+        Err(error) => warn!(error = %error.chain(), "whether writes pass again is not known"),
+    }
+}
+
+fn scope(planned: &Planned) -> Scope {
+    match planned.plan.wal.state {
+        WalState::Captured => Scope::WithOpen,
+        WalState::Reset => Scope::Live,
+    }
+}
+
+fn same_missing(before: &BTreeSet<String>, copied: &Copied) -> bool {
+    !before.is_empty()
+        && copied
+            .missing
+            .iter()
+            .all(|object| before.contains(&object.path))
+}
+
+/// Findings that make a snapshot of this anchor less than whole. Rows that are not flushed are
+/// none: the window has waited for those from before the cut, and a cold capture has the queue.
+fn problems(catalog: &Catalog) -> Vec<Finding> {
+    let mut findings = catalog.validate();
+    findings.retain(|finding| {
+        finding.severity == Severity::Error && finding.kind != FindingKind::Unflushed
+    });
+    findings
+}
+
+fn invalid(problems: &[Finding]) -> Error {
+    let named: Vec<String> = problems
+        .iter()
+        .take(NAMED_IN_ERROR)
+        .map(ToString::to_string)
+        .collect();
+    let more = problems.len().saturating_sub(named.len());
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    Error::new(
+        Kind::Instance,
+        format!("the metadata contradicts itself: {}{more}", named.join("; ")),
+    )
+    .with_hint("a compaction may have been half saved: run the backup again; --allow-missing captures it as it is, weakened")
+}
+
+pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
+    let count = copied.missing.len() as u64 + copied.missing_unnamed;
+    (count > 0).then(|| Weakening {
+        code: MISSING_OBJECTS.to_owned(),
+        message: format!("{count} objects that etcd names are gone; what needs them will not load"),
+        items: copied
+            .missing
+            .iter()
+            .map(|object| named(catalog, object))
+            .collect(),
+    })
+}
+
+/// An object by database, collection, segment and file.
+fn named(catalog: &Catalog, object: &ObjectRef) -> String {
+    let (database, collection) = catalog.names(object.collection);
+    format!(
+        "{database}.{collection} segment {}: {}",
+        object.segment, object.path
+    )
+}
+
+fn gone(missing: &Weakening) -> Error {
+    let named: Vec<&str> = missing
+        .items
+        .iter()
+        .take(NAMED_IN_ERROR)
+        .map(String::as_str)
+        .collect();
+    let more = missing.items.len().saturating_sub(named.len());
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    Error::new(Kind::Instance, format!("{}: {}{more}", missing.message, named.join("; ")))
+        .with_hint("Milvus itself cannot load these any more: drop or rebuild the collection, or capture the rest with --allow-missing")
+}
+
+/// Stores the keys of the anchor as a map (docs/format.md, section 10).
+async fn anchor_map(writer: &Writer, anchor: &Anchor) -> Result<Option<NodeRef>> {
+    let mut map = writer.map();
+    for kv in &anchor.keys {
+        map.push(Entry {
+            key: Bytes::copy_from_slice(&kv.key),
+            value: crate::manifest::anchor::encode(kv).into(),
+            content: Content::None,
+        })
+        .await?;
+    }
+    map.finish().await
+}
+
+fn body(
+    context: &Context,
+    options: &Options,
+    holds: &Holds,
+    planned: &Planned,
+    anchored: Anchored,
+    copied: &Copied,
+) -> Body {
+    let catalog = &anchored.catalog;
+    let mut weakenings = Vec::new();
+    let mut notes = Vec::new();
+    let mut mode = options.mode;
+    if mode == Mode::Quiesced && !anchored.cut.proven {
+        mode = Mode::Hot;
+        weakenings.push(Weakening {
+            code: "cut-unproven".to_owned(),
+            message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
+            items: anchored.cut.straddling.clone(),
+        });
+    }
+    if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
+        weakenings.push(Weakening {
+            code: HOT_STRADDLE.to_owned(),
+            message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
+            items: anchored.cut.straddling.clone(),
+        });
+    }
+    if !anchored.differences.is_empty() {
+        weakenings.push(Weakening {
+            code: "milvus-differs".to_owned(),
+            message:
+                "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
+                    .to_owned(),
+            items: anchored.differences.iter().cloned().collect(),
+        });
+    }
+    let errors: Vec<String> = match options.missing {
+        Missing::Allow => problems(catalog).iter().map(ToString::to_string).collect(),
+        Missing::Refuse => Vec::new(),
+    };
+    if !errors.is_empty() {
+        weakenings.push(Weakening {
+            code: "metadata-invalid".to_owned(),
+            message: "the metadata contradicts itself".to_owned(),
+            items: errors,
+        });
+    }
+    let remarks = catalog.validate();
+    let remarks = remarks
+        .iter()
+        .filter(|finding| finding.severity == Severity::Note);
+    notes.extend(remarks.map(ToString::to_string));
+    let records = holds.records();
+    if records
+        .iter()
+        .any(|record| record.hold == "gc" && record.state == HoldState::Absent)
+    {
+        notes.push(
+            "garbage collection could not be held; every object was there when it was read"
+                .to_owned(),
+        );
+    }
+    let live = || catalog.live_segments();
+    Body {
+        eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode,
+        asked_mode: options.mode,
+        method: options.method,
+        revision: anchored.anchor.revision,
+        etcd: planned.plan.etcd.clone(),
+        milvus: planned.plan.milvus.clone(),
+        objects: planned.plan.objects.clone(),
+        wal: planned.plan.wal.clone(),
+        holds: records,
+        write_hold_ms: u64::try_from(anchored.write_hold.as_millis()).unwrap_or(u64::MAX),
+        duration_ms: 0,
+        flush: anchored.flush,
+        counts: Counts {
+            etcd_keys: anchored.anchor.keys.len() as u64,
+            databases: catalog.databases.len() as u64,
+            collections: catalog
+                .collections
+                .values()
+                .filter(|c| c.is_created())
+                .count() as u64,
+            segments: live().count() as u64,
+            rows: live().map(|s| u64::try_from(s.rows).unwrap_or(0)).sum(),
+            objects: copied.objects,
+            bytes: copied.bytes,
+            objects_by_kind: copied.by_kind.clone(),
+        },
+        objects_read: copied.objects_read,
+        bytes_read: copied.bytes_read,
+        differences: anchored.differences.into_iter().collect(),
+        cut: anchored.cut,
+        weakenings,
+        notes,
+        accepted: context.accept.clone(),
+    }
+}

@@ -1,0 +1,148 @@
+//! Everything that one capture suspends, with one way out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::env::Env;
+use crate::etcd::{Etcd, KeyValue, Lease};
+use crate::hold::{ConfigItem, GcHold, Placed, TTL, place};
+use crate::manifest::{HoldRecord, HoldState};
+use crate::{Error, Kind, Result};
+
+/// The holds of one capture, released together on every way out.
+#[derive(Debug, Default)]
+pub struct Holds {
+    lease: Option<Lease>,
+    placed: Vec<(Placed, Instant)>,
+    gc: Option<GcHold>,
+    records: Vec<HoldRecord>,
+}
+
+impl Holds {
+    /// Places an item of Milvus's configuration under the capture's one lease.
+    pub async fn place(
+        &mut self,
+        etcd: &mut Etcd,
+        root: &str,
+        item: ConfigItem,
+        env: &Env,
+    ) -> Result<Instant> {
+        let lease = match self.lease.take() {
+            Some(lease) => lease,
+            None => etcd.lease(TTL, env).await?,
+        };
+        let lease = self.lease.insert(lease);
+        let placed = place(etcd, root, item, lease).await?;
+        info!(hold = item.name, key = %String::from_utf8_lossy(placed.key()), "placed a hold");
+        let now = Instant::now();
+        self.placed.push((placed, now));
+        Ok(now)
+    }
+
+    /// Takes over the GC hold.
+    pub fn hold_gc(&mut self, hold: GcHold) {
+        self.gc = Some(hold);
+    }
+
+    /// Notes a control that this Milvus does not have.
+    pub fn absent(&mut self, hold: &str, why: impl Into<String>) {
+        self.records.push(HoldRecord {
+            hold: hold.to_owned(),
+            state: HoldState::Absent,
+            held_ms: 0,
+            detail: why.into(),
+        });
+    }
+
+    /// Whether GC is held now.
+    #[must_use]
+    pub fn gc_held(&self) -> bool {
+        self.gc.as_ref().is_some_and(GcHold::held)
+    }
+
+    /// Fails unless every configuration hold stood, unbroken, at the revision of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Instance`]: the capture is void.
+    pub fn prove(&self, keys: &[KeyValue], revision: i64) -> Result<()> {
+        if let Some(lease) = &self.lease {
+            lease.check("holds")?;
+        }
+        match self.placed.iter().find(|(placed, _)| !placed.proven_by(keys)) {
+            None => Ok(()),
+            Some((placed, _)) => Err(Error::new(
+                Kind::Instance,
+                format!(
+                    "the {} hold was lost before revision {revision}: {} is not there as it was placed",
+                    placed.item().name,
+                    String::from_utf8_lossy(placed.key())
+                ),
+            )
+            .with_hint("the capture is void, nothing was stored; did someone edit etcd, or did its lease run out under load?")),
+        }
+    }
+
+    /// Releases writes, DDL and compaction; gives how long ago the hold on writes was asked for.
+    pub async fn release_config(&mut self) -> Result<Duration> {
+        let placed = std::mem::take(&mut self.placed);
+        let mut longest = Duration::ZERO;
+        for (placed, since) in placed {
+            let held = since.elapsed();
+            if placed.item() == crate::hold::WRITES {
+                longest = held;
+            }
+            let (state, detail) = match &placed {
+                Placed::Ours {
+                    create_revision, ..
+                } => (
+                    HoldState::Held,
+                    format!(
+                        "key {} of revision {create_revision}",
+                        String::from_utf8_lossy(placed.key())
+                    ),
+                ),
+                Placed::External { .. } => (
+                    HoldState::External,
+                    format!(
+                        "set by an operator as {}",
+                        String::from_utf8_lossy(placed.key())
+                    ),
+                ),
+            };
+            self.records.push(HoldRecord {
+                hold: placed.item().name.to_owned(),
+                state,
+                held_ms: u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
+                detail,
+            });
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.release().await?;
+        }
+        Ok(longest)
+    }
+
+    /// Releases all that is left, GC included. A failure is logged: the leases end by themselves.
+    pub async fn release(&mut self) {
+        if let Err(error) = self.release_config().await {
+            warn!(error = %error.chain(), "a hold was not released; it ends by itself within {} s", TTL.as_secs());
+        }
+        if let Some(gc) = self.gc.take() {
+            let record = gc.release().await;
+            self.records.push(record);
+        }
+    }
+
+    /// What was suspended, for the manifest. Complete after [`Holds::release`].
+    #[must_use]
+    pub fn records(&self) -> Vec<HoldRecord> {
+        let mut records = self.records.clone();
+        if let Some(gc) = &self.gc {
+            records.push(gc.record());
+        }
+        records
+    }
+}

@@ -1,0 +1,282 @@
+//! Copying every object that the anchor requires, in one pass, knowing what is there already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::Context;
+use crate::error::Context as _;
+use crate::manifest::{MISSING_NAMED, ObjectEntry};
+use crate::milvus::catalog::Catalog;
+use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
+use crate::progress::Amount;
+use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
+use crate::source::{Identity, Listed};
+use crate::store::{GetOptions, Key, SharedStore};
+use crate::{Error, Kind, Result};
+
+/// Objects under way at once: enough to hide a store's latency for the many tiny ones; the bytes
+/// in flight are bounded by the repository's own budget.
+const IN_FLIGHT: usize = 64;
+
+/// What the copy made.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    /// The map of objects.
+    pub(super) root: Option<NodeRef>,
+    /// Objects in it.
+    pub(super) objects: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// Objects whose bytes were read.
+    pub(super) objects_read: u64,
+    /// Bytes that were read.
+    pub(super) bytes_read: u64,
+    /// Objects of each kind.
+    pub(super) by_kind: BTreeMap<String, u64>,
+    /// Required objects that are gone.
+    pub(super) missing: Vec<ObjectRef>,
+    /// Missing ones beyond those named.
+    pub(super) missing_unnamed: u64,
+}
+
+/// Captures the objects of `catalog` from `store` through `writer`. An object that `known` has
+/// under the same identity is not read again.
+pub(super) async fn copy(
+    context: &Context,
+    writer: &Writer,
+    store: &SharedStore,
+    catalog: &Catalog,
+    scope: Scope,
+    known: Map,
+) -> Result<Copied> {
+    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
+    context.progress.expect(expected(catalog, scope, &listed));
+    let known = known.scan(KeyRange::all());
+    let copier = Copier {
+        writer,
+        store,
+        listed: &listed,
+    };
+    let work = joined(catalog.objects_in(scope), known)
+        .map_ok(|(object, known)| copier.one(object, known))
+        .try_buffered(IN_FLIGHT);
+    let mut work = std::pin::pin!(work);
+    let mut map = writer.map();
+    let mut done = Copied::default();
+    while let Some(one) = work.try_next().await? {
+        let (object, entry) = match one {
+            One::Gone(object) if done.missing.len() < MISSING_NAMED => {
+                done.missing.push(object);
+                continue;
+            }
+            One::Gone(_) => {
+                done.missing_unnamed += 1;
+                continue;
+            }
+            One::Known(object, entry) => (object, entry),
+            One::Read(object, entry) => {
+                done.objects_read += 1;
+                done.bytes_read += entry.content.size();
+                (object, entry)
+            }
+        };
+        let size = entry.content.size();
+        done.objects += 1;
+        done.bytes += size;
+        *done.by_kind.entry(object.kind.to_string()).or_default() += 1;
+        map.push(entry).await?;
+        context.progress.advance(Amount::object(size));
+    }
+    done.root = map.finish().await?;
+    Ok(done)
+}
+
+enum One {
+    Known(ObjectRef, Entry),
+    Read(ObjectRef, Entry),
+    Gone(ObjectRef),
+}
+
+struct Copier<'a> {
+    writer: &'a Writer,
+    store: &'a SharedStore,
+    listed: &'a Listed,
+}
+
+impl Copier<'_> {
+    async fn one(&self, object: ObjectRef, known: Option<Entry>) -> Result<One> {
+        let Some((identity, size)) = self.identify(&object).await? else {
+            return Ok(One::Gone(object));
+        };
+        let identity = identity.to_hex();
+        if let Some(entry) = known
+            && entry.content.size() == size
+            && describes(&entry, &identity)
+            && let Content::Object { pieces, .. } = &entry.content
+            && self.writer.contains(pieces)
+        {
+            return Ok(One::Known(object, entry));
+        }
+        let source = Object {
+            store: self.store.clone(),
+            key: Key::new(&object.path)?,
+            size,
+        };
+        let stored = match self.writer.store_object(&source).await {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(One::Gone(object)),
+            other => other.context(|| format!("capturing {}", object.path))?,
+        };
+        if let Some(expected) = object
+            .expected_size
+            .filter(|expected| *expected != stored.size)
+        {
+            return Err(Error::new(
+                Kind::Instance,
+                format!(
+                    "{} has {} bytes and etcd says {expected}: the file is not what Milvus wrote",
+                    object.path, stored.size
+                ),
+            ));
+        }
+        let value = serde_json::to_vec(&ObjectEntry {
+            kind: object.kind.to_string(),
+            identity,
+        })
+        .map_err(|error| Error::new(Kind::Failed, "describing an object").with_source(error))?;
+        let entry = Entry {
+            key: object.tree_key().into(),
+            value: value.into(),
+            content: content(stored),
+        };
+        Ok(One::Read(object, entry))
+    }
+
+    /// What the listings say of an object; one that they do not show is asked for by itself before
+    /// it counts as gone.
+    async fn identify(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
+        if let Some(found) = self.listed.get(&object.path) {
+            return Ok(Some(found));
+        }
+        match self.store.head(&Key::new(&object.path)?).await {
+            Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What was stored, as the content of a map's entry.
+pub(super) fn content(stored: StoredObject) -> Content {
+    Content::Object {
+        hash: stored.hash,
+        size: stored.size,
+        pieces: stored.pieces,
+    }
+}
+
+fn describes(entry: &Entry, identity: &str) -> bool {
+    serde_json::from_slice::<ObjectEntry>(&entry.value)
+        .is_ok_and(|described| described.identity == identity)
+}
+
+/// Joins the required objects with what is known of them; both are in the order of their keys.
+fn joined<'a>(
+    objects: impl Iterator<Item = ObjectRef> + Send + 'a,
+    known: BoxStream<'a, Result<Entry>>,
+) -> impl futures::Stream<Item = Result<(ObjectRef, Option<Entry>)>> + Send + 'a {
+    stream::try_unfold(
+        (objects, known.peekable()),
+        |(mut objects, mut known)| async move {
+            let Some(object) = objects.next() else {
+                return Ok(None);
+            };
+            let key = object.tree_key().into_bytes();
+            let found = loop {
+                let before =
+                    |next: &Result<Entry>| next.as_ref().is_ok_and(|entry| entry.key < key);
+                let mut pinned = std::pin::Pin::new(&mut known);
+                if pinned.as_mut().next_if(before).await.is_some() {
+                    continue;
+                }
+                let same =
+                    |next: &Result<Entry>| next.as_ref().map_or(true, |entry| entry.key == key);
+                break pinned.next_if(same).await.transpose()?;
+            };
+            Ok(Some(((object, found), (objects, known))))
+        },
+    )
+}
+
+/// What is listed: each live collection's folders, and the folders that are not by collection.
+fn prefixes(catalog: &Catalog, scope: Scope) -> BTreeSet<String> {
+    let mut prefixes = BTreeSet::new();
+    let mut last = String::new();
+    for object in catalog.objects_in(scope) {
+        let depth = listing_depth(object.kind);
+        let prefix: String = object.path.split_inclusive('/').take(depth).collect();
+        if prefix != last {
+            prefixes.insert(prefix.clone());
+            last = prefix;
+        }
+    }
+    prefixes
+}
+
+/// How many components of its path an object is listed by: the folder of its collection, or where
+/// paths do not begin with one the folder of its kind.
+const fn listing_depth(kind: ObjectKind) -> usize {
+    match kind {
+        ObjectKind::InsertLog
+        | ObjectKind::DeltaLog
+        | ObjectKind::StatsLog
+        | ObjectKind::Bm25Stats
+        | ObjectKind::PartStats => 2,
+        ObjectKind::IndexFile
+        | ObjectKind::TextLog
+        | ObjectKind::JsonKeyIndexLog
+        | ObjectKind::JsonStats
+        | ObjectKind::FileResource => 1,
+    }
+}
+
+/// How much there is to capture, as the listings have it.
+fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
+    let mut amount = Amount::default();
+    for object in catalog.objects_in(scope) {
+        let size = listed.get(&object.path).map_or(0, |(_, size)| size);
+        amount += Amount::object(size);
+    }
+    amount
+}
+
+/// An object of a store, to be captured.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) store: SharedStore,
+    pub(super) key: Key,
+    pub(super) size: u64,
+}
+
+#[async_trait]
+impl ObjectSource for Object {
+    fn name(&self) -> String {
+        self.key.to_string()
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let range = Some(offset..offset + len as u64);
+        let options = GetOptions {
+            range,
+            version: None,
+        };
+        self.store.get(&self.key, options).await
+    }
+}

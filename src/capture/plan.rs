@@ -1,0 +1,289 @@
+//! What a capture would do, and whether it can: everything is reached before anything is held.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::reach::{
+    Reached, Running, belongs_together, nothing_under_root, open_objects, reach_etcd, reach_milvus,
+    running_parts,
+};
+use super::survey::write_hold;
+use super::{Context, Options, cold};
+use crate::config::WalKind;
+use crate::connect;
+use crate::etcd::Status;
+use crate::manifest::{
+    Body, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
+};
+use crate::milvus::catalog::Catalog;
+use crate::milvus::keys::Roots;
+use crate::milvus::objects::Scope;
+use crate::milvus::validate::{FindingKind, Refusal};
+use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
+use crate::{Error, Kind, Result};
+
+/// What a capture would do.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Plan {
+    /// The instance's name.
+    pub instance: String,
+    /// How writes would be treated.
+    pub mode: Mode,
+    /// How objects would be captured.
+    pub method: Method,
+    /// Milvus.
+    pub milvus: MilvusIdentity,
+    /// etcd.
+    pub etcd: EtcdIdentity,
+    /// The etcd revision at which the plan was made.
+    pub revision: i64,
+    /// The object layer.
+    pub objects: ObjectLayer,
+    /// Whether deleted and replaced objects stay readable by version id.
+    pub versioned: bool,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// Proxies that writes are probed through.
+    pub proxies: Vec<String>,
+    /// What would be held, and how.
+    pub holds: Vec<PlannedHold>,
+    /// Databases.
+    pub databases: u64,
+    /// Collections.
+    pub collections: u64,
+    /// Live segments.
+    pub segments: u64,
+    /// Objects that the metadata names now.
+    pub object_count: u64,
+    /// What a capture would find fault with or do otherwise than one may expect.
+    pub notes: Vec<String>,
+}
+
+/// One hold of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlannedHold {
+    /// `writes`, `ddl`, `compaction` or `gc`.
+    pub hold: String,
+    /// How it would be held, or why it would not.
+    pub how: String,
+}
+
+/// A capture that can start.
+#[derive(Debug)]
+pub struct Planned {
+    /// What it would do.
+    pub plan: Plan,
+    pub(super) etcd: Reached,
+    pub(super) milvus: Option<Running>,
+    pub(super) roots: Roots,
+    pub(super) version: MilvusVersion,
+    /// Objects that were gone at an earlier anchor of this capture.
+    pub(super) missing_before: BTreeSet<String>,
+}
+
+/// Reaches everything and says what a capture would do. `previous` is the newest snapshot of this
+/// instance, which tells the version of a Milvus that is stopped.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] with the reason and the way out when no capture could start.
+pub async fn plan(
+    context: &Context,
+    options: &Options,
+    previous: Option<&Body>,
+) -> Result<Planned> {
+    Box::pin(make(context, options, previous))
+        .await
+        .map_err(of_instance)
+}
+
+/// What a failure of the instance's own servers or storage means for a capture.
+pub(super) fn of_instance(error: Error) -> Error {
+    match error.kind() {
+        Kind::Unavailable | Kind::Throttled | Kind::AccessDenied | Kind::NotFound => {
+            error.with_kind(Kind::Instance)
+        }
+        _ => error,
+    }
+}
+
+async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> Result<Planned> {
+    let instance = &context.instance;
+    if let Some(refusal) = instance.refusals().into_iter().next() {
+        return Err(refusal);
+    }
+    let (reached, status) = reach_etcd(context, options.mode).await?;
+    let mut client = reached.client.clone();
+    let roots = Roots {
+        root: instance.etcd.root_path.clone(),
+        meta: instance.etcd.meta_sub_path.clone(),
+        kv: instance.etcd.kv_sub_path.clone(),
+    };
+    let anchor = client.read_prefix(&format!("{}/", roots.root)).await?;
+    if anchor.keys.is_empty() {
+        return Err(nothing_under_root(&mut client, &roots).await);
+    }
+    let (running, identity) = match options.mode {
+        Mode::Cold => {
+            cold::prove_stopped(context, &mut client, &roots, reached.copy.is_some()).await?;
+            (None, cold::identity(context, &anchor, &roots, previous)?)
+        }
+        Mode::Quiesced | Mode::Hot => {
+            let (client, identity) = reach_milvus(context, options).await?;
+            (Some(client), identity)
+        }
+    };
+    let version = identity.version.clone();
+    let catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
+    refuse(&catalog)?;
+    let running = match running {
+        Some(client) => Some(running_parts(context, client, &version, &catalog).await?),
+        None => None,
+    };
+    let store = open_objects(context, &catalog).await?;
+    let (versioned, mut notes) = belongs_together(&store, &catalog).await?;
+    let findings = catalog.validate();
+    // The flush of the capture will write what is not flushed yet.
+    let lasting = findings
+        .iter()
+        .filter(|finding| finding.kind != FindingKind::Unflushed);
+    notes.extend(lasting.map(ToString::to_string));
+    if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
+        notes.push(format!("{doubt}; the probes decide"));
+    }
+    let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
+    let proxies = running
+        .iter()
+        .flat_map(|r| r.proxies.iter().map(|p| p.address().to_owned()));
+    let plan = Plan {
+        instance: instance.name.clone(),
+        mode: options.mode,
+        method: options.method,
+        milvus: MilvusIdentity {
+            version: version.to_string(),
+            commit: Some(identity.git_commit).filter(|c| !c.is_empty()),
+            deploy_mode: Some(identity.deploy_mode).filter(|d| !d.is_empty()),
+        },
+        etcd: etcd_identity(context, &status),
+        revision: anchor.revision,
+        objects: connect::object_layer(&instance.objects),
+        versioned,
+        wal: wal(context, options.mode),
+        proxies: proxies.collect(),
+        holds,
+        databases: catalog.databases.len() as u64,
+        collections: catalog
+            .collections
+            .values()
+            .filter(|c| c.is_created())
+            .count() as u64,
+        segments: catalog.live_segments().count() as u64,
+        object_count: catalog.objects_in(Scope::Live).count() as u64,
+        notes,
+    };
+    Ok(Planned {
+        plan,
+        etcd: reached,
+        milvus: running,
+        roots,
+        version,
+        missing_before: BTreeSet::new(),
+    })
+}
+
+/// Refuses what cannot be captured: at planning, and again on the anchor itself.
+pub(super) fn refuse(catalog: &Catalog) -> Result<()> {
+    match catalog.refusals().into_iter().next() {
+        None => Ok(()),
+        Some(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// Why an anchor is not captured, and the way out.
+pub(super) fn refused(refusal: &Refusal) -> Error {
+    Error::new(Kind::Instance, refusal.what.clone()).with_hint(refusal.hint.clone())
+}
+
+fn etcd_identity(context: &Context, status: &Status) -> EtcdIdentity {
+    let etcd = &context.instance.etcd;
+    EtcdIdentity {
+        version: status.version.clone(),
+        cluster_id: format!("{:016x}", status.cluster_id),
+        embedded: etcd.embedded.is_some(),
+        root_path: etcd.root_path.clone(),
+        meta_sub_path: etcd.meta_sub_path.clone(),
+        kv_sub_path: etcd.kv_sub_path.clone(),
+    }
+}
+
+fn wal(context: &Context, mode: Mode) -> Wal {
+    let wal = &context.instance.wal;
+    let captured = mode == Mode::Cold && matches!(wal.kind, WalKind::Rocksmq { .. });
+    Wal {
+        kind: wal.kind.name().to_owned(),
+        state: if captured {
+            WalState::Captured
+        } else {
+            WalState::Reset
+        },
+        channel_prefix: wal.channel_prefix.clone(),
+    }
+}
+
+fn planned_holds(context: &Context, options: &Options, rules: Option<&Rules>) -> Vec<PlannedHold> {
+    let Some(rules) = rules else {
+        return Vec::new();
+    };
+    let config = |key: Option<&'static str>, absent: &str| match key {
+        Some(key) => format!(
+            "{}/config/{key} under a lease of 30 s",
+            context.instance.etcd.root_path
+        ),
+        None => absent.to_owned(),
+    };
+    let mut holds = vec![
+        PlannedHold {
+            hold: "gc".to_owned(),
+            how: describe(rules.gc).to_owned(),
+        },
+        PlannedHold {
+            hold: "compaction".to_owned(),
+            how: config(
+                rules.compaction_hold,
+                "this version has no switch; the anchor is validated instead",
+            ),
+        },
+    ];
+    if options.mode == Mode::Quiesced {
+        holds.push(PlannedHold {
+            hold: "writes".to_owned(),
+            how: config(
+                rules.write_hold,
+                "this version cannot deny writes while it runs",
+            ),
+        });
+        holds.push(PlannedHold {
+            hold: "ddl".to_owned(),
+            how: config(
+                rules.ddl_hold,
+                "this version has no switch; DDL that is unfinished at the anchor voids it",
+            ),
+        });
+    }
+    holds
+}
+
+/// How garbage collection is held.
+const fn describe(gc: GcGeneration) -> &'static str {
+    match gc {
+        GcGeneration::Absent => {
+            "not held: this version cannot pause it; an object that vanishes makes the capture take another anchor"
+        }
+        GcGeneration::Blocking => "paused for 10 min at a time; a running pass is waited for",
+        GcGeneration::Simple => "paused for 10 min at a time; the last pause runs out by itself",
+        GcGeneration::Tickets => "paused under a ticket, and resumed with it",
+        GcGeneration::Unknown => "paused where Milvus has the route",
+    }
+}

@@ -1,0 +1,192 @@
+//! What a capture would meet: everything is reached by itself, so that one failure hides no other.
+
+use futures::TryStreamExt;
+use tracing::debug;
+
+use super::plan::{Plan, plan};
+use super::{Context, Options};
+use crate::config;
+use crate::connect;
+use crate::etcd::Status;
+use crate::manifest::{Body, Mode};
+use crate::milvus::client::{Client, Identity};
+use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
+use crate::store::ListOptions;
+use crate::{Error, Kind, Result};
+
+/// What was found of an instance.
+#[derive(Debug)]
+pub struct Survey {
+    /// What the configuration says that cannot be captured.
+    pub refusals: Vec<Error>,
+    /// Its etcd.
+    pub etcd: Result<SurveyedEtcd>,
+    /// A proxy of its Milvus.
+    pub milvus: Result<SurveyedMilvus>,
+    /// Its management interface, which garbage collection is paused through.
+    pub management: Result<()>,
+    /// Its object layer.
+    pub objects: Result<SurveyedObjects>,
+    /// Why writes cannot be denied as the mode asks.
+    pub write_hold: Option<Error>,
+    /// What a capture would do, or the first reason why none can start.
+    pub plan: Result<Plan>,
+}
+
+/// The etcd of an instance.
+#[derive(Debug, Clone)]
+pub struct SurveyedEtcd {
+    /// What it says of itself.
+    pub status: Status,
+    /// Keys under the instance's root.
+    pub keys: u64,
+}
+
+/// The Milvus of an instance.
+#[derive(Debug, Clone)]
+pub struct SurveyedMilvus {
+    /// Who it is.
+    pub identity: Identity,
+    /// Why it is not healthy; empty when it is.
+    pub unhealthy: Vec<String>,
+    /// Collections that it shows.
+    pub collections: u64,
+}
+
+/// The object layer of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SurveyedObjects {
+    /// Whether deleted and replaced objects stay readable by version id; unknown while there is no
+    /// object.
+    pub versions: Option<bool>,
+}
+
+impl Survey {
+    /// The version of Milvus that captures go by, where it is known.
+    #[must_use]
+    pub fn version(&self, context: &Context) -> Option<MilvusVersion> {
+        let answered = self.milvus.as_ref().ok();
+        let declared = context.instance.milvus.version.clone();
+        declared.or_else(|| answered.map(|m| m.identity.version.clone()))
+    }
+
+    /// Whether garbage collection can be paused; unknown where neither version nor interface tells.
+    #[must_use]
+    pub fn gc_pause(&self, context: &Context) -> Option<bool> {
+        match self.version(context)?.rules().gc {
+            GcGeneration::Absent => Some(false),
+            GcGeneration::Unknown => None,
+            _ => self.management.is_ok().then_some(true),
+        }
+    }
+}
+
+/// Reaches every part of the instance and changes nothing.
+pub async fn survey(context: &Context, options: &Options, previous: Option<&Body>) -> Survey {
+    let (etcd, milvus, management, objects, plan) = tokio::join!(
+        etcd(context),
+        milvus(context),
+        management(context),
+        objects(context),
+        plan(context, options, previous)
+    );
+    let version = context.instance.milvus.version.clone();
+    let version = version.or_else(|| milvus.as_ref().ok().map(|m| m.identity.version.clone()));
+    Survey {
+        refusals: context.instance.refusals(),
+        write_hold: version.and_then(|v| write_hold(context, options.mode, &v.rules())),
+        etcd,
+        milvus,
+        management,
+        objects,
+        plan: plan.map(|planned| planned.plan),
+    }
+}
+
+/// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
+/// capture goes by its probes.
+pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
+    if mode != Mode::Quiesced {
+        return None;
+    }
+    let why = match rules.write_hold {
+        None => "this version of Milvus reads the setting at its start only",
+        Some(_) if context.instance.etcd.embedded.is_some() => {
+            "etcd runs inside Milvus, which then does not read dynamic configuration (seen on 2.3.5)"
+        }
+        Some(_) => return None,
+    };
+    let error = Error::new(Kind::Instance, format!("writes cannot be denied: {why}"));
+    Some(error.with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold"))
+}
+
+async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
+    let etcd = &context.instance.etcd;
+    let (mut client, status) = connect::etcd(etcd).await?;
+    let anchor = client.read_prefix(&format!("{}/", etcd.root_path)).await?;
+    Ok(SurveyedEtcd {
+        status,
+        keys: anchor.keys.len() as u64,
+    })
+}
+
+async fn milvus(context: &Context) -> Result<SurveyedMilvus> {
+    let client = connect::milvus(&context.instance.milvus).await?;
+    let health = client.health().await?;
+    let unhealthy = if health.healthy {
+        Vec::new()
+    } else {
+        health.reasons
+    };
+    Ok(SurveyedMilvus {
+        identity: client.identity().await?,
+        unhealthy,
+        collections: collections(&client).await?,
+    })
+}
+
+async fn collections(client: &Client) -> Result<u64> {
+    let mut collections = 0;
+    for database in client.list_databases().await? {
+        collections += client.show_collections(&database).await?.len() as u64;
+    }
+    Ok(collections)
+}
+
+async fn management(context: &Context) -> Result<()> {
+    let management = connect::management(&context.instance.milvus)?;
+    let health = management.health().await.map_err(|error| {
+        error
+            .with_kind(Kind::Instance)
+            .with_hint("check instance.milvus.management (metrics.port of Milvus, 9091 by default)")
+    })?;
+    if !health.healthy {
+        debug!(
+            detail = health.detail,
+            "the management interface answers that something is not well"
+        );
+    }
+    Ok(())
+}
+
+/// Reads the first name of the object layer, and whether it has a version.
+///
+/// Milvus makes its directory with the first object, so one that is missing is the plan's to judge.
+async fn objects(context: &Context) -> Result<SurveyedObjects> {
+    if let config::Objects::Local(local) = &context.instance.objects
+        && !local.path.exists()
+    {
+        return Ok(SurveyedObjects { versions: None });
+    }
+    let store = connect::objects(&context.instance.objects, &context.env).await?;
+    if store.capabilities().versions {
+        let versions = Some(true);
+        return Ok(SurveyedObjects { versions });
+    }
+    let first = store.list("", ListOptions::default()).try_next().await?;
+    let Some(first) = first else {
+        return Ok(SurveyedObjects { versions: None });
+    };
+    let versions = Some(store.head(&first.key).await?.has_version());
+    Ok(SurveyedObjects { versions })
+}

@@ -1,0 +1,223 @@
+//! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::anchor::Anchored;
+use super::objects::{Copied, copy};
+use super::{Context, commit};
+use crate::cancel::Cancel;
+use crate::config::{Resolved, Variables};
+use crate::env::Env;
+use crate::etcd::Anchor;
+use crate::milvus::MilvusVersion;
+use crate::milvus::catalog::Catalog;
+use crate::milvus::keys::Roots;
+use crate::milvus::objects::Scope;
+use crate::milvus::recorded;
+use crate::progress::Recorder;
+use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
+use crate::store::memory::MemoryStore;
+use crate::store::record::{Op, RecordStore};
+use crate::store::{Key, PutOptions, SharedStore, Store};
+
+const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";
+
+fn context() -> Context {
+    let path = std::path::Path::new("/etc/eyrie/eyrie.yaml");
+    let config = Resolved::from_text(CONFIG, path, &Variables::from_pairs([]));
+    Context {
+        instance: config.unwrap().instance.unwrap(),
+        env: Env::system(),
+        progress: Arc::new(Recorder::default()),
+        cancel: Cancel::new(),
+        accept: Vec::new(),
+        rate: None,
+    }
+}
+
+fn catalog() -> Catalog {
+    Catalog::decode(
+        &Roots::default(),
+        &recorded::keys(),
+        &MilvusVersion::new(2, 3, 5),
+    )
+    .unwrap()
+}
+
+/// A store with an object of the recorded size at every path that the anchor requires.
+async fn source(catalog: &Catalog) -> MemoryStore {
+    let store = MemoryStore::new();
+    let sizes = recorded::files();
+    for object in catalog.objects() {
+        put(
+            &store,
+            &object.path,
+            usize::try_from(sizes[&object.path]).unwrap(),
+        )
+        .await;
+    }
+    store
+}
+
+async fn put(store: &MemoryStore, path: &str, size: usize) {
+    let mut bytes = vec![0; size];
+    blake3::Hasher::new()
+        .update(path.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    let key = Key::new(path).unwrap();
+    store
+        .put(&key, bytes.into(), PutOptions::default())
+        .await
+        .unwrap();
+}
+
+async fn repository() -> Repository {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let env = Env::system();
+    Repository::init(store, Unlock::None, InitOptions::default(), &env)
+        .await
+        .unwrap()
+}
+
+/// Copies in a session of its own; gives what was done and which objects were read.
+async fn run(
+    repository: &Repository,
+    source: &MemoryStore,
+    catalog: &Catalog,
+    parent: Option<NodeRef>,
+) -> (Copied, Vec<String>) {
+    let recorded = RecordStore::new(Arc::new(source.clone()));
+    let log = recorded.log();
+    let store: SharedStore = Arc::new(recorded);
+    let writer = repository
+        .begin_writer("main", vec![], Compression::Auto)
+        .await
+        .unwrap();
+    let copied = copy(
+        &context(),
+        &writer,
+        &store,
+        catalog,
+        Scope::Live,
+        writer.view().map(parent),
+    )
+    .await
+    .unwrap();
+    writer.flush().await.unwrap();
+    writer.finish().await.unwrap();
+    (copied, log.keys(Op::Get))
+}
+
+#[tokio::test]
+async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let (first, read) = run(&repository, &source, &catalog, None).await;
+    assert_eq!(first.objects, catalog.objects().count() as u64);
+    assert_eq!(first.objects_read, first.objects);
+    assert_eq!(read.len() as u64, first.objects);
+
+    let (second, read) = run(&repository, &source, &catalog, first.root).await;
+    assert_eq!((second.objects_read, second.bytes_read), (0, 0));
+    assert_eq!(read, Vec::<String>::new());
+    assert_eq!(second.root, first.root);
+
+    let changed = catalog.objects().nth(3).unwrap();
+    put(&source, &changed.path, 5).await;
+    let (third, read) = run(&repository, &source, &catalog, second.root).await;
+    assert_eq!(read, [changed.path]);
+    assert_eq!(third.objects_read, 1);
+}
+
+#[tokio::test]
+async fn objects_that_are_gone_are_named_and_the_rest_is_captured() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let gone: Vec<String> = catalog.objects().step_by(7).map(|o| o.path).collect();
+    for path in &gone {
+        source
+            .delete(&Key::new(path.as_str()).unwrap(), None)
+            .await
+            .unwrap();
+    }
+    let (copied, _) = run(&repository, &source, &catalog, None).await;
+    let missing: Vec<String> = copied.missing.iter().map(|o| o.path.clone()).collect();
+    assert_eq!(missing, gone);
+    assert_eq!(
+        copied.objects + gone.len() as u64,
+        catalog.objects().count() as u64
+    );
+    let weakening = commit::missing_weakening(&catalog, &copied).unwrap();
+    assert!(
+        weakening.items[0].contains("segment"),
+        "{:?}",
+        weakening.items[0]
+    );
+    assert!(weakening.items[0].contains(&gone[0]));
+}
+
+#[tokio::test]
+async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let object = catalog
+        .objects()
+        .find(|o| o.expected_size.is_some())
+        .unwrap();
+    put(&source, &object.path, 3).await;
+    let store: SharedStore = Arc::new(source);
+    let writer = repository
+        .begin_writer("main", vec![], Compression::Auto)
+        .await
+        .unwrap();
+    let error = copy(
+        &context(),
+        &writer,
+        &store,
+        &catalog,
+        Scope::Live,
+        writer.view().map(None),
+    )
+    .await
+    .unwrap_err();
+    assert!(error.chain().contains(&object.path), "{}", error.chain());
+    writer.finish().await.unwrap();
+}
+
+fn anchored(timestamp: u64) -> Anchored {
+    let anchor = Anchor {
+        revision: 7,
+        keys: recorded::keys(),
+    };
+    Anchored::new(
+        Timestamp::UNIX_EPOCH,
+        anchor,
+        catalog(),
+        timestamp,
+        None,
+        BTreeSet::default(),
+    )
+}
+
+#[test]
+fn the_cut_is_proven_exactly_when_no_log_is_newer() {
+    let newest = anchored(1).cut.newest_log;
+    assert!(newest > 0);
+    let proven = anchored(newest).cut;
+    assert!(proven.proven && proven.straddling.is_empty());
+    let broken = anchored(newest - 1).cut;
+    assert!(!broken.proven);
+    let paths: BTreeSet<String> = catalog().objects().map(|o| o.path).collect();
+    assert!(!broken.straddling.is_empty());
+    for path in &broken.straddling {
+        assert!(paths.contains(path), "{path} is no object");
+    }
+    assert!(
+        anchored(0).cut.proven,
+        "of a stopped Milvus nothing is newer"
+    );
+}

@@ -1,0 +1,179 @@
+//! Milvus's own view of what it holds, compared with the anchor (I6).
+//!
+//! Some of what Milvus answers is not in etcd: 2.3.5 keeps altered collection properties in memory
+//! only (facts 00). The anchor is then less than what a client sees, and the snapshot says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use crate::milvus::catalog::{Catalog, Collection};
+use crate::milvus::inventory::{self, Inventory};
+
+/// Differences that are named; the rest are counted.
+const NAMED: usize = 200;
+
+/// Names every difference between what Milvus answers and what the anchor holds.
+pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let answered: BTreeSet<&str> = inventory
+        .databases
+        .iter()
+        .map(|d| d.name.as_str())
+        .collect();
+    let named: BTreeSet<&str> = catalog
+        .databases
+        .values()
+        .map(|d| d.name.as_str())
+        .collect();
+    sets("databases", &answered, &named, &mut found);
+    let answered: BTreeMap<i64, &inventory::Collection> = inventory
+        .collections
+        .iter()
+        .map(|c| (c.name.id, c))
+        .collect();
+    for collection in catalog.collections.values().filter(|c| c.is_created()) {
+        let (database, name) = catalog.names(collection.id);
+        let name = format!("{database}.{name}");
+        match answered.get(&collection.id) {
+            Some(answered) => compare(&name, answered, collection, &mut found),
+            None => {
+                found.insert(format!("{name}: in etcd, and Milvus does not show it"));
+            }
+        }
+    }
+    for (id, collection) in &answered {
+        if catalog.collection(*id).is_none() {
+            found.insert(format!(
+                "{}: Milvus shows it, and it is not in etcd",
+                collection.name
+            ));
+        }
+    }
+    let users: BTreeSet<&str> = inventory.users.iter().map(String::as_str).collect();
+    let in_etcd = catalog.access.users;
+    if users.len() as u64 != in_etcd {
+        found.insert(format!("users: Milvus has {}, etcd {in_etcd}", users.len()));
+    }
+    let roles = inventory.roles.len() as u64;
+    if roles != catalog.access.roles {
+        found.insert(format!(
+            "roles: Milvus has {roles}, etcd {}",
+            catalog.access.roles
+        ));
+    }
+    shorten(found)
+}
+
+fn compare(
+    name: &str,
+    answered: &inventory::Collection,
+    stored: &Collection,
+    found: &mut BTreeSet<String>,
+) {
+    let described = &answered.description;
+    let properties: BTreeMap<&str, &str> = described
+        .properties
+        .iter()
+        .map(|pair| (pair.key.as_str(), pair.value.as_str()))
+        .collect();
+    let kept: BTreeMap<&str, &str> = stored
+        .properties
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    for key in properties
+        .keys()
+        .chain(kept.keys())
+        .collect::<BTreeSet<_>>()
+    {
+        let (answered, kept) = (properties.get(*key), kept.get(*key));
+        if answered != kept {
+            found.insert(format!(
+                "{name}: property {key} is {} in Milvus and {} in etcd; set it again after a restore",
+                shown(answered),
+                shown(kept)
+            ));
+        }
+    }
+    let fields = |names: &mut dyn Iterator<Item = (i64, &str)>| -> BTreeSet<String> {
+        names.map(|(id, name)| format!("{id} {name}")).collect()
+    };
+    let schema = described.schema.as_ref();
+    let in_milvus = fields(
+        &mut schema
+            .iter()
+            .flat_map(|s| s.fields.iter().map(|f| (f.field_id, f.name.as_str()))),
+    );
+    // Row id and timestamp (0 and 1) are not shown to clients.
+    let in_etcd = fields(
+        &mut stored
+            .fields
+            .iter()
+            .filter(|f| f.field_id >= FIRST_USER_FIELD && !f.is_dynamic)
+            .map(|f| (f.field_id, f.name.as_str())),
+    );
+    let in_milvus = in_milvus.iter().map(String::as_str).collect();
+    let in_etcd = in_etcd.iter().map(String::as_str).collect();
+    sets(&format!("{name}: fields"), &in_milvus, &in_etcd, found);
+    let partitions = answered.partitions.keys().map(String::as_str).collect();
+    let stored_partitions = stored
+        .partitions
+        .values()
+        .map(|p| p.name.as_str())
+        .collect();
+    sets(
+        &format!("{name}: partitions"),
+        &partitions,
+        &stored_partitions,
+        found,
+    );
+    let aliases = answered.aliases.iter().map(String::as_str).collect();
+    let stored_aliases = stored.aliases.keys().map(String::as_str).collect();
+    sets(
+        &format!("{name}: aliases"),
+        &aliases,
+        &stored_aliases,
+        found,
+    );
+    let indexes = answered.indexes.keys().map(String::as_str).collect();
+    let stored_indexes = stored
+        .indexes
+        .values()
+        .filter(|index| !index.deleted)
+        .map(|index| index.name.as_str())
+        .collect();
+    sets(
+        &format!("{name}: indexes"),
+        &indexes,
+        &stored_indexes,
+        found,
+    );
+}
+
+/// The id of the first field that users name; 0 and 1 are Milvus's own.
+const FIRST_USER_FIELD: i64 = 100;
+
+fn sets(what: &str, milvus: &BTreeSet<&str>, etcd: &BTreeSet<&str>, found: &mut BTreeSet<String>) {
+    let only = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| -> Vec<String> {
+        a.difference(b).map(ToString::to_string).collect()
+    };
+    let (in_milvus, in_etcd) = (only(milvus, etcd), only(etcd, milvus));
+    if !in_milvus.is_empty() || !in_etcd.is_empty() {
+        found.insert(format!(
+            "{what}: only in Milvus {in_milvus:?}, only in etcd {in_etcd:?}"
+        ));
+    }
+}
+
+fn shown<T: Debug>(value: Option<T>) -> String {
+    value.map_or_else(|| "absent".to_owned(), |value| format!("{value:?}"))
+}
+
+fn shorten(mut found: BTreeSet<String>) -> BTreeSet<String> {
+    let more = found.len().saturating_sub(NAMED);
+    if more > 0 {
+        found = found.into_iter().take(NAMED).collect();
+        found.insert(format!("{more} more differences"));
+    }
+    found
+}

@@ -1,0 +1,171 @@
+//! `eyrie init`: make a repository.
+
+use crate::cli::context::Context;
+use crate::cli::documents::{HexId, InitDocument, Note};
+use crate::cli::output::{Page, Render};
+use crate::connect::{self, Make};
+use crate::repo::{InitOptions, Repository, Unlock};
+use crate::store::probe::{ConditionalCreate, Deletion, Findings, VersionsKept, probe};
+use crate::{Error, Kind, Result};
+
+/// Make the repository, after probing what its store can do
+///
+/// The passphrase comes from the repository's passphrase_file. Keep a copy of it elsewhere: without
+/// it no snapshot can be read, by anyone. An existing repository is left as it is, and is an error.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Args {
+    /// Keep the keys in the clear: whoever reads the repository reads all data in it, and the
+    /// credentials of Milvus's users
+    #[arg(long)]
+    pub no_encryption: bool,
+}
+
+/// Makes the repository.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] without a passphrase, [`Kind::Failed`] when there is a repository already.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let unlock = if args.no_encryption {
+        Unlock::None
+    } else {
+        Unlock::Passphrase(repository.require_passphrase()?)
+    };
+    let (made, findings) = context.run(context.cancel.run(async {
+        let env = &context.env;
+        let mut store = connect::repository_store(repository, Make::Directory, env).await?;
+        let mut options = InitOptions::default();
+        let mut findings = None;
+        if Repository::refuse_occupied(&store).await.is_ok() {
+            let found = probe(&*store, env).await?;
+            store = connect::as_probed(store, repository, &found, env).await?;
+            options.store = recorded(&found)?;
+            findings = Some(found);
+        }
+        let made = Repository::init(store, unlock, options, env).await?;
+        Ok((made, findings))
+    }))?;
+    let location = repository.location.to_string();
+    let document = document(&repository.name, location, &made, findings.as_ref());
+    context.output.show(&document)?;
+    Ok(0)
+}
+
+/// What the probe found, as the repository's config keeps it.
+fn recorded(findings: &Findings) -> Result<serde_json::Value> {
+    serde_json::to_value(findings).map_err(|error| {
+        Error::new(Kind::Failed, "writing the probe's findings").with_source(error)
+    })
+}
+
+fn document(
+    name: &str,
+    location: String,
+    made: &Repository,
+    findings: Option<&Findings>,
+) -> InitDocument {
+    let is = |fact: fn(&Findings) -> bool| findings.is_some_and(fact);
+    InitDocument {
+        repository: name.to_owned(),
+        id: HexId(made.id().to_string()),
+        location,
+        encrypted: made.encrypted(),
+        format: 1,
+        conditional_create: is(|f| f.conditional_create == ConditionalCreate::Works),
+        versions: is(|f| f.versions == VersionsKept::Yes),
+        writer_can_destroy: !is(|f| f.deletion == Deletion::Denied),
+        notes: notes(made, findings),
+    }
+}
+
+fn notes(made: &Repository, findings: Option<&Findings>) -> Vec<Note> {
+    let note = |kind: &str, what: &str| Note {
+        kind: kind.to_owned(),
+        what: what.to_owned(),
+    };
+    let mut notes = vec![if made.encrypted() {
+        note(
+            "keep-passphrase",
+            "keep a copy of the passphrase elsewhere: without it nobody can read any snapshot",
+        )
+    } else {
+        note(
+            "not-encrypted",
+            "whoever reads the repository reads all data in it, and the credentials of Milvus's \
+             users",
+        )
+    }];
+    let Some(found) = findings else {
+        return notes;
+    };
+    match found.conditional_create {
+        ConditionalCreate::Works => {}
+        ConditionalCreate::Ignored | ConditionalCreate::Refused => notes.push(note(
+            "conditional-create-missing",
+            "the store cannot create a file only where none is; random names keep writers apart",
+        )),
+    }
+    if found.versions == VersionsKept::Suspended {
+        notes.push(note(
+            "versions-suspended",
+            "the bucket's versioning is suspended: what is deleted or replaced is gone",
+        ));
+    }
+    if !found.list_after_write {
+        notes.push(note(
+            "list-lags",
+            "a listing does not show at once what was written",
+        ));
+    }
+    if !found.left_behind.is_empty() {
+        let left = found.left_behind.join(", ");
+        notes.push(note(
+            "append-only",
+            &format!("these credentials cannot delete; the probe left {left}"),
+        ));
+    }
+    notes
+}
+
+impl Render for InitDocument {
+    fn render(&self, page: &mut Page) {
+        let yes = |yes: bool, word: &str| {
+            if yes {
+                word.to_owned()
+            } else {
+                format!("no {word}")
+            }
+        };
+        page.line(format!(
+            "repository {} made at {}",
+            self.repository, self.location
+        ));
+        page.pairs(&[
+            ("id", self.id.0.clone()),
+            ("format", self.format.to_string()),
+            (
+                "keys",
+                if self.encrypted {
+                    "under the passphrase"
+                } else {
+                    "IN THE CLEAR"
+                }
+                .to_owned(),
+            ),
+            (
+                "store",
+                format!(
+                    "{}, {}",
+                    yes(self.conditional_create, "conditional create"),
+                    yes(self.versions, "versions"),
+                ),
+            ),
+        ]);
+        if self.writer_can_destroy {
+            page.line("whoever holds these credentials can delete every snapshot in it");
+        }
+        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
+    }
+}

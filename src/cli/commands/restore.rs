@@ -1,0 +1,359 @@
+//! `eyrie restore`: put a snapshot back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::weakenings;
+use crate::cli::context::Context;
+use crate::cli::documents::{
+    self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
+    Weakening,
+};
+use crate::cli::output::{Column, Page, Render, count};
+use crate::cli::stored::Stored;
+use crate::cli::values::{Bytes, SnapshotName, took};
+use crate::config::Resolved;
+use crate::restore::{
+    self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
+};
+use crate::{Kind, Result, manifest};
+
+/// Restore a snapshot onto its own instance or another
+///
+/// Milvus must be stopped, and etcd root, storage root and message queue of the target empty,
+/// unless --replace is given. Nothing is destroyed before every byte of the snapshot is proved
+/// readable. An interrupted restore goes on where it was when the same command is run again.
+/// --dry-run says what would happen and how long it would take.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the flags of the interface contract"
+)]
+pub struct Args {
+    /// latest, an id or the beginning of one
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: SnapshotName,
+
+    /// The configuration whose instance is restored onto [default: the one in force]
+    #[arg(long, value_name = "FILE")]
+    pub target: Option<PathBuf>,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Replace what the target holds; its metadata is first saved into the repository
+    #[arg(long)]
+    pub replace: bool,
+
+    /// Keep the message queue that was captured: no row is lost, not even unflushed ones [default
+    /// for a snapshot that holds one]
+    #[arg(long)]
+    pub keep_wal: bool,
+
+    /// Suspend the collections' time to live, so that old rows do not expire at the first start
+    #[arg(long)]
+    pub suspend_ttl: bool,
+
+    /// Read every restored object again and compare its hash
+    #[arg(long)]
+    pub read_back: bool,
+
+    /// Go on although a fresh message queue of this kind was never restored onto here
+    #[arg(long)]
+    pub accept_unproven_wal: bool,
+}
+
+/// Restores, or says what a restore would do.
+///
+/// # Errors
+///
+/// [`Kind::Target`] when the target refuses, [`Kind::Damage`] when the snapshot does not prove.
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let config = context.config()?;
+    let repository = context.repository(&config)?;
+    let other = match &args.target {
+        Some(path) => Some(Resolved::load(path, &context.variables)?),
+        None => None,
+    };
+    let target = other.as_ref().unwrap_or(&config).instance()?;
+    let options = args.options();
+    let progress = context.progress();
+    let outcome = context.run(async {
+        let stored = Stored::open(context, &config).await?;
+        let snapshot = stored.find(&args.snapshot)?.clone();
+        let work = restore::Context {
+            instance: target,
+            repository: &stored.repository,
+            location: &repository.location,
+            env: &context.env,
+            progress: &progress,
+            cancel: &context.cancel,
+        };
+        if args.dry_run {
+            let plan = Box::pin(restore::plan(&work, &snapshot, &options)).await?;
+            return Ok(Outcome::Planned(plan));
+        }
+        let restored = Box::pin(restore::restore(&work, &snapshot, &options)).await?;
+        Ok(Outcome::Restored(restored))
+    })?;
+    drop(progress);
+    match outcome {
+        Outcome::Planned(plan) => {
+            let refused = !plan.refusals.is_empty();
+            context.output.show(&Shown {
+                document: plan_document(&plan),
+                text: plan.to_string(),
+            })?;
+            Ok(if refused { Kind::Target.exit_code() } else { 0 })
+        }
+        Outcome::Restored(restored) => {
+            let document = document(&restored, &config.accept);
+            context.output.show(&document)?;
+            Ok(documents::exit_code(&document.weakened))
+        }
+    }
+}
+
+/// What came of it.
+enum Outcome {
+    Planned(RestorePlan),
+    Restored(Restored),
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            occupied: if self.replace {
+                Occupied::Replace
+            } else {
+                Occupied::Refuse
+            },
+            keep_wal: if self.keep_wal {
+                KeepWal::Require
+            } else {
+                KeepWal::WhenCaptured
+            },
+            ttl: if self.suspend_ttl {
+                Ttl::Suspend
+            } else {
+                Ttl::Keep
+            },
+            read_back: if self.read_back {
+                ReadBack::Yes
+            } else {
+                ReadBack::No
+            },
+            unproven: if self.accept_unproven_wal {
+                Unproven::Accept
+            } else {
+                Unproven::Refuse
+            },
+        }
+    }
+}
+
+fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
+    let plan = &restored.plan;
+    let placed = restored.objects();
+    RestoreDocument {
+        snapshot: HexId(plan.snapshot.clone()),
+        objects: placed.objects,
+        bytes: placed.bytes,
+        etcd_keys: plan.etcd_keys,
+        rewritten: plan.rewritten(),
+        wal: plan.wal.state.clone(),
+        duration_ms: u64::try_from(restored.duration.as_millis()).unwrap_or(u64::MAX),
+        next_steps: plan.next_steps.clone(),
+        target: plan.target.instance.clone(),
+        objects_resumed: restored.kept.objects,
+        weakened: restored
+            .weakened()
+            .iter()
+            .map(|weak| weakening(weak, accept))
+            .collect(),
+        notes: plan.notes.iter().map(|what| note("plan", what)).collect(),
+    }
+}
+
+fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
+    let what = if weak.items.is_empty() {
+        weak.message.clone()
+    } else {
+        format!("{}: {}", weak.message, weak.items.join(", "))
+    };
+    Weakening::new(&weak.code, what, accept)
+}
+
+fn note(kind: &str, what: &str) -> Note {
+    Note {
+        kind: kind.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn plan_document(plan: &RestorePlan) -> RestorePlanDocument {
+    RestorePlanDocument {
+        snapshot: HexId(plan.snapshot.clone()),
+        target: plan.target.instance.clone(),
+        objects: plan.objects,
+        bytes: plan.bytes,
+        etcd_keys: plan.etcd_keys,
+        wal: plan.wal.state.clone(),
+        expected_ms: Some(plan.expected.seconds.saturating_mul(1000)),
+        transforms: plan
+            .changes
+            .iter()
+            .map(|change| Rewrite {
+                family: change.family.clone(),
+                action: change.action.clone(),
+                keys: change.keys,
+                why: change.why.clone(),
+            })
+            .collect(),
+        destroys: plan
+            .wipes
+            .iter()
+            .map(|wipe| DestroyedDocument {
+                place: wipe.place.clone(),
+                entries: wipe.entries,
+            })
+            .collect(),
+        steps: (1..)
+            .zip(&plan.steps)
+            .map(|(number, what)| PlanStep {
+                step: format!("{number}"),
+                what: what.clone(),
+            })
+            .collect(),
+        refusals: plan
+            .refusals
+            .iter()
+            .map(|refusal| format!("{} ({})", refusal.found, refusal.hint))
+            .collect(),
+        next_steps: plan.next_steps.clone(),
+    }
+}
+
+/// A plan: a document for programs, its own text for people.
+struct Shown {
+    document: RestorePlanDocument,
+    text: String,
+}
+
+impl serde::Serialize for Shown {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        self.document.serialize(serializer)
+    }
+}
+
+impl Render for Shown {
+    fn render(&self, page: &mut Page) {
+        for line in self.text.lines() {
+            page.line(line);
+        }
+    }
+}
+
+impl Render for RestoreDocument {
+    fn render(&self, page: &mut Page) {
+        let took = took(Duration::from_millis(self.duration_ms));
+        page.line(format!(
+            "snapshot {} restored onto {}",
+            self.snapshot.short(),
+            self.target
+        ));
+        let resumed = match self.objects_resumed {
+            0 => String::new(),
+            n => format!(", {n} of them from a run before"),
+        };
+        page.pairs(&[
+            (
+                "objects",
+                format!(
+                    "{}{resumed}, {}",
+                    count(self.objects, "object"),
+                    Bytes(self.bytes)
+                ),
+            ),
+            ("etcd", count(self.etcd_keys, "key")),
+            ("wal", self.wal.clone()),
+            ("took", took),
+        ]);
+        let rewritten = self.rewritten.iter();
+        page.list(
+            "rewritten",
+            rewritten.map(|(family, n)| format!("{family}: {}", count(*n, "key"))),
+        );
+        weakenings(page, &self.weakened);
+        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
+        numbered(page, "what to do next", &self.next_steps);
+    }
+}
+
+impl Render for RestorePlanDocument {
+    fn render(&self, page: &mut Page) {
+        page.line(format!(
+            "restore {} onto {}",
+            self.snapshot.short(),
+            self.target
+        ));
+        let expected = self.expected_ms.map(Duration::from_millis);
+        page.pairs(&[
+            (
+                "objects",
+                format!("{}, {}", count(self.objects, "object"), Bytes(self.bytes)),
+            ),
+            ("etcd", count(self.etcd_keys, "key")),
+            ("wal", self.wal.clone()),
+            (
+                "takes",
+                expected.map_or_else(|| "unknown".to_owned(), |d| format!("about {}", took(d))),
+            ),
+        ]);
+        page.list("the target refuses", self.refusals.iter().cloned());
+        page.list(
+            "would be destroyed",
+            self.destroys
+                .iter()
+                .map(|place| format!("{} ({} entries)", place.place, place.entries)),
+        );
+        page.heading("keys");
+        page.table(
+            &[
+                Column::text("family"),
+                Column::text("action"),
+                Column::number("keys"),
+                Column::text("why"),
+            ],
+            self.transforms.iter().map(|t| {
+                vec![
+                    t.family.clone(),
+                    t.action.clone(),
+                    t.keys.to_string(),
+                    t.why.clone(),
+                ]
+            }),
+        );
+        let steps: Vec<_> = self
+            .steps
+            .iter()
+            .map(|s| format!("{}: {}", s.step, s.what))
+            .collect();
+        numbered(page, "steps", &steps);
+        numbered(page, "what to do afterwards", &self.next_steps);
+    }
+}
+
+fn numbered(page: &mut Page, heading: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    page.heading(heading);
+    for (index, line) in lines.iter().enumerate() {
+        page.line(format!("{:>3}. {line}", index + 1));
+    }
+}

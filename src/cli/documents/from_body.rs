@@ -1,0 +1,96 @@
+//! From what a manifest says of a snapshot to the words of the documents.
+
+use super::{HexId, Method, Mode, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
+use crate::manifest::{self, Body};
+use crate::repo::Manifest;
+
+/// Items of a weakening that a document names; the manifest has all of them.
+const ITEMS_NAMED: usize = 20;
+
+impl From<manifest::Mode> for Mode {
+    fn from(mode: manifest::Mode) -> Self {
+        match mode {
+            manifest::Mode::Quiesced => Self::Quiesced,
+            manifest::Mode::Hot => Self::Hot,
+            manifest::Mode::Cold => Self::Cold,
+        }
+    }
+}
+
+impl From<Mode> for manifest::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Quiesced => Self::Quiesced,
+            Mode::Hot => Self::Hot,
+            Mode::Cold => Self::Cold,
+        }
+    }
+}
+
+impl From<manifest::Method> for Method {
+    fn from(method: manifest::Method) -> Self {
+        match method {
+            manifest::Method::Copy => Self::Copy,
+        }
+    }
+}
+
+/// The weakenings of a snapshot, marked where `accept` or the configuration of the capture names
+/// them.
+#[must_use]
+pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
+    let mut accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
+    if body.asked_mode == manifest::Mode::Hot {
+        accept.push(manifest::HOT_STRADDLE.to_owned());
+    }
+    let weakening = |w: &manifest::Weakening| {
+        let mut what = w.message.clone();
+        let named = w.items.iter().take(ITEMS_NAMED);
+        for item in named {
+            what.push_str("; ");
+            what.push_str(item);
+        }
+        let more = w.items.len().saturating_sub(ITEMS_NAMED);
+        if more > 0 {
+            what.extend(["; and ".to_owned(), more.to_string(), " more".to_owned()]);
+        }
+        Weakening::new(&w.code, what, &accept)
+    };
+    body.weakenings.iter().map(weakening).collect()
+}
+
+/// The notes of a snapshot.
+#[must_use]
+pub fn notes(body: &Body) -> Vec<Note> {
+    let note = |what: &String| Note {
+        kind: "note".to_owned(),
+        what: what.clone(),
+    };
+    body.notes.iter().map(note).collect()
+}
+
+/// One snapshot of a list.
+#[must_use]
+pub fn snapshot(
+    manifest: &Manifest,
+    body: &Body,
+    accept: &[String],
+    verified: Option<&VerifiedDocument>,
+) -> SnapshotDocument {
+    SnapshotDocument {
+        snapshot: HexId(manifest.snapshot.to_string()),
+        time: Time(manifest.time),
+        instance: manifest.instance.clone(),
+        mode: body.mode.into(),
+        method: body.method.into(),
+        milvus_version: body.milvus.version.clone(),
+        collections: body.counts.collections,
+        objects: manifest.totals.objects,
+        bytes: manifest.totals.bytes,
+        bytes_added: manifest.totals.bytes_added,
+        parent: manifest.parent.map(|id| HexId(id.to_string())),
+        labels: manifest.labels.clone(),
+        weakened: weakened(body, accept),
+        verified: verified.cloned(),
+    }
+}

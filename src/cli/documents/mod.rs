@@ -1,0 +1,203 @@
+//! The documents that `--json` prints: a contract. Fields are added, never changed.
+//!
+//! Times are RFC 3339 UTC, sizes bytes, durations milliseconds where the name ends in `_ms`, ids
+//! lower-case hexadecimal. Each document's schema is in `docs/schemas/`.
+
+mod backup;
+mod from_body;
+mod from_plan;
+mod look;
+mod restore;
+mod schemas;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
+
+pub use backup::{
+    BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
+    CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
+};
+pub use from_body::{notes, snapshot, weakened};
+pub use from_plan::backup_plan;
+pub use look::{
+    Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
+    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument,
+    ValueDocument, VerifiedDocument,
+};
+pub use restore::{
+    DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, Rewrite,
+    VerifyDocument,
+};
+pub use schemas::schemas;
+
+/// A point in time, written as RFC 3339 in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Timestamp);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl JsonSchema for Time {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "format": "date-time",
+            "description": "A point in time, RFC 3339 in UTC."
+        })
+    }
+}
+
+/// A lower-case hexadecimal id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct HexId(pub String);
+
+impl HexId {
+    /// How many digits tables show.
+    const SHORT: usize = 12;
+
+    /// The beginning that tables show.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..Self::SHORT).unwrap_or(&self.0)
+    }
+}
+
+impl JsonSchema for HexId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Id".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[0-9a-f]+$",
+            "description": "A lower-case hexadecimal id."
+        })
+    }
+}
+
+/// How the writers were treated while a snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Writes are denied for seconds: the snapshot is one point in time, proved.
+    Quiesced,
+    /// Writes go on: all that was acknowledged before the flush is in, some of what came later too.
+    Hot,
+    /// Milvus is stopped: everything that was acknowledged is in, with the message queue.
+    Cold,
+}
+
+impl Mode {
+    /// The word on the command line and in documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quiesced => "quiesced",
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// How a snapshot's objects were captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Their bytes are in the repository.
+    Copy,
+    /// Their S3 versions are pinned where they are.
+    Versions,
+    /// A file system's snapshot or clone.
+    Filesystem,
+    /// EBS snapshots.
+    Ebs,
+}
+
+impl Method {
+    /// The word on the command line and in documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Versions => "versions",
+            Self::Filesystem => "filesystem",
+            Self::Ebs => "ebs",
+        }
+    }
+}
+
+/// Something less than the promise that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Weakening {
+    /// Its name, as `accept:` takes it.
+    pub kind: String,
+    /// What it means here.
+    pub what: String,
+    /// Whether it was asked for, by a flag or `accept:`; one that was not makes the exit code 3.
+    pub accepted: bool,
+}
+
+impl Weakening {
+    /// A weakening, accepted when its kind is among `accept`.
+    #[must_use]
+    pub fn new(kind: &str, what: impl Into<String>, accept: &[String]) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            what: what.into(),
+            accepted: accept.iter().any(|accepted| accepted == kind),
+        }
+    }
+}
+
+/// A fallback that kept the promise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Note {
+    /// Its name.
+    pub kind: String,
+    /// What happened.
+    pub what: String,
+}
+
+/// The exit code of work that was done: 3 when weakened in a way that nobody asked for, else 0.
+#[must_use]
+pub fn exit_code(weakened: &[Weakening]) -> u8 {
+    if weakened.iter().all(|weakening| weakening.accepted) {
+        0
+    } else {
+        3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_weakening_nobody_asked_for_is_exit_3() {
+        let accept = ["hot".to_owned()];
+        let hot = Weakening::new("hot", "", &accept);
+        let missing = Weakening::new("missing-objects", "", &accept);
+        assert_eq!(exit_code(&[]), 0);
+        assert_eq!(exit_code(std::slice::from_ref(&hot)), 0);
+        assert_eq!(exit_code(&[hot, missing]), 3);
+    }
+
+    #[test]
+    fn times_are_rfc_3339_utc() {
+        let time = Time("2026-11-23T04:10:22.5+01:00".parse().unwrap());
+        assert_eq!(
+            serde_json::to_string(&time).unwrap(),
+            "\"2026-11-23T03:10:22.5Z\""
+        );
+    }
+}

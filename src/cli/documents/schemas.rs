@@ -1,0 +1,40 @@
+//! The schemas of all documents, as `docs/schemas/` has them.
+
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+
+use super::{
+    BackupDocument, BackupPlanDocument, CheckDocument, ConfigShowDocument, DiffDocument,
+    InitDocument, LsEntry, RestoreDocument, RestorePlanDocument, ShowDocument, SnapshotDocument,
+    VerifyDocument,
+};
+use crate::cli::progress::ProgressLine;
+use crate::cli::report::ErrorDocument;
+use crate::config::model::File;
+
+/// Every schema with the name of its file, without `.json`.
+#[must_use]
+pub fn schemas() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("backup", output::<BackupDocument>()),
+        ("backup-plan", output::<BackupPlanDocument>()),
+        ("check", output::<CheckDocument>()),
+        ("config", schemars::schema_for!(File)),
+        ("config-show", output::<ConfigShowDocument>()),
+        ("diff", output::<DiffDocument>()),
+        ("error", output::<ErrorDocument>()),
+        ("init", output::<InitDocument>()),
+        ("ls", output::<Vec<LsEntry>>()),
+        ("progress", output::<ProgressLine>()),
+        ("restore", output::<RestoreDocument>()),
+        ("restore-plan", output::<RestorePlanDocument>()),
+        ("show", output::<ShowDocument>()),
+        ("snapshots", output::<Vec<SnapshotDocument>>()),
+        ("verify", output::<VerifyDocument>()),
+    ]
+}
+
+/// The schema of what is written, in which every field is always there.
+fn output<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<T>()
+}

@@ -1,0 +1,262 @@
+//! What Milvus itself is told: its environment file and `milvus.yaml` files, looked up as Milvus
+//! looks them up.
+//!
+//! Milvus lower-cases a key and drops `/`, `_` and `.`, so `etcd.rootPath`, `ETCD_ROOTPATH` and
+//! `etcd_root_path` are one setting; the environment outranks the files, and of several files the
+//! later wins (`pkg/config/config.go` and `env_source.go`, `pkg/util/paramtable/base_table.go`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::parse::read_tree;
+use super::source::{Place, Source};
+use super::yaml::{Node, Value};
+use crate::{Error, Kind, Result};
+
+/// The prefix by which a variable outranks its plain spelling (`pkg/config/env_source.go`).
+const ENV_PREFIX: &str = "MILVUS_CONF_";
+
+/// One value as Milvus would read it, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The text; empty when the key is there without a value.
+    pub text: String,
+    /// Where it was read.
+    pub source: Source,
+}
+
+/// All settings of Milvus that are known here.
+#[derive(Debug, Clone, Default)]
+pub struct MilvusSettings {
+    env: HashMap<String, Found>,
+    yaml: HashMap<String, Found>,
+    path_map: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl MilvusSettings {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`], naming the key of our own configuration and the file, when one cannot be
+    /// read or is not what it should be.
+    pub fn read(
+        yaml: &[PathBuf],
+        env_file: Option<&Path>,
+        path_map: &BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<Self> {
+        let mut settings = Self {
+            path_map: path_map.clone(),
+            ..Self::default()
+        };
+        for path in yaml {
+            let text = read("instance.milvus_yaml", path)?;
+            settings.add_yaml(&text, path)?;
+        }
+        if let Some(path) = env_file {
+            let text = read("instance.milvus_env_file", path)?;
+            settings.add_env(&text, path)?;
+        }
+        Ok(settings)
+    }
+
+    /// Whether any file of Milvus's was given.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !(self.env.is_empty() && self.yaml.is_empty())
+    }
+
+    /// The value of the first of `keys` that is set anywhere: each key is looked up in the
+    /// environment, then in the files, before the next key is tried, as Milvus does it.
+    #[must_use]
+    pub fn get(&self, keys: &[&str]) -> Option<&Found> {
+        keys.iter().find_map(|key| {
+            let key = normalise(key);
+            self.env.get(&key).or_else(|| self.yaml.get(&key))
+        })
+    }
+
+    /// Where a path of Milvus's is on this host: the longest prefix in `path_map` is replaced.
+    #[must_use]
+    pub fn on_host(&self, path: &str) -> PathBuf {
+        let path = Path::new(path);
+        let longest = self
+            .path_map
+            .iter()
+            .filter(|(from, _)| path.starts_with(from))
+            .max_by_key(|(from, _)| from.components().count());
+        match longest.and_then(|(from, to)| Some((to, path.strip_prefix(from).ok()?))) {
+            Some((to, rest)) if rest.as_os_str().is_empty() => to.clone(),
+            Some((to, rest)) => to.join(rest),
+            None => path.to_owned(),
+        }
+    }
+
+    fn add_yaml(&mut self, text: &str, path: &Path) -> Result<()> {
+        let name = path.display().to_string();
+        let tree = read_tree(text, &name)?;
+        match tree.value {
+            Value::Map(_) => self.flatten("", &tree, path),
+            Value::Null => {}
+            Value::Scalar(_) | Value::List(_) => {
+                let message = format!("{name}:{}: this is no milvus.yaml", tree.line);
+                return Err(Error::new(Kind::Usage, message).with_hint(
+                    "instance.milvus_yaml names the file that holds `etcd:`, `minio:` and so on",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn flatten(&mut self, prefix: &str, node: &Node, path: &Path) {
+        let text = match &node.value {
+            Value::Map(entries) => {
+                for entry in entries {
+                    let key = format!("{prefix}.{}", entry.key);
+                    self.flatten(&key, &entry.node, path);
+                }
+                return;
+            }
+            Value::Null => String::new(),
+            Value::Scalar(text) => text.clone(),
+            Value::List(items) => {
+                let texts = items.iter().filter_map(|item| match &item.value {
+                    Value::Scalar(text) => Some(text.as_str()),
+                    _ => None,
+                });
+                texts.collect::<Vec<_>>().join(",")
+            }
+        };
+        let source = Source::MilvusYaml(Place::new(path, node.line));
+        self.yaml.insert(normalise(prefix), Found { text, source });
+    }
+
+    fn add_env(&mut self, text: &str, path: &Path) -> Result<()> {
+        let mut prefixed = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let place = Place::new(path, index + 1);
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let Some((key, value)) = line.split_once('=') else {
+                let message = format!("{place}: {line:?} is not KEY=VALUE");
+                return Err(Error::new(Kind::Usage, message));
+            };
+            let found = Found {
+                text: unquote(value.trim()).to_owned(),
+                source: Source::MilvusEnv(place),
+            };
+            match key.trim().strip_prefix(ENV_PREFIX) {
+                Some(rest) => prefixed.push((normalise(rest), found)),
+                None => {
+                    self.env.insert(normalise(key.trim()), found);
+                }
+            }
+        }
+        self.env.extend(prefixed);
+        Ok(())
+    }
+}
+
+fn read(key: &str, path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| {
+        Error::new(
+            Kind::Usage,
+            format!("cannot read {} ({key})", path.display()),
+        )
+        .with_source(error)
+    })
+}
+
+fn normalise(key: &str) -> String {
+    let kept = key.chars().filter(|c| !matches!(c, '/' | '_' | '.'));
+    kept.flat_map(char::to_lowercase).collect()
+}
+
+fn unquote(text: &str) -> &str {
+    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+}
+
+/// Reads a truth value as Go's `strconv.ParseBool` does; what it does not know is false to Milvus.
+#[must_use]
+pub fn truth(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(yaml: &[&str], env: &str) -> MilvusSettings {
+        let dir = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for (index, text) in yaml.iter().enumerate() {
+            let path = dir.path().join(format!("{index}.yaml"));
+            fs::write(&path, text).unwrap();
+            paths.push(path);
+        }
+        let env_path = dir.path().join("milvus.env");
+        fs::write(&env_path, env).unwrap();
+        let map = BTreeMap::from([
+            (
+                PathBuf::from("/var/lib/milvus"),
+                PathBuf::from("/srv/milvus"),
+            ),
+            (
+                PathBuf::from("/var/lib/milvus/data"),
+                PathBuf::from("/data"),
+            ),
+        ]);
+        MilvusSettings::read(&paths, Some(&env_path), &map).unwrap()
+    }
+
+    fn text<'a>(settings: &'a MilvusSettings, keys: &[&str]) -> Option<&'a str> {
+        settings.get(keys).map(|found| found.text.as_str())
+    }
+
+    #[test]
+    fn the_environment_outranks_the_last_file() {
+        let one = "etcd:\n  rootPath: a\n  endpoints: [x:1, y:2]\nminio: {accessKeyID: 0123}\n";
+        let two = "etcd:\n  rootPath: b\n";
+        let settings = settings(&[one, two], "# c\nexport ETCD_METASUBPATH='m'\nA_B=1\n");
+        assert_eq!(text(&settings, &["etcd.rootPath"]), Some("b"));
+        assert_eq!(text(&settings, &["etcd.endpoints"]), Some("x:1,y:2"));
+        assert_eq!(text(&settings, &["minio.accessKeyID"]), Some("0123"));
+        assert_eq!(text(&settings, &["etcd.metaSubPath"]), Some("m"));
+        assert_eq!(text(&settings, &["none", "a.b"]), Some("1"));
+    }
+
+    #[test]
+    fn a_prefixed_variable_outranks_the_plain_one_in_any_order() {
+        let env = "MILVUS_CONF_MINIO_PORT=9001\nMINIO_PORT=9000\n";
+        assert_eq!(text(&settings(&[], env), &["minio.port"]), Some("9001"));
+    }
+
+    #[test]
+    fn the_first_key_set_anywhere_wins_over_its_fallbacks() {
+        let yaml = "msgChannel: {chanNamePrefix: {cluster: new}}\n";
+        let settings = settings(&[yaml], "COMMON_CHANNAMEPREFIX_CLUSTER=old\n");
+        let keys = [
+            "msgChannel.chanNamePrefix.cluster",
+            "common.chanNamePrefix.cluster",
+        ];
+        assert_eq!(text(&settings, &keys), Some("new"));
+    }
+
+    #[test]
+    fn the_longest_mapped_prefix_is_replaced() {
+        let settings = settings(&[], "");
+        for (container, host) in [
+            ("/var/lib/milvus/data/", "/data"),
+            ("/var/lib/milvus/data/insert_log", "/data/insert_log"),
+            ("/var/lib/milvus/rdb_data", "/srv/milvus/rdb_data"),
+            ("/var/lib/milvus2", "/var/lib/milvus2"),
+        ] {
+            assert_eq!(settings.on_host(container), PathBuf::from(host));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Opens what the configuration names: etcd, Milvus, the object layer, a repository's store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use etcd_client::TlsOptions;
+use tonic::transport::{Certificate, Identity};
+use zeroize::Zeroizing;
+
+use crate::config::{self, S3Credentials, SecretSource, Switch};
+use crate::env::Env;
+use crate::etcd::{Etcd, Settings, Status};
+use crate::manifest::ObjectLayer;
+use crate::milvus::auth::{self as milvus_auth, Credentials};
+use crate::milvus::client::{Client, ClientOptions};
+use crate::milvus::management::Management;
+use crate::repo::{Repository, Unlock};
+use crate::store::limit::{LimitStore, RateLimit};
+use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
+use crate::store::open::{Location, OpenSettings};
+use crate::store::probe::Findings;
+use crate::store::s3::{Addressing, S3Settings};
+use crate::store::{self, SharedStore};
+use crate::{Error, Kind, Result};
+
+/// Connects to an instance's etcd and asks for its status.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when a password or certificate cannot be read, [`Kind::Instance`] when etcd
+/// does not answer or refuses the user.
+pub async fn etcd(etcd: &config::Etcd) -> Result<(Etcd, Status)> {
+    let user = match (&etcd.username, &etcd.password) {
+        (Some(name), Some(password)) => Some((name.clone(), password.read()?)),
+        _ => None,
+    };
+    Etcd::connect(&Settings {
+        endpoints: etcd.endpoints.clone(),
+        user,
+        tls: etcd_tls(&etcd.tls)?,
+    })
+    .await
+}
+
+fn etcd_tls(tls: &config::Tls) -> Result<Option<TlsOptions>> {
+    if tls.enabled == Switch::Off {
+        return Ok(None);
+    }
+    let mut options = match &tls.ca_file {
+        Some(file) => TlsOptions::new().ca_certificate(Certificate::from_pem(pem(file)?)),
+        None => TlsOptions::new().with_native_roots(),
+    };
+    if let Some(client) = &tls.client {
+        let identity = Identity::from_pem(pem(&client.cert_file)?, pem(&client.key_file)?);
+        options = options.identity(identity);
+    }
+    if let Some(name) = &tls.server_name {
+        options = options.domain_name(name);
+    }
+    Ok(Some(options))
+}
+
+/// Reads a certificate or key.
+fn pem(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| {
+        Error::new(
+            Kind::Usage,
+            format!("cannot read the certificate {}", file.display()),
+        )
+        .with_source(error)
+    })
+}
+
+/// Opens an instance's object layer for reading.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when the directory or bucket is not there or the credentials cannot be read.
+pub async fn objects(objects: &config::Objects, env: &Env) -> Result<SharedStore> {
+    match objects {
+        config::Objects::Local(local) => {
+            local.require()?;
+            directory(&local.path)
+        }
+        config::Objects::S3(s3) => {
+            let location = Location::S3 {
+                bucket: s3.bucket.clone(),
+                prefix: s3.prefix.clone(),
+            };
+            let endpoint = Some(s3.endpoint.clone());
+            let settings = s3_settings(
+                endpoint,
+                s3.region.as_ref(),
+                s3.addressing,
+                &s3.credentials,
+                &s3.tls,
+            )?;
+            open(&location, settings, env).await
+        }
+    }
+}
+
+async fn open(location: &Location, s3: S3Settings, env: &Env) -> Result<SharedStore> {
+    let settings = OpenSettings {
+        s3,
+        ..OpenSettings::default()
+    };
+    store::open::open(location, settings, env).await
+}
+
+fn s3_settings(
+    endpoint: Option<String>,
+    region: Option<&String>,
+    addressing: config::Addressing,
+    credentials: &S3Credentials,
+    tls: &config::Tls,
+) -> Result<S3Settings> {
+    let mut settings = S3Settings {
+        endpoint,
+        region: region.cloned(),
+        addressing: match addressing {
+            config::Addressing::Path => Addressing::Path,
+            config::Addressing::VirtualHost => Addressing::VirtualHost,
+        },
+        ca_file: tls.ca_file.clone(),
+        ..S3Settings::default()
+    };
+    if let S3Credentials::Keys {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    } = credentials
+    {
+        settings.access_key_id = Some(access_key_id.clone());
+        settings.secret_access_key = Some(secret_access_key.read()?);
+        settings.session_token = session_token.as_ref().map(SecretSource::read).transpose()?;
+    }
+    Ok(settings)
+}
+
+/// Opens a directory for reading.
+pub fn directory(path: &Path) -> Result<SharedStore> {
+    Ok(Arc::new(LocalStore::open(path, LocalSettings::default())?))
+}
+
+/// `store`, no faster than `rate`.
+#[must_use]
+pub fn limited(store: SharedStore, rate: Option<&RateLimit>) -> SharedStore {
+    match rate {
+        Some(rate) => Arc::new(LimitStore::new(store).with_rate(rate.clone())),
+        None => store,
+    }
+}
+
+/// Where an object layer is, for a manifest.
+#[must_use]
+pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
+    match objects {
+        config::Objects::Local(local) => ObjectLayer::Local {
+            path: local.milvus_path.display().to_string(),
+        },
+        config::Objects::S3(s3) => ObjectLayer::S3 {
+            endpoint: s3.endpoint.clone(),
+            bucket: s3.bucket.clone(),
+            prefix: s3.prefix.clone(),
+        },
+    }
+}
+
+/// Connects to the configured proxy of a Milvus.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when a password or certificate is missing, [`Kind::Instance`] when nothing answers.
+pub async fn milvus(milvus: &config::MilvusEndpoint) -> Result<Client> {
+    milvus_at(milvus, &milvus.address).await
+}
+
+/// Connects to another proxy of the same Milvus, at `address`.
+///
+/// # Errors
+///
+/// As [`milvus`].
+pub async fn milvus_at(milvus: &config::MilvusEndpoint, address: &str) -> Result<Client> {
+    let mut options = ClientOptions::new(address);
+    if let Some((user, password)) = milvus.credentials()? {
+        let password = Zeroizing::new(password.read()?.expose().to_owned());
+        options.credentials = Some(Credentials::new(user, password));
+    }
+    options.tls = milvus_tls(&milvus.tls)?;
+    Client::connect(options).await
+}
+
+/// The management interface of a Milvus. Nothing is connected yet.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when the address or a certificate is not usable.
+pub fn management(milvus: &config::MilvusEndpoint) -> Result<Management> {
+    Management::new(&milvus.management, milvus_tls(&milvus.tls)?.as_ref())
+}
+
+fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
+    if tls.enabled == Switch::Off {
+        return Ok(None);
+    }
+    let identity = match &tls.client {
+        Some(client) => Some((
+            pem(&client.cert_file)?,
+            Zeroizing::new(pem(&client.key_file)?),
+        )),
+        None => None,
+    };
+    Ok(Some(milvus_auth::Tls {
+        ca: tls.ca_file.as_deref().map(pem).transpose()?,
+        identity,
+        server_name: tls.server_name.clone(),
+    }))
+}
+
+/// Whether a repository's directory is made when it is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// It is, with its parents.
+    Directory,
+    /// It is not: a missing one holds no repository.
+    Nothing,
+}
+
+/// Opens the store of a repository.
+///
+/// # Errors
+///
+/// [`Kind::NoRepository`] when its directory is missing and is not to be made.
+pub async fn repository_store(
+    repository: &config::Repository,
+    make: Make,
+    env: &Env,
+) -> Result<SharedStore> {
+    match &repository.location {
+        config::Location::Directory(path) => {
+            let missing = match make {
+                Make::Directory => MissingRoot::Create,
+                Make::Nothing => MissingRoot::Fail,
+            };
+            let settings = LocalSettings {
+                missing,
+                ..LocalSettings::default()
+            };
+            let store = LocalStore::open(path, settings).map_err(|error| {
+                if error.kind() == Kind::NotFound {
+                    let message = format!(
+                        "there is no repository at {}: the directory is missing",
+                        path.display()
+                    );
+                    Error::new(Kind::NoRepository, message).with_hint(
+                        "is its volume mounted? otherwise `eyrie init` makes a repository",
+                    )
+                } else {
+                    error
+                }
+            })?;
+            Ok(Arc::new(store))
+        }
+        config::Location::S3(s3) => bucket(s3, None, env).await,
+    }
+}
+
+/// Opens the bucket of a repository, as a probe of it advises.
+async fn bucket(
+    s3: &config::S3Location,
+    findings: Option<&Findings>,
+    env: &Env,
+) -> Result<SharedStore> {
+    let location = Location::S3 {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+    };
+    let endpoint = s3.endpoint.clone();
+    let mut settings = s3_settings(
+        endpoint,
+        s3.region.as_ref(),
+        s3.addressing,
+        &s3.credentials,
+        &s3.tls,
+    )?;
+    if let Some(findings) = findings {
+        findings.apply(&mut settings);
+    }
+    open(&location, settings, env).await
+}
+
+/// Opens `store`, which is a repository's, once more as a probe of it advises.
+pub async fn as_probed(
+    store: SharedStore,
+    repository: &config::Repository,
+    findings: &Findings,
+    env: &Env,
+) -> Result<SharedStore> {
+    match &repository.location {
+        config::Location::Directory(_) => Ok(store),
+        config::Location::S3(s3) => bucket(s3, Some(findings), env).await,
+    }
+}
+
+/// Opens a repository with its passphrase; one that is not encrypted needs none.
+///
+/// # Errors
+///
+/// [`Kind::NoRepository`], [`Kind::WrongKey`], [`Kind::NewerFormat`], [`Kind::Damage`], and
+/// [`Kind::Usage`] when a passphrase is needed and none is set.
+pub async fn repository(repository: &config::Repository, env: &Env) -> Result<Repository> {
+    repository_at_rate(repository, None, env).await
+}
+
+/// Opens a repository whose store is read and written no faster than `rate`.
+///
+/// # Errors
+///
+/// As [`repository`].
+pub async fn repository_at_rate(
+    repository: &config::Repository,
+    rate: Option<&RateLimit>,
+    env: &Env,
+) -> Result<Repository> {
+    let mut store = repository_store(repository, Make::Nothing, env).await?;
+    if let Some(findings) = Repository::probed(&store).await? {
+        store = as_probed(store, repository, &findings, env).await?;
+    }
+    let unlock = match &repository.passphrase {
+        Some(source) => Unlock::Passphrase(source.read()?),
+        None => Unlock::None,
+    };
+    Repository::open(limited(store, rate), unlock, env).await
+}

@@ -1,0 +1,156 @@
+//! An etcd of our own, on a directory that an embedded etcd left or will take over.
+//!
+//! Milvus with `etcd.use.embed` has no etcd that could be asked while it is stopped. A cold capture
+//! runs one on a copy of its directory, a restore one on the empty directory that Milvus will use.
+//! It must be etcd 3.5: 3.4 refuses a directory of 3.5 ("cluster cannot be downgraded").
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use super::{Etcd, Settings, Status};
+use crate::{Error, Kind, Result};
+
+/// How long a start may take: etcd replays its log first.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a stop may take before it is enforced.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running etcd that serves one directory on loopback, killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `binary` on `data_dir` and connects to it; its log goes to `log`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] with the end of its log when it does not come up.
+    pub async fn start(binary: &Path, data_dir: &Path, log: &Path) -> Result<(Self, Etcd, Status)> {
+        let (client, peer) = (free_port()?, free_port()?);
+        let client_url = format!("http://127.0.0.1:{client}");
+        let peer_url = format!("http://127.0.0.1:{peer}");
+        let starting = |error: std::io::Error| {
+            Error::from(error).context(format!("starting {}", binary.display()))
+        };
+        let out = std::fs::File::create(log).map_err(starting)?;
+        let mut command = Command::new(binary);
+        command
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(["--listen-client-urls", &client_url])
+            .args(["--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url])
+            .args(["--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("default={peer_url}")])
+            .args(["--quota-backend-bytes", "8589934592"])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().map_err(starting)?)
+            .stderr(out)
+            .kill_on_drop(true);
+        crate::sys::kill_with_parent(&mut command);
+        let child = command.spawn().map_err(starting)?;
+        let mut process = Self {
+            child,
+            log: log.to_owned(),
+        };
+        let settings = Settings {
+            endpoints: vec![client_url],
+            user: None,
+            tls: None,
+        };
+        let give_up = Instant::now() + START_TIMEOUT;
+        loop {
+            match Etcd::connect(&settings).await {
+                Ok((etcd, status)) => return Ok((process, etcd, status)),
+                Err(error) if Instant::now() > give_up => {
+                    return Err(process.failed("did not come up").with_source(error));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+            if let Ok(Some(status)) = process.child.try_wait() {
+                return Err(process.failed(&format!("ended with {status}")));
+            }
+        }
+    }
+
+    /// Stops it in order, so that its directory is complete on disk.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|errno| {
+                Error::from(std::io::Error::from(errno)).context("stopping etcd")
+            })?;
+        }
+        match tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::from(error).context("stopping etcd")),
+            Err(_) => Err(self.failed("did not stop within 20 s")),
+        }
+    }
+
+    fn failed(&self, what: &str) -> Error {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let downgrade = log.contains("cannot be downgraded");
+        let error = Error::new(
+            Kind::Failed,
+            format!(
+                "the etcd that eyrie started {what}; its log ends: {}",
+                tail.join(" | ")
+            ),
+        );
+        if downgrade {
+            error.with_hint("this directory needs etcd 3.5: set instance.etcd.binary")
+        } else {
+            error
+        }
+    }
+}
+
+/// Finds an etcd program: the configured one, or `etcd` on `PATH`.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when there is none.
+pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = configured {
+        if path.is_file() {
+            return Ok(path.to_owned());
+        }
+        let message = format!(
+            "instance.etcd.binary is {}, which is no file",
+            path.display()
+        );
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("etcd"))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Usage,
+                "etcd runs inside this Milvus, and no etcd program was found on PATH",
+            )
+            .with_hint("install etcd 3.5 on this host, or set instance.etcd.binary to it")
+        })
+}
+
+fn free_port() -> Result<u16> {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| Error::from(error).context("looking for a free port"))
+}

@@ -1,0 +1,95 @@
+//! How a key of the anchor is stored (docs/format.md, section 10).
+
+use crate::etcd::KeyValue;
+use crate::{Error, Kind, Result};
+
+/// The value of a key in the `anchor` map: revisions, version and lease as varints, then the value.
+#[must_use]
+pub fn encode(kv: &KeyValue) -> Vec<u8> {
+    let mut out = Vec::with_capacity(kv.value.len() + 20);
+    for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
+        // Revisions and versions are never negative; a lease id is a bit pattern.
+        put_varint(&mut out, number.cast_unsigned());
+    }
+    out.extend_from_slice(&kv.value);
+    out
+}
+
+/// Reads what [`encode`] wrote for `key`.
+///
+/// # Errors
+///
+/// [`Kind::Damage`] when it is not such a value.
+pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
+    let mut rest = stored;
+    let mut numbers = [0; 4];
+    for number in &mut numbers {
+        *number = take_varint(&mut rest)
+            .ok_or_else(|| {
+                let key = String::from_utf8_lossy(key);
+                Error::new(
+                    Kind::Damage,
+                    format!("the stored value of {key} is no key of an anchor"),
+                )
+            })?
+            .cast_signed();
+    }
+    let [create_revision, mod_revision, version, lease] = numbers;
+    Ok(KeyValue {
+        key: key.to_vec(),
+        value: rest.to_vec(),
+        create_revision,
+        mod_revision,
+        version,
+        lease,
+    })
+}
+
+fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return out.push(low & 0x7f);
+        }
+        out.push(low | 0x80);
+    }
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            value: Vec<u8>,
+            create_revision in 0..i64::MAX,
+            mod_revision in 0..i64::MAX,
+            version in 0..i64::MAX,
+            lease: i64,
+        ) {
+            let kv = KeyValue { key: b"k".to_vec(), value, create_revision, mod_revision, version, lease };
+            prop_assert_eq!(decode(b"k", &encode(&kv)).unwrap(), kv);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_cut_off_is_damage() {
+        assert_eq!(decode(b"k", &[0x80]).unwrap_err().kind(), Kind::Damage);
+    }
+}

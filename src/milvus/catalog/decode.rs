@@ -1,0 +1,347 @@
+//! Decoding the anchor's keys.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::super::keys::{KeyKind, KeyValue, Roots, SegmentKey};
+use super::super::proto::common::KeyValuePair;
+use super::super::proto::{meta, schema};
+use super::live;
+use super::{
+    Access, Catalog, Collection, Counters, DROPPED, FieldIndex, FieldLogs, IndexVersions, Load,
+    MAX_NAMED, MilvusVersion, Partition, Segment, SegmentFlags, SegmentIndex, Tasks, WalEvidence,
+};
+use crate::{Error, Kind, Result};
+
+mod state;
+mod values;
+
+pub(crate) use state::is_terminal;
+
+/// What a deleted key's copy under `snapshots/` holds.
+pub(crate) const TOMBSTONE: &[u8] = &[0xE2, 0x9B, 0xBC];
+
+/// Timestamps from here on are sentinels or damage: their physical part lies after the year 3000.
+const ABSURD_TIMESTAMP: u64 = 1 << 63;
+
+impl Catalog {
+    /// Decodes the anchor: `keys` are all keys of the instance at one revision, in any order; keys
+    /// outside the root are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] naming the key whose value is not what the family holds;
+    /// [`Kind::Instance`] when there is no database key, as under a wrong root path.
+    pub fn decode(roots: &Roots, keys: &[KeyValue], version: &MilvusVersion) -> Result<Self> {
+        let mut decoder = Decoder::new(roots, version.clone());
+        for key in keys {
+            let kind = roots.parse(&key.key);
+            if kind != KeyKind::Foreign {
+                decoder.take(key, kind).map_err(|error| {
+                    error.context(format!("etcd key {}", String::from_utf8_lossy(&key.key)))
+                })?;
+            }
+        }
+        decoder.finish()
+    }
+
+    /// The collection that a key belongs to; counts the key as an orphan when there is none.
+    fn owner(&mut self, collection: i64) -> Option<&mut Collection> {
+        let found = self.collections.get_mut(&collection);
+        self.orphans += u64::from(found.is_none());
+        found
+    }
+}
+
+struct Decoder {
+    catalog: Catalog,
+    texts: HashSet<Arc<str>>,
+    segments: HashMap<i64, Segment>,
+    logs: Vec<(SegmentKey, FieldLogs, bool)>,
+    indexes: Vec<(SegmentKey, SegmentIndex)>,
+    partitions: Vec<(i64, i64, Partition)>,
+    fields: Vec<(i64, schema::FieldSchema)>,
+    functions: Vec<(i64, schema::FunctionSchema)>,
+    structs: Vec<(i64, schema::StructArrayFieldSchema)>,
+    aliases: Vec<meta::AliasInfo>,
+    field_indexes: Vec<(i64, FieldIndex)>,
+    loaded_partitions: Vec<(i64, i64)>,
+    replicas: Vec<(i64, String)>,
+    plain: BTreeMap<String, Vec<u8>>,
+    copies: BTreeMap<String, (u64, Vec<u8>)>,
+}
+
+impl Decoder {
+    fn new(roots: &Roots, version: MilvusVersion) -> Self {
+        Self {
+            catalog: Catalog {
+                roots: roots.clone(),
+                version,
+                databases: BTreeMap::new(),
+                collections: BTreeMap::new(),
+                segments: Vec::new(),
+                conflicts: Vec::new(),
+                partition_stats: Vec::new(),
+                resources: Vec::new(),
+                load: Load::default(),
+                checkpoints: BTreeMap::new(),
+                sessions: Vec::new(),
+                config: Vec::new(),
+                tasks: Tasks::default(),
+                wal: WalEvidence::default(),
+                counters: Counters::default(),
+                access: Access::default(),
+                storage_versions: BTreeSet::new(),
+                index_versions: IndexVersions::default(),
+                families: BTreeMap::new(),
+                unknown: Vec::new(),
+                orphans: 0,
+                stale_copies: Vec::new(),
+                max_timestamp: 0,
+            },
+            texts: HashSet::new(),
+            segments: HashMap::new(),
+            logs: Vec::new(),
+            indexes: Vec::new(),
+            partitions: Vec::new(),
+            fields: Vec::new(),
+            functions: Vec::new(),
+            structs: Vec::new(),
+            aliases: Vec::new(),
+            field_indexes: Vec::new(),
+            loaded_partitions: Vec::new(),
+            replicas: Vec::new(),
+            plain: BTreeMap::new(),
+            copies: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, key: &KeyValue, kind: KeyKind<'_>) -> Result<()> {
+        *self.catalog.families.entry(kind.family()).or_default() += 1;
+        if key.value == TOMBSTONE && !matches!(kind, KeyKind::SnapshotCopy { .. }) {
+            return Ok(());
+        }
+        self.remember_for_copies(key, kind);
+        match kind {
+            KeyKind::Database { .. }
+            | KeyKind::Collection { .. }
+            | KeyKind::LegacyCollection { .. }
+            | KeyKind::Partition { .. }
+            | KeyKind::Field { .. }
+            | KeyKind::Function { .. }
+            | KeyKind::StructField { .. }
+            | KeyKind::Alias { .. }
+            | KeyKind::LegacyAlias { .. } => self.take_schema(&key.value, kind),
+            KeyKind::Segment(_)
+            | KeyKind::Log { .. }
+            | KeyKind::SegmentIndex { .. }
+            | KeyKind::FieldIndex { .. } => self.take_data(&key.value, kind),
+            KeyKind::CollectionLoad { .. }
+            | KeyKind::PartitionLoad { .. }
+            | KeyKind::Replica { .. }
+            | KeyKind::ResourceGroup { .. } => self.take_load(&key.value, kind),
+            KeyKind::ImportJob { .. }
+            | KeyKind::LegacyImportTask { .. }
+            | KeyKind::CompactionTask { .. }
+            | KeyKind::BroadcastTask { .. }
+            | KeyKind::StatsTask
+            | KeyKind::AnalyzeTask
+            | KeyKind::Newer => self.take_task(&key.value, kind),
+            _ => self.take_rest(key, kind),
+        }
+    }
+
+    /// Keeps what is needed to compare plain keys with their newest copies.
+    fn remember_for_copies(&mut self, key: &KeyValue, kind: KeyKind<'_>) {
+        match kind {
+            KeyKind::SnapshotCopy { original, ts } => {
+                let newest = self.copies.entry(original.to_owned()).or_default();
+                if ts >= newest.0 {
+                    *newest = (ts, key.value.clone());
+                }
+            }
+            KeyKind::Database { .. }
+            | KeyKind::Collection { .. }
+            | KeyKind::LegacyCollection { .. }
+            | KeyKind::Partition { .. }
+            | KeyKind::Field { .. }
+            | KeyKind::Function { .. }
+            | KeyKind::StructField { .. }
+            | KeyKind::Alias { .. }
+            | KeyKind::LegacyAlias { .. } => {
+                if let Some((_, rest)) = self.catalog.roots.split(&key.key) {
+                    self.plain.insert(rest.to_owned(), key.value.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(mut self) -> Result<Catalog> {
+        if self.catalog.databases.is_empty() && self.catalog.collections.is_empty() {
+            let prefix = self.catalog.roots.prefix();
+            return Err(Error::new(
+                Kind::Instance,
+                format!("no Milvus metadata under {prefix} in etcd: no database and no collection"),
+            )
+            .with_hint("check instance.etcd.root_path and meta_sub_path against milvus.yaml"));
+        }
+        self.join_collections();
+        self.join_segments();
+        self.compare_copies();
+        let mut catalog = self.catalog;
+        live::judge(&mut catalog);
+        let mut versions = (BTreeSet::new(), IndexVersions::default());
+        for segment in catalog.live_segments() {
+            versions.0.insert(segment.storage_version);
+            let builds = segment.indexes.iter();
+            for build in builds.filter(|build| catalog.serves_build(segment, build)) {
+                if !build.files.is_empty() {
+                    versions.1.vector.insert(build.engine);
+                    versions.1.scalar.insert(build.scalar_engine);
+                }
+            }
+        }
+        (catalog.storage_versions, catalog.index_versions) = versions;
+        Ok(catalog)
+    }
+
+    fn join_collections(&mut self) {
+        let catalog = &mut self.catalog;
+        for (id, partition, info) in self.partitions.drain(..) {
+            if let Some(collection) = catalog.owner(id) {
+                collection.partitions.insert(partition, info);
+            }
+        }
+        for (id, field) in self.fields.drain(..) {
+            if let Some(collection) = catalog.owner(id) {
+                collection.fields.push(field);
+            }
+        }
+        for (id, function) in self.functions.drain(..) {
+            if let Some(collection) = catalog.owner(id) {
+                collection.functions.push(function);
+            }
+        }
+        for (id, field) in self.structs.drain(..) {
+            if let Some(collection) = catalog.owner(id) {
+                collection.struct_fields.push(field);
+            }
+        }
+        for alias in self.aliases.drain(..) {
+            let state = meta::AliasState::try_from(alias.state).unwrap_or_default();
+            if let Some(collection) = catalog.owner(alias.collection_id) {
+                collection.aliases.insert(alias.alias_name, state);
+            }
+        }
+        for (id, index) in self.field_indexes.drain(..) {
+            if let Some(collection) = catalog.owner(id) {
+                collection.indexes.insert(index.id, index);
+            }
+        }
+        for collection in catalog.collections.values_mut() {
+            collection.fields.sort_by_key(|field| field.field_id);
+            collection.functions.sort_by_key(|function| function.id);
+            collection.struct_fields.sort_by_key(|field| field.field_id);
+        }
+        for (collection, partition) in self.loaded_partitions.drain(..) {
+            if let Some(load) = catalog.load.collections.get_mut(&collection) {
+                load.partitions.insert(partition);
+            }
+        }
+        for (collection, group) in self.replicas.drain(..) {
+            if let Some(load) = catalog.load.collections.get_mut(&collection) {
+                load.resource_groups.insert(group);
+            }
+        }
+    }
+
+    fn join_segments(&mut self) {
+        for (key, logs, legacy) in self.logs.drain(..) {
+            match self.segments.get_mut(&key.segment) {
+                Some(segment) if segment.key == key => {
+                    segment.flags = segment.flags.with(SegmentFlags::LEGACY_LOGS, legacy);
+                    segment.logs.push(logs);
+                }
+                _ => self.catalog.orphans += 1,
+            }
+        }
+        for (key, build) in self.indexes.drain(..) {
+            match self.segments.get_mut(&key.segment) {
+                Some(segment) if segment.key == key => segment.indexes.push(build),
+                _ => self.catalog.orphans += 1,
+            }
+        }
+        let mut segments: Vec<Segment> = self.segments.drain().map(|(_, s)| s).collect();
+        segments.sort_by_key(|segment| segment.key);
+        for segment in &mut segments {
+            segment.logs.sort_by_key(|logs| (logs.kind, logs.field));
+            segment.logs.shrink_to_fit();
+            segment.indexes.sort_by_key(|build| build.build);
+        }
+        self.catalog.segments = segments;
+        let stats = &mut self.catalog.partition_stats;
+        stats.sort_by(|a, b| {
+            (a.collection, a.partition, &a.vchannel, a.version).cmp(&(
+                b.collection,
+                b.partition,
+                &b.vchannel,
+                b.version,
+            ))
+        });
+        self.catalog.resources.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
+    fn compare_copies(&mut self) {
+        let mut stale = Vec::new();
+        for (key, (_, copy)) in &self.copies {
+            let same = match self.plain.get(key) {
+                Some(plain) => plain == copy,
+                None => copy == TOMBSTONE,
+            };
+            if !same && stale.len() < MAX_NAMED {
+                stale.push(key.clone());
+            }
+        }
+        self.catalog.stale_copies = stale;
+    }
+
+    fn see(&mut self, timestamp: u64) {
+        if timestamp != DROPPED && timestamp < ABSURD_TIMESTAMP {
+            self.catalog.max_timestamp = self.catalog.max_timestamp.max(timestamp);
+        }
+    }
+
+    fn intern(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(text.clone());
+        text
+    }
+}
+
+fn decode<M: Message + Default>(value: &[u8]) -> Result<M> {
+    M::decode(value).map_err(|error| not("the protobuf message it should be").with_source(error))
+}
+
+fn not(what: &str) -> Error {
+    Error::new(Kind::Damage, format!("the value is not {what}"))
+}
+
+fn unknown_state(error: prost::UnknownEnumValue) -> Error {
+    Error::new(
+        Kind::Damage,
+        format!("state or level {} is not known to this eyrie", error.0),
+    )
+}
+
+fn pairs(list: &[KeyValuePair]) -> BTreeMap<String, String> {
+    let pairs = list
+        .iter()
+        .map(|pair| (pair.key.clone(), pair.value.clone()));
+    pairs.collect()
+}

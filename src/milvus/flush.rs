@@ -1,0 +1,653 @@
+//! The flush: everything that was acknowledged before a point in time is in segments.
+//!
+//! One barrier works on every version: Milvus answers a flush with a timestamp (2.6.8 and later: one for
+//! each physical channel), and the flush is done when the checkpoint of **every** virtual channel of
+//! every live collection has reached it (design 4.1 step 5, facts 1.4). Row counts and segment states
+//! prove nothing.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use super::barrier::{Barrier, Checkpoints, Lag};
+use super::client::{Client, Failure};
+use super::inventory::CollectionName;
+use super::proto::milvus as api;
+use super::status::RefusalClass;
+use super::version::{FlushMethod, FlushShape, Rules};
+use crate::{Error, Kind, Result};
+
+/// How many lagging channels an error names.
+const NAMED_CHANNELS: usize = 5;
+
+/// How often things are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Between two looks whether the flush is done.
+    pub poll: Duration,
+    /// Before a failed flush is tried again.
+    pub retry: Duration,
+    /// Before a flush that met the rate limit is tried again: `Flush` of one collection is limited to
+    /// 0.1 a second since 2.3.9 (quotaAndLimits.flushRate.collection.max).
+    pub rate_limited: Duration,
+    /// Before a flush that is not done is asked for once more: versions that take the timestamp after
+    /// sealing leave what was written in between to their own timer of minutes.
+    pub nudge: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_millis(200),
+            retry: Duration::from_secs(1),
+            rate_limited: Duration::from_secs(10),
+            nudge: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How to flush.
+#[derive(Clone, Copy)]
+pub struct FlushOptions<'a> {
+    /// What holds for the instance's version.
+    pub rules: Rules,
+    /// How long the flush may take from now on, all attempts included.
+    pub budget: Duration,
+    /// How often things are tried.
+    pub pace: Pace,
+    /// Where checkpoints are read; without it Milvus's own word counts alone.
+    pub checkpoints: Option<&'a dyn Checkpoints>,
+}
+
+/// What happens during a flush.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlushEvent {
+    /// The flush is asked for, for the n-th time.
+    Requested {
+        /// Counts from 1.
+        attempt: u32,
+    },
+    /// It failed, and is tried again after a pause.
+    Retrying {
+        /// What went wrong.
+        reason: String,
+        /// The pause.
+        after: Duration,
+    },
+    /// Milvus took it; what was acknowledged before the barrier will be in segments.
+    Accepted(Barrier),
+    /// It is not done: these channels lag, as far as is known.
+    Waiting(Vec<Lag>),
+    /// It was asked for once more, as it took long.
+    Nudged,
+}
+
+/// What a flush achieved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlushOutcome {
+    /// Everything acknowledged before it is in segments.
+    pub barrier: Barrier,
+    /// How often the flush was asked for until Milvus took it.
+    pub attempts: u32,
+    /// How it was asked for.
+    pub method: FlushMethod,
+    /// What the calls looked like.
+    pub shape: FlushShape,
+}
+
+/// Flushes the whole instance and waits until every channel has reached the barrier.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] when it is not done within the budget, naming what failed last or the channels that
+/// lag, and when Milvus does not permit it. A flush that failed may still go on inside Milvus, which does
+/// no harm.
+pub async fn flush_all(
+    client: &Client,
+    options: &FlushOptions<'_>,
+    on_event: &mut (dyn FnMut(FlushEvent) + Send),
+) -> Result<FlushOutcome> {
+    let mut run = Run {
+        client,
+        options,
+        end: Instant::now() + options.budget,
+        method: options.rules.flush,
+        attempts: 0,
+        refused: None,
+        on_event,
+    };
+    let barrier = run.request_until_taken().await?;
+    (run.on_event)(FlushEvent::Accepted(barrier.clone()));
+    run.wait(&barrier).await?;
+    Ok(FlushOutcome {
+        barrier,
+        attempts: run.attempts,
+        method: run.method,
+        shape: options.rules.flush_shape,
+    })
+}
+
+struct Run<'a> {
+    client: &'a Client,
+    options: &'a FlushOptions<'a>,
+    end: Instant,
+    method: FlushMethod,
+    attempts: u32,
+    /// What Milvus answered last; a call that the deadline cut short says less.
+    refused: Option<String>,
+    on_event: &'a mut (dyn FnMut(FlushEvent) + Send),
+}
+
+impl Run<'_> {
+    async fn request_until_taken(&mut self) -> Result<Barrier> {
+        loop {
+            self.attempts += 1;
+            (self.on_event)(FlushEvent::Requested {
+                attempt: self.attempts,
+            });
+            let failure = match self.request().await {
+                Ok(barrier) => return Ok(barrier),
+                Err(failure) => failure,
+            };
+            if failure.is_unimplemented() && self.method == FlushMethod::FlushAll {
+                self.method = FlushMethod::PerCollection;
+                continue;
+            }
+            self.pause_after(failure).await?;
+        }
+    }
+
+    /// Sleeps before the next attempt, or gives up.
+    async fn pause_after(&mut self, failure: Failure) -> Result<()> {
+        let class = failure.class();
+        let hopeless = matches!(class, Some(RefusalClass::Invalid)) || is_hopeless(&failure);
+        let answered = matches!(failure, Failure::Refused(_));
+        let error = self.client.error(failure, "flush");
+        if hopeless {
+            return Err(error.with_kind(Kind::Instance));
+        }
+        let reason = error.chain();
+        if answered {
+            self.refused = Some(reason.clone());
+        }
+        let after = if class == Some(RefusalClass::RateLimited) {
+            self.options.pace.rate_limited
+        } else {
+            self.options.pace.retry
+        };
+        if Instant::now() + after >= self.end {
+            let why = self.refused.as_deref().unwrap_or(&reason);
+            return Err(self.late(why).with_source(error));
+        }
+        (self.on_event)(FlushEvent::Retrying { reason, after });
+        sleep(after).await;
+        Ok(())
+    }
+
+    async fn request(&mut self) -> Result<Barrier, Failure> {
+        match self.method {
+            FlushMethod::FlushAll => self.request_all().await,
+            FlushMethod::PerCollection => self.request_each().await,
+        }
+    }
+
+    async fn request_all(&self) -> Result<Barrier, Failure> {
+        // No database and no targets: all of them, in every shape.
+        let answer = self
+            .client
+            .ask_within(
+                self.left(),
+                "",
+                api::FlushAllRequest::default(),
+                |mut grpc, request| async move { grpc.flush_all(request).await },
+            )
+            .await?;
+        Barrier::of_answer(answer).ok_or_else(without_timestamp)
+    }
+
+    /// Flushes each collection. The barrier is a timestamp from before the first flush, since then the
+    /// checkpoints reach it even while others write.
+    async fn request_each(&mut self) -> Result<Barrier, Failure> {
+        let before = self.client.alloc_timestamp().await.ok().flatten();
+        let mut latest = 0;
+        for collection in self.collections().await? {
+            if let Some(timestamp) = self.request_one(&collection).await? {
+                latest = latest.max(timestamp);
+            }
+        }
+        match before {
+            Some(timestamp) => Ok(Barrier::at(timestamp)),
+            None => Ok(Barrier::at(latest)),
+        }
+    }
+
+    async fn collections(&self) -> Result<Vec<CollectionName>, Failure> {
+        let mut collections = Vec::new();
+        let as_failure =
+            |error: Error| Failure::Transport(tonic::Status::unavailable(error.chain()));
+        for database in self.client.list_databases().await.map_err(as_failure)? {
+            collections.extend(
+                self.client
+                    .show_collections(&database)
+                    .await
+                    .map_err(as_failure)?,
+            );
+        }
+        Ok(collections)
+    }
+
+    /// Flushes one collection; `None` when it is gone. The rate limit counts by collection, so it is
+    /// waited for here instead of beginning all over.
+    async fn request_one(&mut self, collection: &CollectionName) -> Result<Option<u64>, Failure> {
+        loop {
+            let request = api::FlushRequest {
+                db_name: collection.database.clone(),
+                collection_names: vec![collection.name.clone()],
+            };
+            let answer = self
+                .client
+                .ask_within(
+                    self.left(),
+                    &collection.database,
+                    request,
+                    |mut grpc, request| async move { grpc.flush(request).await },
+                )
+                .await;
+            let after = self.options.pace.rate_limited;
+            match answer {
+                Ok(answer) => {
+                    return timestamp_of(&answer)
+                        .map(Some)
+                        .ok_or_else(without_timestamp);
+                }
+                Err(failure) => match failure.class() {
+                    Some(RefusalClass::NotFound) => return Ok(None),
+                    Some(RefusalClass::RateLimited) if Instant::now() + after < self.end => {
+                        let reason = self
+                            .client
+                            .error(failure, &format!("flush {collection}"))
+                            .chain();
+                        (self.on_event)(FlushEvent::Retrying { reason, after });
+                        sleep(after).await;
+                    }
+                    _ => return Err(failure),
+                },
+            }
+        }
+    }
+
+    async fn wait(&mut self, barrier: &Barrier) -> Result<()> {
+        let mut asked = Instant::now();
+        let mut told = None;
+        loop {
+            let (done, lagging) = self.look(barrier).await?;
+            if done {
+                return Ok(());
+            }
+            if Instant::now() + self.options.pace.poll >= self.end {
+                return Err(self.late(&name_lagging(&lagging)));
+            }
+            if told.as_ref() != Some(&lagging) {
+                (self.on_event)(FlushEvent::Waiting(lagging.clone()));
+                told = Some(lagging);
+            }
+            if asked.elapsed() >= self.options.pace.nudge {
+                asked = Instant::now();
+                // Another barrier is of no use, and a failure is no worse than not asking.
+                if self.request().await.is_ok() {
+                    (self.on_event)(FlushEvent::Nudged);
+                }
+            }
+            sleep(self.options.pace.poll).await;
+        }
+    }
+
+    /// Whether the flush is done: Milvus and the checkpoints agree, as far as each answers.
+    async fn look(&self, barrier: &Barrier) -> Result<(bool, Vec<Lag>)> {
+        let request = api::GetFlushAllStateRequest {
+            flush_all_ts: barrier.timestamp(),
+            flush_all_tss: barrier.channels().clone(),
+            ..Default::default()
+        };
+        let state = self
+            .client
+            .ask("", request, |mut grpc, request| async move {
+                grpc.get_flush_all_state(request).await
+            })
+            .await;
+        let flushed = match state {
+            Ok(answer) => Some(answer.flushed),
+            Err(failure) if is_hopeless(&failure) && !failure.is_unimplemented() => {
+                return Err(self.client.error(failure, "wait for the flush"));
+            }
+            Err(failure) if failure.is_unimplemented() && self.options.checkpoints.is_none() => {
+                return Err(self
+                    .client
+                    .error(failure, "wait for the flush")
+                    .with_kind(Kind::Instance));
+            }
+            Err(_) => None,
+        };
+        match (self.options.checkpoints, flushed) {
+            (None, flushed) => Ok((flushed == Some(true), Vec::new())),
+            (Some(checkpoints), flushed) => {
+                let lagging = checkpoints.lagging(barrier).await?;
+                Ok((lagging.is_empty() && flushed != Some(false), lagging))
+            }
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.end
+            .saturating_duration_since(Instant::now())
+            .max(self.options.pace.poll)
+    }
+
+    fn late(&self, why: &str) -> Error {
+        Error::new(
+            Kind::Instance,
+            format!(
+                "the flush of milvus did not finish within {:?}: {why}",
+                self.options.budget
+            ),
+        )
+        .with_hint("give it more time with --flush-timeout, or look at the data nodes' logs")
+    }
+}
+
+fn is_hopeless(failure: &Failure) -> bool {
+    match failure {
+        Failure::Transport(status) => matches!(
+            status.code(),
+            Code::Unauthenticated
+                | Code::PermissionDenied
+                | Code::InvalidArgument
+                | Code::Unimplemented
+        ),
+        Failure::Refused(_) => false,
+    }
+}
+
+fn name_lagging(lagging: &[Lag]) -> String {
+    if lagging.is_empty() {
+        return "milvus says that it is not done".to_owned();
+    }
+    let named: Vec<_> = lagging
+        .iter()
+        .take(NAMED_CHANNELS)
+        .map(Lag::to_string)
+        .collect();
+    let more = lagging.len().saturating_sub(NAMED_CHANNELS);
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    format!("these channels lag: {}{rest}", named.join(", "))
+}
+
+/// A flush that Milvus took without saying when proves nothing.
+fn without_timestamp() -> Failure {
+    Failure::Transport(tonic::Status::internal("the flush has no timestamp"))
+}
+
+/// The timestamp of a collection's flush; before 2.3.1 from the seal time, rounded up to the second.
+fn timestamp_of(answer: &api::FlushResponse) -> Option<u64> {
+    let exact = answer.coll_flush_ts.values().copied().max();
+    let sealed = || {
+        let seconds = u64::try_from(*answer.coll_seal_times.values().max()?).ok()?;
+        Some(seconds.saturating_add(1).saturating_mul(1000) << 18)
+    };
+    exact.or_else(sealed).filter(|timestamp| *timestamp > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::super::simulated::{Script, SimulatedMilvus, refusal};
+    use super::*;
+    use crate::env::lock;
+
+    const FAST: Pace = Pace {
+        poll: Duration::from_millis(1),
+        retry: Duration::from_millis(1),
+        rate_limited: Duration::from_millis(2),
+        nudge: Duration::from_mins(1),
+    };
+
+    async fn flush(
+        milvus: &SimulatedMilvus,
+        budget: Duration,
+        pace: Pace,
+        checkpoints: Option<&dyn Checkpoints>,
+    ) -> (Result<FlushOutcome>, Vec<FlushEvent>) {
+        let client = milvus.client().await;
+        let rules = client.identity().await.unwrap().version.rules();
+        let mut events = Vec::new();
+        let options = FlushOptions {
+            rules,
+            budget,
+            pace,
+            checkpoints,
+        };
+        let outcome = flush_all(&client, &options, &mut |event| events.push(event)).await;
+        (outcome, events)
+    }
+
+    const LONG: Duration = Duration::from_mins(1);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn every_shape_is_flushed_simulated_milvus_of_every_series() {
+        for (version, shape, method, per_channel) in [
+            (
+                "2.2.4",
+                FlushShape::Absent,
+                FlushMethod::PerCollection,
+                false,
+            ),
+            (
+                "2.2.16",
+                FlushShape::Timestamp,
+                FlushMethod::FlushAll,
+                false,
+            ),
+            ("2.3.5", FlushShape::Database, FlushMethod::FlushAll, false),
+            ("2.3.22", FlushShape::Database, FlushMethod::FlushAll, false),
+            ("2.4.24", FlushShape::Database, FlushMethod::FlushAll, false),
+            ("2.5.27", FlushShape::Targets, FlushMethod::FlushAll, false),
+            (
+                "2.6.2",
+                FlushShape::Database,
+                FlushMethod::PerCollection,
+                false,
+            ),
+            ("2.6.3", FlushShape::Targets, FlushMethod::FlushAll, false),
+            ("2.6.8", FlushShape::Broadcast, FlushMethod::FlushAll, true),
+            ("2.6.13", FlushShape::Broadcast, FlushMethod::FlushAll, true),
+            (
+                "master-20260328-abc",
+                FlushShape::Absent,
+                FlushMethod::PerCollection,
+                false,
+            ),
+        ] {
+            let mut script = Script::new(version);
+            script.polls_until_flushed = 3;
+            let milvus = SimulatedMilvus::start(script).await;
+            let reached = Reached::default();
+            let (outcome, _) = flush(&milvus, LONG, FAST, Some(&reached)).await;
+            let outcome = outcome.unwrap_or_else(|error| panic!("{version}: {error:?}"));
+            assert_eq!(
+                (outcome.shape, outcome.method),
+                (shape, method),
+                "{version}"
+            );
+            assert_eq!(
+                outcome.barrier.channels().is_empty(),
+                !per_channel,
+                "{version}"
+            );
+            assert!(outcome.barrier.timestamp() > 0, "{version}");
+            assert_eq!(outcome.attempts, 1, "{version}");
+            assert_eq!(
+                milvus.unflushed(),
+                Vec::<String>::new(),
+                "{version} flushes every database"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_fails_for_a_while_is_tried_again_simulated_milvus_2_3_5() {
+        let mut script = Script::new("2.3.5");
+        script.flush_refusals =
+            vec![refusal(65535, "node not match[expectedNodeID=1][actualNodeID=2]"); 4];
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
+        assert_eq!(outcome.unwrap().attempts, 5);
+        let retries = events
+            .iter()
+            .filter(|event| matches!(event, FlushEvent::Retrying { .. }));
+        assert_eq!(retries.count(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_keeps_failing_says_why_simulated_milvus_2_4_24() {
+        let mut script = Script::new("2.4.24");
+        script.flush_refusals = vec![refusal(65535, "node not match[expectedNodeID=1]"); 10_000];
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, _) = flush(&milvus, SHORT, FAST, None).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), Kind::Instance);
+        assert!(error.to_string().contains("node not match"), "{error}");
+        assert!(error.hint().unwrap().contains("--flush-timeout"));
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_never_finishes_names_the_channels_simulated_milvus_2_6_8() {
+        let mut script = Script::new("2.6.8");
+        script.polls_until_flushed = u32::MAX;
+        let milvus = SimulatedMilvus::start(script).await;
+        let reached = Reached(Mutex::new((0..7).map(lag).collect()));
+        let (outcome, events) = flush(&milvus, SHORT, FAST, Some(&reached)).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), Kind::Instance);
+        assert!(
+            error
+                .to_string()
+                .contains("by-dev-rootcoord-dml_0_1v0 (no checkpoint)"),
+            "{error}"
+        );
+        assert!(error.to_string().ends_with("and 2 more"), "{error}");
+        let waiting = events
+            .iter()
+            .filter(|event| matches!(event, FlushEvent::Waiting(_)));
+        assert_eq!(waiting.count(), 1, "told once while nothing changes");
+    }
+
+    #[tokio::test]
+    async fn milvus_alone_does_not_decide_simulated_milvus_2_5_27() {
+        let milvus = SimulatedMilvus::start(Script::new("2.5.27")).await;
+        let reached = Reached(Mutex::new(vec![lag(1)]));
+        let (outcome, _) = flush(&milvus, SHORT, FAST, Some(&reached)).await;
+        assert!(outcome.unwrap_err().to_string().contains("dml_1_1v0"));
+    }
+
+    #[tokio::test]
+    async fn a_rate_limit_is_waited_for_by_collection_simulated_milvus_2_6_2() {
+        assert!(Pace::default().rate_limited >= Duration::from_secs(10));
+        let mut script = Script::new("2.6.2");
+        script.flush_refusals = vec![refusal(8, "rate limit exceeded[rate=0.1]"); 2];
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
+        assert_eq!(
+            outcome.unwrap().attempts,
+            1,
+            "the others are not flushed again"
+        );
+        let pauses: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                FlushEvent::Retrying { after, .. } => Some(*after),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(pauses, [FAST.rate_limited; 2]);
+        let flushes = milvus
+            .calls()
+            .iter()
+            .filter(|call| **call == "Flush")
+            .count();
+        assert_eq!(flushes, 4, "two refused, one for each of two collections");
+    }
+
+    #[tokio::test]
+    async fn a_long_flush_is_asked_for_again_simulated_milvus_2_3_5() {
+        let mut script = Script::new("2.3.5");
+        script.polls_until_flushed = 5;
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, events) = flush(
+            &milvus,
+            LONG,
+            Pace {
+                nudge: Duration::ZERO,
+                ..FAST
+            },
+            None,
+        )
+        .await;
+        let outcome = outcome.unwrap();
+        let first = events.iter().find_map(|event| match event {
+            FlushEvent::Accepted(barrier) => Some(barrier.clone()),
+            _ => None,
+        });
+        assert_eq!(Some(outcome.barrier), first, "the barrier stays the first");
+        assert!(events.contains(&FlushEvent::Nudged));
+    }
+
+    #[test]
+    fn seal_times_are_rounded_up_and_no_time_is_none() {
+        let sealed = |seconds| api::FlushResponse {
+            coll_seal_times: [("docs".to_owned(), seconds)].into(),
+            ..Default::default()
+        };
+        assert_eq!(timestamp_of(&sealed(7)), Some(8_000 << 18));
+        assert_eq!(timestamp_of(&sealed(-1)), None);
+        assert_eq!(timestamp_of(&api::FlushResponse::default()), None);
+    }
+
+    #[tokio::test]
+    async fn a_user_who_may_not_flush_fails_at_once_simulated_milvus_2_4_24() {
+        let mut script = Script::new("2.4.24");
+        script.forbid = Some("FlushAll");
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), Kind::Instance);
+        assert!(error.to_string().contains("PrivilegeFlushAll"), "{error}");
+        assert_eq!(events.len(), 1);
+    }
+
+    #[derive(Default)]
+    struct Reached(Mutex<Vec<Lag>>);
+
+    #[async_trait]
+    impl Checkpoints for Reached {
+        async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
+            assert!(barrier.timestamp() >= barrier.earliest());
+            Ok(lock(&self.0).clone())
+        }
+    }
+
+    fn lag(channel: u32) -> Lag {
+        Lag {
+            vchannel: format!("by-dev-rootcoord-dml_{channel}_1v0"),
+            checkpoint: None,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading the bytes of packs.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::repo::blob::into_mut;
+use crate::repo::ids::BlobId;
+use crate::repo::index::segment::{PackInfo, Record};
+use crate::repo::pack::{PackEntry, pack_key};
+use crate::repo::repository::Repository;
+use crate::repo::view::View;
+use crate::repo::wire::{damaged, missing_is_damage};
+use crate::{Kind, Result};
+
+/// How many parts the blobs of a pack are opened in, at once.
+const CHUNKS: usize = 4;
+
+/// What is wrong in one pack.
+pub(super) struct PackFaults {
+    pub(super) why: Option<String>,
+    pub(super) blobs: Vec<BlobId>,
+}
+
+/// Reads a pack: its hash, its directory, and every blob that the index has there.
+pub(super) async fn check_pack(
+    view: &View,
+    pack: PackInfo,
+    records: Vec<Record>,
+) -> Result<PackFaults> {
+    let repo = view.repo();
+    let _share = repo.pool().share(pack.size).await?;
+    let key = pack_key(pack.kind, &pack.id)?;
+    let bytes = match repo
+        .get_range(&key, 0, pack.size)
+        .await
+        .map_err(missing_is_damage)
+    {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == Kind::Damage => {
+            let blobs = records.iter().map(|record| record.entry.id).collect();
+            return Ok(PackFaults {
+                why: Some(error.chain()),
+                blobs,
+            });
+        }
+        Err(error) => return Err(error),
+    };
+    let opener = repo.clone();
+    let mut faults = repo
+        .pool()
+        .run(move || {
+            let mut faults = PackFaults {
+                why: None,
+                blobs: vec![],
+            };
+            if *blake3::hash(&bytes).as_bytes() != pack.hash {
+                faults.why = Some("its BLAKE3 is not what the index says".into());
+            }
+            let directory = opener.vault().open_directory(pack.kind, &pack.id, &bytes);
+            if let Err(error) = check_directory(directory, &pack, &records) {
+                faults.why.get_or_insert(error.to_string());
+            }
+            Ok((faults, bytes, records))
+        })
+        .await?;
+    let (bytes, records) = (faults.1, faults.2);
+    for chunk in records.chunks(records.len().div_ceil(CHUNKS).max(1)) {
+        let (opener, bytes, chunk) = (repo.clone(), bytes.clone(), chunk.to_vec());
+        let bad = repo
+            .pool()
+            .run(move || Ok(open_blobs(&opener, &pack, &bytes, &chunk)))
+            .await?;
+        faults.0.blobs.extend(bad);
+    }
+    if !faults.0.blobs.is_empty() {
+        faults
+            .0
+            .why
+            .get_or_insert("its blobs are not what the index says".into());
+    }
+    Ok(faults.0)
+}
+
+/// The blobs that do not open.
+fn open_blobs(
+    repo: &Repository,
+    pack: &PackInfo,
+    bytes: &Bytes,
+    records: &[Record],
+) -> Vec<BlobId> {
+    let opens = |record: &&Record| {
+        let entry = &record.entry;
+        let start = entry.position as usize;
+        let stored = start
+            .checked_add(entry.stored as usize)
+            .and_then(|end| (end <= bytes.len()).then(|| bytes.slice(start..end)));
+        stored.is_some_and(|stored| {
+            repo.vault()
+                .open_blob(into_mut(stored))
+                .is_ok_and(|(header, _)| {
+                    header.id == entry.id && header.kind == pack.kind && header.plain == entry.plain
+                })
+        })
+    };
+    records
+        .iter()
+        .filter(|record| !opens(record))
+        .map(|record| record.entry.id)
+        .collect()
+}
+
+fn check_directory(
+    directory: Result<Vec<PackEntry>>,
+    pack: &PackInfo,
+    records: &[Record],
+) -> Result<()> {
+    let directory = directory?;
+    if directory.len() != pack.blobs as usize {
+        return Err(damaged(
+            "its directory has another number of blobs than the index says",
+        ));
+    }
+    let by_position: HashMap<u32, &PackEntry> = directory
+        .iter()
+        .map(|entry| (entry.position, entry))
+        .collect();
+    let same = |record: &Record| by_position.get(&record.entry.position) == Some(&&record.entry);
+    if records.iter().all(same) {
+        return Ok(());
+    }
+    Err(damaged("its directory differs from the index"))
+}

@@ -1,0 +1,432 @@
+//! Verifying a repository: that everything referred to is there, and that every byte is right.
+
+mod bytes;
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use self::bytes::{PackFaults, check_pack};
+use super::blob::BlobKind;
+use super::config::{CONFIG, Config};
+use super::hash::PieceRef;
+use super::ids::{BlobId, KeyId, PackId, SessionId, SnapshotId};
+use super::index::segment::{PackInfo, Record};
+use super::keys;
+use super::lease::{LeaseFile, lease_path};
+use super::manifest::Manifest;
+use super::pack::pack_key;
+use super::repository::Repository;
+use super::sealed::FileKind;
+use super::tree::{EnvelopeNode, NodeRef};
+use super::view::View;
+use super::wire::missing_is_damage;
+use crate::{Error, Kind, Result};
+
+/// How many packs are read at once; the byte budget bounds them too.
+const PACKS_AT_ONCE: usize = 4;
+
+/// What kind of thing is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// The repository's config.
+    Config,
+    /// A key file or the keyring.
+    Key,
+    /// A manifest.
+    Manifest,
+    /// The order of an instance's snapshots: a gap, or a number taken twice.
+    Sequence,
+    /// An index segment, or blobs that no segment knows.
+    Index,
+    /// A lease.
+    Lease,
+    /// A tree node.
+    Tree,
+    /// A pack that is missing or has the wrong size.
+    Pack,
+    /// Bytes of a pack.
+    Bytes,
+    /// What a snapshot holds: it does not decode, or lacks what it requires. Found by who knows
+    /// what snapshots are of.
+    Contents,
+}
+
+/// One damage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// What kind of thing.
+    pub kind: DamageKind,
+    /// What is wrong, for people.
+    pub what: String,
+    /// The file or directory in the repository.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// The snapshots that cannot be restored whole because of it; none where no snapshot needs it.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// The packs that a store has.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    pub(crate) sizes: HashMap<PackId, u64>,
+}
+
+/// Which packs' bytes to read.
+#[derive(Clone, Copy, Default)]
+pub enum CheckBytes<'a> {
+    /// None: only the structure is checked.
+    #[default]
+    None,
+    /// All that the snapshots in question need; those that no snapshot needs too, where the
+    /// question is all of them.
+    All,
+    /// Of those, the ones chosen.
+    Some(&'a (dyn Fn(&PackId) -> bool + Send + Sync)),
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default)]
+pub struct CheckReport {
+    /// What is wrong; nothing when all is well.
+    pub damage: Vec<Damage>,
+    /// Snapshots whose structure was checked.
+    pub snapshots: u64,
+    /// Tree nodes read.
+    pub nodes: u64,
+    /// Packs whose bytes were read.
+    pub packs: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+}
+
+impl Repository {
+    /// Checks config, keys, leases, index, manifests, trees, and that every blob that the snapshots
+    /// refer to is in a pack that is there; with `bytes`, every byte of the packs as well. An empty
+    /// `only` means all snapshots.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; damage is in the report.
+    pub async fn check(&self, only: &[SnapshotId], bytes: CheckBytes<'_>) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        self.check_files(&mut report.damage).await?;
+        let snapshots = self.snapshots().await?;
+        let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
+        report.damage.extend(
+            snapshots
+                .damage
+                .into_iter()
+                .filter(|damage| damage.snapshots.iter().any(asked)),
+        );
+        let manifests: Vec<Manifest> = snapshots
+            .manifests
+            .into_iter()
+            .filter(|manifest| asked(&manifest.snapshot))
+            .collect();
+        report.snapshots = manifests.len() as u64;
+        let view = match self.view().await {
+            Ok(view) => view,
+            Err(error) if error.kind() == Kind::Damage => {
+                report.damage.push(Damage {
+                    kind: DamageKind::Index,
+                    what: error.chain(),
+                    place: "index/".into(),
+                    snapshots: manifests.iter().map(|manifest| manifest.snapshot).collect(),
+                });
+                return Ok(report);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut check = Check {
+            view: &view,
+            faults: Faults::default(),
+            used: HashSet::new(),
+        };
+        check.structure(&manifests, &mut report).await?;
+        check.packs_present(only.is_empty()).await?;
+        check.bytes(only.is_empty(), bytes, &mut report).await?;
+        check.attribute(&manifests).await?;
+        report.damage.extend(check.faults.damage);
+        Ok(report)
+    }
+
+    /// Checks the small files that open by themselves.
+    async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
+        let mut note = |kind: DamageKind, place: &str, result: Result<()>| match result {
+            Err(error) if error.kind() == Kind::Damage => {
+                let (what, place) = (error.chain(), place.to_owned());
+                damage.push(Damage {
+                    kind,
+                    what,
+                    place,
+                    snapshots: vec![],
+                });
+                Ok(())
+            }
+            other => other,
+        };
+        let config = self.get_file(CONFIG).await.map_err(missing_is_damage);
+        let config = config.and_then(|bytes| Config::read(&bytes)?.prove(self.vault()).map(|_| ()));
+        note(DamageKind::Config, CONFIG, config)?;
+        for meta in self.list("keys/").await? {
+            let path = meta.key.as_str();
+            let id = path.strip_prefix("keys/").unwrap_or_default();
+            if id.parse::<KeyId>().is_ok() {
+                let bytes = self.get_file(path).await?;
+                note(DamageKind::Key, path, keys::check(path, &bytes, &self.id()))?;
+            } else if keys::is_ring(path, &self.id()) {
+                let bytes = self.get_file(path).await?;
+                let ring = keys::open_ring(&bytes, self.master(), &self.id(), path);
+                note(DamageKind::Key, path, ring.map(|_| ()))?;
+            }
+        }
+        for id in self.list_ids::<SessionId>("leases/").await? {
+            let path = lease_path(&id);
+            let lease = match self.get_file(&path).await {
+                Err(error) if error.kind() == Kind::NotFound => continue,
+                read => read.and_then(|bytes| {
+                    self.vault()
+                        .open_json::<LeaseFile>(FileKind::Lease, &path, &bytes)
+                }),
+            };
+            note(DamageKind::Lease, &path, lease.map(|_| ()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Damage found so far, by what refers to it.
+#[derive(Default)]
+struct Faults {
+    damage: Vec<Damage>,
+    packs: HashMap<PackId, usize>,
+    blobs: HashMap<BlobId, usize>,
+    /// Whether some blob that a snapshot refers to is in no segment.
+    unknown: bool,
+}
+
+impl Faults {
+    fn add(&mut self, kind: DamageKind, what: String, place: String) -> usize {
+        self.damage.push(Damage {
+            kind,
+            what,
+            place,
+            snapshots: vec![],
+        });
+        self.damage.len() - 1
+    }
+}
+
+struct Check<'a> {
+    view: &'a View,
+    faults: Faults,
+    /// The numbers of the packs that the snapshots in question need.
+    used: HashSet<u32>,
+}
+
+impl Check<'_> {
+    /// Reads every tree node once.
+    async fn structure(&mut self, manifests: &[Manifest], report: &mut CheckReport) -> Result<()> {
+        let mut seen = HashSet::new();
+        let (view, faults, used) = (self.view, &mut self.faults, &mut self.used);
+        let mut nodes = 0;
+        view.walk_envelopes(roots(manifests), &mut seen, |node, envelope| {
+            nodes += 1;
+            let piece = node_piece(node);
+            let record = view.record(BlobKind::Tree, &piece);
+            used.extend(record.map(|record| record.pack));
+            match envelope {
+                Ok(envelope) => {
+                    for blob in &envelope.blobs {
+                        match view.record(BlobKind::Data, blob) {
+                            Some(record) => _ = used.insert(record.pack),
+                            None => faults.unknown = true,
+                        }
+                    }
+                }
+                Err(error) => match record {
+                    Some(record) => {
+                        let place = place_of(view.index().pack(record.pack));
+                        let id = record.entry.id;
+                        let fault = faults.add(DamageKind::Tree, error.chain(), place);
+                        faults.blobs.insert(id, fault);
+                    }
+                    None => faults.unknown = true,
+                },
+            }
+            Ok(())
+        })
+        .await?;
+        report.nodes = nodes;
+        Ok(())
+    }
+
+    /// Compares the packs in question with what the store lists.
+    async fn packs_present(&mut self, all: bool) -> Result<()> {
+        let listing = self.view.listing().await?;
+        for (_, pack) in self.packs(all) {
+            let place = place_of(&pack);
+            let what = match listing.sizes.get(&pack.id) {
+                Some(size) if *size == pack.size => continue,
+                Some(size) => format!("{place} has {size} bytes instead of {}", pack.size),
+                None => format!("{place} is missing"),
+            };
+            let fault = self.faults.add(DamageKind::Pack, what, place);
+            self.faults.packs.insert(pack.id, fault);
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes of the packs in question that are there.
+    async fn bytes(
+        &mut self,
+        all: bool,
+        bytes: CheckBytes<'_>,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        let chosen = |id: &PackId| match bytes {
+            CheckBytes::None => false,
+            CheckBytes::All => true,
+            CheckBytes::Some(choose) => choose(id),
+        };
+        let packs: Vec<(u32, PackInfo)> = self
+            .packs(all)
+            .into_iter()
+            .filter(|(_, pack)| chosen(&pack.id) && !self.faults.packs.contains_key(&pack.id))
+            .collect();
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut records: HashMap<u32, Vec<Record>> = packs
+            .iter()
+            .map(|(number, _)| (*number, Vec::new()))
+            .collect();
+        for record in self.view.index().records() {
+            if let Some(list) = records.get_mut(&record.pack) {
+                list.push(*record);
+            }
+        }
+        let view = self.view;
+        let mut read = futures::stream::iter(packs)
+            .map(|(number, pack)| {
+                let records = records.remove(&number).unwrap_or_default();
+                async move {
+                    check_pack(view, pack, records)
+                        .await
+                        .map(|found| (pack, found))
+                }
+            })
+            .buffer_unordered(PACKS_AT_ONCE);
+        while let Some((pack, found)) = read.try_next().await? {
+            report.packs += 1;
+            report.bytes_read += pack.size;
+            self.faults.add_pack(&pack, found);
+        }
+        Ok(())
+    }
+
+    fn packs(&self, all: bool) -> Vec<(u32, PackInfo)> {
+        (0..)
+            .zip(self.view.index().packs())
+            .filter(|(number, _)| all || self.used.contains(number))
+            .map(|(number, pack)| (number, *pack))
+            .collect()
+    }
+
+    /// Finds out which snapshots each damage hurts. Costs nothing while there is none.
+    async fn attribute(&mut self, manifests: &[Manifest]) -> Result<()> {
+        let (view, faults) = (self.view, &mut self.faults);
+        if faults.packs.is_empty() && faults.blobs.is_empty() && !faults.unknown {
+            return Ok(());
+        }
+        for manifest in manifests {
+            let mut hit: HashSet<usize> = HashSet::new();
+            let mut unknown = 0_u64;
+            let mut seen = HashSet::new();
+            view.walk_envelopes(
+                roots(std::slice::from_ref(manifest)),
+                &mut seen,
+                |node, envelope| {
+                    let blobs = envelope
+                        .map(|envelope| &envelope.blobs[..])
+                        .unwrap_or_default();
+                    let node = (BlobKind::Tree, node_piece(node));
+                    for (kind, piece) in blobs
+                        .iter()
+                        .map(|piece| (BlobKind::Data, *piece))
+                        .chain([node])
+                    {
+                        match view.record(kind, &piece) {
+                            Some(record) => {
+                                let pack = &view.index().pack(record.pack).id;
+                                hit.extend(faults.packs.get(pack));
+                                hit.extend(faults.blobs.get(&record.entry.id));
+                            }
+                            None => unknown += 1,
+                        }
+                    }
+                    Ok(())
+                },
+            )
+            .await?;
+            for fault in hit {
+                faults.damage[fault].snapshots.push(manifest.snapshot);
+            }
+            if unknown > 0 {
+                let id = manifest.snapshot;
+                let what = format!(
+                    "{unknown} blobs of snapshot {} are in no index segment",
+                    id.short()
+                );
+                let fault = faults.add(DamageKind::Index, what, "index/".into());
+                faults.damage[fault].snapshots.push(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Faults {
+    fn add_pack(&mut self, pack: &PackInfo, found: PackFaults) {
+        let place = place_of(pack);
+        let Some(why) = found.why else {
+            return;
+        };
+        let what = match found.blobs.len() {
+            0 => format!("{place} is damaged: {why}; all its blobs are whole"),
+            bad => format!(
+                "{place} is damaged: {why}; {bad} of its {} blobs do not open",
+                pack.blobs
+            ),
+        };
+        let fault = self.add(DamageKind::Bytes, what, place);
+        for id in found.blobs {
+            self.blobs.entry(id).or_insert(fault);
+        }
+    }
+}
+
+fn roots(manifests: &[Manifest]) -> Vec<NodeRef> {
+    manifests
+        .iter()
+        .flat_map(|manifest| manifest.roots.values())
+        .flatten()
+        .copied()
+        .collect()
+}
+
+fn node_piece(node: &EnvelopeNode) -> PieceRef {
+    PieceRef {
+        cv: node.node.cv,
+        offset: 0,
+        length: node.node.length,
+    }
+}
+
+fn place_of(pack: &PackInfo) -> String {
+    pack_key(pack.kind, &pack.id).map_or_else(|_: Error| pack.id.to_string(), |key| key.to_string())
+}

@@ -1,0 +1,243 @@
+//! The index in memory: where each blob is.
+
+pub(crate) mod segment;
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::ids::{BlobId, IndexId, PackId};
+use super::repository::Repository;
+use super::wire::{damaged, missing_is_damage, to_u32};
+use crate::Result;
+use crate::error::Context;
+use segment::{PackInfo, Record, Segment, segment_path};
+
+/// How many segments are read at once: each is about 7 MiB.
+const SEGMENTS_AT_ONCE: usize = 8;
+
+/// All segments of a repository that no other supersedes, in one sorted array of 56 bytes a blob.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    packs: Vec<PackInfo>,
+    records: Vec<Record>,
+    /// Where the records with each first two bytes begin; one more than there are.
+    fan: Vec<u32>,
+}
+
+impl Index {
+    /// Reads all segments.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::Damage`] that names a segment that is damaged or went missing.
+    pub(crate) async fn load(repo: &Repository) -> Result<Self> {
+        let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
+        ids.sort_unstable();
+        let segments: Vec<(IndexId, Segment)> = futures::stream::iter(ids)
+            .map(|id| async move { load_segment(repo, &id).await.map(|segment| (id, segment)) })
+            .buffered(SEGMENTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        repo.pool().run(move || Self::merge(segments)).await
+    }
+
+    fn merge(segments: Vec<(IndexId, Segment)>) -> Result<Self> {
+        let gone: HashSet<IndexId> = segments
+            .iter()
+            .flat_map(|(_, segment)| segment.supersedes.iter().copied())
+            .collect();
+        let live = || {
+            segments
+                .iter()
+                .filter(|(id, _)| !gone.contains(id))
+                .map(|(_, s)| s)
+        };
+        let mut index = Self::default();
+        index
+            .records
+            .reserve_exact(live().map(|segment| segment.records.len()).sum());
+        let mut numbers: HashMap<PackId, u32> = HashMap::new();
+        for (id, segment) in segments {
+            if gone.contains(&id) {
+                continue;
+            }
+            let mut renumbered = Vec::with_capacity(segment.packs.len());
+            for pack in segment.packs {
+                let next = to_u32(index.packs.len(), "a number of packs")?;
+                let number = *numbers.entry(pack.id).or_insert(next);
+                match index.packs.get(number as usize) {
+                    None => index.packs.push(pack),
+                    Some(known) if *known == pack => {}
+                    Some(_) => {
+                        return Err(damaged(format!(
+                            "{} describes pack {} in another way than an earlier segment",
+                            segment_path(&id),
+                            pack.id
+                        )));
+                    }
+                }
+                renumbered.push(number);
+            }
+            index
+                .records
+                .extend(segment.records.into_iter().map(|mut record| {
+                    record.pack = renumbered[record.pack as usize];
+                    record
+                }));
+        }
+        index
+            .records
+            .sort_unstable_by_key(|record| (record.entry.id, record.pack));
+        index.records.dedup_by_key(|record| record.entry.id);
+        index.fan = fan(&index.records)?;
+        Ok(index)
+    }
+
+    /// Where the blob is; `None` when the repository does not have it.
+    pub(crate) fn get(&self, id: &BlobId) -> Option<&Record> {
+        let bucket = usize::from(u16::from_be_bytes([id.0[0], id.0[1]]));
+        let (from, to) = (*self.fan.get(bucket)?, *self.fan.get(bucket + 1)?);
+        let bucket = &self.records[from as usize..to as usize];
+        let at = bucket
+            .binary_search_by_key(id, |record| record.entry.id)
+            .ok()?;
+        Some(&bucket[at])
+    }
+
+    /// The pack with this number.
+    pub(crate) fn pack(&self, number: u32) -> &PackInfo {
+        &self.packs[number as usize]
+    }
+
+    /// All packs.
+    pub(crate) fn packs(&self) -> &[PackInfo] {
+        &self.packs
+    }
+
+    /// All blobs, ascending by id.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
+    }
+}
+
+async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {
+    let path = segment_path(id);
+    let bytes = repo.get_file(&path).await.map_err(missing_is_damage)?;
+    let repo_again = repo.clone();
+    let name = path.clone();
+    repo.pool()
+        .run(move || Segment::open(repo_again.vault(), &name, &bytes))
+        .await
+        .context(|| format!("load {path}"))
+}
+
+fn fan(records: &[Record]) -> Result<Vec<u32>> {
+    to_u32(records.len(), "a number of blobs")?;
+    let mut fan = Vec::with_capacity((1 << 16) + 1);
+    let mut at = 0_u32;
+    for bucket in 0..=u16::MAX {
+        fan.push(at);
+        while let Some(record) = records.get(at as usize)
+            && record.entry.id.0[..2] == bucket.to_be_bytes()
+        {
+            at += 1;
+        }
+    }
+    fan.push(at);
+    Ok(fan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::blob::{BlobKind, Codec};
+    use crate::repo::pack::PackEntry;
+
+    fn pack(n: u8) -> PackInfo {
+        PackInfo {
+            id: PackId([n; 32]),
+            hash: [n; 32],
+            size: 100,
+            kind: BlobKind::Data,
+            blobs: 1,
+        }
+    }
+
+    fn record(n: u32, pack: u32) -> Record {
+        let entry = PackEntry {
+            id: BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes()),
+            position: n,
+            stored: 100,
+            plain: 8,
+            codec: Codec::Raw,
+            epoch: 1,
+        };
+        Record {
+            entry,
+            pack,
+            kind: BlobKind::Data,
+        }
+    }
+
+    fn segment(packs: Vec<PackInfo>, records: Vec<Record>, supersedes: Vec<IndexId>) -> Segment {
+        Segment {
+            packs,
+            supersedes,
+            records,
+        }
+    }
+
+    #[test]
+    fn every_blob_of_live_segments_is_found_once() {
+        let (a, b, c) = (IndexId([1; 32]), IndexId([2; 32]), IndexId([3; 32]));
+        let index = Index::merge(vec![
+            (a, segment(vec![pack(9)], vec![record(7, 0)], vec![])),
+            (
+                b,
+                segment(
+                    vec![pack(1), pack(2)],
+                    (0..1000).map(|n| record(n, n % 2)).collect(),
+                    vec![a],
+                ),
+            ),
+            (
+                c,
+                segment(
+                    vec![pack(2)],
+                    (500..2000).map(|n| record(n, 0)).collect(),
+                    vec![],
+                ),
+            ),
+        ])
+        .unwrap();
+        assert_eq!(index.packs(), [pack(1), pack(2)]);
+        assert_eq!(index.records().len(), 2000);
+        for n in 0..2000 {
+            let found = index.get(&record(n, 0).entry.id).unwrap();
+            assert_eq!(found.entry.position, n);
+            assert!(n < 500 || index.pack(found.pack).id == PackId([2; 32]) || n % 2 == 0);
+        }
+        assert!(index.get(&record(2000, 0).entry.id).is_none());
+        assert!(Index::default().get(&record(1, 0).entry.id).is_none());
+    }
+
+    #[test]
+    fn segments_that_contradict_each_other_are_damage() {
+        let other = PackInfo {
+            size: 101,
+            ..pack(1)
+        };
+        let error = Index::merge(vec![
+            (IndexId([1; 32]), segment(vec![pack(1)], vec![], vec![])),
+            (IndexId([2; 32]), segment(vec![other], vec![], vec![])),
+        ])
+        .unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Damage);
+    }
+
+    #[test]
+    fn a_million_blobs_fit_64_megabytes() {
+        assert!(size_of::<Record>() * 1_000_000 <= 64_000_000);
+    }
+}

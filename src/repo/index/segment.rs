@@ -1,0 +1,333 @@
+//! Index segments as files (section 8).
+
+use bytes::Bytes;
+
+use crate::repo::blob::{BlobKind, Codec, OVERHEAD};
+use crate::repo::crypto::Key;
+use crate::repo::ids::{BlobId, IndexId, PackId};
+use crate::repo::pack::PackEntry;
+use crate::repo::sealed::{FILE_HEADER, FileKind, file_header};
+use crate::repo::vault::Vault;
+use crate::repo::wire::{Reader, to_u32};
+use crate::{Error, Kind, Result};
+
+/// A segment holds at most this many records: about 7 MiB.
+pub(crate) const SEGMENT_RECORDS: usize = 131_072;
+
+const BLOCK_RECORDS: usize = 1_024;
+const RECORD: usize = 52;
+const PACK: usize = 80;
+const FENCE: usize = 48;
+const MAGIC: &[u8; 8] = b"EYRIEIDX";
+const TRAILER: usize = 12;
+
+/// A pack, as the index knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackInfo {
+    pub(crate) id: PackId,
+    /// BLAKE3 of the pack file.
+    pub(crate) hash: [u8; 32],
+    pub(crate) size: u64,
+    pub(crate) kind: BlobKind,
+    /// The number of blobs in the pack, of which this segment may hold some.
+    pub(crate) blobs: u32,
+}
+
+/// A record of a segment: a blob's place in the pack with number `pack`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) entry: PackEntry,
+    pub(crate) pack: u32,
+    pub(crate) kind: BlobKind,
+}
+
+/// The content of a segment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) packs: Vec<PackInfo>,
+    pub(crate) supersedes: Vec<IndexId>,
+    /// Ascending by blob id in a file.
+    pub(crate) records: Vec<Record>,
+}
+
+/// The path of a segment.
+pub(crate) fn segment_path(id: &IndexId) -> String {
+    format!("index/{id}")
+}
+
+impl Segment {
+    /// Sorts the records, keeps one for each blob, and seals the segment as the file at `name`.
+    pub(crate) fn seal(&mut self, vault: &Vault, name: &str) -> Result<Bytes> {
+        self.records.sort_unstable_by_key(|record| record.entry.id);
+        self.records.dedup_by_key(|record| record.entry.id);
+        if self.records.len() > SEGMENT_RECORDS {
+            return Err(Error::new(
+                Kind::Failed,
+                "an index segment has too many records",
+            ));
+        }
+        let header = file_header(FileKind::Index, 0);
+        let seals = Seals::new(vault, name);
+        let mut out = header.to_vec();
+        let mut fences = Vec::new();
+        let blocks = self.records.chunks(BLOCK_RECORDS);
+        fences.extend_from_slice(&to_u32(blocks.len(), "a number of blocks")?.to_le_bytes());
+        for (number, block) in (0_u32..).zip(blocks) {
+            let mut plain = Vec::with_capacity(block.len() * RECORD);
+            for record in block {
+                put_record(&mut plain, record);
+            }
+            let sealed = seals.key.seal(&seals.block_aad(number), &plain)?;
+            fences.extend_from_slice(&block[0].entry.id.0);
+            fences.extend_from_slice(&(out.len() as u64).to_le_bytes());
+            fences.extend_from_slice(&to_u32(sealed.len(), "a block's length")?.to_le_bytes());
+            fences.extend_from_slice(&to_u32(block.len(), "a block's records")?.to_le_bytes());
+            out.extend(sealed);
+        }
+        let mut footer = Vec::new();
+        footer.extend_from_slice(&to_u32(self.packs.len(), "a number of packs")?.to_le_bytes());
+        for pack in &self.packs {
+            footer.extend_from_slice(&pack.id.0);
+            footer.extend_from_slice(&pack.hash);
+            footer.extend_from_slice(&pack.size.to_le_bytes());
+            footer.extend_from_slice(&[pack.kind as u8, 0, 0, 0]);
+            footer.extend_from_slice(&pack.blobs.to_le_bytes());
+        }
+        footer.extend_from_slice(
+            &to_u32(self.supersedes.len(), "a number of segments")?.to_le_bytes(),
+        );
+        for id in &self.supersedes {
+            footer.extend_from_slice(&id.0);
+        }
+        footer.extend(fences);
+        let sealed = seals.key.seal(&seals.footer_aad(), &footer)?;
+        let length = to_u32(sealed.len(), "a footer's length")?;
+        out.extend(sealed);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(MAGIC);
+        Ok(out.into())
+    }
+
+    /// Opens the segment file at `name`.
+    pub(crate) fn open(vault: &Vault, name: &str, bytes: &[u8]) -> Result<Self> {
+        let mut head = Reader::new(bytes, name);
+        head.expect(&file_header(FileKind::Index, 0), "header")?;
+        let short = || Reader::new(bytes, name).damaged("it ends early");
+        let at = bytes.len().checked_sub(TRAILER).ok_or_else(short)?;
+        let mut trailer = Reader::new(&bytes[at..], name);
+        let length = trailer.u32()? as usize;
+        trailer.expect(MAGIC, "end mark")?;
+        let start = at
+            .checked_sub(length)
+            .filter(|start| *start >= FILE_HEADER)
+            .ok_or_else(short)?;
+        let seals = Seals::new(vault, name);
+        let footer = seals
+            .key
+            .open(&seals.footer_aad(), &bytes[start..at])
+            .ok_or_else(|| trailer.damaged("its footer is not authentic"))?;
+        let mut reader = Reader::new(&footer, name);
+        let mut segment = Self {
+            packs: read_packs(&mut reader)?,
+            ..Self::default()
+        };
+        for _ in 0..reader.count(32)? {
+            segment.supersedes.push(IndexId(reader.array()?));
+        }
+        let mut position = FILE_HEADER;
+        let blocks = to_u32(reader.count(FENCE)?, "a number of blocks")?;
+        for number in 0..blocks {
+            let first = BlobId(reader.array()?);
+            let (from, length, count) = (
+                reader.u64()?,
+                reader.u32()? as usize,
+                reader.u32()? as usize,
+            );
+            let end = position.saturating_add(length);
+            if from != position as u64 || end > start || !(1..=BLOCK_RECORDS).contains(&count) {
+                return Err(reader.damaged("its blocks do not fill it"));
+            }
+            let plain = seals
+                .key
+                .open(&seals.block_aad(number), &bytes[position..end])
+                .filter(|plain| plain.len() == count * RECORD)
+                .ok_or_else(|| reader.damaged(&format!("its block {number} is not authentic")))?;
+            let before = segment.records.len();
+            segment.read_block(&plain, name)?;
+            if segment.records[before].entry.id != first {
+                return Err(reader.damaged("a fence is wrong"));
+            }
+            position = end;
+        }
+        reader.end()?;
+        if position != start {
+            return Err(reader.damaged("its blocks do not fill it"));
+        }
+        Ok(segment)
+    }
+
+    fn read_block(&mut self, plain: &[u8], name: &str) -> Result<()> {
+        let mut reader = Reader::new(plain, name);
+        while reader.remaining() > 0 {
+            let id = BlobId(reader.array()?);
+            let pack = reader.u32()?;
+            let (position, stored, plain) = (reader.u32()?, reader.u32()?, reader.u32()?);
+            let kind = BlobKind::read(&mut reader)?;
+            let codec = Codec::read(&mut reader)?;
+            let epoch = reader.u16()?;
+            let info = self.packs.get(pack as usize);
+            let info = info.ok_or_else(|| reader.damaged("a record names no pack"))?;
+            let end = u64::from(position) + u64::from(stored);
+            if info.kind != kind || end > info.size || (stored as usize) < OVERHEAD {
+                return Err(reader.damaged("a record does not fit its pack"));
+            }
+            if self.records.last().is_some_and(|last| last.entry.id >= id) {
+                return Err(reader.damaged("its records are out of order"));
+            }
+            let entry = PackEntry {
+                id,
+                position,
+                stored,
+                plain,
+                codec,
+                epoch,
+            };
+            self.records.push(Record { entry, pack, kind });
+        }
+        Ok(())
+    }
+}
+
+fn put_record(out: &mut Vec<u8>, record: &Record) {
+    let entry = &record.entry;
+    out.extend_from_slice(&entry.id.0);
+    out.extend_from_slice(&record.pack.to_le_bytes());
+    out.extend_from_slice(&entry.position.to_le_bytes());
+    out.extend_from_slice(&entry.stored.to_le_bytes());
+    out.extend_from_slice(&entry.plain.to_le_bytes());
+    out.extend_from_slice(&[record.kind as u8, entry.codec as u8]);
+    out.extend_from_slice(&entry.epoch.to_le_bytes());
+}
+
+fn read_packs(reader: &mut Reader<'_>) -> Result<Vec<PackInfo>> {
+    let count = reader.count(PACK)?;
+    let mut packs = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (id, hash, size) = (PackId(reader.array()?), reader.array()?, reader.u64()?);
+        let kind = BlobKind::read(reader)?;
+        reader.expect(&[0; 3], "reserved part of a pack")?;
+        packs.push(PackInfo {
+            id,
+            hash,
+            size,
+            kind,
+            blobs: reader.u32()?,
+        });
+    }
+    Ok(packs)
+}
+
+/// The key and associated data of a segment's parts.
+struct Seals {
+    key: Key,
+    aad: Vec<u8>,
+}
+
+impl Seals {
+    fn new(vault: &Vault, name: &str) -> Self {
+        let header = file_header(FileKind::Index, 0);
+        Self {
+            key: vault.file_key(name),
+            aad: vault.file_aad(&header, name),
+        }
+    }
+
+    fn block_aad(&self, number: u32) -> Vec<u8> {
+        [&self.aad[..], b"block", &number.to_le_bytes()].concat()
+    }
+
+    fn footer_aad(&self) -> Vec<u8> {
+        [&self.aad[..], b"footer"].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::ids::RepositoryId;
+    use crate::repo::vault::Keyring;
+    use jiff::Timestamp;
+
+    fn vault() -> Vault {
+        Vault {
+            repository: RepositoryId([9; 32]),
+            ring: Keyring::generate(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn segment(records: u32) -> Segment {
+        let pack = |n: u8, kind| PackInfo {
+            id: PackId([n; 32]),
+            hash: [n + 1; 32],
+            size: 1 << 30,
+            kind,
+            blobs: 5,
+        };
+        let packs = vec![pack(1, BlobKind::Data), pack(2, BlobKind::Tree)];
+        let records = (0..records)
+            .map(|n| {
+                let id = BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes());
+                let entry = PackEntry {
+                    id,
+                    position: 16 + n * 100,
+                    stored: 100,
+                    plain: 8,
+                    codec: Codec::Raw,
+                    epoch: 1,
+                };
+                let kind = if n % 2 == 0 {
+                    BlobKind::Data
+                } else {
+                    BlobKind::Tree
+                };
+                Record {
+                    entry,
+                    pack: n % 2,
+                    kind,
+                }
+            })
+            .collect();
+        Segment {
+            packs,
+            supersedes: vec![IndexId([4; 32])],
+            records,
+        }
+    }
+
+    #[test]
+    fn segments_round_trip_sorted() {
+        let vault = vault();
+        for count in [0, 1, 1024, 1025, 5000] {
+            let mut made = segment(count);
+            let bytes = made.seal(&vault, "index/x").unwrap();
+            assert_eq!(Segment::open(&vault, "index/x", &bytes).unwrap(), made);
+            assert!(made.records.is_sorted_by_key(|record| record.entry.id));
+            assert!(Segment::open(&vault, "index/y", &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_damage() {
+        let vault = vault();
+        let bytes = segment(3).seal(&vault, "index/x").unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let error = Segment::open(&vault, "index/x", &bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damage, "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Segment::open(&vault, "index/x", &bytes[..len]).is_err());
+        }
+    }
+}

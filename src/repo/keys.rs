@@ -1,0 +1,398 @@
+//! Key files and the keyring file: from a passphrase to the keys (section 4).
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::config::{check_sum, with_sum};
+use super::crypto::Key;
+use super::ids::{KeyId, RepositoryId};
+use super::vault::Keyring;
+use super::wire::damaged;
+use crate::env::fill_secret;
+use crate::secret::Secret;
+use crate::{Error, Kind, Result};
+
+/// What opens a repository.
+#[derive(Debug, Clone)]
+pub enum Unlock {
+    /// A passphrase, as typed.
+    Passphrase(Secret),
+    /// Nothing: the repository is not encrypted.
+    None,
+}
+
+/// The cost of turning a passphrase into a key, with Argon2id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KdfCost {
+    /// Memory, in KiB.
+    pub m_kib: u32,
+    /// Passes over the memory.
+    pub t: u32,
+    /// Lanes.
+    pub p: u32,
+}
+
+impl Default for KdfCost {
+    /// 64 MiB and three passes: the second recommendation of RFC 9106, with one lane.
+    fn default() -> Self {
+        Self {
+            m_kib: 64 << 10,
+            t: 3,
+            p: 1,
+        }
+    }
+}
+
+/// The most a key file may ask for, so that a planted one cannot exhaust the machine.
+const COST_MAX: KdfCost = KdfCost {
+    m_kib: 1 << 20,
+    t: 16,
+    p: 16,
+};
+const ROLE: &str = "master";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeyFile {
+    v: u32,
+    id: KeyId,
+    repository: RepositoryId,
+    role: String,
+    created: Timestamp,
+    label: String,
+    kdf: Kdf,
+    check: String,
+    sealed: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+enum Kdf {
+    Argon2id {
+        m_kib: u32,
+        t: u32,
+        p: u32,
+        salt: String,
+    },
+    None,
+}
+
+/// What a new key file is made of.
+pub(crate) struct NewKey<'a> {
+    pub(crate) id: KeyId,
+    pub(crate) repository: RepositoryId,
+    pub(crate) created: Timestamp,
+    pub(crate) label: &'a str,
+    pub(crate) cost: KdfCost,
+}
+
+/// What trying a key file gave.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    /// The master key.
+    Opened(Key),
+    /// The file is for another unlocker, another repository or a newer eyrie.
+    Foreign,
+    /// The passphrase is not this file's.
+    Wrong,
+}
+
+/// The path of a key file.
+pub(crate) fn key_path(id: &KeyId) -> String {
+    format!("keys/{id}")
+}
+
+/// The bytes of a key file that wraps `master`. Takes as long as the cost says.
+pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<String> {
+    let kdf = match unlock {
+        Unlock::None => Kdf::None,
+        Unlock::Passphrase(_) => {
+            let mut salt = [0; 16];
+            fill_secret(&mut salt);
+            let KdfCost { m_kib, t, p } = new.cost;
+            Kdf::Argon2id {
+                m_kib,
+                t,
+                p,
+                salt: hex::encode(salt),
+            }
+        }
+    };
+    let Some(key) = stretch(&kdf, &new.repository, unlock)? else {
+        return Err(Error::new(Kind::Failed, "the key cannot be made"));
+    };
+    let sealed = key
+        .derive("eyrie 1 key wrap")
+        .seal(&wrap_aad(&new.repository, &new.id), &master.0)?;
+    let file = KeyFile {
+        v: 1,
+        id: new.id,
+        repository: new.repository,
+        role: ROLE.into(),
+        created: new.created,
+        label: new.label.into(),
+        kdf,
+        check: check_value(&key),
+        sealed: BASE64.encode(sealed),
+    };
+    let line = serde_json::to_string(&file).map_err(|error| {
+        Error::new(Kind::Failed, "the key file cannot be written").with_source(error)
+    })?;
+    Ok(with_sum(&line))
+}
+
+/// Tries to open the key file at `path`. Takes as long as the file's cost says.
+///
+/// # Errors
+///
+/// [`Kind::Damage`] when the file is damaged.
+pub(crate) fn unwrap(
+    path: &str,
+    bytes: &[u8],
+    repository: &RepositoryId,
+    unlock: &Unlock,
+) -> Result<Tried> {
+    let Some(file) = read(path, bytes, repository)? else {
+        return Ok(Tried::Foreign);
+    };
+    let bad = |why: &str| damaged(format!("{path} is damaged: {why}"));
+    let Some(key) = stretch(&file.kdf, repository, unlock).map_err(|error| error.context(path))?
+    else {
+        return Ok(Tried::Foreign);
+    };
+    if check_value(&key) != file.check {
+        return Ok(Tried::Wrong);
+    }
+    let master = BASE64
+        .decode(&file.sealed)
+        .ok()
+        .and_then(|sealed| {
+            key.derive("eyrie 1 key wrap")
+                .open(&wrap_aad(repository, &file.id), &sealed)
+        })
+        .and_then(|master| <[u8; 32]>::try_from(master).ok())
+        .ok_or_else(|| bad("its key does not open"))?;
+    Ok(Tried::Opened(Key(master)))
+}
+
+/// Checks the key file at `path` as far as that is possible without a passphrase.
+pub(crate) fn check(path: &str, bytes: &[u8], repository: &RepositoryId) -> Result<()> {
+    read(path, bytes, repository).map(|_| ())
+}
+
+/// Reads a key file; `None` when it is of another repository, role or version.
+fn read(path: &str, bytes: &[u8], repository: &RepositoryId) -> Result<Option<KeyFile>> {
+    let (line, rest) = check_sum(path, bytes)?;
+    let bad = |why: String| damaged(format!("{path} is damaged: {why}"));
+    if !rest.is_empty() {
+        return Err(bad("bytes follow its end".into()));
+    }
+    let value: serde_json::Value =
+        serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+    let known_kdf = matches!(value["kdf"]["name"].as_str(), Some("argon2id" | "none"));
+    if value["v"] != 1 || value["role"] != ROLE || !known_kdf {
+        return Ok(None);
+    }
+    let file: KeyFile = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+    if file.repository != *repository {
+        return Ok(None);
+    }
+    if key_path(&file.id) != path {
+        return Err(bad("it carries another name".into()));
+    }
+    Ok(Some(file))
+}
+
+/// The unlocker's key; `None` when the file wants another kind of unlocker.
+fn stretch(kdf: &Kdf, repository: &RepositoryId, unlock: &Unlock) -> Result<Option<Key>> {
+    match (kdf, unlock) {
+        (Kdf::None, Unlock::None) => Ok(Some(Key(repository.0).derive("eyrie 1 no encryption"))),
+        (Kdf::Argon2id { m_kib, t, p, salt }, Unlock::Passphrase(passphrase)) => {
+            if *m_kib > COST_MAX.m_kib || *t > COST_MAX.t || *p > COST_MAX.p {
+                return Err(damaged(
+                    "it asks for more memory or time than any key file may",
+                ));
+            }
+            let mut raw = [0; 16];
+            let salted = hex::decode_to_slice(salt, &mut raw).is_ok();
+            let params = Params::new(*m_kib, *t, *p, Some(32))
+                .ok()
+                .filter(|_| salted);
+            let params = params.ok_or_else(|| damaged("its parameters are not possible"))?;
+            let mut key = Key([0; 32]);
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                .hash_password_into(passphrase.expose().as_bytes(), &raw, &mut key.0)
+                .map_err(|error| Error::new(Kind::Failed, format!("argon2id failed: {error}")))?;
+            Ok(Some(key))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn check_value(key: &Key) -> String {
+    hex::encode(key.derive("eyrie 1 key check").0)
+}
+
+fn wrap_aad(repository: &RepositoryId, key: &KeyId) -> Vec<u8> {
+    [&b"eyrie 1 key"[..], &repository.0, &key.0].concat()
+}
+
+/// The file name of a keyring: its sequence, the repository's first digits, and 8 random bytes.
+pub(crate) fn ring_path(sequence: u32, repository: &RepositoryId, random: &[u8; 32]) -> String {
+    let (repository, random) = (hex::encode(&repository.0[..4]), hex::encode(&random[..8]));
+    format!("keys/ring-{sequence:08x}-{repository}-{random}")
+}
+
+/// Whether `path` is that of a keyring of `repository`.
+pub(crate) fn is_ring(path: &str, repository: &RepositoryId) -> bool {
+    let digits = |text: &str, len: usize| {
+        text.len() == len
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let Some(name) = path.strip_prefix("keys/ring-") else {
+        return false;
+    };
+    let parts: Vec<&str> = name.split('-').collect();
+    matches!(parts[..], [sequence, id, random] if digits(sequence, 8)
+        && id == hex::encode(&repository.0[..4])
+        && digits(random, 16))
+}
+
+/// The bytes of the keyring file at `path`.
+pub(crate) fn seal_ring(
+    ring: &Keyring,
+    master: &Key,
+    repository: &RepositoryId,
+    path: &str,
+) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(ring)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|error| {
+            Error::new(Kind::Failed, "the keyring cannot be written").with_source(error)
+        })?;
+    master
+        .derive("eyrie 1 keyring")
+        .seal(&ring_aad(repository, path), &json)
+}
+
+/// Opens the keyring file at `path`.
+pub(crate) fn open_ring(
+    bytes: &[u8],
+    master: &Key,
+    repository: &RepositoryId,
+    path: &str,
+) -> Result<Keyring> {
+    let json = master
+        .derive("eyrie 1 keyring")
+        .open(&ring_aad(repository, path), bytes)
+        .map(zeroize::Zeroizing::new)
+        .ok_or_else(|| damaged(format!("{path} is damaged: it is not authentic")))?;
+    let ring: Keyring = serde_json::from_slice(&json)
+        .map_err(|error| damaged(format!("{path} is damaged: {error}")))?;
+    let ascending = ring.data.is_sorted_by(|a, b| a.epoch < b.epoch);
+    if ring.data.first().is_some_and(|first| first.epoch > 0) && ascending {
+        return Ok(ring);
+    }
+    Err(damaged(format!("{path} is damaged: its epochs are wrong")))
+}
+
+fn ring_aad(repository: &RepositoryId, path: &str) -> Vec<u8> {
+    let name = path.strip_prefix("keys/").unwrap_or(path);
+    [&b"eyrie 1 keyring"[..], &repository.0, name.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: KdfCost = KdfCost {
+        m_kib: 8,
+        t: 1,
+        p: 1,
+    };
+    const ID: RepositoryId = RepositoryId([3; 32]);
+
+    fn new_key(cost: KdfCost) -> NewKey<'static> {
+        NewKey {
+            id: KeyId([7; 32]),
+            repository: ID,
+            created: Timestamp::UNIX_EPOCH,
+            label: "l",
+            cost,
+        }
+    }
+
+    fn passphrase(text: &str) -> Unlock {
+        Unlock::Passphrase(Secret::new(text))
+    }
+
+    #[test]
+    fn only_the_right_passphrase_opens_a_key_file() {
+        let master = Key::generate();
+        let path = key_path(&KeyId([7; 32]));
+        let file = wrap(&new_key(CHEAP), &passphrase("p"), &master).unwrap();
+        let open = |unlock: &Unlock| unwrap(&path, file.as_bytes(), &ID, unlock).unwrap();
+        assert!(matches!(open(&passphrase("p")), Tried::Opened(key) if key == master));
+        assert!(matches!(open(&passphrase("q")), Tried::Wrong));
+        assert!(matches!(open(&Unlock::None), Tried::Foreign));
+        let other = unwrap(
+            &path,
+            file.as_bytes(),
+            &RepositoryId([4; 32]),
+            &passphrase("p"),
+        );
+        assert!(matches!(other.unwrap(), Tried::Foreign));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_damage_and_not_a_wrong_passphrase() {
+        let path = key_path(&KeyId([7; 32]));
+        let file = wrap(&new_key(CHEAP), &passphrase("p"), &Key::generate())
+            .unwrap()
+            .into_bytes();
+        for bit in 0..file.len() * 8 {
+            let mut bad = file.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let error = unwrap(&path, &bad, &ID, &passphrase("p")).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damage, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_planted_key_file_cannot_ask_for_terabytes() {
+        let path = key_path(&KeyId([7; 32]));
+        let file = wrap(&new_key(CHEAP), &passphrase("p"), &Key::generate()).unwrap();
+        let line = file
+            .lines()
+            .next()
+            .unwrap()
+            .replace("\"m_kib\":8,", "\"m_kib\":4000000000,");
+        let error = unwrap(&path, with_sum(&line).as_bytes(), &ID, &passphrase("p")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Damage);
+    }
+
+    #[test]
+    fn a_keyring_opens_under_its_own_name_only() {
+        let master = Key::generate();
+        let path = ring_path(0, &ID, &[5; 32]);
+        assert!(is_ring(&path, &ID) && !is_ring(&path, &RepositoryId([4; 32])));
+        assert!(!is_ring("keys/ring-1-2-3", &ID) && !is_ring(&key_path(&KeyId([1; 32])), &ID));
+        let bytes = seal_ring(
+            &Keyring::generate(Timestamp::UNIX_EPOCH),
+            &master,
+            &ID,
+            &path,
+        )
+        .unwrap();
+        open_ring(&bytes, &master, &ID, &path).unwrap();
+        let other = ring_path(1, &ID, &[5; 32]);
+        assert_eq!(
+            open_ring(&bytes, &master, &ID, &other).unwrap_err().kind(),
+            Kind::Damage
+        );
+    }
+}

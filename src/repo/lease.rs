@@ -1,0 +1,337 @@
+//! Session leases: who is at work in a repository (section 11).
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::host::Host;
+use super::ids::{SessionId, SnapshotId};
+use super::repository::{Repository, Sighting};
+use super::sealed::FileKind;
+use crate::env::lock;
+use crate::error::Context;
+use crate::store::{self, PutOptions};
+use crate::{Error, Kind, Result};
+
+/// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
+/// minute, short enough that a killed session is out of the way soon.
+const TTL_S: u64 = 120;
+
+/// What kind of session a lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SessionKind {
+    Writer,
+    Reader,
+}
+
+/// What a lease says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LeaseFile {
+    pub(crate) session: SessionId,
+    pub(crate) kind: SessionKind,
+    pub(crate) instance: String,
+    pub(crate) host: Host,
+    pub(crate) created: Timestamp,
+    pub(crate) ttl_s: u64,
+    pub(crate) beat: u64,
+    pub(crate) parents: Vec<SnapshotId>,
+    pub(crate) checkpoint: bool,
+}
+
+/// A lease that this process holds and renews; released by [`finish`](Lease::finish), or by
+/// dropping it as far as that is possible.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    held: Arc<Held>,
+    renewal: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Held {
+    repo: Repository,
+    session: SessionId,
+    key: store::Key,
+    ttl: Duration,
+    /// The lease as last written; `None` once it is released. Locked while it is written.
+    file: tokio::sync::Mutex<Option<LeaseFile>>,
+    /// When the last successful renewal began, on the boot-time clock.
+    renewed: Mutex<Duration>,
+    lapsed: AtomicBool,
+}
+
+pub(crate) fn lease_path(session: &SessionId) -> String {
+    format!("leases/{session}")
+}
+
+impl Lease {
+    /// Takes a lease. A writer excludes another live writer of the same instance; what a process
+    /// that is provably dead left behind is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Locked`] when another session of this instance writes or may write.
+    pub(crate) async fn take(
+        repo: &Repository,
+        kind: SessionKind,
+        instance: &str,
+        parents: Vec<SnapshotId>,
+    ) -> Result<Self> {
+        if kind == SessionKind::Writer {
+            refuse_rival(repo, instance, None).await?;
+        }
+        let session = SessionId(repo.env().id());
+        let file = LeaseFile {
+            session,
+            kind,
+            instance: instance.to_owned(),
+            host: repo.host().clone(),
+            created: repo.env().now(),
+            ttl_s: TTL_S,
+            beat: 0,
+            parents,
+            checkpoint: false,
+        };
+        let held = Arc::new(Held {
+            repo: repo.clone(),
+            session,
+            key: store::Key::new(lease_path(&session))?,
+            ttl: Duration::from_secs(TTL_S),
+            renewed: Mutex::new(repo.env().boottime()),
+            file: tokio::sync::Mutex::new(Some(file)),
+            lapsed: AtomicBool::new(false),
+        });
+        held.renew()
+            .await
+            .context(|| "take a lease on the repository")?;
+        let renewal = tokio::spawn(keep_renewed(held.clone()));
+        let lease = Self { held, renewal };
+        // Two that began at once see each other here, and both give way.
+        if kind == SessionKind::Writer
+            && let Err(error) = refuse_rival(repo, instance, Some(session)).await
+        {
+            lease.give_up().await;
+            return Err(error);
+        }
+        Ok(lease)
+    }
+
+    /// Whether the lease still protects this session.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when it was not renewed in time: whatever the session made must not be
+    /// committed, as others may have taken the session for dead.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.held.check()
+    }
+
+    /// The session's id.
+    pub(crate) fn session(&self) -> SessionId {
+        self.held.session
+    }
+
+    /// Renews the lease now.
+    pub(crate) async fn renew(&self) -> Result<()> {
+        self.held.renew().await
+    }
+
+    /// Releases the lease after an error that matters more than what this may fail with.
+    pub(crate) async fn give_up(self) {
+        if let Err(error) = self.finish().await {
+            tracing::warn!("a lease is left behind: {}", error.chain());
+        }
+    }
+
+    /// Releases the lease.
+    pub(crate) async fn finish(self) -> Result<()> {
+        self.renewal.abort();
+        self.held.release().await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let held = self.held.clone();
+            runtime.spawn(async move {
+                if let Err(error) = held.release().await {
+                    tracing::debug!("{}", error.chain());
+                }
+            });
+        }
+    }
+}
+
+impl Held {
+    fn check(&self) -> Result<()> {
+        let silent = self
+            .repo
+            .env()
+            .boottime()
+            .saturating_sub(*lock(&self.renewed));
+        if silent > self.ttl {
+            self.lapsed.store(true, Ordering::SeqCst);
+        }
+        if !self.lapsed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Failed,
+            format!(
+                "the lease {} lapsed: it was not renewed for {} s",
+                self.key,
+                silent.as_secs()
+            ),
+        )
+        .with_hint("was the machine suspended, or the repository out of reach? run it again"))
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let mut guard = self.file.lock().await;
+        self.check()?;
+        let Some(file) = guard.as_mut() else {
+            return Ok(());
+        };
+        let began = self.repo.env().boottime();
+        file.beat += 1;
+        let bytes = self
+            .repo
+            .vault()
+            .seal_json(FileKind::Lease, self.key.as_str(), &*file)?;
+        self.repo
+            .store()
+            .put(&self.key, bytes, PutOptions::default())
+            .await
+            .context(|| format!("write {}", self.key))?;
+        *lock(&self.renewed) = began;
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<()> {
+        let mut file = self.file.lock().await;
+        if file.take().is_none() {
+            return Ok(());
+        }
+        self.repo
+            .store()
+            .delete(&self.key, None)
+            .await
+            .context(|| format!("remove {}", self.key))
+    }
+}
+
+async fn keep_renewed(held: Arc<Held>) {
+    let third = held.ttl / 3;
+    let mut pause = third;
+    while !held.lapsed.load(Ordering::SeqCst) {
+        tokio::time::sleep(pause).await;
+        pause = match held.renew().await {
+            Ok(()) => third,
+            Err(error) => {
+                tracing::warn!("{}", error.chain());
+                third / 4
+            }
+        };
+    }
+}
+
+/// Fails with [`Kind::Locked`] when a session other than `own` writes for `instance`.
+async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>) -> Result<()> {
+    for lease in leases(repo).await? {
+        let file = lease.file;
+        let rival = file.kind == SessionKind::Writer && file.instance == instance;
+        if Some(file.session) == own || !rival {
+            continue;
+        }
+        if !lease.dead {
+            return Err(locked(instance, &file));
+        }
+        let key = store::Key::new(lease_path(&file.session))?;
+        tracing::info!("removing {key} of a writer that is dead");
+        repo.store()
+            .delete(&key, None)
+            .await
+            .context(|| format!("remove {key}"))?;
+    }
+    Ok(())
+}
+
+/// A lease of some session.
+pub(crate) struct Seen {
+    pub(crate) file: LeaseFile,
+    /// Whether its session is dead: its process is proved gone, or the lease has not changed for
+    /// twice its time to live while this process watched.
+    pub(crate) dead: bool,
+}
+
+/// Reads all leases, and remembers when each was first seen as it is.
+///
+/// # Errors
+///
+/// [`Kind::Damage`] for a lease that cannot be read: its session may be alive.
+pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
+    let ids: Vec<SessionId> = repo.list_ids("leases/").await?;
+    let mut found = Vec::new();
+    for id in &ids {
+        let path = lease_path(id);
+        let bytes = match repo.get_file(&path).await {
+            Err(error) if error.kind() == Kind::NotFound => continue,
+            other => other?,
+        };
+        let file: LeaseFile = repo
+            .vault()
+            .open_json(FileKind::Lease, &path, &bytes)
+            .map_err(|error| {
+                error.with_hint(format!(
+                    "if no eyrie is at work in the repository, remove {path}"
+                ))
+            })?;
+        let (hash, now) = (blake3::hash(&bytes), repo.env().boottime());
+        let since = sighting(repo, *id, hash, now);
+        let watched = now.saturating_sub(since);
+        let patience = Duration::from_secs(file.ttl_s.saturating_mul(2));
+        let dead = repo.host().proves_dead(&file.host) || watched > patience;
+        found.push(Seen { file, dead });
+    }
+    let present: HashSet<SessionId> = ids.into_iter().collect();
+    lock(repo.seen()).retain(|id, _| present.contains(id));
+    Ok(found)
+}
+
+fn sighting(repo: &Repository, id: SessionId, hash: blake3::Hash, now: Duration) -> Duration {
+    let mut seen = lock(repo.seen());
+    let sighting = seen.entry(id).or_insert(Sighting { hash, since: now });
+    if sighting.hash != hash {
+        *sighting = Sighting { hash, since: now };
+    }
+    sighting.since
+}
+
+fn locked(instance: &str, file: &LeaseFile) -> Error {
+    let LeaseFile {
+        host,
+        session,
+        created,
+        ttl_s,
+        ..
+    } = file;
+    Error::new(
+        Kind::Locked,
+        format!(
+            "another session writes for instance {instance:?}: process {} on {} since {created}",
+            host.pid, host.name
+        ),
+    )
+    .with_hint(format!(
+        "wait for it; if that process is gone, remove {} after {} s without a change",
+        lease_path(session),
+        2 * ttl_s
+    ))
+}

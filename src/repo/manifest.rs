@@ -1,0 +1,348 @@
+//! Manifests: a snapshot exists when its manifest does (section 10).
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::check::{Damage, DamageKind};
+use super::config::FORMAT;
+use super::ids::SnapshotId;
+use super::repository::Repository;
+use super::sealed::FileKind;
+use super::tree::NodeRef;
+use super::wire::damaged;
+use crate::{Error, Kind, Result};
+
+/// How many manifests are read at once: they are small.
+const MANIFESTS_AT_ONCE: usize = 16;
+
+/// The roots of a snapshot's maps, by name; an empty map has none.
+pub type Roots = BTreeMap<String, Option<NodeRef>>;
+
+/// The manifest of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the format, 1.
+    pub format: u64,
+    /// The snapshot's id.
+    pub snapshot: SnapshotId,
+    /// Whose snapshot it is.
+    pub instance: String,
+    /// 1, 2, 3 … within the instance.
+    pub sequence: u64,
+    /// The snapshot before it in the instance.
+    pub parent: Option<SnapshotId>,
+    /// The time of the anchor.
+    pub time: Timestamp,
+    /// The snapshot's maps.
+    pub roots: Roots,
+    /// Sums over the snapshot.
+    pub totals: Totals,
+    /// Labels given by the operator.
+    pub labels: BTreeMap<String, String>,
+    /// What the capture says of itself.
+    pub body: serde_json::Value,
+}
+
+/// Sums over a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Objects in the snapshot.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that this snapshot added to the repository, as stored.
+    pub bytes_added: u64,
+}
+
+/// What a writer says of a snapshot; the rest of the manifest follows from the repository.
+#[derive(Debug, Clone)]
+pub struct ManifestDraft {
+    /// The time of the anchor.
+    pub time: Timestamp,
+    /// The snapshot's maps.
+    pub roots: Roots,
+    /// Sums over the snapshot.
+    pub totals: Totals,
+    /// Labels given by the operator.
+    pub labels: BTreeMap<String, String>,
+    /// What the capture says of itself.
+    pub body: serde_json::Value,
+}
+
+/// All manifests of a repository.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshots {
+    /// Those that can be read, ascending by time.
+    pub manifests: Vec<Manifest>,
+    /// Manifests that are damaged, and what is missing in the order of an instance's snapshots.
+    pub damage: Vec<Damage>,
+}
+
+/// The path of a manifest.
+pub(crate) fn manifest_path(id: &SnapshotId) -> String {
+    format!("snapshots/{id}")
+}
+
+impl Manifest {
+    /// Reads the manifest of snapshot `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`], [`Kind::Damage`].
+    pub(crate) async fn read(repo: &Repository, id: &SnapshotId) -> Result<Self> {
+        let path = manifest_path(id);
+        let bytes = repo.get_file(&path).await?;
+        let manifest: Self = repo.vault().open_json(FileKind::Manifest, &path, &bytes)?;
+        if manifest.snapshot != *id || manifest.format != FORMAT {
+            return Err(damaged(format!(
+                "{path} is damaged: it is of another snapshot or format"
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes the manifest: the commit.
+    pub(crate) async fn write(&self, repo: &Repository) -> Result<()> {
+        let path = manifest_path(&self.snapshot);
+        let bytes = repo.vault().seal_json(FileKind::Manifest, &path, self)?;
+        repo.put_once(&path, bytes).await
+    }
+}
+
+impl Repository {
+    /// Reads every manifest once. What is damaged is reported beside the others.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; never [`Kind::Damage`].
+    pub async fn snapshots(&self) -> Result<Snapshots> {
+        let ids: Vec<SnapshotId> = self.list_ids("snapshots/").await?;
+        let mut read = futures::stream::iter(ids)
+            .map(|id| async move { (id, Manifest::read(self, &id).await) })
+            .buffered(MANIFESTS_AT_ONCE);
+        let mut all = Snapshots::default();
+        while let Some((id, result)) = read.next().await {
+            match result {
+                Ok(manifest) => all.manifests.push(manifest),
+                // Forgotten between the listing and the reading.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) if error.kind() == Kind::Damage => all.damage.push(Damage {
+                    kind: DamageKind::Manifest,
+                    what: error.chain(),
+                    place: manifest_path(&id),
+                    snapshots: vec![id],
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+        all.manifests.sort_by(|a, b| {
+            (a.time, &a.instance, a.sequence).cmp(&(b.time, &b.instance, b.sequence))
+        });
+        all.find_gaps();
+        Ok(all)
+    }
+}
+
+impl Snapshots {
+    /// Finds a snapshot by `latest`, id or unique prefix of an id, among those of `instance` where
+    /// one is given. `latest` is the highest sequence of an instance, or without one the latest time.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`]; [`Kind::Usage`] when several match; [`Kind::Damage`] when the manifest is
+    /// damaged, or for `latest` when any is, as that one may be the latest.
+    pub fn find(&self, spec: &str, instance: Option<&str>) -> Result<&Manifest> {
+        let mut candidates = self
+            .manifests
+            .iter()
+            .filter(|manifest| instance.is_none_or(|name| name == manifest.instance));
+        let unreadable = |prefix: &str| {
+            self.damage.iter().find(|damage| {
+                let name = damage.place.strip_prefix("snapshots/");
+                damage.kind == DamageKind::Manifest && name.is_some_and(|id| id.starts_with(prefix))
+            })
+        };
+        if spec == "latest" {
+            if let Some(damage) = unreadable("") {
+                return Err(damaged(format!(
+                    "which snapshot is the latest is not known: {}",
+                    damage.what
+                ))
+                .with_hint("name a snapshot by its id"));
+            }
+            let latest = match instance {
+                Some(_) => candidates.max_by_key(|manifest| manifest.sequence),
+                None => candidates.next_back(),
+            };
+            return latest.ok_or_else(|| not_found("there is no snapshot yet", instance));
+        }
+        let is_id = !spec.is_empty() && spec.bytes().all(|b| b.is_ascii_hexdigit());
+        let spec = spec.to_ascii_lowercase();
+        let mut matching =
+            candidates.filter(|manifest| is_id && manifest.snapshot.to_string().starts_with(&spec));
+        match (matching.next(), matching.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(_), Some(_)) => Err(Error::new(
+                Kind::Usage,
+                format!("several snapshots begin with {spec:?}"),
+            )
+            .with_hint("give more digits")),
+            (None, _) => match unreadable(&spec).filter(|_| is_id) {
+                Some(damage) => Err(damaged(damage.what.clone())),
+                None => Err(not_found(
+                    &format!("there is no snapshot {spec:?}"),
+                    instance,
+                )),
+            },
+        }
+    }
+
+    /// The newest snapshot of `instance`.
+    #[must_use]
+    pub fn newest_of(&self, instance: &str) -> Option<&Manifest> {
+        self.manifests
+            .iter()
+            .filter(|manifest| manifest.instance == instance)
+            .max_by_key(|manifest| manifest.sequence)
+    }
+
+    /// Reports sequence numbers that are missing or taken twice.
+    fn find_gaps(&mut self) {
+        let mut by_instance: BTreeMap<&str, BTreeMap<u64, Vec<SnapshotId>>> = BTreeMap::new();
+        for manifest in &self.manifests {
+            let sequences = by_instance.entry(&manifest.instance).or_default();
+            sequences
+                .entry(manifest.sequence)
+                .or_default()
+                .push(manifest.snapshot);
+        }
+        for (instance, sequences) in by_instance {
+            let mut expected = 1;
+            for (sequence, ids) in sequences {
+                let mut report = |what: String| {
+                    self.damage.push(Damage {
+                        kind: DamageKind::Sequence,
+                        what,
+                        place: "snapshots/".into(),
+                        snapshots: ids.clone(),
+                    });
+                };
+                if sequence > expected {
+                    let last = sequence - 1;
+                    report(if last == expected {
+                        format!("snapshot {expected} of instance {instance:?} is missing")
+                    } else {
+                        format!(
+                            "snapshots {expected} to {last} of instance {instance:?} are missing"
+                        )
+                    });
+                }
+                if ids.len() > 1 {
+                    report(format!(
+                        "several snapshots of instance {instance:?} are number {sequence}"
+                    ));
+                }
+                expected = sequence.saturating_add(1);
+            }
+        }
+    }
+}
+
+fn not_found(what: &str, instance: Option<&str>) -> Error {
+    let of = instance
+        .map(|name| format!(" of instance {name:?}"))
+        .unwrap_or_default();
+    Error::new(Kind::NotFound, format!("{what}{of}")).with_hint("eyrie snapshots lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(id: u8, instance: &str, sequence: u64) -> Manifest {
+        Manifest {
+            format: 1,
+            snapshot: SnapshotId([id; 32]),
+            instance: instance.into(),
+            sequence,
+            parent: None,
+            time: Timestamp::from_second(i64::from(id)).unwrap(),
+            roots: Roots::new(),
+            totals: Totals::default(),
+            labels: BTreeMap::new(),
+            body: serde_json::Value::Null,
+        }
+    }
+
+    fn snapshots(manifests: Vec<Manifest>) -> Snapshots {
+        let mut all = Snapshots {
+            manifests,
+            damage: vec![],
+        };
+        all.find_gaps();
+        all
+    }
+
+    #[test]
+    fn snapshots_are_found_by_latest_id_and_unique_prefix() {
+        let all = snapshots(vec![
+            manifest(0x11, "a", 1),
+            manifest(0x12, "a", 2),
+            manifest(0x13, "b", 1),
+        ]);
+        assert!(all.damage.is_empty());
+        let whole = "11".repeat(32);
+        let found = |spec, instance| all.find(spec, instance).map(|m| m.snapshot.0[0]);
+        assert_eq!(found("latest", None).unwrap(), 0x13);
+        assert_eq!(found("latest", Some("a")).unwrap(), 0x12);
+        assert_eq!(found("1112", None).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(found("12", None).unwrap(), 0x12);
+        assert_eq!(found(&whole, None).unwrap(), 0x11);
+        assert_eq!(found("1", None).unwrap_err().kind(), Kind::Usage);
+        for none in [
+            found("12", Some("b")),
+            found("", None),
+            found("latest", Some("c")),
+        ] {
+            assert_eq!(none.unwrap_err().kind(), Kind::NotFound);
+        }
+    }
+
+    #[test]
+    fn gaps_and_doubles_are_reported() {
+        let all = snapshots(vec![
+            manifest(1, "a", 3),
+            manifest(2, "a", 4),
+            manifest(3, "a", 4),
+        ]);
+        let what: Vec<_> = all
+            .damage
+            .iter()
+            .map(|damage| damage.what.as_str())
+            .collect();
+        assert_eq!(
+            what,
+            [
+                "snapshots 1 to 2 of instance \"a\" are missing",
+                "several snapshots of instance \"a\" are number 4"
+            ]
+        );
+    }
+
+    #[test]
+    fn latest_is_refused_while_a_manifest_is_unreadable() {
+        let mut all = snapshots(vec![manifest(0x11, "a", 1)]);
+        all.damage.push(Damage {
+            kind: DamageKind::Manifest,
+            what: "snapshots/22… is damaged".into(),
+            place: format!("snapshots/{}", "22".repeat(32)),
+            snapshots: vec![],
+        });
+        assert_eq!(all.find("latest", None).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(all.find("22", None).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(all.find("11", None).unwrap().sequence, 1);
+    }
+}

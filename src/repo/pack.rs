@@ -1,0 +1,137 @@
+//! The parts of a pack file around its blobs (section 7).
+
+use super::blob::{BlobKind, Codec, OVERHEAD};
+use super::crypto::Key;
+use super::ids::{BlobId, PackId};
+use super::vault::Vault;
+use super::wire::{Reader, to_u32};
+use crate::{Result, store};
+
+/// Length of a pack's header, in bytes.
+pub(crate) const PACK_HEADER: usize = 16;
+
+const MAGIC: &[u8; 8] = b"EYRIEPK1";
+const TRAILER: usize = 16;
+const TRAILER_MAGIC: &[u8; 8] = b"EYRIEDIR";
+const ENTRY: usize = 48;
+
+/// Where a blob is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackEntry {
+    pub(crate) id: BlobId,
+    pub(crate) position: u32,
+    pub(crate) stored: u32,
+    pub(crate) plain: u32,
+    pub(crate) codec: Codec,
+    pub(crate) epoch: u16,
+}
+
+/// The path of a pack.
+pub(crate) fn pack_key(kind: BlobKind, pack: &PackId) -> Result<store::Key> {
+    let name = pack.to_string();
+    store::Key::new(format!("{}/{}/{name}", kind.directory(), &name[..2]))
+}
+
+/// The first bytes of a pack.
+pub(crate) fn pack_header(kind: BlobKind) -> [u8; PACK_HEADER] {
+    let mut out = [0; PACK_HEADER];
+    out[..8].copy_from_slice(MAGIC);
+    out[8] = kind as u8;
+    out
+}
+
+impl Vault {
+    /// The last bytes of a pack: the sealed directory and the trailer.
+    pub(crate) fn seal_directory(
+        &self,
+        kind: BlobKind,
+        pack: &PackId,
+        entries: &[PackEntry],
+    ) -> Result<Vec<u8>> {
+        let mut plain = Vec::with_capacity(entries.len() * ENTRY);
+        for entry in entries {
+            plain.extend_from_slice(&entry.id.0);
+            plain.extend_from_slice(&entry.position.to_le_bytes());
+            plain.extend_from_slice(&entry.stored.to_le_bytes());
+            plain.extend_from_slice(&entry.plain.to_le_bytes());
+            plain.extend_from_slice(&[entry.codec as u8, 0]);
+            plain.extend_from_slice(&entry.epoch.to_le_bytes());
+        }
+        let mut out = self
+            .directory_key(pack)
+            .seal(&self.directory_aad(kind, pack), &plain)?;
+        let length = to_u32(out.len(), "a directory's length")?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&to_u32(entries.len(), "a number of blobs")?.to_le_bytes());
+        out.extend_from_slice(TRAILER_MAGIC);
+        Ok(out)
+    }
+
+    /// Reads the directory of a whole pack and checks that its entries fill the pack.
+    pub(crate) fn open_directory(
+        &self,
+        kind: BlobKind,
+        pack: &PackId,
+        bytes: &[u8],
+    ) -> Result<Vec<PackEntry>> {
+        let what = format!("pack {pack}");
+        let mut head = Reader::new(bytes, &what);
+        head.expect(&pack_header(kind), "header")?;
+        let Some(at) = bytes.len().checked_sub(TRAILER) else {
+            return Err(head.damaged("it ends early"));
+        };
+        let mut trailer = Reader::new(&bytes[at..], &what);
+        let (length, count) = (trailer.u32()? as usize, trailer.u32()? as usize);
+        trailer.expect(TRAILER_MAGIC, "end mark")?;
+        let start = at.checked_sub(length).filter(|start| *start >= PACK_HEADER);
+        let Some(start) = start else {
+            return Err(trailer.damaged("its directory does not fit"));
+        };
+        let aad = self.directory_aad(kind, pack);
+        let Some(plain) = self.directory_key(pack).open(&aad, &bytes[start..at]) else {
+            return Err(trailer.damaged("its directory is not authentic"));
+        };
+        if plain.len() != count.saturating_mul(ENTRY) {
+            return Err(trailer.damaged("its directory has another number of blobs"));
+        }
+        let mut reader = Reader::new(&plain, &what);
+        let mut entries = Vec::with_capacity(count);
+        let mut next = PACK_HEADER;
+        while reader.remaining() > 0 {
+            let id = BlobId(reader.array()?);
+            let (position, stored, plain) = (reader.u32()?, reader.u32()?, reader.u32()?);
+            let codec = Codec::read(&mut reader)?;
+            reader.expect(&[0], "reserved part of an entry")?;
+            let epoch = reader.u16()?;
+            if position as usize != next || (stored as usize) < OVERHEAD {
+                return Err(reader.damaged("its directory has a gap"));
+            }
+            next = next.saturating_add(stored as usize);
+            entries.push(PackEntry {
+                id,
+                position,
+                stored,
+                plain,
+                codec,
+                epoch,
+            });
+        }
+        if next == start {
+            Ok(entries)
+        } else {
+            Err(reader.damaged("its blobs do not fill it"))
+        }
+    }
+
+    fn directory_key(&self, pack: &PackId) -> Key {
+        Key(self.ring.meta_key.keyed(&[b"eyrie 1 pack", &pack.0]))
+    }
+
+    fn directory_aad(&self, kind: BlobKind, pack: &PackId) -> Vec<u8> {
+        let mut aad = b"eyrie 1 directory".to_vec();
+        aad.extend_from_slice(&self.repository.0);
+        aad.extend_from_slice(&pack.0);
+        aad.push(kind as u8);
+        aad
+    }
+}

@@ -1,0 +1,336 @@
+//! Reading many objects by pack: each range once, in the order of the packs, many at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use super::blob::{BlobKind, into_mut};
+use super::hash::PieceRef;
+use super::ids::BlobId;
+use super::pack::pack_key;
+use super::repository::Repository;
+use super::view::{View, open_piece};
+use super::wire::{damaged, missing_is_damage};
+use crate::error::Context;
+use crate::{Error, Kind, Result, store};
+
+/// Ranges of a pack that are closer than this are read as one, in bytes: what lies between costs
+/// less than another request.
+const JOIN_GAP: u64 = 1 << 20;
+/// Ranges are joined up to this size, in bytes: what stores serve well in one request.
+const JOIN_MAX: u64 = 16 << 20;
+/// How many ranges are read at once; the byte budget bounds them too.
+const READS_AT_ONCE: usize = 16;
+
+/// Where the pieces of a [`ReadPlan`] go.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Takes a verified piece of `item`; `offset` is its place in the object, in bytes. Pieces come
+    /// in no particular order, and several calls are in flight.
+    async fn piece(&self, item: u64, offset: u64, bytes: Bytes) -> Result<()>;
+
+    /// Learns that a piece of `item` is damaged or missing. An error ends the reading.
+    async fn damaged(&self, item: u64, piece: PieceRef, error: Error) -> Result<()> {
+        let (_, _) = (item, piece);
+        Err(error)
+    }
+}
+
+/// Which ranges of which packs to read for a set of objects.
+#[derive(Debug)]
+pub struct ReadPlan {
+    view: View,
+    /// By pack and position.
+    needs: Vec<Need>,
+    missing: Vec<(u64, PieceRef)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    pack: u32,
+    position: u32,
+    stored: u32,
+    item: u64,
+    id: BlobId,
+    piece: PieceRef,
+}
+
+/// One range of one pack, and the needs that it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Batch {
+    pack: u32,
+    bytes: Range<u64>,
+    needs: Range<usize>,
+    /// What its pieces are when they are expanded, in bytes.
+    plain: u64,
+}
+
+impl View {
+    /// Plans reading the pieces of `items`: pairs of the caller's number for an object and its
+    /// pieces. Costs about 120 bytes of memory a piece.
+    pub fn read_plan<P: AsRef<[PieceRef]>>(
+        &self,
+        items: impl IntoIterator<Item = (u64, P)>,
+    ) -> ReadPlan {
+        let mut needs = Vec::new();
+        let mut missing = Vec::new();
+        for (item, pieces) in items {
+            for piece in pieces.as_ref() {
+                match self.record(BlobKind::Data, piece) {
+                    Some(record) => needs.push(Need {
+                        pack: record.pack,
+                        position: record.entry.position,
+                        stored: record.entry.stored,
+                        item,
+                        id: record.entry.id,
+                        piece: *piece,
+                    }),
+                    None => missing.push((item, *piece)),
+                }
+            }
+        }
+        needs.sort_unstable_by_key(|need| (need.pack, need.position));
+        ReadPlan {
+            view: self.clone(),
+            needs,
+            missing,
+        }
+    }
+}
+
+impl ReadPlan {
+    /// The pieces that the index does not know.
+    #[must_use]
+    pub fn missing(&self) -> &[(u64, PieceRef)] {
+        &self.missing
+    }
+
+    /// How many bytes will be read from the store, gaps between joined ranges included.
+    #[must_use]
+    pub fn bytes_to_read(&self) -> u64 {
+        self.batches()
+            .map(|batch| batch.bytes.end - batch.bytes.start)
+            .sum()
+    }
+
+    /// Reads everything and hands it to `sink`: ranges are fetched concurrently under the byte
+    /// budget, opened and verified on the processors' pool.
+    ///
+    /// # Errors
+    ///
+    /// What the sink or the store fails with; [`Kind::Damage`] unless the sink takes damage.
+    pub async fn execute(&self, sink: &dyn Sink) -> Result<()> {
+        for (item, piece) in &self.missing {
+            let error = damaged(format!(
+                "the blob with chaining value {} is in no index segment",
+                piece.cv
+            ));
+            sink.damaged(*item, *piece, error).await?;
+        }
+        futures::stream::iter(self.batches())
+            .map(|batch| self.read(batch, sink))
+            .buffer_unordered(READS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn read(&self, batch: Batch, sink: &dyn Sink) -> Result<()> {
+        let repo = self.view.repo();
+        let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
+        let length = batch.bytes.end - batch.bytes.start;
+        let _share = repo.pool().share(length.max(batch.plain)).await?;
+        let needs: Arc<[Need]> = self.needs[batch.needs.clone()].into();
+        let fetched = repo
+            .get_range(&key, batch.bytes.start, length)
+            .await
+            .map_err(missing_is_damage);
+        let opened = match fetched {
+            Ok(bytes) => {
+                let (repo, needs, start) = (repo.clone(), needs.clone(), batch.bytes.start);
+                let pool = repo.pool().clone();
+                pool.run(move || Ok(open_all(&repo, &needs, start, bytes)))
+                    .await?
+            }
+            Err(error) if error.kind() == Kind::Damage => {
+                let message = error.chain();
+                needs
+                    .iter()
+                    .map(|_| Err(damaged(message.clone())))
+                    .collect()
+            }
+            Err(error) => return Err(error),
+        };
+        deliver(&key, &needs, opened, sink).await
+    }
+
+    fn batches(&self) -> impl Iterator<Item = Batch> {
+        let mut rest = 0..self.needs.len();
+        std::iter::from_fn(move || {
+            let first = self.needs.get(rest.start).filter(|_| !rest.is_empty())?;
+            let mut batch = Batch {
+                pack: first.pack,
+                bytes: first.bytes(),
+                needs: rest.start..rest.start,
+                plain: 0,
+            };
+            for need in &self.needs[rest.clone()] {
+                let bytes = need.bytes();
+                let first = batch.needs.is_empty() || bytes.end <= batch.bytes.end;
+                let near = || {
+                    bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
+                        && bytes.end - batch.bytes.start <= JOIN_MAX
+                };
+                if need.pack != batch.pack || !(first || near()) {
+                    break;
+                }
+                batch.bytes.end = batch.bytes.end.max(bytes.end);
+                batch.plain += u64::from(need.piece.length);
+                batch.needs.end += 1;
+            }
+            rest.start = batch.needs.end;
+            Some(batch)
+        })
+    }
+}
+
+impl Need {
+    fn bytes(&self) -> Range<u64> {
+        let start = u64::from(self.position);
+        start..start + u64::from(self.stored)
+    }
+}
+
+/// Opens each blob of a range, once also where several pieces want it.
+fn open_all(repo: &Repository, needs: &[Need], start: u64, bytes: Bytes) -> Vec<Result<Bytes>> {
+    let mut rest = into_mut(bytes);
+    let mut at = start;
+    let mut opened: Vec<Result<Bytes>> = Vec::with_capacity(needs.len());
+    let mut last: Option<&Need> = None;
+    for need in needs {
+        if let (Some(before), Some(result)) = (last, opened.last())
+            && before.id == need.id
+        {
+            let again = match result {
+                Ok(bytes) => Ok(bytes.clone()),
+                Err(error) => Err(damaged(error.chain())),
+            };
+            opened.push(again);
+            continue;
+        }
+        let Range { start, end } = need.bytes();
+        let Some(skip) = start
+            .checked_sub(at)
+            .and_then(|skip| usize::try_from(skip).ok())
+        else {
+            opened.push(Err(damaged(format!(
+                "blob {} overlaps another in its pack",
+                need.id
+            ))));
+            continue;
+        };
+        let _ = rest.split_to(skip);
+        let stored = rest.split_to(need.stored as usize);
+        opened.push(open_piece(
+            repo.vault(),
+            BlobKind::Data,
+            &need.id,
+            &need.piece,
+            stored,
+        ));
+        at = end;
+        last = Some(need);
+    }
+    opened
+}
+
+async fn deliver(
+    key: &store::Key,
+    needs: &[Need],
+    opened: Vec<Result<Bytes>>,
+    sink: &dyn Sink,
+) -> Result<()> {
+    for (need, opened) in needs.iter().zip(opened) {
+        match opened.context(|| format!("read {key}")) {
+            Ok(bytes) => sink.piece(need.item, need.piece.offset, bytes).await?,
+            Err(error) => sink.damaged(need.item, need.piece, error).await?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::repo::ids::Cv;
+    use crate::repo::{InitOptions, Unlock};
+    use crate::store::memory::MemoryStore;
+
+    async fn plan(places: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {
+        let store = Arc::new(MemoryStore::new());
+        let options = InitOptions::default();
+        let repo = Repository::init(store, Unlock::None, options, &Env::system())
+            .await
+            .unwrap();
+        let piece = PieceRef {
+            cv: Cv([1; 32]),
+            offset: 0,
+            length: 1,
+        };
+        let needs = places
+            .iter()
+            .map(|(pack, position, stored)| Need {
+                pack: *pack,
+                position: *position,
+                stored: *stored,
+                item: 0,
+                id: BlobId::default(),
+                piece,
+            })
+            .collect();
+        let plan = ReadPlan {
+            view: repo.view().await.unwrap(),
+            needs,
+            missing: vec![],
+        };
+        plan.batches()
+            .map(|batch| (batch.pack, batch.bytes.clone(), batch.needs.len()))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn near_ranges_of_a_pack_are_joined() {
+        const MIB: u32 = 1 << 20;
+        let batches = plan(&[
+            (0, 16, 100),
+            (0, 16, 100),
+            (0, 200, 100),
+            (0, MIB + 200, 100),
+            (0, 3 * MIB, 100),
+            (1, 3 * MIB, 15 * MIB),
+            (1, 18 * MIB, 100),
+            (1, 18 * MIB + 100, MIB),
+            (2, 16, 20 * MIB),
+            (2, 20 * MIB + 16, 20 * MIB),
+            (3, 16, 100),
+        ])
+        .await;
+        let mib = u64::from(MIB);
+        assert_eq!(
+            batches,
+            [
+                (0, 16..mib + 300, 4),
+                (0, 3 * mib..3 * mib + 100, 1),
+                (1, 3 * mib..18 * mib + 100, 2),
+                (1, 18 * mib + 100..19 * mib + 100, 1),
+                (2, 16..20 * mib + 16, 1),
+                (2, 20 * mib + 16..40 * mib + 16, 1),
+                (3, 16..116, 1),
+            ]
+        );
+        assert_eq!(plan(&[]).await, []);
+    }
+}

@@ -1,0 +1,157 @@
+//! A crash after any write, and a store that runs full at any write, leave a whole repository.
+
+use std::sync::Arc;
+
+use super::support::*;
+use crate::Kind;
+use crate::env::lock;
+use crate::repo::{CheckBytes, Repository};
+use crate::store::SharedStore;
+
+/// What must hold after a crash: no damage, the old snapshots whole, and the next backup works.
+async fn survives(after: &str, store: SharedStore, old: &Objects, new: &Objects) {
+    let repo = open(store).await.unwrap();
+    let report = repo.check(&[], CheckBytes::All).await.unwrap();
+    assert_eq!(report.damage, [], "after {after}");
+    let view = repo.view().await.unwrap();
+    let snapshots = repo.snapshots().await.unwrap();
+    assert!(
+        (1..=2).contains(&snapshots.manifests.len()),
+        "after {after}"
+    );
+    for manifest in &snapshots.manifests {
+        let expected = if manifest.sequence == 1 { old } else { new };
+        assert_eq!(
+            &restore(&view, manifest).await.unwrap(),
+            expected,
+            "after {after}"
+        );
+    }
+    release(&repo).await;
+    let (next, _) = backup(&repo, "a", new).await.unwrap();
+    assert_eq!(
+        next.sequence,
+        snapshots.manifests.len() as u64 + 1,
+        "after {after}"
+    );
+    let view = repo.view().await.unwrap();
+    assert_eq!(&restore(&view, &next).await.unwrap(), new, "after {after}");
+}
+
+/// Removes leases: the process that crashed in these tests is this one, which lives.
+async fn release(repo: &Repository) {
+    for meta in repo.list("leases/").await.unwrap() {
+        repo.store().delete(&meta.key, None).await.unwrap();
+    }
+}
+
+fn old_and_new() -> (Objects, Objects) {
+    let old = objects(1);
+    let mut new = old.clone();
+    new.extend(
+        objects(50)
+            .into_iter()
+            .map(|(key, bytes)| (format!("more/{key}"), bytes)),
+    );
+    (old, new)
+}
+
+#[tokio::test]
+async fn a_crash_after_any_write_of_a_backup_leaves_a_whole_repository() {
+    let (old, new) = old_and_new();
+    let journal = Journal::default();
+    let repo = init(Arc::new(journal.clone())).await;
+    backup(&repo, "a", &old).await.unwrap();
+    lock(&journal.states).clear();
+    backup(&repo, "a", &new).await.unwrap();
+    let states = std::mem::take(&mut *lock(&journal.states));
+    assert!(states.len() >= 6, "{states:?}");
+    let kinds: Vec<&str> = states
+        .iter()
+        .map(|(path, _)| path.split('/').next().unwrap())
+        .collect();
+    let place = |kind| kinds.iter().rposition(|other| *other == kind).unwrap();
+    assert!(place("data") < place("tree") || place("tree") < place("index"));
+    assert!(place("data") < place("index") && place("index") < place("snapshots"));
+    for (path, state) in states {
+        survives(&path, Arc::new(state), &old, &new).await;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_any_write_of_init_can_be_repeated() {
+    let journal = Journal::default();
+    init(Arc::new(journal.clone())).await;
+    let states = std::mem::take(&mut *lock(&journal.states));
+    let written: Vec<&str> = states.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!((written.len(), written[2]), (3, "config"));
+    for (path, state) in &states[..2] {
+        let store: SharedStore = Arc::new(state.fork());
+        assert_eq!(
+            open(store.clone()).await.unwrap_err().kind(),
+            Kind::NoRepository,
+            "{path}"
+        );
+        init(store.clone()).await;
+        let repo = open(store).await.unwrap();
+        backup(&repo, "a", &objects(1)).await.unwrap();
+        assert_eq!(repo.check(&[], CheckBytes::All).await.unwrap().damage, []);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_runs_full_at_any_write_fails_the_session_and_nothing_else() {
+    let (old, new) = old_and_new();
+    let base = Journal::default();
+    let repo = init(Arc::new(base.clone())).await;
+    backup(&repo, "a", &old).await.unwrap();
+    let mut succeeded = false;
+    for room in 0..30 {
+        let journal = Journal {
+            now: base.now.fork(),
+            ..Journal::default()
+        };
+        *lock(&journal.room) = Some(room);
+        let repo = open(Arc::new(journal.clone())).await.unwrap();
+        match backup(&repo, "a", &new).await {
+            Ok(_) => {
+                succeeded = true;
+                break;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::NoSpace, "room for {room}: {error:?}");
+                assert_eq!(repo.list("leases/").await.unwrap(), [], "room for {room}");
+            }
+        }
+        *lock(&journal.room) = None;
+        survives(&format!("{room} writes"), Arc::new(journal), &old, &new).await;
+    }
+    assert!(succeeded);
+}
+
+#[tokio::test]
+async fn what_an_aborted_session_flushed_is_not_stored_again() {
+    let (_, backend) = memory();
+    let repo = init(backend).await;
+    let first = writer(&repo, "a").await.unwrap();
+    store(&first, "x", &noise(1, 20_000)).await.unwrap();
+    first.flush().await.unwrap();
+    store(&first, "y", &noise(2, 20_000)).await.unwrap();
+    first.abort().await.unwrap();
+    let second = writer(&repo, "a").await.unwrap();
+    assert_eq!(
+        store(&second, "x", &noise(1, 20_000))
+            .await
+            .unwrap()
+            .new_bytes,
+        0
+    );
+    assert!(
+        store(&second, "y", &noise(2, 20_000))
+            .await
+            .unwrap()
+            .new_bytes
+            > 20_000
+    );
+    second.finish().await.unwrap();
+}

@@ -1,0 +1,334 @@
+//! Damage to any file is found and named, and never believed.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::support::*;
+use crate::env::lock;
+use crate::repo::{
+    CheckBytes, CheckReport, Cv, Damage, DamageKind, Manifest, PieceRef, Repository, Sink,
+};
+use crate::store::memory::MemoryStore;
+use crate::store::{GetOptions, Key, PutOptions, Store};
+use crate::{Error, Kind, Result};
+
+struct Fixture {
+    store: MemoryStore,
+    first: Manifest,
+    second: Manifest,
+}
+
+/// Two snapshots of two instances that share most objects.
+async fn fixture() -> Fixture {
+    let store = MemoryStore::new();
+    let repo = init(Arc::new(store.clone())).await;
+    let mut data = objects(1);
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    data.insert("only/b".into(), noise(99, 10_000));
+    let (second, _) = backup(&repo, "b", &data).await.unwrap();
+    Fixture {
+        store,
+        first,
+        second,
+    }
+}
+
+async fn paths(store: &MemoryStore, prefix: &str) -> Vec<Key> {
+    let repo = open(Arc::new(store.fork())).await.unwrap();
+    repo.list(prefix)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|meta| meta.key)
+        .collect()
+}
+
+async fn damage(store: &MemoryStore, key: &Key, how: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = store
+        .get(key, GetOptions::default())
+        .await
+        .unwrap()
+        .to_vec();
+    how(&mut bytes);
+    store
+        .put(key, Bytes::from(bytes), PutOptions::default())
+        .await
+        .unwrap();
+}
+
+async fn checked(store: &MemoryStore) -> CheckReport {
+    open(Arc::new(store.clone()))
+        .await
+        .unwrap()
+        .check(&[], CheckBytes::All)
+        .await
+        .unwrap()
+}
+
+type How = (&'static str, fn(&mut Vec<u8>));
+
+const HOWS: [How; 5] = [
+    ("a flipped bit in the middle", |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }),
+    ("a flipped first bit", |bytes| bytes[0] ^= 1),
+    ("a flipped last bit", |bytes| {
+        *bytes.last_mut().unwrap() ^= 0x80;
+    }),
+    ("a byte cut off", |bytes| _ = bytes.pop()),
+    ("nothing left", Vec::clear),
+];
+
+#[tokio::test]
+async fn every_kind_of_file_in_every_way() {
+    let fixture = fixture().await;
+    for prefix in ["data/", "tree/", "index/", "snapshots/", "keys/", "config"] {
+        for key in paths(&fixture.store, prefix).await {
+            for (name, how) in HOWS {
+                let store = fixture.store.fork();
+                damage(&store, &key, how).await;
+                let case = format!("{name} in {key}");
+                if let Err(error) = open(Arc::new(store.clone())).await {
+                    assert_eq!(error.kind(), Kind::Damage, "{case}: {error:?}");
+                    assert!(prefix == "keys/" || prefix == "config", "{case}: {error:?}");
+                    continue;
+                }
+                let report = checked(&store).await;
+                let named = |damage: &Damage| damage.what.contains(key.as_str());
+                assert!(
+                    report.damage.iter().any(named),
+                    "{case}: {:?}",
+                    report.damage
+                );
+                restore_never_lies(&store, &fixture, &case).await;
+            }
+        }
+    }
+}
+
+/// Each snapshot comes back exactly, or with an error.
+async fn restore_never_lies(store: &MemoryStore, fixture: &Fixture, case: &str) {
+    let repo = open(Arc::new(store.clone())).await.unwrap();
+    let good = open(Arc::new(fixture.store.clone()))
+        .await
+        .unwrap()
+        .view()
+        .await
+        .unwrap();
+    for manifest in [&fixture.first, &fixture.second] {
+        let read = match repo.view().await {
+            Ok(view) => restore(&view, manifest).await,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(read) => assert_eq!(read, restore(&good, manifest).await.unwrap(), "{case}"),
+            Err(error) => assert_eq!(error.kind(), Kind::Damage, "{case}: {error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_does_not_hide_the_others() {
+    let fixture = fixture().await;
+    let key = Key::new(format!("snapshots/{}", fixture.first.snapshot)).unwrap();
+    damage(&fixture.store, &key, |bytes| bytes[20] ^= 4).await;
+    let repo = open(Arc::new(fixture.store.clone())).await.unwrap();
+    let snapshots = repo.snapshots().await.unwrap();
+    assert_eq!(snapshots.manifests, std::slice::from_ref(&fixture.second));
+    assert_eq!(snapshots.damage.len(), 1);
+    assert_eq!(snapshots.damage[0].snapshots, [fixture.first.snapshot]);
+    assert_eq!(
+        snapshots.find("latest", None).unwrap_err().kind(),
+        Kind::Damage
+    );
+    // The next backup goes on.
+    backup(&repo, "a", &objects(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_pack_is_laid_to_the_snapshots_that_need_it() {
+    let fixture = fixture().await;
+    let both = [fixture.first.snapshot, fixture.second.snapshot];
+    for key in paths(&fixture.store, "data/").await {
+        let store = fixture.store.fork();
+        store.delete(&key, None).await.unwrap();
+        let report = open(Arc::new(store.clone()))
+            .await
+            .unwrap()
+            .check(&[], CheckBytes::None)
+            .await
+            .unwrap();
+        let [damage] = &report.damage[..] else {
+            panic!("{:?}", report.damage)
+        };
+        assert_eq!(damage.kind, DamageKind::Pack);
+        assert_eq!(damage.what, format!("{key} is missing"));
+        let hurt: Vec<bool> = both
+            .iter()
+            .map(|id| damage.snapshots.contains(id))
+            .collect();
+        assert!(hurt == [true, true] || hurt == [false, true], "{damage:?}");
+        // Asked about the first snapshot alone, what it does not need is not its damage.
+        let repo = open(Arc::new(store)).await.unwrap();
+        let first = repo.check(&both[..1], CheckBytes::All).await.unwrap();
+        assert_eq!(first.damage.len(), usize::from(hurt[0]));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_index_segment_is_told_by_the_blobs_that_nobody_knows() {
+    let fixture = fixture().await;
+    let key = paths(&fixture.store, "index/").await.remove(0);
+    fixture.store.delete(&key, None).await.unwrap();
+    let report = checked(&fixture.store).await;
+    assert!(
+        report
+            .damage
+            .iter()
+            .all(|damage| damage.kind == DamageKind::Index)
+    );
+    assert!(
+        report
+            .damage
+            .iter()
+            .any(|damage| damage.what.contains("in no index segment"))
+    );
+}
+
+#[tokio::test]
+async fn exchanged_files_do_not_pass() {
+    let fixture = fixture().await;
+    for prefix in ["snapshots/", "index/", "data/", "tree/"] {
+        let keys = paths(&fixture.store, prefix).await;
+        let store = fixture.store.fork();
+        let (a, b) = (&keys[0], &keys[1]);
+        let bytes = store.get(a, GetOptions::default()).await.unwrap();
+        store.put(b, bytes, PutOptions::default()).await.unwrap();
+        let report = checked(&store).await;
+        assert!(!report.damage.is_empty(), "{a} in the place of {b}");
+    }
+}
+
+#[tokio::test]
+async fn a_config_of_another_repository_is_damage() {
+    let fixture = fixture().await;
+    let other = MemoryStore::new();
+    init(Arc::new(other.clone())).await;
+    let config = Key::new("config").unwrap();
+    let bytes = other.get(&config, GetOptions::default()).await.unwrap();
+    fixture
+        .store
+        .put(&config, bytes, PutOptions::default())
+        .await
+        .unwrap();
+    let error = open(Arc::new(fixture.store.clone())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Damage);
+}
+
+#[tokio::test]
+async fn a_repository_that_needs_a_newer_writer_can_be_read() {
+    let store = MemoryStore::new();
+    let repo = init(Arc::new(store.clone())).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let rewrite = |change: fn(&mut crate::repo::config::Config)| {
+        let mut config = repo.config().clone();
+        change(&mut config);
+        Bytes::from(config.seal(repo.vault()).unwrap())
+    };
+    let key = Key::new("config").unwrap();
+    let write = rewrite(|config| config.required_write.push("new".into()));
+    store.put(&key, write, PutOptions::default()).await.unwrap();
+    let again = open(Arc::new(store.clone())).await.unwrap();
+    assert_eq!(again.snapshots().await.unwrap().manifests.len(), 1);
+    let error = writer(&again, "a").await.unwrap_err();
+    assert_eq!(error.kind().exit_code(), 13);
+
+    let read = rewrite(|config| config.required_read.push("new".into()));
+    store.put(&key, read, PutOptions::default()).await.unwrap();
+    assert_eq!(
+        open(Arc::new(store)).await.unwrap_err().kind().exit_code(),
+        13
+    );
+}
+
+#[tokio::test]
+async fn marks_of_a_later_eyrie_stop_writers_only() {
+    let store = MemoryStore::new();
+    let repo: Repository = init(Arc::new(store.clone())).await;
+    let open_writer = writer(&repo, "a").await.unwrap();
+    store
+        .put(
+            &Key::new("marks/x").unwrap(),
+            Bytes::new(),
+            PutOptions::default(),
+        )
+        .await
+        .unwrap();
+    let error = write_snapshot(&open_writer, &objects(1)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NewerFormat);
+    assert_eq!(
+        writer(&repo, "b").await.unwrap_err().kind(),
+        Kind::NewerFormat
+    );
+    repo.begin_reader("a", vec![])
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    open_writer.abort().await.unwrap();
+}
+
+/// Takes damage and goes on.
+#[derive(Default)]
+struct Tolerant {
+    whole: Collect,
+    damaged: Mutex<Vec<(u64, PieceRef)>>,
+}
+
+#[async_trait]
+impl Sink for Tolerant {
+    async fn piece(&self, item: u64, offset: u64, bytes: Bytes) -> Result<()> {
+        self.whole.piece(item, offset, bytes).await
+    }
+
+    async fn damaged(&self, item: u64, piece: PieceRef, error: Error) -> Result<()> {
+        assert_eq!(error.kind(), Kind::Damage);
+        lock(&self.damaged).push((item, piece));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_takes_damage_gets_everything_else() {
+    let fixture = fixture().await;
+    let keys = paths(&fixture.store, "data/").await;
+    damage(&fixture.store, &keys[0], |bytes| bytes[100] ^= 1).await;
+    fixture.store.delete(&keys[1], None).await.unwrap();
+    let view = open(Arc::new(fixture.store.clone()))
+        .await
+        .unwrap()
+        .view()
+        .await
+        .unwrap();
+    let entries = entries(&view, &fixture.second).await.unwrap();
+    let nowhere = PieceRef {
+        cv: Cv::from_bytes([1; 32]),
+        offset: 0,
+        length: 9,
+    };
+    let items = (0..).zip(entries.iter().map(|entry| pieces(entry).to_vec()));
+    let plan = view.read_plan(items.chain([(1000, vec![nowhere])]));
+    assert_eq!(plan.missing(), [(1000, nowhere)]);
+    let sink = Tolerant::default();
+    plan.execute(&sink).await.unwrap();
+    let damaged = sink.damaged.into_inner().unwrap();
+    let whole = sink.whole.0.into_inner().unwrap();
+    let all: usize = entries.iter().map(|entry| pieces(entry).len()).sum();
+    let read: usize = whole.values().map(std::collections::BTreeMap::len).sum();
+    assert_eq!(read + damaged.len(), all + 1);
+    assert!(damaged.contains(&(1000, nowhere)) && damaged.len() >= 3 && read > 0);
+}

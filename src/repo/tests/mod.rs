@@ -1,0 +1,9 @@
+//! Tests of the repository as a whole, over stores in memory.
+
+mod crash;
+mod damage;
+mod golden;
+mod maps;
+mod objects;
+mod sessions;
+mod support;

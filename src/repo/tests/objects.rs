@@ -1,0 +1,281 @@
+//! Objects in, the same bytes out.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use proptest::prelude::*;
+
+use super::support::*;
+use crate::Kind;
+use crate::env::Env;
+use crate::repo::{Compression, InitOptions, Repository, Unlock};
+use crate::secret::Secret;
+use crate::store::memory::MemoryStore;
+
+#[tokio::test]
+async fn a_snapshot_restores_bit_exact_and_a_second_one_adds_nothing_but_its_manifest() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    let data = objects(1);
+    let (first, added) = backup(&repo, "a", &data).await.unwrap();
+    assert!(added > 75_000);
+    assert_eq!((first.sequence, first.parent), (1, None));
+
+    let again = open(store).await.unwrap();
+    let (second, added) = backup(&again, "a", &data).await.unwrap();
+    assert_eq!(added, 0);
+    assert_eq!((second.sequence, second.parent), (2, Some(first.snapshot)));
+    assert_eq!(second.roots, first.roots);
+
+    let reader = again
+        .begin_reader("a", vec![second.snapshot])
+        .await
+        .unwrap();
+    assert_eq!(restore(reader.view(), &second).await.unwrap(), data);
+    for entry in entries(reader.view(), &first).await.unwrap() {
+        let parts: Vec<_> = reader
+            .view()
+            .read_object(pieces(&entry).to_vec())
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(
+            parts.concat(),
+            data[std::str::from_utf8(&entry.key).unwrap()]
+        );
+    }
+    reader.check_lease().unwrap();
+    reader.finish().await.unwrap();
+
+    let snapshots = again.snapshots().await.unwrap();
+    assert!(snapshots.damage.is_empty());
+    assert_eq!(
+        snapshots.find("latest", Some("a")).unwrap().snapshot,
+        second.snapshot
+    );
+    let report = again
+        .check(&[], crate::repo::CheckBytes::All)
+        .await
+        .unwrap();
+    assert_eq!(report.damage, []);
+    assert!(report.packs >= 3 && report.bytes_read > 75_000 && report.nodes > 0);
+}
+
+#[tokio::test]
+async fn with_a_passphrase_only_that_opens_it() {
+    let (_, store) = memory();
+    let unlock = |text: &str| Unlock::Passphrase(Secret::new(text));
+    let env = Env::system();
+    let repo = Repository::init(store.clone(), unlock("right"), options(), &env)
+        .await
+        .unwrap();
+    assert!(repo.encrypted());
+    let (manifest, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+
+    let error = |unlock| async {
+        Repository::open(store.clone(), unlock, &env)
+            .await
+            .unwrap_err()
+            .kind()
+            .exit_code()
+    };
+    assert_eq!(error(unlock("wrong")).await, 12);
+    assert_eq!(error(Unlock::None).await, 12);
+    let repo = Repository::open(store.clone(), unlock("right"), &env)
+        .await
+        .unwrap();
+    assert_eq!(
+        restore(&repo.view().await.unwrap(), &manifest)
+            .await
+            .unwrap(),
+        objects(2)
+    );
+
+    let (_, plain) = memory();
+    init(plain.clone()).await;
+    let refused = Repository::open(plain, unlock("right"), &env)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), Kind::WrongKey);
+}
+
+#[tokio::test]
+async fn an_empty_backendis_no_repository_and_an_occupied_one_is_not_made_anew() {
+    let (memory, store) = memory();
+    let error = open(store.clone()).await.unwrap_err();
+    assert_eq!(error.kind().exit_code(), 10);
+    let repo = init(store.clone()).await;
+    let again = Repository::init(store.clone(), Unlock::None, options(), &Env::system()).await;
+    assert!(
+        again
+            .unwrap_err()
+            .to_string()
+            .contains("there is a repository")
+    );
+
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let headless = Arc::new(memory.fork());
+    let config = crate::store::Key::new("config").unwrap();
+    crate::store::Store::delete(&*headless, &config, None)
+        .await
+        .unwrap();
+    let again = Repository::init(headless, Unlock::None, options(), &Env::system()).await;
+    assert!(
+        again
+            .unwrap_err()
+            .to_string()
+            .contains("whose config is missing")
+    );
+}
+
+#[tokio::test]
+async fn impossible_cuts_are_refused() {
+    let (_, store) = memory();
+    let mut options: InitOptions = options();
+    options.cuts.cut = 5000;
+    let made = Repository::init(store, Unlock::None, options, &Env::system()).await;
+    assert_eq!(made.unwrap_err().kind(), Kind::Usage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_tasks_backendat_once_and_equal_pieces_are_stored_once() {
+    let (_, backend) = memory();
+    let repo = init(backend).await;
+    let writer = Arc::new(writer(&repo, "a").await.unwrap());
+    let stored: Vec<_> = stream::iter(0..600_u64)
+        .map(|n| {
+            let writer = writer.clone();
+            tokio::spawn(async move {
+                store(
+                    &writer,
+                    "x",
+                    &noise(n % 40, 1000 + usize::try_from(n % 40).unwrap() * 500),
+                )
+                .await
+                .unwrap()
+            })
+        })
+        .buffer_unordered(64)
+        .try_collect()
+        .await
+        .unwrap();
+    let added: u64 = stored.iter().map(|object| object.new_bytes).sum();
+    assert_eq!(added, writer.bytes_added());
+    writer.flush().await.unwrap();
+    let view = repo.view().await.unwrap();
+    let unique: std::collections::HashSet<_> = stored
+        .iter()
+        .flat_map(|object| &object.pieces)
+        .map(|piece| piece.cv)
+        .collect();
+    assert_eq!(view.blobs(), unique.len());
+    for object in &stored {
+        assert!(writer.contains(&object.pieces));
+    }
+    Arc::into_inner(writer).unwrap().finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_that_shrinks_is_an_error_that_names_it() {
+    struct Shrinks;
+    #[async_trait::async_trait]
+    impl crate::repo::ObjectSource for Shrinks {
+        fn name(&self) -> String {
+            "insert_log/1/2/3".into()
+        }
+        fn size(&self) -> u64 {
+            9000
+        }
+        async fn piece(&self, offset: u64, len: usize) -> crate::Result<bytes::Bytes> {
+            Ok(noise(offset, if offset == 8192 { 7 } else { len }))
+        }
+    }
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let writer = writer(&repo, "a").await.unwrap();
+    let error = writer.store_object(&Shrinks).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "insert_log/1/2/3 changed while it was read: it had 9000 bytes and ended after 8199"
+    );
+    // The session goes on.
+    write_snapshot(&writer, &objects(3)).await.unwrap();
+    writer.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_compression_nothing_is_compressed() {
+    let (_, backend) = memory();
+    let repo = init(backend).await;
+    let writer = repo
+        .begin_writer("a", vec![], Compression::Off)
+        .await
+        .unwrap();
+    let stored = store(&writer, "x", &text(1, 6000)).await.unwrap();
+    assert_eq!(stored.new_bytes, 6000 + 92);
+    writer.abort().await.unwrap();
+    assert_eq!(repo.view().await.unwrap().blobs(), 0);
+}
+
+#[tokio::test]
+async fn packs_and_index_segments_end_where_they_should() {
+    let (memory, backend) = memory();
+    let repo = init(backend).await;
+    let writer = writer(&repo, "a").await.unwrap();
+    // More blobs than a pack takes, in pieces of 1 KiB at least.
+    let count = 70_000_u64;
+    let tasks = stream::iter(0..count).map(|n| {
+        let writer = &writer;
+        async move { store(writer, "x", &noise(n, 8)).await }
+    });
+    let stored: Vec<_> = tasks.buffer_unordered(256).try_collect().await.unwrap();
+    writer.flush().await.unwrap();
+    writer.finish().await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(view.blobs(), usize::try_from(count).unwrap());
+    let listing = view.listing().await.unwrap();
+    assert_eq!(listing.sizes.len(), 2);
+    assert!(
+        stored
+            .iter()
+            .all(|object| view.missing(&listing, &object.pieces).is_empty())
+    );
+    assert_eq!(repo.list("index/").await.unwrap().len(), 1);
+
+    let other = open(Arc::new(memory.fork())).await.unwrap();
+    let report = other
+        .check(&[], crate::repo::CheckBytes::All)
+        .await
+        .unwrap();
+    assert_eq!((report.damage, report.packs), (vec![], 2));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_objects_come_back(
+        power in 0_u32..3,
+        spare in 0_u32..4000,
+        sizes in proptest::collection::vec(0_usize..20_000, 0..12),
+        compressible: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut options = options();
+            options.cuts.cut = 1024 << power;
+            options.cuts.whole = options.cuts.cut + spare;
+            let store = Arc::new(MemoryStore::new());
+            let repo = Repository::init(store, Unlock::None, options, &Env::system()).await.unwrap();
+            let make = if compressible { text } else { noise };
+            let data: Objects = (0..)
+                .zip(&sizes)
+                .map(|(n, size)| (format!("{n:03}"), make(n, *size)))
+                .collect();
+            let (manifest, _) = backup(&repo, "a", &data).await.unwrap();
+            let view = repo.view().await.unwrap();
+            prop_assert_eq!(restore(&view, &manifest).await.unwrap(), data);
+            Ok(())
+        })?;
+    }
+}

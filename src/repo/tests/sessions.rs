@@ -1,0 +1,202 @@
+//! Leases: who excludes whom, and for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::support::*;
+use crate::Kind;
+use crate::env::Env;
+use crate::repo::host::Host;
+use crate::repo::ids::SessionId;
+use crate::repo::lease::{LeaseFile, SessionKind, lease_path, leases};
+use crate::repo::sealed::FileKind;
+use crate::repo::{Compression, Repository, Unlock};
+use crate::store::memory::MemoryStore;
+use crate::store::{Key, PutOptions, Store};
+
+async fn plant(repo: &Repository, host: Host, beat: u64) {
+    let session = SessionId([7; 32]);
+    let lease = LeaseFile {
+        session,
+        kind: SessionKind::Writer,
+        instance: "a".into(),
+        host,
+        created: Timestamp::UNIX_EPOCH,
+        ttl_s: 120,
+        beat,
+        parents: vec![],
+        checkpoint: false,
+    };
+    let path = lease_path(&session);
+    let bytes = repo
+        .vault()
+        .seal_json(FileKind::Lease, &path, &lease)
+        .unwrap();
+    repo.store()
+        .put(&Key::new(path).unwrap(), bytes, PutOptions::default())
+        .await
+        .unwrap();
+}
+
+fn elsewhere() -> Host {
+    Host {
+        name: "elsewhere".into(),
+        boot: "another".into(),
+        ..Host::current()
+    }
+}
+
+#[tokio::test]
+async fn two_writers_of_one_instance_exclude_each_other_and_others_do_not() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    let first = writer(&repo, "a").await.unwrap();
+    let error = writer(&open(store).await.unwrap(), "a").await.unwrap_err();
+    assert_eq!(error.kind().exit_code(), 11);
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
+    assert!(error.hint().is_some());
+    let other = writer(&repo, "b").await.unwrap();
+    let reader = repo.begin_reader("a", vec![]).await.unwrap();
+    assert_eq!(leases(&repo).await.unwrap().len(), 3);
+    first.finish().await.unwrap();
+    writer(&repo, "a").await.unwrap().finish().await.unwrap();
+    other.finish().await.unwrap();
+    reader.finish().await.unwrap();
+    assert_eq!(repo.list("leases/").await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_two_instances_work_at_once() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    let other = open(store).await.unwrap();
+    let (a, b) = (objects(1), objects(3));
+    let (first, second) = tokio::join!(backup(&repo, "a", &a), backup(&other, "b", &b));
+    let (first, second) = (first.unwrap().0, second.unwrap().0);
+    assert_eq!((first.sequence, second.sequence), (1, 1));
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &first).await.unwrap(), a);
+    assert_eq!(restore(&view, &second).await.unwrap(), b);
+}
+
+#[tokio::test]
+async fn at_most_one_of_many_that_begin_at_once_wins() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    for _ in 0..10 {
+        let began = futures::future::join_all((0..4).map(|_| writer(&repo, "a"))).await;
+        let (won, lost): (Vec<_>, Vec<_>) = began.into_iter().partition(Result::is_ok);
+        assert!(won.len() <= 1);
+        assert!(
+            lost.iter()
+                .all(|lost| lost.as_ref().unwrap_err().kind() == Kind::Locked)
+        );
+        for writer in won {
+            writer.unwrap().finish().await.unwrap();
+        }
+        assert_eq!(repo.list("leases/").await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_died_here_is_replaced_at_once() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    plant(
+        &repo,
+        Host {
+            pid: u32::MAX,
+            ..Host::current()
+        },
+        3,
+    )
+    .await;
+    let writer = writer(&repo, "a").await.unwrap();
+    assert_eq!(leases(&repo).await.unwrap().len(), 1);
+    writer.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_elsewhere_is_dead_only_after_two_lifetimes_without_a_beat() {
+    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 1);
+    let store = Arc::new(MemoryStore::new());
+    let repo = Repository::init(store, Unlock::None, options(), &env)
+        .await
+        .unwrap();
+    plant(&repo, elsewhere(), 1).await;
+    let locked = || async { writer(&repo, "a").await.unwrap_err().kind() == Kind::Locked };
+    assert!(locked().await);
+    clock.advance(Duration::from_secs(239));
+    assert!(locked().await);
+    // It beats: the watch begins anew, whatever the wall clock says.
+    plant(&repo, elsewhere(), 2).await;
+    clock.set_wall(Timestamp::MAX);
+    assert!(locked().await);
+    clock.advance(Duration::from_mins(4));
+    assert!(locked().await);
+    clock.advance(Duration::from_secs(1));
+    writer(&repo, "a").await.unwrap().finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_slept_through_its_lease_cannot_commit() {
+    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 2);
+    let store = Arc::new(MemoryStore::new());
+    let repo = Repository::init(store, Unlock::None, options(), &env)
+        .await
+        .unwrap();
+    let writer = repo
+        .begin_writer("a", vec![], Compression::Auto)
+        .await
+        .unwrap();
+    clock.advance(Duration::from_mins(2));
+    writer.check_lease().unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert!(writer.check_lease().is_err());
+    let error = write_snapshot(&writer, &objects(1)).await.unwrap_err();
+    assert!(error.to_string().contains("lapsed"), "{error}");
+    assert_eq!(repo.snapshots().await.unwrap().manifests, []);
+    writer.abort().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_while_the_session_lives_and_released_when_it_is_dropped() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let writer = writer(&repo, "a").await.unwrap();
+    tokio::time::pause();
+    let beat = || async { leases(&repo).await.unwrap()[0].file.beat };
+    assert_eq!(beat().await, 1);
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert_eq!(beat().await, 4);
+    drop(writer);
+    while !repo.list("leases/").await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_read_is_named() {
+    let (memory, store) = memory();
+    let repo = init(store).await;
+    let key = Key::new(lease_path(&SessionId([1; 32]))).unwrap();
+    memory
+        .put(&key, "noise".into(), PutOptions::default())
+        .await
+        .unwrap();
+    let error = writer(&repo, "a").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Damage);
+    assert!(error.hint().unwrap().contains("leases/0101"));
+    let report = repo
+        .check(&[], crate::repo::CheckBytes::None)
+        .await
+        .unwrap();
+    assert_eq!(report.damage[0].place, key.as_str());
+}

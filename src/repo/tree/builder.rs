@@ -1,0 +1,140 @@
+//! Building a map from entries in ascending order, in bounded memory.
+
+use bytes::Bytes;
+
+use super::encode::{NodeWriter, check_key};
+use super::node::{Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill};
+use crate::repo::hash::PieceRef;
+use crate::repo::writer::Writer;
+use crate::{Error, Kind, Result};
+
+/// Builds one map of a snapshot. Holds one node of each level, about 1 MiB each.
+///
+/// The same entries give the same nodes, so a map that did not change adds nothing.
+#[derive(Debug)]
+pub struct MapBuilder<'a> {
+    writer: &'a Writer,
+    levels: Vec<Level>,
+    last: Option<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct Level {
+    open: NodeWriter,
+    /// The first node of this level while it is the only one: perhaps the root.
+    only: Option<Child>,
+    /// Whether this level has several nodes, so that there is one above it.
+    several: bool,
+}
+
+impl<'a> MapBuilder<'a> {
+    pub(crate) fn new(writer: &'a Writer) -> Self {
+        Self {
+            writer,
+            levels: vec![Level::default()],
+            last: None,
+        }
+    }
+
+    /// Appends an entry, whose key is above all before it in byte order.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when the key is not, or has more than 65,535 bytes; what the store fails with.
+    pub async fn push(&mut self, entry: Entry) -> Result<()> {
+        check_key(&entry.key, self.last.as_deref())?;
+        let large = match &entry.content {
+            Content::Object { size, pieces, .. } if !pieces_fill(pieces, *size) => {
+                let key = String::from_utf8_lossy(&entry.key);
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("the pieces of {key} do not fill it"),
+                ));
+            }
+            Content::Object { pieces, .. } if pieces.len() as u64 > NODE_ENTRIES => {
+                Some(self.store_pieces(pieces).await?)
+            }
+            _ => None,
+        };
+        let open = &mut self.levels[0].open;
+        open.push_entry(&entry, large.as_deref());
+        let full = open.is_full(&entry.key);
+        self.last = Some(entry.key);
+        if full { self.close(0).await } else { Ok(()) }
+    }
+
+    /// Stores what is left and returns the root; `None` for an empty map.
+    pub async fn finish(mut self) -> Result<Option<NodeRef>> {
+        let mut level = 0;
+        while level < self.levels.len() {
+            if !self.levels[level].open.is_empty() {
+                self.close(level).await?;
+            }
+            if let Some(root) = self.levels[level].only.take() {
+                return Ok(Some(root.node));
+            }
+            level += 1;
+        }
+        Ok(None)
+    }
+
+    /// Stores the open node of `level` and hands it to the level above, whose node may close then.
+    async fn close(&mut self, mut level: usize) -> Result<()> {
+        loop {
+            let open = std::mem::take(&mut self.levels[level].open);
+            let height = u8::try_from(level)
+                .map_err(|_| Error::new(Kind::Failed, "a map has too many levels"))?;
+            let node = open.finish(height, Shape::at(height))?;
+            let (cv, length) = self.writer.store_node(node).await?;
+            let child = Child {
+                node: NodeRef {
+                    cv,
+                    length,
+                    level: height,
+                },
+                first: open.first,
+                entries: open.entries,
+                bytes: open.bytes,
+            };
+            let this = &mut self.levels[level];
+            if !this.several && this.only.is_none() {
+                this.only = Some(child);
+                return Ok(());
+            }
+            this.several = true;
+            let held = this.only.take();
+            level += 1;
+            if self.levels.len() == level {
+                self.levels.push(Level::default());
+            }
+            let above = &mut self.levels[level].open;
+            if let Some(held) = held {
+                above.push_child(&held);
+            }
+            above.push_child(&child);
+            if !above.is_full(&child.first) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn store_pieces(&self, pieces: &[PieceRef]) -> Result<Vec<NodeRef>> {
+        let mut nodes = Vec::new();
+        for chunk in pieces.chunks(usize::try_from(NODE_ENTRIES).unwrap_or(usize::MAX)) {
+            let mut node = NodeWriter::default();
+            for piece in chunk {
+                node.push_blob(piece);
+            }
+            let (cv, length) = self
+                .writer
+                .store_node(node.finish(0, Shape::Pieces)?)
+                .await?;
+            nodes.push(NodeRef {
+                cv,
+                length,
+                level: 0,
+            });
+        }
+        Ok(nodes)
+    }
+}

@@ -1,0 +1,250 @@
+//! Reading maps: scanning ranges, looking up keys, walking envelopes.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::{StreamExt, TryStreamExt};
+
+use super::node::{
+    Body, Child, Content, Entry, Envelope, EnvelopeNode, Large, Node, NodeRef, Shape, pieces_fill,
+};
+use crate::repo::ids::Cv;
+use crate::repo::view::View;
+use crate::repo::wire::damaged;
+use crate::{Error, Kind, Result};
+
+/// How many nodes are read ahead: they are small, and a store answers in tens of milliseconds.
+const NODES_AT_ONCE: usize = 16;
+
+/// One map of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Map {
+    pub(super) view: View,
+    pub(super) root: Option<NodeRef>,
+}
+
+/// Which keys to scan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyRange {
+    /// The first key of interest.
+    pub start: Bytes,
+    /// The first key that is not of interest any more; none for all that follow.
+    pub end: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// All keys.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// All keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> Self {
+        let prefix = prefix.as_ref();
+        let end = prefix.iter().rposition(|byte| *byte < u8::MAX).map(|at| {
+            let mut end = prefix[..=at].to_vec();
+            end[at] += 1;
+            end.into()
+        });
+        Self {
+            start: Bytes::copy_from_slice(prefix),
+            end,
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.start <= key && self.end.as_ref().is_none_or(|end| key < end)
+    }
+
+    /// The children that may hold keys of the range.
+    fn children(&self, children: Vec<Child>) -> Vec<EnvelopeNode> {
+        let before_start = children.partition_point(|child| child.first <= self.start);
+        let ended = |child: &Child| self.end.as_ref().is_some_and(|end| child.first >= *end);
+        children
+            .into_iter()
+            .skip(before_start.saturating_sub(1))
+            .take_while(|child| !ended(child))
+            .map(|child| envelope_node(child.node))
+            .collect()
+    }
+}
+
+/// A reference to a node of a map, as its parent's envelope has it.
+pub(super) fn envelope_node(node: NodeRef) -> EnvelopeNode {
+    EnvelopeNode {
+        node,
+        shape: Shape::at(node.level),
+    }
+}
+
+type Leaf = Vec<(Entry, Option<Large>)>;
+
+impl View {
+    /// The map with this root; an empty one without.
+    #[must_use]
+    pub fn map(&self, root: Option<NodeRef>) -> Map {
+        Map {
+            view: self.clone(),
+            root,
+        }
+    }
+
+    /// Visits every node under `roots` whose chaining value is not in `seen` yet, in no particular
+    /// order, and adds it there. A node that cannot be read is visited with its error.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` fails with, and what the store fails with other than [`Kind::Damage`].
+    pub async fn walk_envelopes<F>(
+        &self,
+        roots: impl IntoIterator<Item = NodeRef>,
+        seen: &mut HashSet<Cv>,
+        mut visit: F,
+    ) -> Result<()>
+    where
+        F: FnMut(&EnvelopeNode, Result<&Envelope>) -> Result<()>,
+    {
+        let mut queue: Vec<EnvelopeNode> = roots.into_iter().map(envelope_node).collect();
+        let mut reading = FuturesUnordered::new();
+        loop {
+            while reading.len() < NODES_AT_ONCE
+                && let Some(next) = queue.pop()
+            {
+                if seen.insert(next.node.cv) {
+                    reading.push(async move { (next, self.node(&next).await) });
+                }
+            }
+            let Some((node, read)) = reading.next().await else {
+                return Ok(());
+            };
+            match read {
+                Ok(read) => {
+                    visit(&node, Ok(&read.envelope))?;
+                    queue.extend(read.envelope.nodes);
+                }
+                Err(error) if error.kind() == Kind::Damage => visit(&node, Err(error))?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn leaves(self, node: EnvelopeNode, range: KeyRange) -> BoxStream<'static, Result<Leaf>> {
+        let expanded = async move {
+            let children = match self.node(&node).await?.body {
+                Body::Leaf(entries) => {
+                    return Ok(stream::once(std::future::ready(Ok(entries))).boxed());
+                }
+                Body::Inner(children) => range.children(children),
+                Body::Pieces => return Err(wrong_shape()),
+            };
+            let children = stream::iter(children);
+            Ok(if node.node.level == 1 {
+                children
+                    .map(move |child| {
+                        let view = self.clone();
+                        async move { view.node(&child).await.and_then(leaf) }
+                    })
+                    .buffered(NODES_AT_ONCE)
+                    .boxed()
+            } else {
+                children
+                    .flat_map(move |child| self.clone().leaves(child, range.clone()))
+                    .boxed()
+            })
+        };
+        stream::once(expanded).try_flatten().boxed()
+    }
+
+    /// Reads the pieces of a large object, where the entry has one.
+    pub(super) async fn resolve(&self, entry: (Entry, Option<Large>)) -> Result<Entry> {
+        let (mut entry, large) = entry;
+        let (Some(large), Content::Object { size, pieces, .. }) = (large, &mut entry.content)
+        else {
+            return Ok(entry);
+        };
+        for node in large.nodes {
+            let node = EnvelopeNode {
+                node,
+                shape: Shape::Pieces,
+            };
+            pieces.extend(self.node(&node).await?.envelope.blobs);
+        }
+        if pieces_fill(pieces, *size) {
+            return Ok(entry);
+        }
+        let key = String::from_utf8_lossy(&entry.key);
+        Err(damaged(format!("the pieces of {key} do not fill it")))
+    }
+}
+
+impl Map {
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> Option<NodeRef> {
+        self.root
+    }
+
+    /// The entries in `range`, in ascending order. The stream ends after an error.
+    pub fn scan(&self, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
+        let Some(root) = self.root else {
+            return stream::empty().boxed();
+        };
+        let resolver = self.view.clone();
+        self.view
+            .clone()
+            .leaves(envelope_node(root), range.clone())
+            .map_ok(move |entries| {
+                let range = range.clone();
+                stream::iter(entries)
+                    .filter(move |(entry, _)| std::future::ready(range.contains(&entry.key)))
+                    .map(Ok)
+            })
+            .try_flatten()
+            .and_then(move |entry| {
+                let view = resolver.clone();
+                async move { view.resolve(entry).await }
+            })
+            .boxed()
+    }
+
+    /// The entry under `key`.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        let Some(root) = self.root else {
+            return Ok(None);
+        };
+        let mut next = envelope_node(root);
+        loop {
+            match self.view.node(&next).await?.body {
+                Body::Inner(children) => {
+                    let at = children.partition_point(|child| child.first <= key);
+                    let Some(child) = at.checked_sub(1).and_then(|at| children.get(at)) else {
+                        return Ok(None);
+                    };
+                    next = envelope_node(child.node);
+                }
+                Body::Leaf(mut entries) => {
+                    let found = entries.binary_search_by(|(entry, _)| entry.key[..].cmp(key));
+                    return match found {
+                        Ok(at) => self.view.resolve(entries.swap_remove(at)).await.map(Some),
+                        Err(_) => Ok(None),
+                    };
+                }
+                Body::Pieces => return Err(wrong_shape()),
+            }
+        }
+    }
+}
+
+fn leaf(node: Node) -> Result<Leaf> {
+    match node.body {
+        Body::Leaf(entries) => Ok(entries),
+        Body::Inner(_) | Body::Pieces => Err(wrong_shape()),
+    }
+}
+
+fn wrong_shape() -> Error {
+    damaged("a tree node is of another shape than its parent says")
+}

@@ -1,0 +1,79 @@
+//! Results of verifications, kept beside the snapshots (section 12).
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::SnapshotId;
+use super::repository::Repository;
+use super::sealed::FileKind;
+use crate::{Kind, Result};
+
+/// How many results are read at once: they are small.
+const READ_AT_ONCE: usize = 16;
+
+const DIRECTORY: &str = "verified/";
+
+/// The result of one verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// When it ended.
+    pub time: Timestamp,
+    /// How far it looked at everything: `existence`, `structure`, `bytes` or `drill`.
+    pub level: String,
+    /// The snapshots that it looked at.
+    pub results: Vec<VerifiedSnapshot>,
+}
+
+/// What a verification found in one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedSnapshot {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Pieces of damage that it suffers from.
+    pub damage: u64,
+}
+
+impl Repository {
+    /// Keeps the result of a verification.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn record_verification(&self, verification: &Verification) -> Result<()> {
+        let path = format!("{DIRECTORY}{}", hex::encode(self.env().id()));
+        let bytes = self
+            .vault()
+            .seal_json(FileKind::Verification, &path, verification)?;
+        self.put_once(&path, bytes).await
+    }
+
+    /// Every result that can be read, the oldest first. Nothing depends on them: one that is damaged
+    /// is as if it had not been kept.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn verifications(&self) -> Result<Vec<Verification>> {
+        let paths = self.list(DIRECTORY).await?;
+        let mut read = futures::stream::iter(paths)
+            .map(|meta| async move {
+                let path = meta.key.as_str();
+                let bytes = self.get_file(path).await?;
+                self.vault().open_json(FileKind::Verification, path, &bytes)
+            })
+            .buffered(READ_AT_ONCE);
+        let mut all: Vec<Verification> = Vec::new();
+        while let Some(result) = read.next().await {
+            match result {
+                Ok(verification) => all.push(verification),
+                Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => {
+                    tracing::warn!("a verification's result is left out: {}", error.chain());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        all.sort_by_key(|verification| verification.time);
+        Ok(all)
+    }
+}

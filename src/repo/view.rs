@@ -1,0 +1,260 @@
+//! What a session sees: the blobs that the index knew when it began.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use super::blob::{BlobKind, into_mut};
+use super::check::Listing;
+use super::hash::PieceRef;
+use super::ids::{BlobId, PackId, SnapshotId};
+use super::index::Index;
+use super::index::segment::Record;
+use super::lease::{Lease, SessionKind};
+use super::pack::pack_key;
+use super::repository::Repository;
+use super::tree::EnvelopeNode;
+use super::tree::node::Node;
+use super::vault::Vault;
+use super::wire::{damaged, missing_is_damage};
+use crate::error::Context;
+use crate::{Kind, Result};
+
+/// How many pieces of one object are read ahead.
+const PIECES_AT_ONCE: usize = 4;
+
+/// The repository as its index knew it at one time. Clones share it.
+#[derive(Debug, Clone)]
+pub struct View(Arc<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    repo: Repository,
+    index: Index,
+}
+
+/// A reader session: a view under a lease, so that nothing it reads is pruned meanwhile.
+#[derive(Debug)]
+pub struct Reader {
+    view: View,
+    lease: Option<Lease>,
+}
+
+impl Repository {
+    /// Loads the index. Nothing protects what is read through the view from being pruned; sessions
+    /// that take longer than a moment use [`begin_reader`](Self::begin_reader).
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] that names the segment that is damaged.
+    pub async fn view(&self) -> Result<View> {
+        let index = Index::load(self).await?;
+        Ok(View(Arc::new(Seen {
+            repo: self.clone(),
+            index,
+        })))
+    }
+
+    /// Begins a reader session on the snapshots `parents` of `instance`. Where the store takes no
+    /// lease, because it may only be read, the session goes without.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when the index is damaged.
+    pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
+        let lease = match Lease::take(self, SessionKind::Reader, instance, parents).await {
+            Ok(lease) => Some(lease),
+            Err(error) if error.kind() == Kind::AccessDenied => {
+                tracing::warn!("reading without a lease: {}", error.chain());
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        match self.view().await {
+            Ok(view) => Ok(Reader { view, lease }),
+            Err(error) => {
+                if let Some(lease) = lease {
+                    lease.give_up().await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// What this session reads.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether the lease still protects what is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when it lapsed.
+    pub fn check_lease(&self) -> Result<()> {
+        self.lease.as_ref().map_or(Ok(()), Lease::check)
+    }
+
+    /// Ends the session and releases its lease.
+    pub async fn finish(self) -> Result<()> {
+        match self.lease {
+            Some(lease) => lease.finish().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl View {
+    /// The repository.
+    #[must_use]
+    pub fn repo(&self) -> &Repository {
+        &self.0.repo
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.0.index
+    }
+
+    /// How many blobs the index knows.
+    #[must_use]
+    pub fn blobs(&self) -> usize {
+        self.0.index.records().len()
+    }
+
+    /// The pieces of an object, verified and in order. A few are read ahead. The stream ends after
+    /// an error.
+    pub fn read_object(&self, pieces: Vec<PieceRef>) -> BoxStream<'static, Result<Bytes>> {
+        let view = self.clone();
+        let mut failed = false;
+        futures::stream::iter(pieces)
+            .map(move |piece| {
+                let view = view.clone();
+                async move { view.piece(&piece).await }
+            })
+            .buffered(PIECES_AT_ONCE)
+            .take_while(move |read| {
+                let go_on = !failed;
+                failed = read.is_err();
+                std::future::ready(go_on)
+            })
+            .boxed()
+    }
+
+    /// One piece of an object, verified.
+    pub async fn piece(&self, piece: &PieceRef) -> Result<Bytes> {
+        self.blob(BlobKind::Data, *piece).await
+    }
+
+    /// Reads a node of a tree.
+    pub(crate) async fn node(&self, node: &EnvelopeNode) -> Result<Node> {
+        let piece = PieceRef {
+            cv: node.node.cv,
+            offset: 0,
+            length: node.node.length,
+        };
+        let bytes = self.blob(BlobKind::Tree, piece).await?;
+        Node::read(&bytes, node)
+    }
+
+    /// Lists the packs that the store has.
+    pub async fn listing(&self) -> Result<Listing> {
+        let mut sizes = HashMap::new();
+        for kind in [BlobKind::Data, BlobKind::Tree] {
+            let prefix = format!("{}/", kind.directory());
+            for meta in self.repo().list(&prefix).await? {
+                let name = meta.key.as_str().rsplit('/').next().unwrap_or_default();
+                if let Ok(id) = name.parse::<PackId>()
+                    && pack_key(kind, &id)? == meta.key
+                {
+                    sizes.insert(id, meta.size);
+                }
+            }
+        }
+        Ok(Listing { sizes })
+    }
+
+    /// Those of `pieces` that cannot be there: in no index segment, or in a pack that is missing or
+    /// has the wrong size.
+    #[must_use]
+    pub fn missing(&self, listing: &Listing, pieces: &[PieceRef]) -> Vec<PieceRef> {
+        let there = |piece: &&PieceRef| {
+            self.record(BlobKind::Data, piece).is_some_and(|record| {
+                let pack = self.index().pack(record.pack);
+                listing.sizes.get(&pack.id) == Some(&pack.size)
+            })
+        };
+        pieces
+            .iter()
+            .filter(|piece| !there(piece))
+            .copied()
+            .collect()
+    }
+
+    /// Where the blob of a piece is; `None` when the index does not know it.
+    pub(crate) fn record(&self, kind: BlobKind, piece: &PieceRef) -> Option<&Record> {
+        let vault = self.repo().vault();
+        self.index()
+            .get(&vault.blob_id(kind, &piece.cv, piece.offset, piece.length))
+    }
+
+    async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
+        let Some(record) = self.record(kind, &piece).copied() else {
+            return Err(damaged(format!(
+                "the {} blob with chaining value {} is in no index segment",
+                kind.directory(),
+                piece.cv
+            )));
+        };
+        let repo = self.repo();
+        let pack = pack_key(kind, &self.index().pack(record.pack).id)?;
+        let (from, length) = (
+            u64::from(record.entry.position),
+            u64::from(record.entry.stored),
+        );
+        let bytes = repo
+            .get_range(&pack, from, length)
+            .await
+            .map_err(missing_is_damage)?;
+        let opener = repo.clone();
+        repo.pool()
+            .run(move || {
+                open_piece(
+                    opener.vault(),
+                    kind,
+                    &record.entry.id,
+                    &piece,
+                    into_mut(bytes),
+                )
+            })
+            .await
+            .context(|| format!("read {pack}"))
+    }
+}
+
+/// Opens the stored blob of `piece`, whose id is `id`.
+pub(crate) fn open_piece(
+    vault: &Vault,
+    kind: BlobKind,
+    id: &BlobId,
+    piece: &PieceRef,
+    stored: BytesMut,
+) -> Result<Bytes> {
+    let (header, plain) = vault.open_blob(stored)?;
+    let same = header.id == *id
+        && header.kind == kind
+        && header.offset == piece.offset
+        && header.plain == piece.length;
+    if same {
+        Ok(plain)
+    } else {
+        Err(damaged(format!(
+            "another blob is in the place of blob {id}"
+        )))
+    }
+}

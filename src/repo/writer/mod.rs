@@ -1,0 +1,331 @@
+//! A writer session: objects and maps in, manifests out, under a lease.
+
+mod indexer;
+mod object;
+mod packer;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use self::indexer::Indexer;
+pub use self::object::{ObjectSource, StoredObject};
+use self::packer::{Class, Packers};
+use super::blob::{BlobKind, Compression};
+use super::config::FORMAT;
+use super::hash::{PieceRef, piece_hashes};
+use super::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
+use super::lease::{Lease, SessionKind};
+use super::manifest::{Manifest, ManifestDraft};
+use super::pool::Share;
+use super::repository::Repository;
+use super::tree::MapBuilder;
+use super::view::View;
+use super::wire::to_u32;
+use crate::env::lock;
+use crate::{Error, Kind, Result};
+
+/// A writer session of one instance.
+///
+/// Everything may be called concurrently. Memory is bounded by a budget of bytes between source
+/// and store, so futures of one task must be polled together: one that holds a share and is not
+/// polled stalls the others. Dropping a future of a call is safe. After an error of the store every
+/// call fails; what was committed before is whole, and [`abort`](Writer::abort) ends the session.
+#[derive(Debug)]
+pub struct Writer {
+    session: Arc<Session>,
+    packers: Arc<Packers>,
+    lease: Lease,
+    instance: String,
+}
+
+/// What the parts of a writer share.
+#[derive(Debug)]
+struct Session {
+    view: View,
+    compression: Compression,
+    indexer: Indexer,
+    /// Blobs that this session stored or is about to store.
+    pending: Mutex<HashSet<BlobId>>,
+    /// Stored bytes that this session added: blobs with their headers.
+    added: AtomicU64,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// The first error of a session, to be told to every later caller.
+#[derive(Debug, Clone)]
+struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// What storing a blob gave.
+#[derive(Debug, Clone, Copy)]
+struct StoredBlob {
+    cv: Cv,
+    whole: Option<ObjectHash>,
+    /// Stored bytes added; 0 when the blob was there.
+    new_bytes: u64,
+}
+
+impl Repository {
+    /// Begins a writer session for `instance`, which reads `parents`. Writers of other instances may
+    /// be at work.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Locked`] when another session writes for the instance, [`Kind::NewerFormat`] when the
+    /// repository needs a newer writer, [`Kind::Damage`] when the index or a lease is damaged.
+    pub async fn begin_writer(
+        &self,
+        instance: &str,
+        parents: Vec<SnapshotId>,
+        compression: Compression,
+    ) -> Result<Writer> {
+        self.config().check_writable()?;
+        let lease = Lease::take(self, SessionKind::Writer, instance, parents).await?;
+        match self.begin_session(compression).await {
+            Ok(session) => {
+                let packers = Arc::new(Packers::start(&session));
+                Ok(Writer {
+                    session,
+                    packers,
+                    lease,
+                    instance: instance.to_owned(),
+                })
+            }
+            Err(error) => {
+                lease.give_up().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_session(&self, compression: Compression) -> Result<Arc<Session>> {
+        refuse_marks(self).await?;
+        Ok(Arc::new(Session {
+            view: self.view().await?,
+            compression,
+            indexer: Indexer::new(self.clone()),
+            pending: Mutex::default(),
+            added: AtomicU64::new(0),
+            failure: Mutex::default(),
+        }))
+    }
+}
+
+/// Refuses to write while packs are marked to go: a writer must treat their blobs as absent.
+async fn refuse_marks(repo: &Repository) -> Result<()> {
+    match repo.list("marks/").await?.first() {
+        None => Ok(()),
+        Some(mark) => Err(Error::new(
+            Kind::NewerFormat,
+            format!(
+                "{} marks packs to be removed, which this eyrie does not know how to heed",
+                mark.key
+            ),
+        )
+        .with_hint("let the eyrie that prunes finish, or write with that one")),
+    }
+}
+
+impl Writer {
+    /// What the repository held when the session began.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.session.view
+    }
+
+    /// The session's id: the name of its lease.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.lease.session()
+    }
+
+    /// Whose snapshots this session writes.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Whether the lease still protects the session.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when it lapsed: nothing can be committed any more.
+    pub fn check_lease(&self) -> Result<()> {
+        self.lease.check()
+    }
+
+    /// Whether every one of `pieces` is in the repository, or was stored by this session.
+    #[must_use]
+    pub fn contains(&self, pieces: &[PieceRef]) -> bool {
+        let vault = self.session.view.repo().vault();
+        pieces.iter().all(|piece| {
+            let id = vault.blob_id(BlobKind::Data, &piece.cv, piece.offset, piece.length);
+            self.session.view.index().get(&id).is_some()
+                || lock(&self.session.pending).contains(&id)
+        })
+    }
+
+    /// Bytes that this session has added to the repository so far: blobs as stored, trees included.
+    #[must_use]
+    pub fn bytes_added(&self) -> u64 {
+        self.session.added.load(Ordering::Relaxed)
+    }
+
+    /// Begins a map; its entries are pushed in ascending order of their keys.
+    #[must_use]
+    pub fn map(&self) -> MapBuilder<'_> {
+        MapBuilder::new(self)
+    }
+
+    /// Writes out everything stored so far: packs, then index. A later session finds it.
+    pub async fn flush(&self) -> Result<()> {
+        self.session.check()?;
+        self.packers.flush().await?;
+        self.session
+            .indexer
+            .flush()
+            .await
+            .inspect_err(|error| self.session.fail(error))
+    }
+
+    /// Commits a snapshot: flushes, proves the lease, and writes the manifest, the last write.
+    ///
+    /// # Errors
+    ///
+    /// After [`Kind::Unavailable`] it is unknown whether the snapshot exists; otherwise it does not.
+    pub async fn commit(&self, draft: ManifestDraft) -> Result<Manifest> {
+        self.flush().await?;
+        let repo = self.session.view.repo();
+        refuse_marks(repo).await?;
+        let snapshots = repo.snapshots().await?;
+        let parent = snapshots.newest_of(&self.instance);
+        let manifest = Manifest {
+            format: FORMAT,
+            snapshot: SnapshotId(repo.env().id()),
+            instance: self.instance.clone(),
+            sequence: parent.map_or(1, |parent| parent.sequence.saturating_add(1)),
+            parent: parent.map(|parent| parent.snapshot),
+            time: draft.time,
+            roots: draft.roots,
+            totals: draft.totals,
+            labels: draft.labels,
+            body: draft.body,
+        };
+        self.lease.renew().await?;
+        manifest.write(repo).await?;
+        Ok(manifest)
+    }
+
+    /// Ends the session and releases its lease. What was not committed is unreachable.
+    pub async fn finish(self) -> Result<()> {
+        self.packers.abandon().await;
+        self.lease.finish().await
+    }
+
+    /// Gives the session up: removes unfinished uploads and releases the lease.
+    pub async fn abort(self) -> Result<()> {
+        self.finish().await
+    }
+
+    /// Stores a tree node.
+    pub(super) async fn store_node(&self, node: Vec<u8>) -> Result<(Cv, u32)> {
+        let length = to_u32(node.len(), "a node's length")?;
+        let stored = self.store_blob(Class::Tree, node.into(), 0, None).await?;
+        Ok((stored.cv, length))
+    }
+
+    /// Hashes `plain`, and unless the repository has it, seals it and hands it to a pack.
+    ///
+    /// The work goes on when this future is dropped, so that what the session calls stored is.
+    async fn store_blob(
+        &self,
+        class: Class,
+        plain: Bytes,
+        offset: u64,
+        share: Option<Share>,
+    ) -> Result<StoredBlob> {
+        self.session.check()?;
+        let (session, packers) = (self.session.clone(), self.packers.clone());
+        let work = async move {
+            let (inner, pool) = (session.clone(), session.view.repo().pool());
+            let sealed = pool
+                .run(move || inner.seal(class.kind(), &plain, offset))
+                .await;
+            let (stored, blob) = sealed.inspect_err(|error| session.fail(error))?;
+            if let Some(blob) = blob {
+                packers.append(class, blob, share).await?;
+            }
+            Ok(stored)
+        };
+        tokio::spawn(work).await.map_err(|error| {
+            Error::new(Kind::Failed, "storing a blob was cut short").with_source(error)
+        })?
+    }
+}
+
+impl Session {
+    /// Hashes and seals; what is stored or pending already is not sealed again.
+    fn seal(
+        &self,
+        kind: BlobKind,
+        plain: &Bytes,
+        offset: u64,
+    ) -> Result<(StoredBlob, Option<super::blob::SealedBlob>)> {
+        let vault = self.view.repo().vault();
+        let length = to_u32(plain.len(), "a piece's length")?;
+        let (cv, whole) = piece_hashes(plain, offset);
+        let id = vault.blob_id(kind, &cv, offset, length);
+        let mut stored = StoredBlob {
+            cv,
+            whole,
+            new_bytes: 0,
+        };
+        if self.view.index().get(&id).is_some() || !lock(&self.pending).insert(id) {
+            return Ok((stored, None));
+        }
+        let blob = vault.seal_blob(kind, id, offset, plain, self.compression)?;
+        stored.new_bytes = blob.bytes.len() as u64;
+        self.added.fetch_add(stored.new_bytes, Ordering::Relaxed);
+        Ok((stored, Some(blob)))
+    }
+
+    /// Remembers the session's first error.
+    fn fail(&self, error: &Error) {
+        lock(&self.failure).get_or_insert_with(|| Failure {
+            kind: error.kind(),
+            message: error.chain(),
+            hint: error.hint().map(str::to_owned),
+        });
+    }
+
+    /// Fails when the session has.
+    fn check(&self) -> Result<()> {
+        match lock(&self.failure).clone() {
+            None => Ok(()),
+            Some(Failure {
+                kind,
+                message,
+                hint,
+            }) => {
+                let error = Error::new(kind, message);
+                Err(match hint {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    /// The error that the session failed with.
+    fn failure(&self) -> Error {
+        self.check()
+            .err()
+            .unwrap_or_else(|| Error::new(Kind::Failed, "the writer session has ended"))
+    }
+}

@@ -1,0 +1,103 @@
+//! Storing objects: one pass over the bytes, several pieces at once.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use super::Writer;
+use super::packer::Class;
+use crate::repo::hash::{PieceRef, merge};
+use crate::repo::ids::ObjectHash;
+use crate::{Error, Kind, Result};
+
+/// How many pieces of one object are read and worked on at once: enough to keep both the source
+/// and a few processors busy with a single large object.
+const PIECES_AT_ONCE: usize = 4;
+
+/// The bytes of an object to store.
+#[async_trait]
+pub trait ObjectSource: Send + Sync {
+    /// What the object is called in errors.
+    fn name(&self) -> String;
+
+    /// Its size, in bytes.
+    fn size(&self) -> u64;
+
+    /// The `len` bytes at `offset`; fewer where the object has become shorter. Bytes that nobody
+    /// else holds are encrypted without a copy.
+    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes>;
+}
+
+/// What storing an object gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObject {
+    /// The plain BLAKE3 hash of the bytes.
+    pub hash: ObjectHash,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Its pieces, in order; none for an empty object.
+    pub pieces: Vec<PieceRef>,
+    /// Stored bytes that it added to the repository; 0 when everything was there.
+    pub new_bytes: u64,
+}
+
+impl Writer {
+    /// Stores an object: reads it once, hashes, and stores what the repository does not have.
+    ///
+    /// The object is in the repository for good only after [`flush`](Writer::flush) or
+    /// [`commit`](Writer::commit); an error of the store may surface there.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] that names the object when it becomes shorter meanwhile; what the source or
+    /// the store fails with.
+    pub async fn store_object<S: ObjectSource + ?Sized>(&self, source: &S) -> Result<StoredObject> {
+        let size = source.size();
+        let cuts = self.view().repo().cuts();
+        let class = if size >= u64::from(cuts.cut) {
+            Class::Large
+        } else {
+            Class::Small
+        };
+        let done: Vec<_> = futures::stream::iter(cuts.pieces(size))
+            .map(|(offset, length)| async move {
+                let share = self.view().repo().pool().share(u64::from(length)).await?;
+                let bytes = source.piece(offset, length as usize).await?;
+                if bytes.len() != length as usize {
+                    return Err(changed(&source.name(), size, offset + bytes.len() as u64));
+                }
+                let stored = self.store_blob(class, bytes, offset, Some(share)).await?;
+                Ok((
+                    PieceRef {
+                        cv: stored.cv,
+                        offset,
+                        length,
+                    },
+                    stored,
+                ))
+            })
+            .buffered(PIECES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let new_bytes = done.iter().map(|(_, stored)| stored.new_bytes).sum();
+        let pieces: Vec<PieceRef> = done.iter().map(|(piece, _)| *piece).collect();
+        let hash = match &done[..] {
+            [] => ObjectHash(blake3::hash(b"").into()),
+            [(_, stored)] => stored.whole.ok_or_else(|| self.session.failure())?,
+            _ => merge(&pieces, size)?,
+        };
+        Ok(StoredObject {
+            hash,
+            size,
+            pieces,
+            new_bytes,
+        })
+    }
+}
+
+fn changed(name: &str, size: u64, found: u64) -> Error {
+    Error::new(
+        Kind::Failed,
+        format!("{name} changed while it was read: it had {size} bytes and ended after {found}"),
+    )
+}

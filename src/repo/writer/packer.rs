@@ -1,0 +1,359 @@
+//! Open packs: blobs are appended, parts stream to the store, the pack is hashed on the way.
+//!
+//! Each open pack belongs to one task, so that nobody who stops waiting can tear one.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Session;
+use crate::error::Context;
+use crate::repo::blob::{BlobKind, SealedBlob};
+use crate::repo::ids::PackId;
+use crate::repo::index::segment::PackInfo;
+use crate::repo::pack::{PackEntry, pack_header, pack_key};
+use crate::repo::pool::Share;
+use crate::repo::wire::to_u32;
+use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
+use crate::{Error, Kind, Result};
+
+/// A pack is closed when it has reached this size, in bytes.
+const PACK_TARGET: u64 = 64 << 20;
+/// A pack is closed when it has this many blobs, so that its records fit into an index segment
+/// and its directory stays under 4 MiB.
+const PACK_BLOBS: usize = 1 << 16;
+/// How many packs of large objects are open at once, so that one is filled while another's part is
+/// hashed or its end is written.
+const LARGE_PACKS: usize = 2;
+/// How many sealed blobs wait for an open pack.
+const QUEUE: usize = 8;
+
+/// Which blobs share packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Pieces of objects that are cut, or nearly.
+    Large,
+    /// Smaller objects.
+    Small,
+    /// Tree nodes.
+    Tree,
+}
+
+impl Class {
+    pub(super) fn kind(self) -> BlobKind {
+        match self {
+            Self::Large | Self::Small => BlobKind::Data,
+            Self::Tree => BlobKind::Tree,
+        }
+    }
+}
+
+enum Message {
+    Append(SealedBlob, Option<Share>),
+    Flush(oneshot::Sender<Result<()>>),
+    Abandon(oneshot::Sender<()>),
+}
+
+/// The tasks with the open packs of a session.
+#[derive(Debug)]
+pub(super) struct Packers {
+    session: Arc<Session>,
+    large: Vec<mpsc::Sender<Message>>,
+    small: Vec<mpsc::Sender<Message>>,
+    tree: Vec<mpsc::Sender<Message>>,
+}
+
+impl Packers {
+    pub(super) fn start(session: &Arc<Session>) -> Self {
+        let start = |class: Class, count: usize| {
+            (0..count)
+                .map(|_| {
+                    let (sender, receiver) = mpsc::channel(QUEUE);
+                    tokio::spawn(Packer::new(session.clone(), class.kind()).run(receiver));
+                    sender
+                })
+                .collect()
+        };
+        Self {
+            session: session.clone(),
+            large: start(Class::Large, LARGE_PACKS),
+            small: start(Class::Small, 1),
+            tree: start(Class::Tree, 1),
+        }
+    }
+
+    /// Hands a blob to the open pack with the shortest queue.
+    pub(super) async fn append(
+        &self,
+        class: Class,
+        blob: SealedBlob,
+        share: Option<Share>,
+    ) -> Result<()> {
+        let senders = match class {
+            Class::Large => &self.large,
+            Class::Small => &self.small,
+            Class::Tree => &self.tree,
+        };
+        let ended = || self.session.failure();
+        let sender = senders
+            .iter()
+            .max_by_key(|sender| sender.capacity())
+            .ok_or_else(ended)?;
+        sender
+            .send(Message::Append(blob, share))
+            .await
+            .map_err(|_| ended())
+    }
+
+    /// Finishes all open packs, data before trees.
+    pub(super) async fn flush(&self) -> Result<()> {
+        for senders in [
+            [&self.large[..], &self.small[..]].concat(),
+            self.tree.clone(),
+        ] {
+            let mut replies = Vec::new();
+            for sender in &senders {
+                let (reply, done) = oneshot::channel();
+                sender
+                    .send(Message::Flush(reply))
+                    .await
+                    .map_err(|_| self.session.failure())?;
+                replies.push(done);
+            }
+            for done in replies {
+                done.await.map_err(|_| self.session.failure())??;
+            }
+        }
+        self.session.check()
+    }
+
+    /// Gives up all open packs and removes what their uploads left.
+    pub(super) async fn abandon(&self) {
+        for sender in [&self.large[..], &self.small[..], &self.tree[..]].concat() {
+            let (reply, done) = oneshot::channel();
+            if sender.send(Message::Abandon(reply)).await.is_ok() {
+                // The task ends only after it has answered.
+                let _ = done.await;
+            }
+        }
+    }
+}
+
+struct Packer {
+    session: Arc<Session>,
+    kind: BlobKind,
+    open: Option<OpenPack>,
+    /// The end of the previous pack, being written.
+    finishing: Option<JoinHandle<Result<()>>>,
+}
+
+struct OpenPack {
+    id: PackId,
+    upload: Box<dyn Upload>,
+    hasher: Box<blake3::Hasher>,
+    entries: Vec<PackEntry>,
+    position: u64,
+    /// What is not a whole part yet.
+    buffer: BytesMut,
+}
+
+impl Packer {
+    fn new(session: Arc<Session>, kind: BlobKind) -> Self {
+        Self {
+            session,
+            kind,
+            open: None,
+            finishing: None,
+        }
+    }
+
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(message) = messages.recv().await {
+            match message {
+                Message::Append(blob, share) => {
+                    if self.session.check().is_ok()
+                        && let Err(error) = self.append(blob).await
+                    {
+                        self.session.fail(&error);
+                    }
+                    drop(share);
+                }
+                Message::Flush(reply) => {
+                    let flushed = self
+                        .flush()
+                        .await
+                        .inspect_err(|error| self.session.fail(error));
+                    // Nobody waits any more when the caller was dropped.
+                    let _ = reply.send(flushed);
+                }
+                Message::Abandon(reply) => {
+                    self.abandon().await;
+                    let _ = reply.send(());
+                }
+            }
+        }
+        self.abandon().await;
+    }
+
+    async fn append(&mut self, blob: SealedBlob) -> Result<()> {
+        let mut pack = match self.open.take() {
+            Some(pack) => pack,
+            None => OpenPack::begin(&self.session, self.kind).await?,
+        };
+        let appended = pack.append(&self.session, blob).await;
+        let full = pack.position >= PACK_TARGET || pack.entries.len() >= PACK_BLOBS;
+        match appended {
+            Ok(()) if full => self.close(pack).await,
+            other => {
+                self.open = Some(pack);
+                other
+            }
+        }
+    }
+
+    /// Writes the end of a pack while the next one is filled.
+    async fn close(&mut self, pack: OpenPack) -> Result<()> {
+        self.finished().await?;
+        let (session, kind) = (self.session.clone(), self.kind);
+        self.finishing = Some(tokio::spawn(pack.finish(session, kind)));
+        Ok(())
+    }
+
+    async fn finished(&mut self) -> Result<()> {
+        let Some(finishing) = self.finishing.take() else {
+            return Ok(());
+        };
+        finishing.await.map_err(|error| {
+            Error::new(Kind::Failed, "finishing a pack was cut short").with_source(error)
+        })?
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.session.check()?;
+        if let Some(pack) = self.open.take() {
+            self.close(pack).await?;
+        }
+        self.finished().await
+    }
+
+    async fn abandon(&mut self) {
+        if let Err(error) = self.finished().await {
+            tracing::debug!("{}", error.chain());
+        }
+        if let Some(pack) = self.open.take()
+            && let Err(error) = pack.upload.abort().await
+        {
+            tracing::warn!(
+                "an unfinished upload of a pack may be left: {}",
+                error.chain()
+            );
+        }
+    }
+}
+
+impl OpenPack {
+    async fn begin(session: &Session, kind: BlobKind) -> Result<Self> {
+        let repo = session.view.repo();
+        let id = PackId(repo.env().id());
+        // The name is random, so nothing can be there; the index is written after a sync.
+        let options = PutOptions {
+            durability: Durability::Deferred,
+            ..PutOptions::default()
+        };
+        let key = pack_key(kind, &id)?;
+        let upload = repo
+            .store()
+            .upload(&key, options)
+            .await
+            .context(|| format!("write {key}"))?;
+        let buffer = BytesMut::from(&pack_header(kind)[..]);
+        let position = buffer.len() as u64;
+        Ok(Self {
+            id,
+            upload,
+            hasher: Box::default(),
+            entries: Vec::new(),
+            position,
+            buffer,
+        })
+    }
+
+    async fn append(&mut self, session: &Session, blob: SealedBlob) -> Result<()> {
+        let stored = to_u32(blob.bytes.len(), "a blob's stored length")?;
+        let position = u32::try_from(self.position)
+            .map_err(|_| Error::new(Kind::Failed, "a pack is too large"))?;
+        let SealedBlob {
+            id,
+            plain,
+            codec,
+            epoch,
+            bytes,
+        } = blob;
+        self.entries.push(PackEntry {
+            id,
+            position,
+            stored,
+            plain,
+            codec,
+            epoch,
+        });
+        self.position += u64::from(stored);
+        self.push(session, bytes).await
+    }
+
+    /// Sends whole parts; bytes that come in parts already are not copied.
+    async fn push(&mut self, session: &Session, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.buffer.is_empty() && bytes.len() >= PART_SIZE {
+                return self.send(session, bytes).await;
+            }
+            let take = bytes.len().min(PART_SIZE - self.buffer.len());
+            self.buffer.extend_from_slice(&bytes.split_to(take));
+            if self.buffer.len() == PART_SIZE {
+                let part = self.buffer.split().freeze();
+                self.send(session, part).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hashes a part and hands it to the store at the same time.
+    async fn send(&mut self, session: &Session, part: Bytes) -> Result<()> {
+        let (mut hasher, bytes) = (std::mem::take(&mut self.hasher), part.clone());
+        let hash = session.view.repo().pool().run(move || {
+            hasher.update(&bytes);
+            Ok(hasher)
+        });
+        let write = self.upload.write(part);
+        let (hasher, ()) = futures::future::try_join(hash, write)
+            .await
+            .context(|| format!("write pack {}", self.id))?;
+        self.hasher = hasher;
+        Ok(())
+    }
+
+    async fn finish(mut self, session: Arc<Session>, kind: BlobKind) -> Result<()> {
+        let repo = session.view.repo();
+        let end = repo.vault().seal_directory(kind, &self.id, &self.entries)?;
+        let size = self.position + end.len() as u64;
+        self.push(&session, end.into()).await?;
+        let rest = self.buffer.split().freeze();
+        if !rest.is_empty() {
+            self.send(&session, rest).await?;
+        }
+        self.upload
+            .finish()
+            .await
+            .context(|| format!("write pack {}", self.id))?;
+        let info = PackInfo {
+            id: self.id,
+            hash: self.hasher.finalize().into(),
+            size,
+            kind,
+            blobs: to_u32(self.entries.len(), "a number of blobs")?,
+        };
+        session.indexer.add(info, self.entries).await
+    }
+}

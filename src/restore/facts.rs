@@ -1,0 +1,302 @@
+//! What a restore knows before it begins: of the snapshot, of the target, of what was asked for.
+//!
+//! Plain data, gathered by `survey`, judged by `guard`, shown by `plan`.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::marker::Stage;
+use crate::manifest::WalState;
+use crate::milvus::MilvusVersion;
+
+/// What to do with what lives on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Occupied {
+    /// Refuse.
+    #[default]
+    Refuse,
+    /// Save its keys into the repository and replace it.
+    Replace,
+}
+
+/// What to do with the snapshot's write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepWal {
+    /// Bring it back when the snapshot has it, else begin a fresh one.
+    #[default]
+    WhenCaptured,
+    /// Bring it back; without one fail.
+    Require,
+}
+
+/// What to do with collections whose rows expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ttl {
+    /// Leave the property as it is.
+    #[default]
+    Keep,
+    /// Set it to 0: nothing expires until an operator sets it again.
+    Suspend,
+}
+
+/// What to do when a fresh write-ahead log of this kind was never tried on a real one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unproven {
+    /// Refuse.
+    #[default]
+    Refuse,
+    /// Go ahead.
+    Accept,
+}
+
+/// Whether to read every object back at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadBack {
+    /// Trust the hash taken as each object was handed to write.
+    #[default]
+    No,
+    /// Read and hash every object after everything is durable.
+    Yes,
+}
+
+/// How to restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// What to do with what lives on the target.
+    pub occupied: Occupied,
+    /// What to do with the snapshot's write-ahead log.
+    pub keep_wal: KeepWal,
+    /// What to do with collections whose rows expire.
+    pub ttl: Ttl,
+    /// Whether to read every object back.
+    pub read_back: ReadBack,
+    /// What to do about an unproven write-ahead log.
+    pub unproven: Unproven,
+}
+
+/// The snapshot, as far as the guard cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Its id.
+    pub snapshot: String,
+    /// The instance that it was taken of.
+    pub instance: String,
+    /// The Milvus that wrote it.
+    pub version: MilvusVersion,
+    /// The kind of its write-ahead log.
+    pub wal: String,
+    /// Whether the log is in the snapshot.
+    pub wal_state: WalState,
+    /// `common.chanNamePrefix.cluster`.
+    pub channel_prefix: String,
+    /// The number of DML channels that its collections need: the highest in use and one.
+    pub channels: u32,
+    /// Whether it holds keys only, saved by `--replace`.
+    pub contents: Contents,
+    /// Steps of its restore that never ran against a real broker.
+    pub unproven: Vec<String>,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// Keys and objects.
+    Whole,
+    /// The keys that a `--replace` saved.
+    KeysOnly,
+}
+
+/// The target's version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct TargetVersion {
+    /// The version; empty when nothing tells it.
+    pub version: String,
+    /// How it is known.
+    pub known: Known,
+}
+
+impl TargetVersion {
+    /// A version and how it is known.
+    #[must_use]
+    pub fn new(version: &MilvusVersion, known: Known) -> Self {
+        Self {
+            version: version.as_str().to_owned(),
+            known,
+        }
+    }
+
+    /// Nothing tells it.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            version: String::new(),
+            known: Known::Not,
+        }
+    }
+
+    /// The version; `None` when nothing tells it.
+    #[must_use]
+    pub fn get(&self) -> Option<MilvusVersion> {
+        (self.known != Known::Not).then(|| MilvusVersion::parse(&self.version))
+    }
+}
+
+/// How the target's version is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Known {
+    /// The configuration says it.
+    Declared,
+    /// The highest version that ever ran there says so in etcd (2.6.8 and later).
+    Recorded,
+    /// It is the snapshot's own instance, so the snapshot's version is assumed.
+    Assumed,
+    /// Nothing tells it.
+    Not,
+}
+
+/// The target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetFacts {
+    /// Its name.
+    pub instance: String,
+    /// Its version.
+    pub version: TargetVersion,
+    /// What of its configuration eyrie cannot restore onto: what it is, and the way out.
+    pub unsupported: Vec<(String, String)>,
+    /// Signs of a Milvus that runs, for people.
+    pub running: Vec<String>,
+    /// Its etcd.
+    pub etcd: EtcdFacts,
+    /// Its object layer.
+    pub storage: StorageFacts,
+    /// Its write-ahead log.
+    pub wal: WalFacts,
+    /// How the repository and the target overlap, when they do.
+    pub overlap: Option<String>,
+}
+
+/// Whose restore a target is marked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marked {
+    /// Nobody's.
+    No,
+    /// This restore's: it goes on.
+    Ours(Stage),
+    /// Another's.
+    Other {
+        /// The other snapshot.
+        snapshot: String,
+        /// When it began.
+        started: Timestamp,
+    },
+}
+
+/// The target's etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdFacts {
+    /// Its endpoints, or the directory of an embedded one.
+    pub place: String,
+    /// Whether it runs inside Milvus.
+    pub embedded: bool,
+    /// The root path.
+    pub root: String,
+    /// Keys below the root that are in the way.
+    pub keys: u64,
+    /// One of them.
+    pub example: Option<String>,
+    /// Whose restore it is marked with.
+    pub marked: Marked,
+}
+
+/// Some objects and their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct Usage {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The object layer's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// A directory.
+    Local,
+    /// A bucket.
+    S3,
+}
+
+/// Whether the place of the objects is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// It is.
+    There,
+    /// A directory that will be made.
+    ToBeMade,
+    /// It is not, and why it is not made.
+    Missing(String),
+}
+
+/// The target's object layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageFacts {
+    /// A path or URL.
+    pub place: String,
+    /// Its type.
+    pub layer: Layer,
+    /// Whether it is there.
+    pub state: Place,
+    /// Whether the root is a whole bucket.
+    pub whole_bucket: bool,
+    /// Milvus's own objects by first directory, such as `insert_log`.
+    pub families: Vec<(String, Usage)>,
+    /// Everything else below the root.
+    pub foreign: Usage,
+    /// One object.
+    pub example: Option<String>,
+    /// Whether everything was counted, or only until it was clear that the root is not empty.
+    pub counted: Counted,
+}
+
+/// Whether a count is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Counted {
+    /// All of it.
+    All,
+    /// At least that much.
+    AtLeast,
+}
+
+impl StorageFacts {
+    /// Objects below the root.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        self.families.iter().map(|(_, u)| u.objects).sum::<u64>() + self.foreign.objects
+    }
+}
+
+/// The target's write-ahead log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalFacts {
+    /// Its kind.
+    pub kind: String,
+    /// `common.chanNamePrefix.cluster`.
+    pub channel_prefix: String,
+    /// `rootCoord.dmlChannelNum`.
+    pub channels: u32,
+    /// Its directories with what is in them.
+    pub directories: Vec<(PathBuf, Usage)>,
+    /// Keys of Woodpecker outside the root.
+    pub keys: u64,
+}

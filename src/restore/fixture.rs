@@ -1,0 +1,161 @@
+//! A repository in memory with a snapshot in it, for tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::env::Env;
+use crate::etcd::KeyValue;
+use crate::manifest::{Body, ObjectEntry, anchor};
+use crate::repo::{
+    Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectSource,
+    Repository, Totals, Unlock, Writer,
+};
+use crate::store::memory::MemoryStore;
+use crate::{Error, Result};
+
+/// Bytes as an object.
+pub(crate) struct Given(pub(crate) Bytes);
+
+#[async_trait]
+impl ObjectSource for Given {
+    fn name(&self) -> String {
+        "given".into()
+    }
+
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let from = usize::try_from(offset).unwrap();
+        Ok(Bytes::copy_from_slice(
+            &self.0[from..(from + len).min(self.0.len())],
+        ))
+    }
+}
+
+/// What a snapshot of a fixture holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    /// Objects by path below the storage root.
+    pub(crate) objects: BTreeMap<String, Bytes>,
+    /// Files of the queue by path in the snapshot.
+    pub(crate) wal: BTreeMap<String, Bytes>,
+    /// etcd keys.
+    pub(crate) keys: Vec<KeyValue>,
+    /// What the snapshot says of itself.
+    pub(crate) body: Body,
+}
+
+/// A repository in memory and the store that it is on.
+pub(crate) async fn repository() -> (MemoryStore, Repository) {
+    let store = MemoryStore::new();
+    let env = Env::simulated(Timestamp::UNIX_EPOCH, 11).0;
+    let options = InitOptions {
+        cuts: Cuts {
+            cut: 4096,
+            whole: 8192,
+        },
+        ..InitOptions::default()
+    };
+    let shared = Arc::new(store.clone());
+    let repository = Repository::init(shared, Unlock::None, options, &env)
+        .await
+        .unwrap();
+    (store, repository)
+}
+
+/// Commits a snapshot of `contents`.
+pub(crate) async fn commit(repository: &Repository, contents: &Contents) -> Manifest {
+    let writer = repository
+        .begin_writer("main", vec![], Compression::Auto)
+        .await
+        .unwrap();
+    let mut anchors = writer.map();
+    for kv in &contents.keys {
+        let entry = Entry {
+            key: Bytes::copy_from_slice(&kv.key),
+            value: anchor::encode(kv).into(),
+            content: Content::None,
+        };
+        anchors.push(entry).await.unwrap();
+    }
+    let anchors = anchors.finish().await.unwrap();
+    let description = ObjectEntry {
+        kind: "insert_log".into(),
+        identity: "x".into(),
+    };
+    let description = serde_json::to_vec(&description).unwrap();
+    let named = contents.objects.iter().map(|(path, bytes)| {
+        let key = format!("{:020}/{:020}/{:020}/{path}", 1, 2, 3);
+        (key, bytes)
+    });
+    let objects = map(&writer, named, &description).await;
+    let wal = contents
+        .wal
+        .iter()
+        .map(|(path, bytes)| (path.clone(), bytes));
+    let wal = map(&writer, wal, b"").await;
+    let sum = contents
+        .objects
+        .values()
+        .map(|bytes| bytes.len() as u64)
+        .sum();
+    let draft = ManifestDraft {
+        time: Timestamp::UNIX_EPOCH,
+        roots: [("anchor", anchors), ("objects", objects), ("wal", wal)]
+            .map(|(name, root)| (name.to_owned(), root))
+            .into(),
+        totals: Totals {
+            objects: contents.objects.len() as u64,
+            bytes: sum,
+            bytes_added: 0,
+        },
+        labels: BTreeMap::new(),
+        body: serde_json::to_value(&contents.body).unwrap(),
+    };
+    let manifest = writer.commit(draft).await.unwrap();
+    writer.finish().await.unwrap();
+    manifest
+}
+
+async fn map<'a>(
+    writer: &Writer,
+    entries: impl Iterator<Item = (String, &'a Bytes)>,
+    value: &[u8],
+) -> Option<NodeRef> {
+    let mut map = writer.map();
+    for (key, bytes) in entries {
+        let stored = writer.store_object(&Given(bytes.clone())).await.unwrap();
+        let entry = Entry {
+            key: key.into(),
+            value: Bytes::copy_from_slice(value),
+            content: Content::Object {
+                hash: stored.hash,
+                size: stored.size,
+                pieces: stored.pieces,
+            },
+        };
+        map.push(entry).await.unwrap();
+    }
+    map.finish().await.unwrap()
+}
+
+/// Bytes that no other seed gives.
+pub(crate) fn noise(seed: u8, len: usize) -> Bytes {
+    let mut out = vec![0; len];
+    blake3::Hasher::new()
+        .update(&[seed])
+        .finalize_xof()
+        .fill(&mut out);
+    out.into()
+}
+
+/// Fails a test with what an error says.
+pub(crate) fn told<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error: Error| panic!("{}", error.chain()))
+}

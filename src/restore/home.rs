@@ -1,0 +1,269 @@
+//! Where the target's etcd lives: a server of its own, or the directory of one inside Milvus.
+//!
+//! An embedded etcd cannot be asked while Milvus is stopped, so a restore prepares a new one in
+//! `DATA_DIR/.eyrie-restore`, served by an etcd of ours, and puts its `member` in place in one
+//! rename when it is complete. Until then Milvus finds what it left, or nothing.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use walkdir::WalkDir;
+
+use super::aside::{self, What};
+use super::owner::Owner;
+use crate::etcd::{Anchor, Etcd, Process, Status, find_binary};
+use crate::{Error, Kind, Result, stopped};
+
+/// Where a new etcd is prepared.
+const STAGING: &str = ".eyrie-restore";
+
+/// The file in [`STAGING`] that says that its etcd has once been up. One that is killed during its
+/// very first start leaves a log without members, which no etcd ever comes up on again.
+const READY: &str = "ready";
+
+/// The data of an etcd below its data directory.
+const MEMBER: &str = "member";
+
+/// The directory of an embedded etcd.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    data_dir: PathBuf,
+    binary: PathBuf,
+    owner: Owner,
+    logs: TempDir,
+    process: Option<Process>,
+}
+
+/// What the directory of an embedded etcd holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// Nothing.
+    Nothing,
+    /// The data of an etcd.
+    Member,
+    /// What an interrupted restore has prepared, and perhaps the data of an etcd.
+    Staged,
+}
+
+impl Embedded {
+    /// Looks at the directory, which may be missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when there is no etcd program on this host.
+    pub(crate) fn open(data_dir: &Path, binary: Option<&Path>) -> Result<Self> {
+        let logs = tempfile::Builder::new().prefix("eyrie-etcd-").tempdir();
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            binary: find_binary(binary)?,
+            owner: Owner::of(data_dir)?,
+            logs: logs.map_err(|e| failed("making a directory for etcd's log", data_dir, e))?,
+            process: None,
+        })
+    }
+
+    /// What is there.
+    pub(crate) fn holds(&self) -> Holds {
+        if self.staging().join(MEMBER).is_dir() && self.staging().join(READY).is_file() {
+            Holds::Staged
+        } else if self.data_dir.join(MEMBER).is_dir() {
+            Holds::Member
+        } else {
+            Holds::Nothing
+        }
+    }
+
+    /// Where it is, for people.
+    pub(crate) fn place(&self) -> String {
+        self.data_dir.display().to_string()
+    }
+
+    /// Whether an embedded etcd has left data there.
+    pub(crate) fn has_left(&self) -> bool {
+        self.data_dir.join(MEMBER).is_dir()
+    }
+
+    /// Gives up what was prepared.
+    pub(crate) fn discard(&self) -> Result<()> {
+        let staging = self.staging();
+        match std::fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed("removing", &staging, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who has the directory open, for people.
+    pub(crate) fn in_use(&self) -> Result<Option<String>> {
+        for (directory, who) in [
+            (&self.data_dir, "its embedded etcd"),
+            (&self.staging(), "another restore"),
+        ] {
+            if stopped::etcd_directory_in_use(directory)? {
+                return Ok(Some(format!("{who} holds {}", directory.display())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.data_dir.join(STAGING)
+    }
+
+    /// Reads what the embedded etcd left, from a copy.
+    pub(crate) async fn read_left(&self, prefix: &str) -> Result<(Anchor, Status)> {
+        let copy = self.logs.path().join("copy");
+        let (from, to) = (self.data_dir.join(MEMBER), copy.join(MEMBER));
+        tokio::task::spawn_blocking(move || copy_tree(&from, &to))
+            .await
+            .map_err(|error| {
+                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
+            })??;
+        let log = self.logs.path().join("copy.log");
+        let (process, mut etcd, status) = Process::start(&self.binary, &copy, &log).await?;
+        let read = etcd.read_prefix(prefix).await;
+        process.stop().await?;
+        std::fs::remove_dir_all(&copy).map_err(|e| failed("removing", &copy, e))?;
+        Ok((read?, status))
+    }
+
+    /// Takes what a finished restore of ours left back into preparation.
+    pub(crate) fn unsettle(&self) -> Result<()> {
+        let staging = self.staging();
+        self.discard()?;
+        make(&staging)?;
+        ready(&staging)?;
+        let moved = std::fs::rename(self.data_dir.join(MEMBER), staging.join(MEMBER));
+        moved.map_err(|e| failed("moving etcd's data to", &staging, e))?;
+        aside::sync(&self.data_dir)
+    }
+
+    /// Starts an etcd on what is being prepared.
+    pub(crate) async fn start(&mut self) -> Result<Etcd> {
+        let staging = self.staging();
+        if self.holds() != Holds::Staged {
+            self.discard()?;
+            make(&staging)?;
+        }
+        let log = self.logs.path().join("etcd.log");
+        let (process, mut etcd, _) = Process::start(&self.binary, &staging, &log).await?;
+        self.process = Some(process);
+        // Only an etcd with a leader answers a read.
+        etcd.get(READY).await?;
+        ready(&staging)?;
+        Ok(etcd)
+    }
+
+    /// Moves what the embedded etcd left aside: from here on the only way is forward.
+    pub(crate) fn begin_swap(&self) -> Result<()> {
+        aside::put(&self.data_dir, What::Member)
+    }
+
+    /// Stops our etcd.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops our etcd and puts what was prepared in place.
+    pub(crate) async fn settle(&mut self) -> Result<()> {
+        self.stop().await?;
+        let (staging, member) = (self.staging(), self.data_dir.join(MEMBER));
+        self.owner.adopt(std::slice::from_ref(&staging))?;
+        let moved = std::fs::rename(staging.join(MEMBER), &member);
+        moved.map_err(|e| failed("putting etcd's data in place at", &member, e))?;
+        aside::sync(&self.data_dir)?;
+        self.discard()?;
+        self.owner.adopt(std::slice::from_ref(&self.data_dir))
+    }
+
+    /// Removes what the embedded etcd left.
+    pub(crate) fn remove_aside(&self) -> Result<()> {
+        aside::remove(&self.data_dir)
+    }
+}
+
+/// Makes a directory that only its owner may read, as etcd wants it.
+fn make(directory: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| failed("making", directory, e))
+}
+
+/// Says that the etcd in `staging` has been up.
+fn ready(staging: &Path) -> Result<()> {
+    let path = staging.join(READY);
+    std::fs::write(&path, "").map_err(|e| failed("writing", &path, e))?;
+    aside::sync(staging)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    for entry in WalkDir::new(from) {
+        let entry = entry.map_err(|e| failed("copying etcd's", from, e.into()))?;
+        let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
+        let target = to.join(relative);
+        let copied = if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&target)
+        } else {
+            std::fs::copy(entry.path(), &target).map(|_| ())
+        };
+        copied.map_err(|e| failed("copying etcd's", entry.path(), e))?;
+    }
+    Ok(())
+}
+
+fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::from(error).context(format!("{doing} {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn embedded(data_dir: &Path) -> Embedded {
+        Embedded {
+            data_dir: data_dir.to_owned(),
+            binary: PathBuf::from("/nowhere/etcd"),
+            owner: Owner::of(data_dir).unwrap(),
+            logs: tempfile::tempdir().unwrap(),
+            process: None,
+        }
+    }
+
+    fn member(directory: &Path, content: &str) {
+        std::fs::create_dir_all(directory.join(MEMBER)).unwrap();
+        std::fs::write(directory.join(MEMBER).join("db"), content).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_prepared_takes_the_place_of_what_was_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut home = embedded(dir.path());
+        assert_eq!(home.holds(), Holds::Nothing);
+        member(dir.path(), "old");
+        assert_eq!(home.holds(), Holds::Member);
+        member(&home.staging(), "never came up");
+        assert_eq!(home.holds(), Holds::Member);
+        member(&home.staging(), "new");
+        ready(&home.staging()).unwrap();
+        assert_eq!(home.holds(), Holds::Staged);
+        home.begin_swap().unwrap();
+        home.begin_swap().unwrap();
+        assert!(!dir.path().join(MEMBER).exists());
+        home.settle().await.unwrap();
+        let db = dir.path().join(MEMBER).join("db");
+        assert_eq!(std::fs::read_to_string(&db).unwrap(), "new");
+        assert_eq!(home.holds(), Holds::Member);
+        home.remove_aside().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        home.unsettle().unwrap();
+        assert_eq!(home.holds(), Holds::Staged);
+    }
+}

@@ -1,0 +1,258 @@
+//! The snapshot's keys as the target will have them.
+
+use jiff::Timestamp;
+
+use super::facts::{Options, Ttl};
+use super::guard::Refusal;
+use super::marker::AREA;
+use super::plan::{Expiring, GcGuard, KeyChange};
+use super::transform::{self, Action, FirstStart, LoadState, Report, StorageRoots, Wal};
+use super::write::Target;
+use crate::config::{self, Objects};
+use crate::etcd::KeyValue;
+use crate::hold::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
+use crate::manifest::{Body, ObjectLayer, WalState};
+use crate::milvus::MilvusVersion;
+use crate::milvus::catalog::{Catalog, WalKind};
+use crate::milvus::keys::{self, Roots};
+use crate::{Kind, Result};
+
+/// The anchor of a snapshot, decoded.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    pub(crate) roots: Roots,
+    pub(crate) version: MilvusVersion,
+    pub(crate) catalog: Catalog,
+    keys: Vec<keys::KeyValue>,
+}
+
+/// What the transform made of it.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) target: Target,
+    pub(crate) changes: Vec<KeyChange>,
+    pub(crate) expiring: Vec<Expiring>,
+    pub(crate) load: String,
+    pub(crate) notes: Vec<String>,
+    pub(crate) added: Vec<String>,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Where the keys go.
+#[derive(Debug, Clone)]
+pub(crate) struct Onto<'a> {
+    pub(crate) instance: &'a config::Instance,
+    pub(crate) version: MilvusVersion,
+    /// The target's own next node id, 0 when it has none.
+    pub(crate) session_id: i64,
+    /// Counters are advanced to this time.
+    pub(crate) now: Timestamp,
+}
+
+impl Anchor {
+    /// Decodes the keys of a snapshot; eyrie's own are left out.
+    pub(crate) fn new(body: &Body, found: Vec<KeyValue>) -> Result<Self> {
+        let etcd = &body.etcd;
+        let roots = Roots {
+            root: etcd.root_path.clone(),
+            meta: etcd.meta_sub_path.clone(),
+            kv: etcd.kv_sub_path.clone(),
+        };
+        let own = format!("{}/{AREA}", roots.root);
+        let keys: Vec<_> = found
+            .into_iter()
+            .filter(|kv| !kv.key.starts_with(own.as_bytes()))
+            .map(convert)
+            .collect();
+        let version = MilvusVersion::parse(&body.milvus.version);
+        let catalog = Catalog::decode(&roots, &keys, &version)?;
+        Ok(Self {
+            roots,
+            version,
+            catalog,
+            keys,
+        })
+    }
+
+    /// The number of DML channels that the collections need: the highest in use and one.
+    pub(crate) fn channels(&self) -> u32 {
+        let number = |channel: &String| channel.rsplit_once('_')?.1.parse::<u32>().ok();
+        let channels = self.catalog.collections.values().flat_map(|c| &c.pchannels);
+        channels
+            .filter_map(number)
+            .max()
+            .map_or(0, |highest| highest + 1)
+    }
+
+    /// Steps of this restore that were never run against a real broker.
+    pub(crate) fn unproven(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> Vec<String> {
+        transform::unproven(&self.catalog, &self.options(body, onto, options))
+    }
+
+    /// Transforms the keys. What cannot be restored is a refusal.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when a key cannot be decoded.
+    pub(crate) fn make(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> Result<Made> {
+        let options = self.options(body, onto, options);
+        let made = match transform::transform(&self.keys, &options) {
+            Ok(made) => made,
+            Err(error) if error.kind() == Kind::Target => {
+                let hint = error.hint().unwrap_or_default().to_owned();
+                return Ok(Made {
+                    refusal: Some(Refusal::new("keys", error.chain(), hint)),
+                    ..Made::default()
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let keys = made.keys.into_iter().map(|new| (new.key, new.value));
+        Ok(Made {
+            target: Target {
+                keys: keys.collect(),
+                last: made.collection_keys,
+            },
+            changes: changes(&made.report),
+            expiring: made.report.ttl.iter().map(expiring).collect(),
+            load: load(&made.report),
+            notes: made.report.warnings,
+            added: made.report.added,
+            refusal: None,
+        })
+    }
+
+    /// Keys of the capture's own holds: they hung on its lease.
+    fn holds(&self) -> Vec<Vec<u8>> {
+        let config = format!("{}/config/", self.roots.root);
+        let items = [WRITES, DDL, COMPACTION, SORT_COMPACTION];
+        let own = items.map(|item| format!("{config}{}", item.path).into_bytes());
+        let held = self
+            .keys
+            .iter()
+            .filter(|kv| kv.lease != 0 && own.contains(&kv.key));
+        held.map(|kv| kv.key.clone()).collect()
+    }
+
+    fn options(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> transform::Options {
+        let instance = onto.instance;
+        transform::Options {
+            source: self.roots.clone(),
+            target: Roots {
+                root: instance.etcd.root_path.clone(),
+                meta: instance.etcd.meta_sub_path.clone(),
+                kv: instance.etcd.kv_sub_path.clone(),
+            },
+            version: self.version.clone(),
+            target_version: onto.version.clone(),
+            wal: match body.wal.state {
+                WalState::Captured => Wal::Keep,
+                WalState::Reset => Wal::Reset(wal_kind(&instance.wal.kind)),
+            },
+            // The guard asks for the word, with every other reason beside it.
+            unproven: transform::Unproven::Accept,
+            storage: storage(&body.objects, &instance.objects),
+            now: onto.now,
+            ttl: match options.ttl {
+                Ttl::Keep => transform::Ttl::Keep,
+                Ttl::Suspend => transform::Ttl::Suspend,
+            },
+            load: LoadState::Keep,
+            gc: match instance.etcd.embedded {
+                Some(_) => FirstStart::AsConfigured,
+                None => FirstStart::HoldGc,
+            },
+            holds: self.holds(),
+            least_session_id: onto.session_id,
+        }
+    }
+}
+
+impl Made {
+    /// How garbage collection is held off for the first start.
+    pub(crate) fn gc(&self, instance: &config::Instance) -> GcGuard {
+        match (self.added.first(), &instance.etcd.embedded) {
+            (Some(key), _) => GcGuard::Key(key.clone()),
+            (None, Some(_)) => GcGuard::Setting,
+            (None, None) => GcGuard::Brought,
+        }
+    }
+}
+
+fn convert(kv: KeyValue) -> keys::KeyValue {
+    keys::KeyValue {
+        key: kv.key,
+        value: kv.value,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+    }
+}
+
+fn wal_kind(kind: &config::WalKind) -> WalKind {
+    match kind {
+        config::WalKind::Rocksmq { .. } => WalKind::Rocksmq,
+        config::WalKind::Kafka { .. } => WalKind::Kafka,
+        config::WalKind::Pulsar { .. } => WalKind::Pulsar,
+        config::WalKind::Woodpecker { .. } => WalKind::Woodpecker,
+        config::WalKind::Natsmq { .. } => WalKind::Natsmq,
+    }
+}
+
+/// The storage roots as Milvus sees them, when they differ.
+fn storage(source: &ObjectLayer, target: &Objects) -> Option<StorageRoots> {
+    let source = match source {
+        ObjectLayer::Local { path } => path.clone(),
+        ObjectLayer::S3 { prefix, .. } => prefix.clone(),
+    };
+    let target = match target {
+        Objects::Local(local) => local.milvus_path.display().to_string(),
+        Objects::S3(s3) => s3.prefix.clone(),
+    };
+    (source != target).then_some(StorageRoots { source, target })
+}
+
+fn changes(report: &Report) -> Vec<KeyChange> {
+    let added = report.added.iter().map(|key| KeyChange {
+        family: "config".to_owned(),
+        action: "add".to_owned(),
+        keys: 1,
+        why: format!("{key} holds garbage collection off for the first start"),
+    });
+    let lines = report.table.iter().map(|line| KeyChange {
+        family: line.family.to_string(),
+        action: match line.action {
+            Action::Keep => "keep",
+            Action::Rewrite => "rewrite",
+            Action::Advance => "advance",
+            Action::Drop => "drop",
+        }
+        .to_owned(),
+        keys: line.keys,
+        why: line.why.to_owned(),
+    });
+    lines.chain(added).collect()
+}
+
+fn expiring(ttl: &transform::TtlCollection) -> Expiring {
+    Expiring {
+        database: ttl.database.clone(),
+        collection: ttl.collection.clone(),
+        ttl_seconds: ttl.ttl_seconds,
+    }
+}
+
+fn load(report: &Report) -> String {
+    match report.loaded.len() {
+        0 => "nothing was loaded".to_owned(),
+        1 => format!(
+            "1 collection was loaded; its load state is {}",
+            report.load_state
+        ),
+        n => format!(
+            "{n} collections were loaded; their load state is {}",
+            report.load_state
+        ),
+    }
+}

@@ -1,0 +1,410 @@
+//! Putting objects back: read by pack, hashed as they are handed to write, never twice.
+//!
+//! An object becomes visible only when it is whole, so after a crash what is there is whole, unless
+//! the power failed; what is found in place is therefore read and hashed, and kept only when it is
+//! the snapshot's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::facts::Usage;
+use super::snapshot::Item;
+use crate::cancel::Cancel;
+use crate::env::lock;
+use crate::error::Context;
+use crate::progress::{Amount, SharedProgress};
+use crate::repo::{ObjectHash, Sink, View};
+use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
+use crate::{Error, Kind, Result};
+
+/// Objects that are planned at once: a plan costs about 120 bytes a piece.
+const WINDOW: usize = 65_536;
+
+/// Objects up to this size are written in the background, many at a time, in bytes.
+const SMALL: u64 = 1 << 20;
+
+/// Small objects being written at once; a store answers each in milliseconds.
+const SMALL_AT_ONCE: usize = 64;
+
+/// Objects being streamed at once: each reads four pieces ahead.
+const LARGE_AT_ONCE: usize = 2;
+
+/// Objects being read back at once.
+const READS_AT_ONCE: usize = 8;
+
+/// How much of an object is read back in one call, in bytes.
+const READ: u64 = 8 << 20;
+
+/// Hashing more than this takes long enough to leave the I/O threads alone, in bytes.
+const HASH_INLINE: usize = 128 << 10;
+
+/// What is in place: the size of each object by a digest of its path, 24 bytes an object.
+#[derive(Debug, Default)]
+pub(crate) struct InPlace(HashMap<[u8; 16], u64>);
+
+impl InPlace {
+    /// Lists a store.
+    pub(crate) async fn list(store: &dyn Store) -> Result<Self> {
+        let found = store
+            .list("", ListOptions::default())
+            .map_ok(|meta| (digest(meta.key.as_str()), meta.size))
+            .try_collect()
+            .await?;
+        Ok(Self(found))
+    }
+
+    fn size(&self, item: &Item) -> Option<u64> {
+        self.0.get(&digest(item.key.as_str())).copied()
+    }
+}
+
+/// The first half of a path's BLAKE3: enough to tell 10^9 paths apart.
+pub(crate) fn digest(path: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..16]);
+    short
+}
+
+/// What to do with an object in place whose bytes are not the snapshot's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Other {
+    /// Write over it.
+    Overwrite,
+    /// Leave it, and report it: the instance that it belongs to is to stay whole for now.
+    Defer,
+}
+
+/// What was placed.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    /// Objects that were written.
+    pub(crate) written: Usage,
+    /// Objects that were in place with the snapshot's bytes.
+    pub(crate) kept: Usage,
+    /// Objects in whose place others are.
+    pub(crate) deferred: Vec<Item>,
+}
+
+/// Places objects in a store.
+#[derive(Debug)]
+pub(crate) struct Placing<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) store: &'a SharedStore,
+    pub(crate) in_place: InPlace,
+    pub(crate) other: Other,
+    pub(crate) progress: &'a SharedProgress,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl Placing<'_> {
+    /// Places all `items`. Nothing is durable until the store is synced.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damage`] when bytes of the snapshot do not prove; what the store fails with. Some
+    /// objects are in place then, each of them whole.
+    pub(crate) async fn place(
+        &self,
+        items: impl futures::Stream<Item = Result<Item>> + Send + Unpin,
+    ) -> Result<Placed> {
+        let mut placed = Placed::default();
+        let mut windows = items.try_chunks(WINDOW);
+        while let Some(window) = windows.try_next().await.map_err(|error| error.1)? {
+            let needed = self.sort_out(window, &mut placed).await?;
+            let (large, small): (Vec<_>, Vec<_>) =
+                needed.into_iter().partition(|item| item.pieces.len() > 1);
+            for item in small.iter().chain(&large) {
+                placed.written.objects += 1;
+                placed.written.bytes += item.size;
+            }
+            self.write_small(small).await?;
+            stream::iter(large)
+                .map(|item| async move { self.cancel.run(self.write_large(&item)).await })
+                .buffer_unordered(LARGE_AT_ONCE)
+                .try_collect::<()>()
+                .await?;
+        }
+        Ok(placed)
+    }
+
+    /// Those of `window` that have to be written.
+    async fn sort_out(&self, window: Vec<Item>, placed: &mut Placed) -> Result<Vec<Item>> {
+        let mut found = stream::iter(window)
+            .map(|item| async move {
+                let state = self.cancel.run(self.look(&item)).await?;
+                Ok::<_, Error>((item, state))
+            })
+            .buffered(READS_AT_ONCE);
+        let mut needed = Vec::new();
+        while let Some((item, state)) = found.try_next().await? {
+            match state {
+                State::Absent => needed.push(item),
+                State::Same => {
+                    placed.kept.objects += 1;
+                    placed.kept.bytes += item.size;
+                    self.progress.advance(Amount::object(item.size));
+                }
+                State::Different if self.other == Other::Overwrite => needed.push(item),
+                State::Different => placed.deferred.push(item),
+            }
+        }
+        Ok(needed)
+    }
+
+    async fn look(&self, item: &Item) -> Result<State> {
+        match self.in_place.size(item) {
+            None => Ok(State::Absent),
+            Some(size) if size != item.size => Ok(State::Different),
+            Some(_) => match hash(&**self.store, item).await {
+                Ok(hash) if hash == item.hash => Ok(State::Same),
+                Ok(_) => Ok(State::Different),
+                Err(error) if error.kind() == Kind::NotFound => Ok(State::Absent),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Writes objects of one piece or none, by pack.
+    async fn write_small(&self, items: Vec<Item>) -> Result<()> {
+        let sink = PieceSink {
+            store: self.store.clone(),
+            items,
+            permits: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
+            writes: Mutex::default(),
+            progress: self.progress.clone(),
+            cancel: self.cancel.clone(),
+        };
+        for item in sink.items.iter().filter(|item| item.pieces.is_empty()) {
+            self.cancel.check()?;
+            write(&**self.store, item, Bytes::new(), self.progress).await?;
+        }
+        let pieces = (0..).zip(sink.items.iter().map(|item| &item.pieces));
+        let plan = self.view.read_plan(pieces);
+        self.cancel.run(plan.execute(&sink)).await?;
+        self.cancel.run(sink.finish()).await
+    }
+
+    /// Streams an object of several pieces.
+    async fn write_large(&self, item: &Item) -> Result<()> {
+        let mut upload = self.store.upload(&item.key, options()).await?;
+        let mut hasher = blake3::Hasher::new();
+        let mut pieces = self.view.read_object(item.pieces.clone());
+        let copied = async {
+            while let Some(bytes) = pieces.try_next().await? {
+                self.cancel.check()?;
+                hasher = updated(hasher.clone(), bytes.clone()).await?;
+                upload.write(bytes).await?;
+            }
+            proved(item, &hasher.finalize())
+        };
+        if let Err(error) = copied.await.context(|| writing(item, &**self.store)) {
+            upload.abort().await?;
+            return Err(error);
+        }
+        upload
+            .finish()
+            .await
+            .context(|| writing(item, &**self.store))?;
+        self.progress.advance(Amount::object(item.size));
+        Ok(())
+    }
+}
+
+/// What is in an object's place.
+enum State {
+    Absent,
+    Same,
+    Different,
+}
+
+/// Takes the pieces of objects that have one.
+struct PieceSink {
+    store: SharedStore,
+    items: Vec<Item>,
+    permits: Arc<Semaphore>,
+    writes: Mutex<JoinSet<Result<()>>>,
+    progress: SharedProgress,
+    cancel: Cancel,
+}
+
+impl PieceSink {
+    async fn finish(self) -> Result<()> {
+        let mut writes = std::mem::take(&mut *lock(&self.writes));
+        while let Some(done) = writes.join_next().await {
+            ended(done)?;
+        }
+        Ok(())
+    }
+
+    /// Hears of writes that have ended.
+    fn reap(&self) -> Result<()> {
+        let mut writes = lock(&self.writes);
+        while let Some(done) = writes.try_join_next() {
+            ended(done)?;
+        }
+        Ok(())
+    }
+}
+
+fn ended(done: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    done.unwrap_or_else(|error| {
+        Err(Error::new(Kind::Failed, "writing an object stopped").with_source(error))
+    })
+}
+
+#[async_trait]
+impl Sink for PieceSink {
+    async fn piece(&self, item: u64, _offset: u64, bytes: Bytes) -> Result<()> {
+        self.cancel.check()?;
+        let item = usize::try_from(item)
+            .ok()
+            .and_then(|at| self.items.get(at))
+            .ok_or_else(|| Error::new(Kind::Failed, "a piece of an unknown object was read"))?;
+        let hasher = updated(blake3::Hasher::new(), bytes.clone()).await?;
+        proved(item, &hasher.finalize())?;
+        if item.size > SMALL {
+            return write(&*self.store, item, bytes, &self.progress).await;
+        }
+        self.reap()?;
+        let permit = self
+            .permits
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|error| {
+                Error::new(Kind::Failed, "the restore has ended already").with_source(error)
+            })?;
+        let (store, item, progress) = (self.store.clone(), item.clone(), self.progress.clone());
+        lock(&self.writes).spawn(async move {
+            let written = write(&*store, &item, bytes, &progress).await;
+            drop(permit);
+            written
+        });
+        Ok(())
+    }
+
+    async fn damaged(&self, item: u64, _: crate::repo::PieceRef, error: Error) -> Result<()> {
+        let at = usize::try_from(item).unwrap_or(usize::MAX);
+        let name = self.items.get(at).map_or("", |item| item.key.as_str());
+        Err(error.context(format!("object {name} of the snapshot is damaged")))
+    }
+}
+
+fn options() -> PutOptions {
+    PutOptions {
+        durability: Durability::Deferred,
+        ..PutOptions::default()
+    }
+}
+
+fn writing(item: &Item, store: &dyn Store) -> String {
+    format!("write {} to {}", item.key, store.location())
+}
+
+async fn write(
+    store: &dyn Store,
+    item: &Item,
+    bytes: Bytes,
+    progress: &SharedProgress,
+) -> Result<()> {
+    store
+        .put(&item.key, bytes, options())
+        .await
+        .context(|| writing(item, store))?;
+    progress.advance(Amount::object(item.size));
+    Ok(())
+}
+
+/// Fails unless the bytes handed to write are the captured ones (I8).
+fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
+    if hash.as_bytes() == item.hash.as_bytes() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Damage,
+        format!(
+            "object {} of the snapshot is damaged: its BLAKE3 is {hash} and should be {}",
+            item.key, item.hash
+        ),
+    ))
+}
+
+async fn updated(mut hasher: blake3::Hasher, bytes: Bytes) -> Result<blake3::Hasher> {
+    if bytes.len() <= HASH_INLINE {
+        hasher.update(&bytes);
+        return Ok(hasher);
+    }
+    tokio::task::spawn_blocking(move || {
+        hasher.update(&bytes);
+        hasher
+    })
+    .await
+    .map_err(|error| Error::new(Kind::Failed, "hashing an object stopped").with_source(error))
+}
+
+/// The hash of an object as the store has it.
+async fn hash(store: &dyn Store, item: &Item) -> Result<ObjectHash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    while offset < item.size {
+        let options = GetOptions {
+            range: Some(offset..(offset + READ).min(item.size)),
+            version: None,
+        };
+        let bytes = store
+            .get(&item.key, options)
+            .await
+            .context(|| format!("read {} back from {}", item.key, store.location()))?;
+        if bytes.is_empty() {
+            break;
+        }
+        offset += bytes.len() as u64;
+        hasher = updated(hasher, bytes).await?;
+    }
+    Ok(ObjectHash::from_bytes(hasher.finalize().into()))
+}
+
+/// Reads every object back and compares its hash.
+///
+/// # Errors
+///
+/// [`Kind::Failed`] that names the first object that is not what was written.
+pub(crate) async fn read_back(
+    store: &dyn Store,
+    items: impl futures::Stream<Item = Result<Item>> + Send,
+    progress: &SharedProgress,
+    cancel: &Cancel,
+) -> Result<()> {
+    items
+        .map(|item| async {
+            let item = item?;
+            if cancel.run(hash(store, &item)).await? != item.hash {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!(
+                        "{} of {} is not what was written to it",
+                        item.key,
+                        store.location()
+                    ),
+                )
+                .with_hint(
+                    "is the disk or the network of the target damaged? run the same command again",
+                ));
+            }
+            progress.advance(Amount::object(item.size));
+            Ok(())
+        })
+        .buffer_unordered(READS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;

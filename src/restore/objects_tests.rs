@@ -1,0 +1,249 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+
+use super::*;
+use crate::progress::Silent;
+use crate::repo::{Manifest, Repository};
+use crate::restore::fixture::{Contents, commit, noise, repository, told};
+use crate::restore::plan::tests::body;
+use crate::restore::prove::prove;
+use crate::restore::snapshot::{Snapshot, Which};
+use crate::store::fault::{Action, FaultStore, Rule};
+use crate::store::memory::MemoryStore;
+use crate::store::{Key, ListOptions};
+
+fn contents() -> Contents {
+    let mut objects: BTreeMap<String, Bytes> = (0..40)
+        .map(|n| {
+            (
+                format!("insert_log/1/2/3/100/{n:03}"),
+                noise(n, usize::from(n) * 37),
+            )
+        })
+        .collect();
+    objects.insert("index_files/9/1/2/3/big".into(), noise(200, 70_000));
+    objects.insert("index_files/9/1/2/3/whole".into(), noise(201, 8192));
+    objects.insert("stats_log/1/2/3/100/1".into(), Bytes::new());
+    Contents {
+        objects,
+        wal: BTreeMap::new(),
+        keys: vec![],
+        body: body(),
+    }
+}
+
+struct Case {
+    repo_store: MemoryStore,
+    repo: Repository,
+    manifest: Manifest,
+}
+
+async fn case() -> Case {
+    let (repo_store, repo) = repository().await;
+    let manifest = commit(&repo, &contents()).await;
+    Case {
+        repo_store,
+        repo,
+        manifest,
+    }
+}
+
+impl Case {
+    async fn snapshot(&self) -> Snapshot {
+        let view = told(self.repo.view().await);
+        told(Snapshot::new(&view, self.manifest.clone()))
+    }
+
+    async fn place(&self, store: &SharedStore, other: Other) -> Result<Placed> {
+        let snapshot = self.snapshot().await;
+        let placing = Placing {
+            view: snapshot.view(),
+            store,
+            in_place: InPlace::list(&**store).await?,
+            other,
+            progress: &(Arc::new(Silent) as SharedProgress),
+            cancel: &Cancel::new(),
+        };
+        placing.place(snapshot.items(Which::Objects)).await
+    }
+}
+
+async fn all(store: &MemoryStore) -> BTreeMap<String, Bytes> {
+    let metas: Vec<_> = store
+        .list("", ListOptions::default())
+        .try_collect()
+        .await
+        .unwrap();
+    let mut found = BTreeMap::new();
+    for meta in metas {
+        let bytes = store.get(&meta.key, GetOptions::default()).await.unwrap();
+        found.insert(meta.key.to_string(), bytes);
+    }
+    found
+}
+
+async fn put(store: &MemoryStore, key: &str, bytes: &[u8]) {
+    let key = Key::new(key).unwrap();
+    let bytes = Bytes::copy_from_slice(bytes);
+    store.put(&key, bytes, PutOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_object_comes_back_byte_for_byte() {
+    let case = case().await;
+    let memory = MemoryStore::new();
+    let store: SharedStore = Arc::new(memory.clone());
+    let placed = told(case.place(&store, Other::Overwrite).await);
+    assert_eq!(placed.written.objects, 43);
+    assert_eq!(all(&memory).await, contents().objects);
+    let again = told(case.place(&store, Other::Overwrite).await);
+    assert_eq!((again.written.objects, again.kept.objects), (0, 43));
+}
+
+/// T16: a crash at every write of the objects, then the same again.
+#[tokio::test]
+async fn a_crash_at_any_write_is_resumed() {
+    let case = case().await;
+    for crash in 1.. {
+        let memory = MemoryStore::new();
+        let rule = Rule::on_writes(Action::Fail(Kind::Failed)).from(crash);
+        let faulty = FaultStore::new(Arc::new(memory.clone()));
+        faulty.faults().add(rule);
+        let faulty: SharedStore = Arc::new(faulty);
+        let first = case.place(&faulty, Other::Overwrite).await;
+        let whole = contents().objects;
+        for (key, bytes) in all(&memory).await {
+            assert_eq!(whole[&key], bytes, "a torn object is visible");
+        }
+        let store: SharedStore = Arc::new(memory.clone());
+        told(case.place(&store, Other::Overwrite).await);
+        assert_eq!(all(&memory).await, whole);
+        if first.is_ok() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_place_is_hashed_and_replaced_or_left_for_later() {
+    let case = case().await;
+    let memory = MemoryStore::new();
+    let path = "insert_log/1/2/3/100/007";
+    put(&memory, path, &[0; 7 * 37]).await;
+    put(
+        &memory,
+        "index_files/9/1/2/3/whole",
+        &contents().objects["index_files/9/1/2/3/whole"],
+    )
+    .await;
+    put(&memory, "index_files/9/1/2/3/big", b"shorter").await;
+    let store: SharedStore = Arc::new(memory.clone());
+    let placed = told(case.place(&store, Other::Defer).await);
+    assert_eq!(placed.kept.objects, 1);
+    let deferred: Vec<_> = placed
+        .deferred
+        .iter()
+        .map(|item| item.key.as_str())
+        .collect();
+    assert_eq!(deferred, ["index_files/9/1/2/3/big", path]);
+    assert_eq!(all(&memory).await[path], vec![0; 7 * 37]);
+    let placed = told(case.place(&store, Other::Overwrite).await);
+    assert_eq!(placed.written.objects, 2);
+    assert_eq!(all(&memory).await, contents().objects);
+}
+
+#[tokio::test]
+async fn read_back_names_what_is_not_what_was_written() {
+    let case = case().await;
+    let memory = MemoryStore::new();
+    let store: SharedStore = Arc::new(memory.clone());
+    told(case.place(&store, Other::Overwrite).await);
+    let snapshot = case.snapshot().await;
+    let silent: SharedProgress = Arc::new(Silent);
+    let cancel = Cancel::new();
+    told(read_back(&*store, snapshot.items(Which::Objects), &silent, &cancel).await);
+    put(&memory, "insert_log/1/2/3/100/009", &[7; 9 * 37]).await;
+    let error = read_back(&*store, snapshot.items(Which::Objects), &silent, &cancel).await;
+    assert!(error.unwrap_err().to_string().contains("100/009"));
+}
+
+#[tokio::test]
+async fn damage_is_found_before_it_harms() {
+    let case = case().await;
+    let names: Vec<_> = all(&case.repo_store).await.into_keys().collect();
+    let silent: SharedProgress = Arc::new(Silent);
+    for name in names
+        .iter()
+        .filter(|name| name.starts_with("data/") || name.starts_with("tree/"))
+    {
+        let key = Key::new(name.clone()).unwrap();
+        let whole = case
+            .repo_store
+            .get(&key, GetOptions::default())
+            .await
+            .unwrap();
+
+        let snapshot = case.snapshot().await;
+        case.repo_store.delete(&key, None).await.unwrap();
+        let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Damage, "{name} missing");
+
+        put(&case.repo_store, name, &whole[..whole.len() - 1]).await;
+        if name.starts_with("data/") {
+            let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Damage, "{name} cut short");
+        }
+        for at in (0..whole.len()).step_by(whole.len() / 50 + 1) {
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= 4;
+            put(&case.repo_store, name, &flipped).await;
+            let memory = MemoryStore::new();
+            let store: SharedStore = Arc::new(memory.clone());
+            match case.place(&store, Other::Overwrite).await {
+                Ok(_) => assert_eq!(all(&memory).await, contents().objects),
+                Err(error) => {
+                    assert_eq!(
+                        error.kind(),
+                        Kind::Damage,
+                        "{name} at {at}: {}",
+                        error.chain()
+                    );
+                }
+            }
+            for (key, bytes) in all(&memory).await {
+                assert_eq!(
+                    contents().objects[&key],
+                    bytes,
+                    "a damaged object is visible"
+                );
+            }
+        }
+        put(&case.repo_store, name, &whole).await;
+    }
+}
+
+#[tokio::test]
+async fn being_told_to_stop_stops() {
+    let case = case().await;
+    let snapshot = case.snapshot().await;
+    let memory = MemoryStore::new();
+    let store: SharedStore = Arc::new(memory.clone());
+    let cancel = Cancel::new();
+    cancel.request(Kind::Interrupted);
+    let placing = Placing {
+        view: snapshot.view(),
+        store: &store,
+        in_place: InPlace::default(),
+        other: Other::Overwrite,
+        progress: &(Arc::new(Silent) as SharedProgress),
+        cancel: &cancel,
+    };
+    let error = placing
+        .place(snapshot.items(Which::Objects))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted);
+    assert!(all(&memory).await.is_empty());
+}

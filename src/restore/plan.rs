@@ -1,0 +1,458 @@
+//! The plan of a restore: what goes where, what is rewritten, what is wiped, how long it takes.
+//!
+//! A pure function of what the snapshot, the catalog, the transform and the target say.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::facts::{
+    Counted, Known, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
+    TargetVersion, Ttl, Usage,
+};
+use super::guard::{self, Refusal};
+use super::marker::Stage;
+use crate::manifest::{Body, Weakening};
+
+/// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
+/// copy of insert logs ran at 170 to 370 MB/s on two cores (facts 00), and a restore also opens,
+/// hashes and writes each byte itself.
+const ASSUMED_BYTES_PER_SECOND: u64 = 100_000_000;
+
+/// Small objects a second that a restore is expected to write, until a drill has measured it: S3
+/// takes 3,500 PUTs a second for each prefix, a disk about that many files.
+const ASSUMED_OBJECTS_PER_SECOND: u64 = 2_000;
+
+/// What a restore will do.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RestorePlan {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// The instance that it was taken of.
+    pub source: String,
+    /// The time of its anchor.
+    #[schemars(with = "String")]
+    pub time: Timestamp,
+    /// The version of Milvus that wrote it.
+    pub milvus_version: String,
+    /// Where it goes.
+    pub target: PlannedTarget,
+    /// Whether an interrupted restore of the same snapshot goes on, and from where.
+    pub resumes: Option<Stage>,
+    /// Objects to write.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Index files among the objects: no index is built again.
+    pub index_files: u64,
+    /// Keys to write to etcd.
+    pub etcd_keys: u64,
+    /// What happens to each family of keys.
+    pub changes: Vec<KeyChange>,
+    /// The write-ahead log.
+    pub wal: PlannedWal,
+    /// Collections whose rows expire by the clock.
+    pub expiring: Vec<Expiring>,
+    /// What happens to their time to live.
+    pub ttl: Ttl,
+    /// What becomes of loaded collections.
+    pub load: String,
+    /// What is destroyed, in order; empty without `--replace`.
+    pub wipes: Vec<Wipe>,
+    /// How long it takes.
+    pub expected: Expected,
+    /// What is less than a whole restore.
+    pub weakened: Vec<Weakening>,
+    /// Worth knowing.
+    pub notes: Vec<String>,
+    /// Why the target refuses; empty when the restore may begin.
+    pub refusals: Vec<Refusal>,
+    /// What is done, in order.
+    pub steps: Vec<String>,
+    /// What to do afterwards, in order.
+    pub next_steps: Vec<String>,
+}
+
+/// Where a snapshot goes.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PlannedTarget {
+    /// The instance.
+    pub instance: String,
+    /// Its version and how it is known.
+    pub version: TargetVersion,
+    /// Its etcd's endpoints, or the directory of an embedded one.
+    pub etcd: String,
+    /// Whether etcd runs inside Milvus.
+    pub embedded: bool,
+    /// The etcd root path.
+    pub root: String,
+    /// Where the objects go.
+    pub storage: String,
+    /// What that is.
+    pub layer: Layer,
+    /// Directories of the write-ahead log.
+    pub wal: Vec<String>,
+}
+
+/// What happens to one family of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct KeyChange {
+    /// The family.
+    pub family: String,
+    /// `keep`, `rewrite`, `drop`, `advance` or `add`.
+    pub action: String,
+    /// How many keys.
+    pub keys: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// What happens to the write-ahead log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlannedWal {
+    /// `captured`: it comes back; `reset`: a fresh one, positions are rewritten.
+    pub state: String,
+    /// The target's kind.
+    pub kind: String,
+    /// Files to write.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Steps that were never tried on a real one.
+    pub unproven: Vec<String>,
+}
+
+/// A collection whose rows expire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Expiring {
+    /// Its database.
+    pub database: String,
+    /// Its name.
+    pub collection: String,
+    /// Seconds that a row lives.
+    pub ttl_seconds: u64,
+}
+
+/// Something that `--replace` destroys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Wipe {
+    /// Where: an etcd root, a storage prefix, a directory of the queue.
+    pub place: String,
+    /// Keys, objects or files there.
+    pub entries: u64,
+    /// Their bytes; 0 for keys.
+    pub bytes: u64,
+}
+
+/// How long a restore is expected to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Expected {
+    /// Seconds.
+    pub seconds: u64,
+    /// Bytes a second that it was computed from.
+    pub bytes_per_second: u64,
+    /// Objects a second that it was computed from.
+    pub objects_per_second: u64,
+    /// `assumed`: nobody measured it here yet.
+    pub basis: Basis,
+}
+
+/// Where the figures of an expectation come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// From a constant.
+    Assumed,
+}
+
+impl Expected {
+    /// The time for that much.
+    #[must_use]
+    pub const fn of(usage: Usage) -> Self {
+        let seconds =
+            usage.bytes / ASSUMED_BYTES_PER_SECOND + usage.objects / ASSUMED_OBJECTS_PER_SECOND + 1;
+        Self {
+            seconds,
+            bytes_per_second: ASSUMED_BYTES_PER_SECOND,
+            objects_per_second: ASSUMED_OBJECTS_PER_SECOND,
+            basis: Basis::Assumed,
+        }
+    }
+}
+
+/// What a plan is made of.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    /// The snapshot, as far as the guard cares.
+    pub source: &'a SourceFacts,
+    /// What the snapshot says of itself.
+    pub body: &'a Body,
+    /// The time of its anchor.
+    pub time: Timestamp,
+    /// Its objects.
+    pub objects: Usage,
+    /// The files of its write-ahead log.
+    pub wal_files: Usage,
+    /// Keys that will be written.
+    pub etcd_keys: u64,
+    /// What happens to each family of keys.
+    pub changes: Vec<KeyChange>,
+    /// Collections whose rows expire.
+    pub expiring: Vec<Expiring>,
+    /// What becomes of loaded collections.
+    pub load: String,
+    /// What the transform wants said.
+    pub notes: Vec<String>,
+    /// Keys to put or settings to make for the first start, for people; garbage collection.
+    pub gc: GcGuard,
+    /// The target.
+    pub target: &'a TargetFacts,
+    /// Where Milvus's management interface will be.
+    pub management: &'a str,
+    /// How to restore.
+    pub options: &'a Options,
+    /// Why the keys cannot be transformed, when they cannot.
+    pub refusals: Vec<Refusal>,
+}
+
+/// How garbage collection is held off for the first start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GcGuard {
+    /// By this key in etcd.
+    Key(String),
+    /// By a key that the snapshot brought: the source's operator had set it.
+    Brought,
+    /// By the operator, in `milvus.yaml`: an embedded etcd's keys are not read.
+    Setting,
+}
+
+impl RestorePlan {
+    /// Makes the plan.
+    #[must_use]
+    pub fn new(inputs: Inputs<'_>) -> Self {
+        let Inputs {
+            source,
+            body,
+            target,
+            options,
+            ..
+        } = inputs;
+        let keeps = guard::keeps_wal(source);
+        let index_files = body.counts.objects_by_kind.get("index_files");
+        let all = Usage {
+            objects: inputs.objects.objects + inputs.wal_files.objects,
+            bytes: inputs.objects.bytes + inputs.wal_files.bytes,
+        };
+        let mut plan = Self {
+            snapshot: source.snapshot.clone(),
+            source: source.instance.clone(),
+            time: inputs.time,
+            milvus_version: source.version.to_string(),
+            target: planned_target(target),
+            resumes: match target.etcd.marked {
+                Marked::Ours(stage) => Some(stage),
+                Marked::No | Marked::Other { .. } => None,
+            },
+            objects: inputs.objects.objects,
+            bytes: inputs.objects.bytes,
+            index_files: index_files.copied().unwrap_or_default(),
+            etcd_keys: inputs.etcd_keys,
+            changes: inputs.changes,
+            wal: PlannedWal {
+                state: if keeps { "captured" } else { "reset" }.to_owned(),
+                kind: target.wal.kind.clone(),
+                files: inputs.wal_files.objects,
+                bytes: inputs.wal_files.bytes,
+                unproven: source.unproven.clone(),
+            },
+            expiring: inputs.expiring,
+            ttl: options.ttl,
+            load: inputs.load,
+            wipes: wipes(target, options),
+            expected: Expected::of(all),
+            weakened: weakenings_of(body, is_less),
+            notes: inputs.notes,
+            refusals: [guard::refusals(source, target, options), inputs.refusals].concat(),
+            steps: vec![],
+            next_steps: next_steps(&inputs.gc, inputs.management, source),
+        };
+        plan.steps = steps(&plan, options);
+        plan.notes.extend(notes(&plan, target, options));
+        let told = weakenings_of(body, |code| !is_less(code));
+        let told = told
+            .iter()
+            .map(|weak| format!("the snapshot itself: {}", weak.message));
+        plan.notes.extend(told);
+        plan
+    }
+
+    /// How many keys of each family do not stay as they are.
+    #[must_use]
+    pub fn rewritten(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for change in self.changes.iter().filter(|change| change.action != "keep") {
+            *counts.entry(change.family.clone()).or_default() += change.keys;
+        }
+        counts
+    }
+}
+
+/// Weakenings of a snapshot that leave a restored instance with something that does not work; the
+/// others were settled when the snapshot was taken.
+fn is_less(code: &str) -> bool {
+    matches!(code, "missing-objects" | "metadata-invalid")
+}
+
+fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {
+    let of = |weak: &&Weakening| wanted(&weak.code);
+    body.weakenings.iter().filter(of).cloned().collect()
+}
+
+fn planned_target(target: &TargetFacts) -> PlannedTarget {
+    PlannedTarget {
+        instance: target.instance.clone(),
+        version: target.version.clone(),
+        etcd: target.etcd.place.clone(),
+        embedded: target.etcd.embedded,
+        root: target.etcd.root.clone(),
+        storage: target.storage.place.clone(),
+        layer: target.storage.layer,
+        wal: target
+            .wal
+            .directories
+            .iter()
+            .map(|(path, _)| path.display().to_string())
+            .collect(),
+    }
+}
+
+fn wipes(target: &TargetFacts, options: &Options) -> Vec<Wipe> {
+    if options.occupied == Occupied::Refuse {
+        return vec![];
+    }
+    let etcd = Wipe {
+        place: format!("etcd {} {}/", target.etcd.place, target.etcd.root),
+        entries: target.etcd.keys,
+        bytes: 0,
+    };
+    let queue = target.wal.directories.iter().map(|(path, usage)| Wipe {
+        place: path.display().to_string(),
+        entries: usage.objects,
+        bytes: usage.bytes,
+    });
+    let storage = target.storage.families.iter().map(|(family, usage)| Wipe {
+        place: format!("{}/{family}/", target.storage.place),
+        entries: usage.objects,
+        bytes: usage.bytes,
+    });
+    std::iter::once(etcd)
+        .chain(queue)
+        .chain(storage)
+        .filter(|wipe| wipe.entries > 0)
+        .collect()
+}
+
+fn steps(plan: &RestorePlan, options: &Options) -> Vec<String> {
+    let mut steps = vec![
+        "prove that every needed blob is in the repository".to_owned(),
+        "mark the target in etcd".to_owned(),
+    ];
+    if plan.resumes.is_some() {
+        steps.push("hash what is in place from the interrupted restore".to_owned());
+    }
+    if !plan.wipes.is_empty() {
+        steps.push("save the old keys into the repository".to_owned());
+    }
+    steps.push("write the objects, hashing each, and make them durable".to_owned());
+    if plan.wal.state == "captured" {
+        steps.push("bring the queue back".to_owned());
+    }
+    if !plan.wipes.is_empty() {
+        steps.push("remove the old keys and move the old queue aside".to_owned());
+    }
+    steps.push("write the keys, collections last; read them back and compare".to_owned());
+    if options.read_back == super::facts::ReadBack::Yes {
+        steps.push("read every object back and compare its hash".to_owned());
+    }
+    if !plan.wipes.is_empty() {
+        steps.push(
+            "remove old objects that the snapshot does not have, and the old queue".to_owned(),
+        );
+    }
+    steps.push("remove the mark".to_owned());
+    steps
+}
+
+fn notes(plan: &RestorePlan, target: &TargetFacts, options: &Options) -> Vec<String> {
+    let mut notes = Vec::new();
+    if target.version.known == Known::Assumed {
+        notes.push(format!(
+            "the target is the snapshot's own instance; that it still is Milvus {} is assumed \
+             (instance.milvus.version says otherwise)",
+            target.version.version
+        ));
+    }
+    if target.storage.state == Place::ToBeMade {
+        notes.push(format!("{} will be made", target.storage.place));
+    }
+    if target.storage.counted == Counted::AtLeast {
+        notes.push("the objects on the target were not all counted".to_owned());
+    }
+    let foreign = target.storage.foreign;
+    if options.occupied == Occupied::Replace && foreign.objects > 0 {
+        notes.push(format!(
+            "{} files below {} are not Milvus's objects and stay",
+            foreign.objects, target.storage.place
+        ));
+    }
+    for step in &plan.wal.unproven {
+        notes.push(format!("unproven: {step}"));
+    }
+    if let (false, Ttl::Keep) = (plan.expiring.is_empty(), options.ttl) {
+        notes.push(
+            "rows of collections with a time to live expire by the clock as soon as Milvus starts; \
+             --suspend-ttl sets it to 0"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+fn next_steps(gc: &GcGuard, management: &str, source: &SourceFacts) -> Vec<String> {
+    let (before, after) = match gc {
+        GcGuard::Key(key) => (
+            "start Milvus; garbage collection is held off by a key in etcd".to_owned(),
+            format!(
+                "after a day without surprises remove the key {key} from etcd and restart Milvus: \
+                 garbage collection is on again"
+            ),
+        ),
+        GcGuard::Brought => (
+            "start Milvus; garbage collection is as the source's operator had set it in etcd".to_owned(),
+            "after a day without surprises see to dataCoord/enableGarbageCollection in etcd".to_owned(),
+        ),
+        GcGuard::Setting => (
+            "set dataCoord.enableGarbageCollection: false in milvus.yaml for the first start \
+             (an embedded etcd's keys are not read), then start Milvus"
+                .to_owned(),
+            "after a day without surprises set dataCoord.enableGarbageCollection to true again and \
+             restart Milvus"
+                .to_owned(),
+        ),
+    };
+    vec![
+        before,
+        format!("wait until it is healthy: curl {management}/healthz"),
+        format!(
+            "compare each collection's rows with `eyrie show {}`",
+            &source.snapshot[..source.snapshot.len().min(12)]
+        ),
+        "let clients in".to_owned(),
+        after,
+    ]
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

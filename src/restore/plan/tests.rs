@@ -1,0 +1,207 @@
+use std::path::PathBuf;
+
+use super::super::facts::{Contents, EtcdFacts, StorageFacts, WalFacts};
+use super::super::guard::tests::{source, target};
+use super::*;
+use crate::manifest::{
+    Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
+};
+
+pub(crate) fn body() -> Body {
+    Body {
+        eyrie_version: "0.1.0".into(),
+        mode: Mode::Quiesced,
+        asked_mode: Mode::Quiesced,
+        method: Method::Copy,
+        revision: 77,
+        etcd: EtcdIdentity {
+            version: "3.5.21".into(),
+            cluster_id: "00".into(),
+            embedded: false,
+            root_path: "by-dev".into(),
+            meta_sub_path: "meta".into(),
+            kv_sub_path: "kv".into(),
+        },
+        milvus: MilvusIdentity {
+            version: "2.3.5".into(),
+            commit: None,
+            deploy_mode: None,
+        },
+        objects: ObjectLayer::Local {
+            path: "/var/lib/milvus/data".into(),
+        },
+        wal: Wal {
+            kind: "rocksmq".into(),
+            state: WalState::Reset,
+            channel_prefix: "by-dev".into(),
+        },
+        cut: Cut {
+            timestamp: 9,
+            newest_log: 8,
+            proven: true,
+            straddling: vec![],
+        },
+        holds: vec![],
+        write_hold_ms: 900,
+        duration_ms: 1000,
+        flush: None,
+        counts: Counts {
+            objects_by_kind: [("index_files".to_owned(), 12)].into(),
+            ..Counts::default()
+        },
+        objects_read: 0,
+        bytes_read: 0,
+        differences: vec![],
+        weakenings: vec![],
+        notes: vec![],
+        accepted: vec![],
+    }
+}
+
+fn changes() -> Vec<KeyChange> {
+    let change = |family: &str, action: &str, keys, why: &str| KeyChange {
+        family: family.into(),
+        action: action.into(),
+        keys,
+        why: why.into(),
+    };
+    vec![
+        change("fields", "keep", 40, ""),
+        change("channel-cp", "rewrite", 6, "a fresh queue begins anew"),
+        change("session", "drop", 4, "sessions of the source"),
+        change("gid", "advance", 2, "ids and timestamps never go back"),
+    ]
+}
+
+fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGuard) -> RestorePlan {
+    RestorePlan::new(Inputs {
+        source,
+        body: &body(),
+        time: "2026-11-23T03:00:00Z".parse().unwrap(),
+        objects: Usage {
+            objects: 389,
+            bytes: 3 << 30,
+        },
+        wal_files: match source.wal_state {
+            WalState::Captured => Usage {
+                objects: 14,
+                bytes: 1 << 20,
+            },
+            WalState::Reset => Usage::default(),
+        },
+        etcd_keys: 673,
+        changes: changes(),
+        expiring: vec![Expiring {
+            database: "default".into(),
+            collection: "events".into(),
+            ttl_seconds: 86400,
+        }],
+        load: "9 collections were loaded and load again at the first start".into(),
+        notes: vec![],
+        gc,
+        target,
+        management: "http://127.0.0.1:9091",
+        options,
+        refusals: vec![],
+    })
+}
+
+fn gc_key() -> GcGuard {
+    GcGuard::Key("by-dev/config/dataCoord/enableGarbageCollection".into())
+}
+
+#[test]
+fn a_plan_onto_an_empty_target() {
+    let plan = make(&source(), &target(), &Options::default(), gc_key());
+    insta::assert_snapshot!(plan);
+    insta::assert_json_snapshot!(plan);
+}
+
+#[test]
+fn a_plan_that_replaces_names_exactly_what_it_wipes() {
+    let old = TargetFacts {
+        version: TargetVersion::new(&source().version, Known::Assumed),
+        etcd: EtcdFacts {
+            keys: 715,
+            example: Some("by-dev/kv/gid/timestamp".into()),
+            ..target().etcd
+        },
+        storage: StorageFacts {
+            families: vec![
+                (
+                    "delta_log".into(),
+                    Usage {
+                        objects: 3,
+                        bytes: 300,
+                    },
+                ),
+                (
+                    "insert_log".into(),
+                    Usage {
+                        objects: 300,
+                        bytes: 5 << 30,
+                    },
+                ),
+            ],
+            foreign: Usage {
+                objects: 2,
+                bytes: 10,
+            },
+            ..target().storage
+        },
+        wal: WalFacts {
+            directories: vec![
+                (
+                    PathBuf::from("/srv/milvus/rdb_data"),
+                    Usage {
+                        objects: 9,
+                        bytes: 4096,
+                    },
+                ),
+                (
+                    PathBuf::from("/srv/milvus/rdb_data_meta_kv"),
+                    Usage::default(),
+                ),
+            ],
+            ..target().wal
+        },
+        ..target()
+    };
+    let options = Options {
+        occupied: Occupied::Replace,
+        ttl: Ttl::Suspend,
+        ..Options::default()
+    };
+    insta::assert_snapshot!(make(&source(), &old, &options, gc_key()));
+}
+
+#[test]
+fn a_plan_onto_a_target_that_refuses_says_why() {
+    let busy = TargetFacts {
+        running: vec!["it answers at 127.0.0.1:19530".into()],
+        etcd: EtcdFacts {
+            embedded: true,
+            place: "/srv/milvus/etcd".into(),
+            ..target().etcd
+        },
+        storage: StorageFacts {
+            state: Place::Missing("/srv/milvus is missing".into()),
+            ..target().storage
+        },
+        ..target()
+    };
+    let cold = SourceFacts {
+        wal_state: WalState::Captured,
+        contents: Contents::Whole,
+        ..source()
+    };
+    insta::assert_snapshot!(make(&cold, &busy, &Options::default(), GcGuard::Setting));
+}
+
+#[test]
+fn what_stays_is_not_counted_as_rewritten() {
+    let plan = make(&source(), &target(), &Options::default(), gc_key());
+    let rewritten = plan.rewritten();
+    assert_eq!(rewritten.len(), 3);
+    assert_eq!(rewritten["channel-cp"], 6);
+}

@@ -1,0 +1,109 @@
+//! The files of a queue on the target: brought back, or made room for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+
+use super::aside::{self, What};
+use super::facts::Usage;
+use super::objects::{InPlace, Other, Placing, read_back};
+use super::owner::Owner;
+use super::snapshot::{Item, Snapshot, Which};
+use crate::cancel::Cancel;
+use crate::env::Env;
+use crate::progress::SharedProgress;
+use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
+use crate::store::{Key, SharedStore};
+use crate::{Error, Kind, Result};
+
+/// How the two directories of rocksmq are called in a snapshot.
+const NAMES: [&str; 2] = ["rdb_data", "rdb_data_meta_kv"];
+
+/// The queue of a target, as far as it is in directories of this host.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Queue {
+    /// Its directories, for rocksmq messages and positions.
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+impl Queue {
+    /// Moves the old queue aside.
+    pub(crate) fn put_aside(&self) -> Result<()> {
+        self.directories
+            .iter()
+            .try_for_each(|directory| aside::put(directory, What::All))
+    }
+
+    /// Removes the old queue.
+    pub(crate) fn remove_aside(&self) -> Result<()> {
+        self.directories
+            .iter()
+            .try_for_each(|directory| aside::remove(directory))
+    }
+
+    /// Writes the files of the captured queue and reads them back.
+    pub(crate) async fn bring_back(
+        &self,
+        snapshot: &Snapshot,
+        env: &Env,
+        progress: &SharedProgress,
+        cancel: &Cancel,
+    ) -> Result<Usage> {
+        if self.directories.len() != NAMES.len() {
+            return Err(Error::new(
+                Kind::Target,
+                "the captured queue has two directories, and the target's is not in directories of this host",
+            ));
+        }
+        progress.begin("queue", None);
+        let mut usage = Usage::default();
+        for (name, directory) in NAMES.into_iter().zip(&self.directories) {
+            let owner = Owner::of(directory)?;
+            let settings = LocalSettings {
+                access: Access::Umask,
+                missing: MissingRoot::Create,
+            };
+            let local = LocalStore::open(directory, settings)?;
+            let store: SharedStore = Arc::new(local.clone());
+            let placing = Placing {
+                view: snapshot.view(),
+                store: &store,
+                in_place: InPlace::list(&*store).await?,
+                other: Other::Overwrite,
+                progress,
+                cancel,
+            };
+            let placed = placing.place(Box::pin(files(snapshot, name))).await?;
+            usage.objects += placed.written.objects + placed.kept.objects;
+            usage.bytes += placed.written.bytes + placed.kept.bytes;
+            local.remove_leftovers(env.now()).await?;
+            owner.adopt(std::slice::from_ref(directory))?;
+            store.sync().await?;
+            read_back(&*store, files(snapshot, name), progress, cancel).await?;
+        }
+        progress.end();
+        Ok(usage)
+    }
+}
+
+/// The captured files of one directory, below it.
+fn files(
+    snapshot: &Snapshot,
+    name: &'static str,
+) -> impl futures::Stream<Item = Result<Item>> + Send + use<> {
+    snapshot.items(Which::Wal).try_filter_map(move |item| {
+        let below = item
+            .key
+            .as_str()
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('/'));
+        let moved = below.map(|path| {
+            Key::new(path).map(|key| Item {
+                key,
+                ..item.clone()
+            })
+        });
+        std::future::ready(moved.transpose())
+    })
+}

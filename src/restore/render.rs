@@ -1,0 +1,177 @@
+//! A plan as text, for `--dry-run`.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::facts::{Known, Layer, TargetVersion, Ttl};
+use super::plan::RestorePlan;
+
+/// A number of bytes for people.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    #[allow(clippy::cast_precision_loss)]
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        if unit == 0 {
+            write!(f, "{} B", self.0)
+        } else {
+            write!(f, "{value:.1} {}", UNITS[unit])
+        }
+    }
+}
+
+impl Display for TargetVersion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let known = match self.known {
+            Known::Declared => "declared",
+            Known::Recorded => "recorded in etcd",
+            Known::Assumed => "assumed",
+            Known::Not => return f.write_str("Milvus of unknown version"),
+        };
+        write!(f, "Milvus {} ({known})", self.version)
+    }
+}
+
+impl Display for RestorePlan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let target = &self.target;
+        writeln!(f, "snapshot  {}", self.snapshot)?;
+        writeln!(
+            f,
+            "          {} at {}, Milvus {}",
+            self.source, self.time, self.milvus_version
+        )?;
+        writeln!(f, "target    {}, {}", target.instance, target.version)?;
+        let embedded = if target.embedded { ", embedded" } else { "" };
+        writeln!(
+            f,
+            "  etcd    {} root {}{embedded}",
+            target.etcd, target.root
+        )?;
+        let layer = match target.layer {
+            Layer::Local => "directory",
+            Layer::S3 => "bucket",
+        };
+        writeln!(f, "  objects {} ({layer})", target.storage)?;
+        let queue = match self.wal.state.as_str() {
+            "captured" => format!(
+                "{} files, {}, from the snapshot",
+                self.wal.files,
+                Bytes(self.wal.bytes)
+            ),
+            _ => "a fresh one; positions are rewritten".to_owned(),
+        };
+        writeln!(f, "  queue   {}: {queue}", self.wal.kind)?;
+        for directory in &target.wal {
+            writeln!(f, "          {directory}")?;
+        }
+        if let Some(stage) = self.resumes {
+            writeln!(
+                f,
+                "resumes   an interrupted restore of this snapshot, stage {}",
+                stage.as_str()
+            )?;
+        }
+        writeln!(
+            f,
+            "writes    {} objects, {}, {} of them index files; {} keys",
+            self.objects,
+            Bytes(self.bytes),
+            self.index_files,
+            self.etcd_keys
+        )?;
+        let expected = self.expected;
+        writeln!(
+            f,
+            "takes     about {} s (assumed: {}/s and {} objects/s)",
+            expected.seconds,
+            Bytes(expected.bytes_per_second),
+            expected.objects_per_second
+        )?;
+        writeln!(f, "loaded    {}", self.load)?;
+        self.lists(f)
+    }
+}
+
+impl RestorePlan {
+    fn lists(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        section(
+            f,
+            "keys",
+            self.changes
+                .iter()
+                .filter(|c| c.action != "keep")
+                .map(|c| format!("{:8} {:5} {}: {}", c.action, c.keys, c.family, c.why)),
+        )?;
+        let suspended = match self.ttl {
+            Ttl::Keep => "rows expire",
+            Ttl::Suspend => "suspended: set to 0",
+        };
+        section(
+            f,
+            "time to live",
+            self.expiring.iter().map(|e| {
+                format!(
+                    "{}.{}: {} s, {suspended}",
+                    e.database, e.collection, e.ttl_seconds
+                )
+            }),
+        )?;
+        section(
+            f,
+            "wipes",
+            self.wipes.iter().map(|wipe| {
+                let size = match wipe.bytes {
+                    0 => String::new(),
+                    bytes => format!(", {}", Bytes(bytes)),
+                };
+                format!("{}: {} entries{size}", wipe.place, wipe.entries)
+            }),
+        )?;
+        section(
+            f,
+            "weakened",
+            self.weakened.iter().map(|weak| {
+                let items = if weak.items.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", weak.items.join(", "))
+                };
+                format!("{}: {}{items}", weak.code, weak.message)
+            }),
+        )?;
+        section(f, "notes", self.notes.iter().cloned())?;
+        section(f, "steps", numbered(&self.steps))?;
+        section(f, "afterwards", numbered(&self.next_steps))?;
+        section(
+            f,
+            "refused",
+            self.refusals
+                .iter()
+                .map(|refusal| format!("{}\n    {}", refusal.found, refusal.hint)),
+        )
+    }
+}
+
+fn numbered(lines: &[String]) -> impl Iterator<Item = String> {
+    lines
+        .iter()
+        .enumerate()
+        .map(|(n, line)| format!("{}. {line}", n + 1))
+}
+
+fn section(f: &mut Formatter<'_>, title: &str, lines: impl Iterator<Item = String>) -> fmt::Result {
+    for (n, line) in lines.enumerate() {
+        if n == 0 {
+            writeln!(f, "{title}")?;
+        }
+        writeln!(f, "  {line}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! What `--replace` does beside the restore itself: it saves the old keys and removes old objects.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use tracing::info;
+
+use super::objects::digest;
+use super::snapshot::{Snapshot, Which};
+use super::survey::FAMILIES;
+use crate::cancel::Cancel;
+use crate::env::Env;
+use crate::etcd::KeyValue;
+pub(crate) use crate::manifest::KEYS_ONLY;
+use crate::manifest::{
+    Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
+    Weakening, anchor,
+};
+use crate::progress::{Amount, SharedProgress};
+use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
+use crate::store::{ListOptions, Store};
+use crate::{Error, Kind, Result};
+
+/// The code of the weakening that says so in the manifest.
+const WEAKENING: &str = "keys-only";
+
+/// Objects being deleted at once.
+const DELETES_AT_ONCE: usize = 16;
+
+/// What is saved of a target before it is replaced.
+#[derive(Debug, Clone)]
+pub(crate) struct Old {
+    /// The instance's name.
+    pub(crate) instance: String,
+    /// Its keys.
+    pub(crate) keys: Vec<KeyValue>,
+    /// The revision at which they were read.
+    pub(crate) revision: i64,
+    /// Its etcd.
+    pub(crate) etcd: EtcdIdentity,
+    /// Its version, where it is known.
+    pub(crate) version: String,
+    /// Its object layer.
+    pub(crate) objects: ObjectLayer,
+    /// The kind of its queue and its channels' prefix.
+    pub(crate) wal: (String, String),
+}
+
+/// Saves the old keys as a snapshot of its own lineage, `NAME.replaced`, so that they can be looked
+/// at and put back by hand. Returns its id.
+pub(crate) async fn save(
+    repository: &Repository,
+    old: &Old,
+    by: &str,
+    env: &Env,
+) -> Result<String> {
+    let lineage = format!("{}.replaced", old.instance);
+    let writer = repository
+        .begin_writer(&lineage, vec![], Compression::Auto)
+        .await?;
+    let saved = async {
+        let mut map = writer.map();
+        for kv in &old.keys {
+            map.push(Entry {
+                key: Bytes::copy_from_slice(&kv.key),
+                value: anchor::encode(kv).into(),
+                content: Content::None,
+            })
+            .await?;
+        }
+        let root = map.finish().await?;
+        let body = serde_json::to_value(body(old)).map_err(|error| {
+            Error::new(Kind::Failed, "describing the old keys").with_source(error)
+        })?;
+        let label = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        writer
+            .commit(ManifestDraft {
+                time: env.now(),
+                roots: [("anchor".to_owned(), root), ("objects".to_owned(), None)].into(),
+                totals: Totals::default(),
+                labels: BTreeMap::from([label(KEYS_ONLY), label(("eyrie.replaced-by", by))]),
+                body,
+            })
+            .await
+    }
+    .await;
+    writer.finish().await?;
+    let id = saved?.snapshot.to_string();
+    info!(snapshot = %id, keys = old.keys.len(), "saved the old keys into the repository");
+    Ok(id)
+}
+
+fn body(old: &Old) -> Body {
+    Body {
+        eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: Mode::Cold,
+        asked_mode: Mode::Cold,
+        method: Method::Copy,
+        revision: old.revision,
+        etcd: old.etcd.clone(),
+        milvus: MilvusIdentity {
+            version: old.version.clone(),
+            commit: None,
+            deploy_mode: None,
+        },
+        objects: old.objects.clone(),
+        wal: Wal {
+            kind: old.wal.0.clone(),
+            state: WalState::Reset,
+            channel_prefix: old.wal.1.clone(),
+        },
+        cut: Cut {
+            timestamp: 0,
+            newest_log: 0,
+            proven: false,
+            straddling: vec![],
+        },
+        holds: vec![],
+        write_hold_ms: 0,
+        duration_ms: 0,
+        flush: None,
+        counts: Counts {
+            etcd_keys: old.keys.len() as u64,
+            ..Counts::default()
+        },
+        objects_read: 0,
+        bytes_read: 0,
+        differences: vec![],
+        weakenings: vec![Weakening {
+            code: WEAKENING.to_owned(),
+            message: "holds the etcd keys that a restore with --replace found, and no objects"
+                .to_owned(),
+            items: vec![],
+        }],
+        notes: vec![],
+        accepted: vec![WEAKENING.to_owned()],
+    }
+}
+
+/// Removes Milvus's objects that the snapshot does not have. Returns how many.
+pub(crate) async fn remove_old(
+    snapshot: &Snapshot,
+    store: &dyn Store,
+    outside: &[String],
+    progress: &SharedProgress,
+    cancel: &Cancel,
+) -> Result<u64> {
+    let wanted: HashSet<[u8; 16]> = snapshot
+        .items(Which::Objects)
+        .map_ok(|item| digest(item.key.as_str()))
+        .try_collect()
+        .await?;
+    progress.begin("remove", None);
+    let mut removed = 0;
+    for family in FAMILIES {
+        let mut gone = store
+            .list(&format!("{family}/"), ListOptions::default())
+            .try_filter(|meta| {
+                let key = meta.key.as_str();
+                let ours = wanted.contains(&digest(key));
+                let queue = outside.iter().any(|prefix| key.starts_with(prefix));
+                std::future::ready(!ours && !queue)
+            })
+            .map_ok(|meta| async move {
+                store.delete(&meta.key, None).await?;
+                Ok(meta.size)
+            })
+            .try_buffer_unordered(DELETES_AT_ONCE)
+            .boxed();
+        while let Some(size) = gone.try_next().await? {
+            cancel.check()?;
+            removed += 1;
+            progress.advance(Amount::object(size));
+        }
+    }
+    progress.end();
+    Ok(removed)
+}

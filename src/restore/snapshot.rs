@@ -1,0 +1,170 @@
+//! The snapshot to restore: its manifest, its keys, its objects.
+
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+
+use super::facts::Usage;
+use crate::etcd::KeyValue;
+use crate::manifest::{Body, ObjectEntry, anchor};
+use crate::repo::{Content, Entry, KeyRange, Manifest, Map, ObjectHash, PieceRef, View};
+use crate::store::Key;
+use crate::{Error, Kind, Result};
+
+/// A snapshot as a reader session sees it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The repository's manifest.
+    pub manifest: Manifest,
+    /// What the snapshot says of itself.
+    pub body: Body,
+    view: View,
+}
+
+/// One object to put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// Where it goes, below its root.
+    pub(crate) key: Key,
+    /// The plain BLAKE3 hash of its bytes.
+    pub(crate) hash: ObjectHash,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// Its pieces in order; none when it is empty.
+    pub(crate) pieces: Vec<PieceRef>,
+}
+
+/// Which objects of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those of the object layer, below the storage root.
+    Objects,
+    /// The files of the write-ahead log, below `rdb_data/` and `rdb_data_meta_kv/`.
+    Wal,
+}
+
+impl Snapshot {
+    /// Takes a manifest of the repository that `view` sees.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NewerFormat`] when the snapshot's own words do not read.
+    pub fn new(view: &View, manifest: Manifest) -> Result<Self> {
+        let body = serde_json::from_value(manifest.body.clone()).map_err(|error| {
+            let message = format!(
+                "snapshot {} was made by an eyrie that says more than this one understands",
+                manifest.snapshot.short()
+            );
+            Error::new(Kind::NewerFormat, message).with_source(error)
+        })?;
+        Ok(Self {
+            manifest,
+            body,
+            view: view.clone(),
+        })
+    }
+
+    /// The repository as this session sees it.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    fn map(&self, root: &str) -> Map {
+        let root = self.manifest.roots.get(root).copied().flatten();
+        self.view.map(root)
+    }
+
+    /// The etcd keys, in byte order.
+    pub async fn keys(&self) -> Result<Vec<KeyValue>> {
+        self.map("anchor")
+            .scan(KeyRange::all())
+            .and_then(|entry| async move { anchor::decode(&entry.key, &entry.value) })
+            .try_collect()
+            .await
+    }
+
+    /// The objects in the order of their collections and segments.
+    pub(crate) fn items(&self, which: Which) -> BoxStream<'static, Result<Item>> {
+        let (root, read): (_, fn(Entry) -> Result<Item>) = match which {
+            Which::Objects => ("objects", object),
+            Which::Wal => ("wal", wal_file),
+        };
+        let items = self.map(root).scan(KeyRange::all());
+        Box::pin(items.and_then(move |entry| async move { read(entry) }))
+    }
+
+    /// Sums over the files of the write-ahead log, which are few.
+    pub(crate) async fn wal_files(&self) -> Result<Usage> {
+        self.items(Which::Wal)
+            .try_fold(Usage::default(), |mut sum, item| async move {
+                sum.objects += 1;
+                sum.bytes += item.size;
+                Ok(sum)
+            })
+            .await
+    }
+
+    /// Sums over the objects.
+    pub(crate) fn totals(&self) -> Usage {
+        Usage {
+            objects: self.manifest.totals.objects,
+            bytes: self.manifest.totals.bytes,
+        }
+    }
+}
+
+/// An entry of the `objects` map: `<collection>/<partition>/<segment>/<path>`.
+fn object(entry: Entry) -> Result<Item> {
+    let name = text(&entry.key)?;
+    let path = name
+        .splitn(4, '/')
+        .nth(3)
+        .ok_or_else(|| odd(&name, "its key is not collection/partition/segment/path"))?;
+    let kind = serde_json::from_slice::<ObjectEntry>(&entry.value)
+        .map_err(|error| odd(&name, "its description does not read").with_source(error))?
+        .kind;
+    if kind == "file_resource" {
+        let message = format!(
+            "{path} is a file resource of Milvus 2.6, which this eyrie does not restore yet"
+        );
+        return Err(Error::new(Kind::Target, message)
+            .with_hint("drop the file resource and take another snapshot"));
+    }
+    item(path, entry.content)
+}
+
+fn wal_file(entry: Entry) -> Result<Item> {
+    let path = text(&entry.key)?;
+    item(&path, entry.content)
+}
+
+fn item(path: &str, content: Content) -> Result<Item> {
+    let key = Key::new(path).map_err(|error| error.with_kind(Kind::Damage))?;
+    match content {
+        Content::Object { hash, size, pieces } => Ok(Item {
+            key,
+            hash,
+            size,
+            pieces,
+        }),
+        Content::External { .. } => {
+            let message =
+                format!("the bytes of {path} are not in the repository but pinned elsewhere");
+            Err(Error::new(Kind::NewerFormat, message)
+                .with_hint("restore with the eyrie that took the snapshot"))
+        }
+        Content::None => Err(odd(path, "it has no content")),
+    }
+}
+
+fn text(key: &[u8]) -> Result<String> {
+    String::from_utf8(key.to_vec())
+        .map_err(|_| odd(&String::from_utf8_lossy(key), "its name is no text"))
+}
+
+fn odd(name: &str, why: &str) -> Error {
+    Error::new(
+        Kind::Damage,
+        format!("object {name} of the snapshot is damaged: {why}"),
+    )
+}

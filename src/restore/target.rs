@@ -1,0 +1,479 @@
+//! A target as it is opened: its etcd, its storage, its queue, and what was found there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::facts::{
+    Counted, EtcdFacts, Known, Layer, Marked, Occupied, Options, Place, StorageFacts,
+    TargetVersion, Usage, WalFacts,
+};
+use super::home::{Embedded, Holds};
+use super::keyspace::Keyspace;
+use super::marker::{Found, Marker, MarkerKeys};
+use super::owner::Owner;
+use super::queue::Queue;
+use super::survey::{self, Stored};
+use super::work::{Local, Storage};
+use super::{Context, Purpose};
+use crate::config::{Objects, WalKind};
+use crate::etcd::{Etcd, KeyValue, Status};
+use crate::milvus::MilvusVersion;
+use crate::store::SharedStore;
+use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
+use crate::{Error, Kind, Result, connect, stopped};
+
+/// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
+/// (facts 3.4).
+const SESSIONS_WAIT: Duration = Duration::from_secs(75);
+
+/// The etcd of a target and what is in it.
+#[derive(Debug)]
+pub(crate) struct Home {
+    /// Connected, unless it is embedded and nothing is prepared yet.
+    pub(crate) etcd: Option<Etcd>,
+    /// The directory, when it is embedded.
+    pub(crate) embedded: Option<Embedded>,
+    /// Where it is, for people.
+    pub(crate) place: String,
+    /// Keys below the root where the restore writes: of an embedded one those in preparation.
+    pub(crate) keys: Vec<KeyValue>,
+    /// Keys below the root that an embedded etcd left beside the preparation.
+    pub(crate) left: Vec<KeyValue>,
+    /// The revision at which the older of them were read, and the server's version and cluster.
+    pub(crate) revision: i64,
+    pub(crate) version: String,
+    pub(crate) cluster: u64,
+    /// What the keys say of restores.
+    pub(crate) found: Found,
+    /// Signs of a Milvus that runs.
+    pub(crate) running: Vec<String>,
+}
+
+impl Home {
+    /// Opens the etcd and reads its root. Of a stopped Milvus that was killed, the sessions are
+    /// waited for when a restore is to follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Instance`] when etcd does not answer, [`Kind::Usage`] when an etcd program is needed
+    /// and there is none.
+    pub(crate) async fn open(context: &Context<'_>, purpose: Purpose) -> Result<Self> {
+        let running = signs_of_life(context).await?;
+        match &context.instance.etcd.embedded {
+            Some(embedded) => {
+                let binary = context.instance.etcd.binary.as_deref();
+                let directory = Embedded::open(&embedded.data_dir, binary)?;
+                Box::pin(Self::embedded(context, directory, running)).await
+            }
+            None => Box::pin(Self::external(context, purpose, running)).await,
+        }
+    }
+
+    async fn external(
+        context: &Context<'_>,
+        purpose: Purpose,
+        mut running: Vec<String>,
+    ) -> Result<Self> {
+        let (mut etcd, status) = connect::etcd(&context.instance.etcd).await?;
+        let names = MarkerKeys::new(&context.instance.etcd.root_path);
+        let give_up = Instant::now() + SESSIONS_WAIT;
+        let (read, sessions) = loop {
+            let read = etcd.read_prefix(&prefix(context)).await?;
+            let sessions = sessions(context, &read.keys);
+            let leased = sessions.iter().all(|(_, lease)| *lease != 0);
+            let wait = purpose == Purpose::Restore && running.is_empty() && leased;
+            if sessions.is_empty() || !wait || Instant::now() > give_up {
+                break (read, sessions);
+            }
+            info!(
+                ?sessions,
+                "waiting for the sessions of a stopped Milvus to run out"
+            );
+            let pause = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            };
+            context.cancel.run(pause).await?;
+        };
+        if !sessions.is_empty() {
+            let names: Vec<_> = sessions.iter().map(|(name, _)| name.as_str()).collect();
+            running.push(format!(
+                "etcd has its sessions {} (after a kill they run out within a minute)",
+                names.join(", ")
+            ));
+        }
+        Ok(Self {
+            place: etcd.endpoints().to_owned(),
+            found: Found::read(&names, &read.keys),
+            etcd: Some(etcd),
+            embedded: None,
+            keys: read.keys,
+            left: vec![],
+            revision: read.revision,
+            version: status.version,
+            cluster: status.cluster_id,
+            running,
+        })
+    }
+
+    async fn embedded(
+        context: &Context<'_>,
+        mut directory: Embedded,
+        mut running: Vec<String>,
+    ) -> Result<Self> {
+        let names = MarkerKeys::new(&context.instance.etcd.root_path);
+        running.extend(directory.in_use()?);
+        let mut home = Self {
+            etcd: None,
+            place: directory.place(),
+            keys: vec![],
+            left: vec![],
+            revision: 0,
+            version: String::new(),
+            cluster: 0,
+            found: Found::default(),
+            running,
+            embedded: None,
+        };
+        if home.running.is_empty() {
+            if directory.has_left() {
+                let (read, status) = directory.read_left(&prefix(context)).await?;
+                home.note(&status, read.revision);
+                home.left = read.keys;
+            }
+            if directory.holds() == Holds::Staged {
+                let mut etcd = directory.start().await?;
+                home.keys = etcd.read_prefix(&prefix(context)).await?.keys;
+                home.etcd = Some(etcd);
+            } else {
+                home.keys = std::mem::take(&mut home.left);
+            }
+            home.found = Found::read(&names, &home.keys);
+            if directory.holds() == Holds::Member && home.found.marker.is_none() {
+                home.left = std::mem::take(&mut home.keys);
+            }
+        }
+        home.embedded = Some(directory);
+        Ok(home)
+    }
+
+    fn note(&mut self, status: &Status, revision: i64) {
+        self.revision = revision;
+        self.version.clone_from(&status.version);
+        self.cluster = status.cluster_id;
+    }
+
+    /// Whose restore the target is marked with, given the one that is to be done.
+    pub(crate) fn marked(&self, ours: &Marker) -> Marked {
+        match (&self.found.marker, self.found.stage) {
+            (None, _) => Marked::No,
+            (Some(found), stage) if found.continues(ours) => {
+                Marked::Ours(stage.unwrap_or(super::Stage::Objects))
+            }
+            (Some(found), _) => Marked::Other {
+                snapshot: found.snapshot.clone(),
+                started: found.started,
+            },
+        }
+    }
+
+    /// What is in the way of a restore that writes `target`.
+    pub(crate) fn facts(
+        &self,
+        context: &Context<'_>,
+        target: &super::write::Target,
+        marked: Marked,
+    ) -> EtcdFacts {
+        let etcd = &context.instance.etcd;
+        let names = MarkerKeys::new(&etcd.root_path);
+        let meta = format!("{}/{}/", etcd.root_path, etcd.meta_sub_path);
+        // What is as it will be is our own work only when this restore has begun here.
+        let none = super::write::Target::default();
+        let ours = match marked {
+            Marked::Ours(_) => target,
+            Marked::No | Marked::Other { .. } => &none,
+        };
+        let way = |keys| super::write::in_the_way(keys, &names, &meta, ours);
+        let mut both = way(&self.keys).chain(way(&self.left));
+        let example = both
+            .next()
+            .map(|kv| String::from_utf8_lossy(&kv.key).into_owned());
+        EtcdFacts {
+            place: self.place.clone(),
+            embedded: self.embedded.is_some(),
+            root: etcd.root_path.clone(),
+            keys: both.count() as u64 + u64::from(example.is_some()),
+            example,
+            marked,
+        }
+    }
+
+    /// The target's own next node id, 0 when it has none.
+    pub(crate) fn session_id(&self, context: &Context<'_>) -> i64 {
+        self.session(context, "id")
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// The version of the target, as far as something tells it.
+    pub(crate) fn milvus_version(
+        &self,
+        context: &Context<'_>,
+        source: (&str, &MilvusVersion),
+    ) -> TargetVersion {
+        if let Some(version) = &context.instance.milvus.version {
+            return TargetVersion::new(version, Known::Declared);
+        }
+        if let Some(text) = self.session(context, "version") {
+            return TargetVersion::new(&MilvusVersion::parse(&text), Known::Recorded);
+        }
+        if context.instance.name == source.0 {
+            return TargetVersion::new(source.1, Known::Assumed);
+        }
+        TargetVersion::unknown()
+    }
+
+    fn session(&self, context: &Context<'_>, name: &str) -> Option<String> {
+        let etcd = &context.instance.etcd;
+        let key = format!("{}/{}/session/{name}", etcd.root_path, etcd.meta_sub_path);
+        let all = self.keys.iter().chain(&self.left);
+        let found = all
+            .filter(|kv| kv.key == key.as_bytes())
+            .max_by_key(|kv| kv.mod_revision);
+        found.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
+    }
+
+    /// Makes the etcd ready to be written, once the guard has let it pass. What another restore left
+    /// there is given up.
+    pub(crate) async fn prepare(
+        &mut self,
+        context: &Context<'_>,
+        marked: &Marked,
+    ) -> Result<(Etcd, Option<Embedded>)> {
+        let mut embedded = self.embedded.take();
+        if let Some(directory) = &mut embedded {
+            match (directory.holds(), marked) {
+                (Holds::Staged, Marked::Other { .. } | Marked::No) => {
+                    self.etcd = None;
+                    directory.stop().await?;
+                    directory.discard()?;
+                }
+                (Holds::Member, Marked::Ours(_)) => directory.unsettle()?,
+                _ => {}
+            }
+            if self.etcd.is_none() {
+                self.etcd = Some(directory.start().await?);
+            }
+        }
+        let Some(mut etcd) = self.etcd.take() else {
+            return Err(Error::new(Kind::Failed, "the target's etcd is not open"));
+        };
+        if let Marked::Other { .. } = marked {
+            let names = MarkerKeys::new(&context.instance.etcd.root_path);
+            let own = [names.marker, names.stage, names.saved, names.record];
+            Keyspace::delete(&mut etcd, "giving up another restore", vec![], &own).await?;
+        }
+        Ok((etcd, embedded))
+    }
+
+    /// Ends what was started to look at the target.
+    pub(crate) async fn close(&mut self) -> Result<()> {
+        self.etcd = None;
+        match &mut self.embedded {
+            Some(embedded) => embedded.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn prefix(context: &Context<'_>) -> String {
+    format!("{}/", context.instance.etcd.root_path)
+}
+
+/// Sessions of Milvus among the keys of a root, each with its lease.
+fn sessions(context: &Context<'_>, keys: &[KeyValue]) -> Vec<(String, i64)> {
+    let etcd = &context.instance.etcd;
+    let prefix = format!("{}/{}/session/", etcd.root_path, etcd.meta_sub_path);
+    keys.iter()
+        .filter_map(|kv| Some((kv.key.strip_prefix(prefix.as_bytes())?, kv.lease)))
+        .filter(|(name, _)| !matches!(*name, b"id" | b"version"))
+        .map(|(name, lease)| (String::from_utf8_lossy(name).into_owned(), lease))
+        .collect()
+}
+
+/// Looks for a running Milvus without asking etcd.
+async fn signs_of_life(context: &Context<'_>) -> Result<Vec<String>> {
+    let mut signs = Vec::new();
+    let address = &context.instance.milvus.address;
+    if stopped::answers(address).await {
+        signs.push(format!("something answers at {address}"));
+    }
+    for directory in survey::queue_directories(&context.instance.wal.kind) {
+        if let Some(pid) = stopped::rocksdb_holder(&directory)? {
+            signs.push(format!("process {pid} holds {}", directory.display()));
+        }
+    }
+    Ok(signs)
+}
+
+/// The storage of a target, before anything is made there.
+#[derive(Debug)]
+pub(crate) struct FoundStorage {
+    pub(crate) facts: StorageFacts,
+    store: Option<SharedStore>,
+    outside: Vec<String>,
+}
+
+impl FoundStorage {
+    /// Looks at the storage; all of it is counted when it is to be replaced.
+    pub(crate) async fn look(context: &Context<'_>, options: &Options) -> Result<Self> {
+        let objects = &context.instance.objects;
+        let (place, layer, whole_bucket) = match objects {
+            Objects::Local(local) => (local.path.display().to_string(), Layer::Local, false),
+            Objects::S3(s3) => {
+                let root = format!("{}/{}/{}", s3.endpoint, s3.bucket, s3.prefix);
+                let root = root.trim_end_matches('/').to_owned();
+                (root, Layer::S3, s3.prefix.is_empty())
+            }
+        };
+        let (store, state, outside) = open(context).await?;
+        let counting = match options.occupied {
+            Occupied::Replace => Counted::All,
+            Occupied::Refuse => Counted::AtLeast,
+        };
+        let mut state = state;
+        let stored = match &store {
+            None => Stored::default(),
+            Some(store) => {
+                let counted = survey::storage(&**store, &outside, counting);
+                match context.cancel.run(counted).await {
+                    Ok(stored) => stored,
+                    Err(error) if is_missing(&error) => {
+                        state = Place::Missing(error.chain());
+                        Stored::default()
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        Ok(Self {
+            facts: StorageFacts {
+                place,
+                layer,
+                state,
+                whole_bucket,
+                families: stored.families,
+                foreign: stored.foreign,
+                example: stored.example,
+                counted: stored.counted.unwrap_or(Counted::All),
+            },
+            store,
+            outside,
+        })
+    }
+
+    /// Makes the storage ready to be written, once the guard has let it pass.
+    pub(crate) fn prepare(self, context: &Context<'_>) -> Result<Storage> {
+        let local = match &context.instance.objects {
+            Objects::S3(_) => None,
+            Objects::Local(local) => {
+                let owner = Owner::of(&local.path)?;
+                let is_new = !local.path.exists();
+                let store = LocalStore::open(&local.path, settings(MissingRoot::Create))?;
+                if is_new {
+                    owner.adopt(std::slice::from_ref(&local.path))?;
+                }
+                Some(Local { store, owner })
+            }
+        };
+        let store = match (&local, self.store) {
+            (Some(local), _) => Arc::new(local.store.clone()) as SharedStore,
+            (None, Some(store)) => store,
+            (None, None) => {
+                return Err(Error::new(Kind::Failed, "the target's storage is not open"));
+            }
+        };
+        Ok(Storage {
+            store,
+            local,
+            outside: self.outside,
+        })
+    }
+}
+
+type Opened = (Option<SharedStore>, Place, Vec<String>);
+
+async fn open(context: &Context<'_>) -> Result<Opened> {
+    let Objects::Local(local) = &context.instance.objects else {
+        return match connect::objects(&context.instance.objects, context.env).await {
+            Ok(store) => Ok((Some(store), Place::There, vec![])),
+            Err(error) if is_missing(&error) => Ok((None, Place::Missing(error.chain()), vec![])),
+            Err(error) => Err(error),
+        };
+    };
+    let mut others = survey::queue_directories(&context.instance.wal.kind);
+    others.extend(
+        context
+            .instance
+            .etcd
+            .embedded
+            .iter()
+            .map(|e| e.data_dir.clone()),
+    );
+    let outside = survey::below(&local.path, &others);
+    if local.path.is_dir() {
+        let store = LocalStore::open(&local.path, settings(MissingRoot::Fail))?;
+        return Ok((Some(Arc::new(store)), Place::There, outside));
+    }
+    let above = local.path.parent().is_some_and(std::path::Path::is_dir);
+    let place = if local.path.exists() {
+        Place::Missing(format!("{} is no directory", local.path.display()))
+    } else if above {
+        Place::ToBeMade
+    } else {
+        Place::Missing(format!(
+            "{} cannot be made: the directory above it is missing on this host",
+            local.path.display()
+        ))
+    };
+    Ok((None, place, outside))
+}
+
+fn settings(missing: MissingRoot) -> LocalSettings {
+    LocalSettings {
+        access: Access::Umask,
+        missing,
+    }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Usage | Kind::NotFound)
+}
+
+/// Looks at the queue.
+pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<(WalFacts, Queue)> {
+    let wal = &context.instance.wal;
+    let directories = survey::queue_directories(&wal.kind);
+    let measured = |path: &PathBuf| -> Result<(PathBuf, Usage)> {
+        Ok((path.clone(), survey::directory(path)?))
+    };
+    let keys = match (&wal.kind, &mut home.etcd) {
+        (WalKind::Woodpecker { meta_prefix, .. }, Some(etcd)) => {
+            let prefix = format!("{}/", meta_prefix.trim_end_matches('/'));
+            etcd.read_prefix(&prefix).await?.keys.len() as u64
+        }
+        _ => 0,
+    };
+    let facts = WalFacts {
+        kind: wal.kind.name().to_owned(),
+        channel_prefix: wal.channel_prefix.clone(),
+        channels: wal.dml_channel_num,
+        directories: directories.iter().map(measured).collect::<Result<_>>()?,
+        keys,
+    };
+    Ok((facts, Queue { directories }))
+}

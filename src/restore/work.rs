@@ -1,0 +1,249 @@
+//! The restore itself, step by step, each of which can be repeated.
+//!
+//! ```text
+//! mark ─→ objects ─→ durable ─→ [save the old keys] ─→ swap begins ─→ [old queue aside, old keys
+//! removed, objects with the paths of old ones] ─→ queue ─→ keys, collections last ─→ compare ─→
+//! [old objects and old queue removed] ─→ mark removed
+//! ```
+//!
+//! Until the swap begins what was there before is whole. From then on the same command has to be run
+//! again until it ends; the old keys are in the repository, and old objects are removed last.
+
+use std::path::PathBuf;
+
+use tracing::info;
+
+use super::facts::{Occupied, Options, ReadBack, Usage};
+use super::home::Embedded;
+use super::keyspace::Keyspace;
+use super::marker::{Marker, Stage};
+use super::objects::{InPlace, Other, Placed, Placing, read_back};
+use super::owner::Owner;
+use super::queue::Queue;
+use super::replace::{self, Old};
+use super::snapshot::{Item, Snapshot, Which};
+use super::survey::FAMILIES;
+use super::write::{Target, Writer};
+use crate::Result;
+use crate::cancel::Cancel;
+use crate::env::Env;
+use crate::manifest::WalState;
+use crate::progress::{Amount, SharedProgress};
+use crate::repo::Repository;
+use crate::store::SharedStore;
+use crate::store::local::LocalStore;
+
+/// Everything that a restore works with.
+#[derive(Debug)]
+pub(crate) struct Work<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) repository: &'a Repository,
+    pub(crate) options: &'a Options,
+    pub(crate) marker: Marker,
+    /// How far an earlier run came.
+    pub(crate) stage: Stage,
+    pub(crate) target: &'a Target,
+    pub(crate) roots: (&'a str, &'a str),
+    pub(crate) storage: &'a Storage,
+    pub(crate) queue: &'a Queue,
+    /// What is to be saved before it is replaced.
+    pub(crate) old: Option<&'a Old>,
+    pub(crate) env: &'a Env,
+    pub(crate) progress: &'a SharedProgress,
+    pub(crate) cancel: &'a Cancel,
+}
+
+/// Where the objects go.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    pub(crate) store: SharedStore,
+    /// The directory, where it is one.
+    pub(crate) local: Option<Local>,
+    /// Prefixes below the root that are not the object layer's.
+    pub(crate) outside: Vec<String>,
+}
+
+/// A directory that objects go into.
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    pub(crate) store: LocalStore,
+    pub(crate) owner: Owner,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Done {
+    pub(crate) written: Usage,
+    pub(crate) kept: Usage,
+    pub(crate) queue: Usage,
+    pub(crate) removed: u64,
+}
+
+impl Work<'_> {
+    /// Does it. After an error the same call goes on where it stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::Damage`] when the repository's bytes do not prove, before etcd is written;
+    /// [`crate::Kind::Target`] when a Milvus starts meanwhile.
+    pub(crate) async fn run(
+        &self,
+        keys: &mut dyn Keyspace,
+        mut home: Option<&mut Embedded>,
+    ) -> Result<Done> {
+        let (root, meta) = self.roots;
+        let begun = Writer::begin(keys, root, meta, &self.marker, self.env);
+        let mut writer = self.cancel.run(begun).await?;
+        let mut done = Done::default();
+        let placed = self.objects(&mut done).await?;
+        if let Some(old) = self.old {
+            let by = self.snapshot.manifest.snapshot.to_string();
+            let saved = replace::save(self.repository, old, &by, self.env).await?;
+            writer.saved(&saved).await?;
+        }
+        self.cancel.check()?;
+        writer.stage(Stage::Swap).await?;
+        if self.options.occupied == Occupied::Replace {
+            if let Some(home) = &home {
+                home.begin_swap()?;
+            }
+            self.queue.put_aside()?;
+        }
+        writer.clear(self.target, self.options.occupied).await?;
+        self.deferred(placed.deferred, &mut done).await?;
+        if self.snapshot.body.wal.state == WalState::Captured {
+            done.queue = self
+                .queue
+                .bring_back(self.snapshot, self.env, self.progress, self.cancel)
+                .await?;
+        }
+        self.read_back().await?;
+        self.keys(&mut writer).await?;
+        writer.stage(Stage::Clean).await?;
+        match &mut home {
+            None => {
+                self.clean(&mut done).await?;
+                writer.finish().await?;
+            }
+            Some(home) => {
+                writer.finish().await?;
+                home.settle().await?;
+                self.clean(&mut done).await?;
+                home.remove_aside()?;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn objects(&self, done: &mut Done) -> Result<Placed> {
+        let totals = self.snapshot.totals();
+        let total = Amount::new(totals.objects, totals.bytes);
+        self.progress.begin("objects", Some(total));
+        let whole = self.options.occupied == Occupied::Replace && self.stage == Stage::Objects;
+        let other = if whole {
+            Other::Defer
+        } else {
+            Other::Overwrite
+        };
+        let placing = self.placing(other).await?;
+        let placed = placing.place(self.snapshot.items(Which::Objects)).await?;
+        self.settle_files().await?;
+        self.progress.end();
+        done.written = placed.written;
+        done.kept = placed.kept;
+        info!(
+            written = placed.written.objects,
+            kept = placed.kept.objects,
+            deferred = placed.deferred.len(),
+            "the objects are in place"
+        );
+        Ok(placed)
+    }
+
+    async fn placing(&self, other: Other) -> Result<Placing<'_>> {
+        let store = &self.storage.store;
+        Ok(Placing {
+            view: self.snapshot.view(),
+            store,
+            in_place: self.cancel.run(InPlace::list(&**store)).await?,
+            other,
+            progress: self.progress,
+            cancel: self.cancel,
+        })
+    }
+
+    /// Objects in whose place the old instance had others.
+    async fn deferred(&self, items: Vec<Item>, done: &mut Done) -> Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let items = futures::stream::iter(items.into_iter().map(Ok));
+        let placed = self.placing(Other::Overwrite).await?.place(items).await?;
+        done.written.objects += placed.written.objects;
+        done.written.bytes += placed.written.bytes;
+        self.settle_files().await
+    }
+
+    /// Gives files to their owner and makes everything durable.
+    async fn settle_files(&self) -> Result<()> {
+        if let Some(local) = &self.storage.local {
+            local.store.remove_leftovers(self.env.now()).await?;
+            let root = local.store.root();
+            let families = FAMILIES.iter().map(|family| root.join(family));
+            let paths: Vec<PathBuf> = families.collect();
+            let owner = local.owner;
+            let adopted = tokio::task::spawn_blocking(move || owner.adopt(&paths));
+            adopted.await.map_err(|error| {
+                crate::Error::new(crate::Kind::Failed, "giving files to their owner")
+                    .with_source(error)
+            })??;
+        }
+        self.storage.store.sync().await
+    }
+
+    async fn read_back(&self) -> Result<()> {
+        if self.options.read_back == ReadBack::No {
+            return Ok(());
+        }
+        let totals = self.snapshot.totals();
+        let total = Amount::new(totals.objects, totals.bytes);
+        self.progress.begin("read back", Some(total));
+        let items = self.snapshot.items(Which::Objects);
+        read_back(&*self.storage.store, items, self.progress, self.cancel).await?;
+        self.progress.end();
+        Ok(())
+    }
+
+    async fn keys(&self, writer: &mut Writer<'_>) -> Result<()> {
+        let total = Amount::new(self.target.keys.len() as u64, 0);
+        self.progress.begin("keys", Some(total));
+        let told = |keys| {
+            self.progress.advance(Amount::new(keys, 0));
+            self.cancel.check()
+        };
+        writer.write(self.target, told).await?;
+        writer.compare(self.target).await?;
+        self.progress.end();
+        Ok(())
+    }
+
+    /// Removes what was replaced.
+    async fn clean(&self, done: &mut Done) -> Result<()> {
+        if self.options.occupied == Occupied::Refuse {
+            return Ok(());
+        }
+        done.removed = replace::remove_old(
+            self.snapshot,
+            &*self.storage.store,
+            &self.storage.outside,
+            self.progress,
+            self.cancel,
+        )
+        .await?;
+        self.queue.remove_aside()
+    }
+}
+
+#[cfg(test)]
+#[path = "work_tests.rs"]
+mod tests;

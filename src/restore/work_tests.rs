@@ -1,0 +1,389 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use jiff::Timestamp;
+
+use super::*;
+use crate::Kind;
+use crate::manifest::{EtcdIdentity, WalState};
+use crate::progress::Silent;
+use crate::repo::Manifest;
+use crate::restore::fixture::{Contents, commit, noise, repository, told};
+use crate::restore::keyspace::memory::{Fault, MemoryKeys};
+use crate::restore::marker::MarkerKeys;
+use crate::restore::plan::tests::body;
+use crate::store::fault::{Action, FaultStore, Rule};
+use crate::store::memory::MemoryStore;
+use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
+
+fn contents(state: WalState) -> Contents {
+    let objects = (0..6)
+        .map(|n| {
+            (
+                format!("insert_log/1/2/3/100/{n}"),
+                noise(n, 100 + usize::from(n)),
+            )
+        })
+        .chain([("index_files/5/1/2/3/big".to_owned(), noise(50, 20_000))]);
+    let mut body = body();
+    body.wal.state = state;
+    let wal = match state {
+        WalState::Reset => BTreeMap::new(),
+        WalState::Captured => [
+            ("rdb_data/000004.log".to_owned(), noise(60, 9000)),
+            ("rdb_data/CURRENT".to_owned(), noise(61, 16)),
+            ("rdb_data_meta_kv/000007.sst".to_owned(), noise(62, 300)),
+        ]
+        .into(),
+    };
+    Contents {
+        objects: objects.collect(),
+        wal,
+        keys: vec![],
+        body,
+    }
+}
+
+fn target() -> Target {
+    let keys = [
+        ("r/meta/fields/1", "f"),
+        ("r/meta/session/id", "7"),
+        ("r/meta/collection/1", "c"),
+    ];
+    Target {
+        keys: keys.map(|(k, v)| (k.into(), v.into())).to_vec(),
+        last: 1,
+    }
+}
+
+/// An old instance: keys, objects (one with the path of a new one, one equal), a queue.
+const OLD: [(&str, &[u8]); 4] = [
+    ("insert_log/1/2/3/100/2", b"other bytes at the same path"),
+    ("insert_log/9/9/9/100/1", b"gone at the end"),
+    ("notes.txt", b"not an object of Milvus"),
+    ("delta_log/9/9/9/1", b"gone too"),
+];
+
+async fn captured(state: WalState) -> (Repository, Manifest) {
+    let (_, repository) = repository().await;
+    let manifest = commit(&repository, &contents(state)).await;
+    (repository, manifest)
+}
+
+/// A target that survives crashes.
+struct World {
+    repository: Repository,
+    manifest: Manifest,
+    keys: MemoryKeys,
+    objects: MemoryStore,
+    queue: tempfile::TempDir,
+    options: Options,
+    contents: Contents,
+}
+
+impl World {
+    async fn new(occupied: Occupied, state: WalState) -> Self {
+        Self::on(&captured(state).await, occupied, state).await
+    }
+
+    async fn on(from: &(Repository, Manifest), occupied: Occupied, state: WalState) -> Self {
+        let contents = contents(state);
+        let (repository, manifest) = from.clone();
+        let world = Self {
+            repository,
+            manifest,
+            keys: MemoryKeys::default(),
+            objects: MemoryStore::new(),
+            queue: tempfile::tempdir().unwrap(),
+            options: Options {
+                occupied,
+                ..Options::default()
+            },
+            contents,
+        };
+        if occupied == Occupied::Replace {
+            world.keys.insert("r/meta/old", b"1");
+            world.keys.insert("r/meta/collection/9", b"1");
+            for (key, bytes) in OLD {
+                world.put(key, bytes).await;
+            }
+            world.put("insert_log/1/2/3/100/1", &noise(1, 101)).await;
+            for directory in world.directories() {
+                std::fs::create_dir(&directory).unwrap();
+                std::fs::write(directory.join("OLD"), "old").unwrap();
+            }
+        }
+        world
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        ["rdb", "rdb_meta_kv"]
+            .map(|name| self.queue.path().join(name))
+            .to_vec()
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let key = Key::new(key).unwrap();
+        self.objects
+            .put(&key, bytes, PutOptions::default())
+            .await
+            .unwrap();
+    }
+
+    /// One process: what it knows comes from the keys, as in a real run.
+    async fn run(&self, store: SharedStore) -> Result<Done> {
+        let view = told(self.repository.view().await);
+        let snapshot = told(Snapshot::new(&view, self.manifest.clone()));
+        let names = MarkerKeys::new("r");
+        let mut keys = self.keys.clone();
+        let all = keys.read("r/").await?;
+        let found = super::super::marker::Found::read(&names, &all.keys);
+        let marker = found.marker.clone().unwrap_or(Marker {
+            restore: "x".into(),
+            repository: self.repository.id().to_string(),
+            snapshot: self.manifest.snapshot.to_string(),
+            options: String::new(),
+            started: Timestamp::UNIX_EPOCH,
+        });
+        let stage = found.stage.unwrap_or(Stage::Objects);
+        let old = Old {
+            instance: "main".into(),
+            keys: all
+                .keys
+                .into_iter()
+                .filter(|kv| !names.owns(&kv.key))
+                .collect(),
+            revision: all.revision,
+            etcd: EtcdIdentity {
+                version: String::new(),
+                cluster_id: String::new(),
+                embedded: false,
+                root_path: "r".into(),
+                meta_sub_path: "meta".into(),
+                kv_sub_path: "kv".into(),
+            },
+            version: String::new(),
+            objects: snapshot.body.objects.clone(),
+            wal: ("rocksmq".into(), "by-dev".into()),
+        };
+        let replaces = self.options.occupied == Occupied::Replace && stage == Stage::Objects;
+        let storage = Storage {
+            store,
+            local: None,
+            outside: vec![],
+        };
+        let queue = Queue {
+            directories: self.directories(),
+        };
+        let target = target();
+        let work = Work {
+            snapshot: &snapshot,
+            repository: &self.repository,
+            options: &self.options,
+            marker,
+            stage,
+            target: &target,
+            roots: ("r", "meta"),
+            storage: &storage,
+            queue: &queue,
+            old: replaces.then_some(&old),
+            env: &Env::simulated(Timestamp::UNIX_EPOCH, 3).0,
+            progress: &(Arc::new(Silent) as SharedProgress),
+            cancel: &Cancel::new(),
+        };
+        Box::pin(work.run(&mut keys, None)).await
+    }
+
+    fn plain(&self) -> SharedStore {
+        Arc::new(self.objects.clone())
+    }
+
+    async fn stored(&self) -> BTreeMap<String, Bytes> {
+        let metas: Vec<_> = self
+            .objects
+            .list("", ListOptions::default())
+            .try_collect()
+            .await
+            .unwrap();
+        let mut found = BTreeMap::new();
+        for meta in metas {
+            let bytes = self
+                .objects
+                .get(&meta.key, GetOptions::default())
+                .await
+                .unwrap();
+            found.insert(meta.key.to_string(), bytes);
+        }
+        found
+    }
+
+    async fn complete(&self) {
+        let mut wanted = self.contents.objects.clone();
+        if self.options.occupied == Occupied::Replace {
+            wanted.insert("notes.txt".into(), Bytes::from_static(OLD[2].1));
+        }
+        assert_eq!(self.stored().await, wanted);
+        let mut keys = self.keys.dump();
+        keys.retain(|key, _| key != "r/eyrie/restored" && key != "r/eyrie/restore-lock");
+        let wanted = target().keys.into_iter();
+        let wanted = wanted.map(|(key, value)| (String::from_utf8(key).unwrap(), value));
+        assert_eq!(keys, wanted.collect());
+        let files = |directory: PathBuf| -> BTreeMap<String, Bytes> {
+            let Ok(entries) = std::fs::read_dir(directory) else {
+                return BTreeMap::new();
+            };
+            let read = |entry: std::io::Result<std::fs::DirEntry>| {
+                let entry = entry.unwrap();
+                let bytes = std::fs::read(entry.path()).unwrap_or_default();
+                (entry.file_name().into_string().unwrap(), bytes.into())
+            };
+            entries.map(read).collect()
+        };
+        for (name, directory) in ["rdb_data/", "rdb_data_meta_kv/"]
+            .into_iter()
+            .zip(self.directories())
+        {
+            let wanted = self.contents.wal.iter();
+            let wanted = wanted.filter_map(|(path, bytes)| {
+                Some((path.strip_prefix(name)?.to_owned(), bytes.clone()))
+            });
+            assert_eq!(files(directory), wanted.collect());
+        }
+    }
+
+    /// While the swap has not begun, all that was there is there.
+    async fn old_is_whole_before_the_swap(&self) {
+        let keys = self.keys.dump();
+        let swapped = keys
+            .get("r/eyrie/restore-stage")
+            .is_some_and(|stage| stage != b"objects");
+        if self.options.occupied == Occupied::Refuse
+            || swapped
+            || keys.contains_key("r/eyrie/restored")
+        {
+            return;
+        }
+        assert!(keys.contains_key("r/meta/old") && keys.contains_key("r/meta/collection/9"));
+        let stored = self.stored().await;
+        for (key, bytes) in OLD {
+            assert_eq!(stored[key], bytes, "{key} of the old instance");
+        }
+        assert!(
+            self.directories()
+                .iter()
+                .all(|directory| directory.join("OLD").exists())
+        );
+    }
+}
+
+fn ways() -> [(Occupied, WalState); 4] {
+    [
+        (Occupied::Refuse, WalState::Reset),
+        (Occupied::Refuse, WalState::Captured),
+        (Occupied::Replace, WalState::Reset),
+        (Occupied::Replace, WalState::Captured),
+    ]
+}
+
+#[tokio::test]
+async fn a_restore_is_complete_and_can_be_repeated() {
+    for (occupied, state) in ways() {
+        let world = World::new(occupied, state).await;
+        let done = told(world.run(world.plain()).await);
+        world.complete().await;
+        let objects = world.contents.objects.len() as u64;
+        assert_eq!(done.written.objects + done.kept.objects, objects);
+        world.keys.revive();
+        let again = told(world.run(world.plain()).await);
+        world.complete().await;
+        assert_eq!((again.written.objects, again.kept.objects), (0, objects));
+    }
+}
+
+#[tokio::test]
+async fn what_is_replaced_is_saved_first_in_a_lineage_of_its_own() {
+    let world = World::new(Occupied::Replace, WalState::Reset).await;
+    let done = told(world.run(world.plain()).await);
+    assert_eq!((done.kept.objects, done.removed), (1, 2));
+    let snapshots = told(world.repository.snapshots().await);
+    assert!(snapshots.damage.is_empty());
+    let saved = snapshots.newest_of("main.replaced").unwrap();
+    assert_eq!(saved.labels["eyrie.contents"], "keys-only");
+    assert_eq!(snapshots.newest_of("main").unwrap().sequence, 1);
+    let view = told(world.repository.view().await);
+    let keys = told(told(Snapshot::new(&view, saved.clone())).keys().await);
+    let names: Vec<_> = keys
+        .iter()
+        .map(|kv| String::from_utf8_lossy(&kv.key))
+        .collect();
+    assert_eq!(names, ["r/meta/collection/9", "r/meta/old"]);
+}
+
+/// T16: a crash at every write to etcd, then the same again.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_write_to_etcd_is_resumed() {
+    for (occupied, state) in ways() {
+        let captured = captured(state).await;
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            for at in 0.. {
+                let world = World::on(&captured, occupied, state).await;
+                world.keys.arm(at, fault);
+                let first = world.run(world.plain()).await;
+                if world.keys.armed() {
+                    break;
+                }
+                world.old_is_whole_before_the_swap().await;
+                world.keys.revive();
+                if first.is_err() {
+                    told(world.run(world.plain()).await);
+                }
+                world.complete().await;
+            }
+        }
+    }
+}
+
+/// T16: a crash at every write to the storage, then the same again.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_write_to_the_storage_is_resumed() {
+    for (occupied, state) in ways() {
+        let captured = captured(state).await;
+        for at in 1.. {
+            let world = World::on(&captured, occupied, state).await;
+            let faulty = FaultStore::new(world.plain());
+            let rule = Rule::on_writes(Action::Fail(Kind::Failed)).from(at);
+            faulty.faults().add(rule);
+            let first = world.run(Arc::new(faulty)).await;
+            world.old_is_whole_before_the_swap().await;
+            world.keys.revive();
+            if first.is_ok() {
+                world.complete().await;
+                break;
+            }
+            told(world.run(world.plain()).await);
+            world.complete().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_before_etcd_is_written() {
+    let world = World::new(Occupied::Refuse, WalState::Reset).await;
+    let faulty = FaultStore::new(world.plain());
+    faulty.faults().leave_space(500);
+    let error = world.run(Arc::new(faulty)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert!(
+        world
+            .keys
+            .dump()
+            .keys()
+            .all(|key| key.starts_with("r/eyrie/"))
+    );
+    world.keys.revive();
+    told(world.run(world.plain()).await);
+    world.complete().await;
+}

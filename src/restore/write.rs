@@ -1,0 +1,375 @@
+//! Writing the target's etcd: behind a marker, in bounded transactions, collections last.
+//!
+//! Every transaction compares that the marker is ours, that this process holds the lock, and that
+//! no Milvus has a session. A transaction whose answer was lost is made again: it puts or deletes
+//! the same keys.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use super::facts::Occupied;
+use super::keyspace::{Keyspace, Lock, Pairs, lock};
+use super::marker::{Marker, MarkerKeys, Stage};
+use crate::env::Env;
+use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
+use crate::{Error, Kind, Result};
+
+/// The names that sessions begin with below `session/` (facts 3.4); `session/id` and
+/// `session/version` are no sessions.
+pub(crate) const SESSIONS: [&str; 10] = [
+    "rootcoord",
+    "datacoord",
+    "querycoord",
+    "indexcoord",
+    "mixcoord",
+    "proxy",
+    "datanode",
+    "querynode",
+    "indexnode",
+    "streamingnode",
+];
+
+/// How often a write is made again after a passing fault, with twice the pause each time: about
+/// half a minute, the time of a leader election and a restart.
+const ATTEMPTS: u32 = 8;
+
+/// The first pause after a passing fault.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is to be in etcd at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Keys and values in the order of writing.
+    pub keys: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How many at the end of `keys` make collections visible: they are absent until all others
+    /// are there.
+    pub last: usize,
+}
+
+impl Target {
+    fn split(&self) -> (&Pairs, &Pairs) {
+        self.keys
+            .split_at(self.keys.len().saturating_sub(self.last))
+    }
+
+    fn values(&self) -> BTreeMap<&[u8], &[u8]> {
+        pairs(&self.keys).collect()
+    }
+}
+
+fn pairs(keys: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> {
+    keys.iter()
+        .map(|(key, value)| (key.as_slice(), value.as_slice()))
+}
+
+/// The one writer of a target's etcd.
+pub struct Writer<'a> {
+    keys: &'a mut dyn Keyspace,
+    root: String,
+    meta: String,
+    sessions: Vec<Condition>,
+    names: MarkerKeys,
+    marker: Vec<u8>,
+    owner: Vec<u8>,
+    lock: Lock,
+}
+
+impl std::fmt::Debug for Writer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Writer({})", self.root)
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// Takes the lock and puts the marker, or finds it there.
+    ///
+    /// `root` has no slash at its end, `meta` is the sub path of metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Target`] when another restore is at work, another marker is there, or a Milvus has a
+    /// session.
+    pub async fn begin(
+        keys: &'a mut dyn Keyspace,
+        root: &str,
+        meta: &str,
+        marker: &Marker,
+        env: &Env,
+    ) -> Result<Self> {
+        let names = MarkerKeys::new(root);
+        let owner = hex::encode(env.id()).into_bytes();
+        let lock = lock(keys, &names.lock, &owner, env).await?;
+        let session = |name: &&str| {
+            Condition::NoneUnder(format!("{root}/{meta}/session/{name}").into_bytes())
+        };
+        let mut writer = Self {
+            keys,
+            root: root.to_owned(),
+            meta: format!("{root}/{meta}/"),
+            sessions: SESSIONS.iter().map(session).collect(),
+            names,
+            marker: marker.to_value()?,
+            owner,
+            lock,
+        };
+        writer.place_marker().await?;
+        Ok(writer)
+    }
+
+    async fn place_marker(&mut self) -> Result<()> {
+        let doing = "putting the restore's marker into etcd";
+        let put = [
+            (self.names.stage.clone(), Stage::Objects.as_str().into()),
+            (self.names.marker.clone(), self.marker.clone()),
+        ];
+        for attempt in 0.. {
+            let mut conditions = self.sessions.clone();
+            conditions.push(self.locked());
+            conditions.push(Condition::Absent(self.names.marker.clone()));
+            match self.keys.put(doing, conditions, &put).await {
+                Ok(Applied::At(_)) => return Ok(()),
+                Ok(Applied::No) => {
+                    let found = self.keys.read(&self.names.area).await?.keys;
+                    let marker = found.iter().find(|kv| kv.key == self.names.marker);
+                    return match marker {
+                        Some(kv) if kv.value == self.marker => Ok(()),
+                        _ => Err(self.refused(doing).await),
+                    };
+                }
+                Err(error) => pause(attempt, error).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn locked(&self) -> Condition {
+        Condition::Equals(self.names.lock.clone(), self.owner.clone())
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let mut conditions = self.sessions.clone();
+        conditions.push(self.locked());
+        let marker = (self.names.marker.clone(), self.marker.clone());
+        conditions.push(Condition::Equals(marker.0, marker.1));
+        conditions
+    }
+
+    async fn put(&mut self, doing: &str, keys: &Pairs) -> Result<()> {
+        for attempt in 0.. {
+            match self.keys.put(doing, self.conditions(), keys).await {
+                Ok(Applied::At(_)) => return Ok(()),
+                Ok(Applied::No) => return Err(self.refused(doing).await),
+                Err(error) => pause(attempt, error).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, doing: &str, keys: &[Vec<u8>]) -> Result<()> {
+        for attempt in 0.. {
+            match self.keys.delete(doing, self.conditions(), keys).await {
+                Ok(Applied::At(_)) => return Ok(()),
+                Ok(Applied::No) => return Err(self.refused(doing).await),
+                Err(error) => pause(attempt, error).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which condition of a transaction did not hold.
+    async fn refused(&mut self, doing: &str) -> Error {
+        let found = match self.keys.read(&format!("{}/", self.root)).await {
+            Ok(found) => found.keys,
+            Err(error) => return error.context(doing),
+        };
+        let session = self.sessions.iter().find_map(|condition| match condition {
+            Condition::NoneUnder(prefix) => found.iter().find(|kv| kv.key.starts_with(prefix)),
+            _ => None,
+        });
+        let why = if let Some(kv) = session {
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            format!("a Milvus has started on the target: {key}")
+        } else if found
+            .iter()
+            .any(|kv| kv.key == self.names.lock && kv.value == self.owner)
+        {
+            "the marker in etcd is of another restore, or gone".to_owned()
+        } else {
+            "this restore lost its lock: etcd did not hear of it in time".to_owned()
+        };
+        Error::new(Kind::Target, format!("{doing}: {why}"))
+            .with_hint("stop what runs on the target, then run the same command again: it goes on where it stopped")
+    }
+
+    /// Notes how far the restore came.
+    pub async fn stage(&mut self, stage: Stage) -> Result<()> {
+        let put = [(self.names.stage.clone(), stage.as_str().into())];
+        self.put("noting the stage of the restore", &put).await
+    }
+
+    /// Notes the snapshot that holds the keys that were there before.
+    pub async fn saved(&mut self, snapshot: &str) -> Result<()> {
+        let put = [(self.names.saved.clone(), snapshot.into())];
+        self.put("noting where the old keys are", &put).await
+    }
+
+    /// Deletes every key of the root that is not to be there, and those that make collections
+    /// visible. Returns how many went.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Target`] when keys are in the way and nothing is to be replaced.
+    pub async fn clear(&mut self, target: &Target, occupied: Occupied) -> Result<u64> {
+        if occupied == Occupied::Refuse {
+            let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
+            if let Some(key) = in_the_way(&found, &self.names, &self.meta, target).next() {
+                let key = String::from_utf8_lossy(&key.key).into_owned();
+                return Err(Error::new(
+                    Kind::Target,
+                    format!("something wrote to the target while it was restored: {key}"),
+                )
+                .with_hint("look at it, then run the same command again"));
+            }
+        }
+        let (early, last) = target.split();
+        let keep: BTreeMap<_, _> = pairs(early).collect();
+        let last: BTreeMap<_, _> = pairs(last).collect();
+        let found = self.read().await?;
+        let mut gone: Vec<Vec<u8>> = found
+            .into_iter()
+            .filter(|(key, value)| keep.get(key.as_slice()) != Some(&value.as_slice()))
+            .map(|(key, _)| key)
+            .collect();
+        gone.sort_by_key(|key| !last.contains_key(key.as_slice()));
+        debug!(keys = gone.len(), "clearing the root");
+        for batch in gone.chunks(MAX_TXN_OPS) {
+            self.delete("removing the old keys from etcd", batch)
+                .await?;
+        }
+        Ok(gone.len() as u64)
+    }
+
+    /// Puts what is not there yet, in order. `written` hears of each key.
+    pub async fn write(
+        &mut self,
+        target: &Target,
+        mut written: impl FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let found = self.read().await?;
+        let missing: Vec<_> = target
+            .keys
+            .iter()
+            .filter(|(key, value)| found.get(key) != Some(value))
+            .cloned()
+            .collect();
+        written((target.keys.len() - missing.len()) as u64)?;
+        for batch in batches(&missing) {
+            self.put("writing the snapshot's keys into etcd", batch)
+                .await?;
+            written(batch.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything back and compares it byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Failed`] when a key is missing, differs or should not be there.
+    pub async fn compare(&mut self, target: &Target) -> Result<()> {
+        let found = self.read().await?;
+        let wanted = target.values();
+        let differs = |key: &[u8], what: &str| {
+            let key = String::from_utf8_lossy(key).into_owned();
+            Error::new(
+                Kind::Failed,
+                format!("etcd does not hold what was written: {key} {what}"),
+            )
+            .with_hint("does something else write to this etcd root? run the same command again")
+        };
+        for (key, value) in &wanted {
+            match found.get(*key) {
+                None => return Err(differs(key, "is missing")),
+                Some(other) if other != value => return Err(differs(key, "has another value")),
+                Some(_) => {}
+            }
+        }
+        match found
+            .keys()
+            .find(|key| !wanted.contains_key(key.as_slice()))
+        {
+            Some(key) => Err(differs(key, "should not be there")),
+            None => Ok(()),
+        }
+    }
+
+    /// Every key of the root that is not eyrie's own.
+    async fn read(&mut self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
+        Ok(found
+            .into_iter()
+            .filter(|kv| !self.names.owns(&kv.key))
+            .map(|kv| (kv.key, kv.value))
+            .collect())
+    }
+
+    /// Leaves the record of the restore, removes the marker and releases the lock.
+    pub async fn finish(mut self) -> Result<()> {
+        let record = [(self.names.record.clone(), self.marker.clone())];
+        self.put("recording the restore in etcd", &record).await?;
+        let own = [
+            self.names.stage.clone(),
+            self.names.saved.clone(),
+            self.names.marker.clone(),
+        ];
+        let doing = "removing the restore's marker from etcd";
+        for attempt in 0.. {
+            match self.keys.delete(doing, self.conditions(), &own).await {
+                Ok(Applied::At(_)) => break,
+                Ok(Applied::No) if self.marker_is_gone().await? => break,
+                Ok(Applied::No) => return Err(self.refused(doing).await),
+                Err(error) => pause(attempt, error).await?,
+            }
+        }
+        info!(root = %self.root, "the restore's marker is removed");
+        self.lock.release().await
+    }
+
+    async fn marker_is_gone(&mut self) -> Result<bool> {
+        let found = self.keys.read(&self.names.area).await?.keys;
+        Ok(!found.iter().any(|kv| kv.key == self.names.marker))
+    }
+}
+
+/// The keys of a root that a restore of `target` would destroy: all but eyrie's own, those that are
+/// as they will be, and `session/id` and `session/version`, which any etcd that Milvus once used has.
+pub(crate) fn in_the_way<'k>(
+    found: &'k [KeyValue],
+    names: &'k MarkerKeys,
+    meta: &str,
+    target: &'k Target,
+) -> impl Iterator<Item = &'k KeyValue> {
+    let wanted = target.values();
+    let tolerated = ["id", "version"].map(|name| format!("{meta}session/{name}").into_bytes());
+    found.iter().filter(move |kv| {
+        !names.owns(&kv.key)
+            && !tolerated.contains(&kv.key)
+            && wanted.get(kv.key.as_slice()) != Some(&kv.value.as_slice())
+    })
+}
+
+/// Waits before another attempt, or gives `error` back.
+async fn pause(attempt: u32, error: Error) -> Result<()> {
+    if !error.retryable() || attempt + 1 >= ATTEMPTS {
+        return Err(error);
+    }
+    debug!(%error, "making a write to etcd again");
+    tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "write_tests.rs"]
+mod tests;

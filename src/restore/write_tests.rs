@@ -1,0 +1,178 @@
+use jiff::Timestamp;
+
+use super::super::keyspace::memory::{Fault, MemoryKeys};
+use super::super::marker::Found;
+use super::*;
+
+fn env() -> Env {
+    Env::simulated(Timestamp::UNIX_EPOCH, 7).0
+}
+
+fn marker() -> Marker {
+    Marker {
+        restore: "r".into(),
+        repository: "a".into(),
+        snapshot: "s".into(),
+        options: String::new(),
+        started: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn target() -> Target {
+    let key = |n: usize| (format!("r/meta/k{n:04}").into_bytes(), vec![1; 8]);
+    let mut keys: Vec<_> = (0..150).map(key).collect();
+    keys.push((b"r/meta/session/id".to_vec(), b"5".to_vec()));
+    for n in 0..3 {
+        keys.push((
+            format!("r/meta/a-collection/{n}").into_bytes(),
+            b"c".to_vec(),
+        ));
+    }
+    Target { keys, last: 3 }
+}
+
+async fn run(keys: &mut MemoryKeys) -> Result<()> {
+    Box::pin(steps(keys)).await
+}
+
+async fn steps(keys: &mut MemoryKeys) -> Result<()> {
+    let mut writer = Writer::begin(keys, "r", "meta", &marker(), &env()).await?;
+    writer.stage(Stage::Swap).await?;
+    writer.clear(&target(), Occupied::Replace).await?;
+    writer.write(&target(), |_| Ok(())).await?;
+    writer.compare(&target()).await?;
+    writer.stage(Stage::Clean).await?;
+    Box::pin(writer.finish()).await
+}
+
+fn complete(keys: &MemoryKeys) {
+    let dump = keys.dump();
+    for (key, value) in target().keys {
+        assert_eq!(dump[&String::from_utf8(key).unwrap()], value);
+    }
+    assert!(!dump.contains_key("r/meta/old"));
+    assert!(!dump.contains_key("r/eyrie/restore"), "{:?}", dump.keys());
+    assert!(dump.contains_key("other/key"));
+}
+
+fn before() -> MemoryKeys {
+    let keys = MemoryKeys::default();
+    keys.insert("other/key", b"1");
+    keys.insert("r/meta/old", b"1");
+    keys.insert("r/meta/a-collection/0", b"c");
+    keys
+}
+
+/// T16: a crash at every write, then the same again.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_write_is_resumed() {
+    for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::Lost] {
+        for at in 0.. {
+            let mut keys = before();
+            keys.arm(at, fault);
+            let first = run(&mut keys).await;
+            if keys.armed() {
+                break;
+            }
+            let dump = keys.dump();
+            let early = target().split().0.len();
+            let visible = dump.keys().filter(|k| k.contains("a-collection")).count();
+            let there = dump.keys().filter(|k| k.starts_with("r/meta/k")).count();
+            let old = dump.contains_key("r/meta/old");
+            assert!(old || visible == 0 || there + 1 == early, "{fault:?} {at}");
+            keys.revive();
+            if first.is_err() {
+                run(&mut keys).await.unwrap();
+            }
+            complete(&keys);
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_replacing_restore_removes_keys() {
+    let mut keys = before();
+    keys.insert("r/meta/session/id", b"3");
+    let left = keys.clone();
+    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+        .await
+        .unwrap();
+    let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Target);
+    assert!(left.dump().contains_key("r/meta/old"));
+    assert_eq!(writer.clear(&target(), Occupied::Replace).await.unwrap(), 3);
+    writer.clear(&target(), Occupied::Refuse).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_stops_the_writer() {
+    let mut keys = MemoryKeys::default();
+    let mut other = keys.clone();
+    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+        .await
+        .unwrap();
+    other.insert("r/meta/session/querynode-7", b"{}");
+    let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Target);
+    assert!(error.to_string().contains("querynode-7"), "{error}");
+    assert!(!other.dump().contains_key("r/meta/k0000"));
+    let _ = other.read("").await;
+}
+
+#[tokio::test]
+async fn another_restores_marker_is_refused() {
+    let mut keys = MemoryKeys::default();
+    keys.insert("r/eyrie/restore", b"{}");
+    let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_restore_waits_for_the_lock_and_gives_up() {
+    let mut keys = MemoryKeys::default();
+    let mut other = keys.clone();
+    let _held = Writer::begin(&mut other, "r", "meta", &marker(), &env())
+        .await
+        .unwrap();
+    let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Target);
+}
+
+#[tokio::test]
+async fn what_does_not_compare_is_named() {
+    let mut keys = MemoryKeys::default();
+    let other = keys.clone();
+    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+        .await
+        .unwrap();
+    writer.write(&target(), |_| Ok(())).await.unwrap();
+    other.insert("r/meta/k0007", b"flipped");
+    let error = writer.compare(&target()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("k0007 has another value"),
+        "{error}"
+    );
+    other.insert("r/meta/k0007", &[1; 8]);
+    other.insert("r/meta/zzz", b"");
+    let error = writer.compare(&target()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("zzz should not be there"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_finished_restore_leaves_a_record_that_goes_on_until_milvus_writes() {
+    let mut keys = before();
+    run(&mut keys).await.unwrap();
+    let names = MarkerKeys::new("r");
+    let all = keys.read("r/").await.unwrap().keys;
+    assert_eq!(Found::read(&names, &all).marker, Some(marker()));
+    keys.insert("r/meta/session/id", b"6");
+    let all = keys.read("r/").await.unwrap().keys;
+    assert_eq!(Found::read(&names, &all).marker, None);
+}

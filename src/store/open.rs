@@ -1,0 +1,212 @@
+//! From a URL to a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::local::{LocalSettings, LocalStore};
+use super::retry::{RetryPolicy, RetryStore};
+use super::s3::{S3Settings, S3Store};
+use super::{Key, SharedStore};
+use crate::env::Env;
+use crate::{Error, Kind, Result};
+
+/// Where a store is. Displayed as the URL that it was parsed from, without a trailing `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket, or what lies under a prefix of it.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// What all keys begin with, without a `/` at either end; empty for the whole bucket.
+        prefix: String,
+    },
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+/// How to open a store, beyond its location.
+#[derive(Debug, Clone, Default)]
+pub struct OpenSettings {
+    /// For a directory.
+    pub local: LocalSettings,
+    /// For a bucket; the location's bucket and prefix take the place of those in here.
+    pub s3: S3Settings,
+    /// When to try again.
+    pub retry: RetryPolicy,
+}
+
+/// Reads a location: the path of a directory, or `s3://BUCKET` or `s3://BUCKET/PREFIX`.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] for anything else. The error does not repeat a URL that may hold a password.
+pub fn parse_location(url: &str) -> Result<Location> {
+    let bad = |message: String| Error::new(Kind::Usage, message);
+    if url.trim().is_empty() || url.contains('\0') {
+        return Err(bad(format!("{url:?} is no directory and no s3:// URL")));
+    }
+    if let Some((scheme, rest)) = url.split_once("://") {
+        return match scheme {
+            "s3" => parse_s3(rest),
+            "file" => Err(bad("file:// URLs are not read".to_owned())
+                .with_hint("write the path of the directory alone")),
+            _ => Err(bad(format!("{scheme}:// URLs are not supported"))
+                .with_hint("a location is a directory or s3://bucket/prefix; the address of an S3 server goes into the endpoint setting")),
+        };
+    }
+    if url.starts_with("s3:") {
+        return Err(bad(format!("{url:?} is no directory and no s3:// URL"))
+            .with_hint("write s3://bucket/prefix"));
+    }
+    if url == "~" || url.starts_with("~/") {
+        return Err(bad(format!(
+            "{url:?} names a home directory, which only a shell knows"
+        ))
+        .with_hint("write the whole path"));
+    }
+    Ok(Location::Directory(PathBuf::from(url)))
+}
+
+fn parse_s3(rest: &str) -> Result<Location> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.contains(['@', ':']) {
+        return Err(Error::new(
+            Kind::Usage,
+            "the s3:// URL holds a port or credentials where the bucket should be",
+        )
+        .with_hint("endpoint, access key and secret have settings of their own"));
+    }
+    // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>, with the
+    // underscores and capitals of old buckets and other servers.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(allowed) {
+        return Err(
+            Error::new(Kind::Usage, format!("{bucket:?} is no name of a bucket"))
+                .with_hint("write s3://bucket/prefix"),
+        );
+    }
+    if prefix.contains(['?', '#']) {
+        return Err(Error::new(
+            Kind::Usage,
+            "the s3:// URL holds parameters after its prefix",
+        )
+        .with_hint("endpoint, region and the like have settings of their own"));
+    }
+    let prefix = prefix.trim_matches('/');
+    if !prefix.is_empty() {
+        Key::new(prefix)?;
+    }
+    Ok(Location::S3 {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+    })
+}
+
+/// Opens the store at `location`, with retries. A bucket is not asked yet; a directory is opened.
+///
+/// # Errors
+///
+/// [`Kind::NotFound`] for a directory that is missing and is not to be made, [`Kind::Usage`] for
+/// settings that cannot be right.
+pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {
+    let store: SharedStore = match location {
+        Location::Directory(path) => Arc::new(LocalStore::open(path, settings.local)?),
+        Location::S3 { bucket, prefix } => {
+            let settings = S3Settings {
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                ..settings.s3
+            };
+            Arc::new(S3Store::open(settings).await?)
+        }
+    };
+    Ok(Arc::new(RetryStore::new(
+        store,
+        settings.retry,
+        env.clone(),
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+    use crate::store::local::MissingRoot;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("/backup/milvus")]
+    #[case("backup")]
+    #[case("./a:b")]
+    fn directories(#[case] path: &str) {
+        let location = parse_location(path).unwrap();
+        assert_eq!(location, Location::Directory(PathBuf::from(path)));
+        assert_eq!(location.to_string(), path);
+    }
+
+    #[rstest]
+    #[case("s3://bucket", "bucket", "")]
+    #[case("s3://bucket/", "bucket", "")]
+    #[case("s3://my.bucket-1/a", "my.bucket-1", "a")]
+    #[case("s3://bucket/a/b c/", "bucket", "a/b c")]
+    fn buckets(#[case] url: &str, #[case] bucket: &str, #[case] prefix: &str) {
+        let location = parse_location(url).unwrap();
+        let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
+        assert_eq!(location, Location::S3 { bucket, prefix });
+        assert_eq!(location.to_string(), url.trim_end_matches('/'));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case(" ")]
+    #[case("s3:bucket/prefix")]
+    #[case("s3:/bucket")]
+    #[case("s3://")]
+    #[case("s3:///prefix")]
+    #[case("s3://bucket/a//b")]
+    #[case("s3://bucket/../b")]
+    #[case("s3://bucket/a?region=x")]
+    #[case("s3://localhost:9000/bucket")]
+    #[case("S3://bucket")]
+    #[case("http://localhost:9000/bucket")]
+    #[case("file:///backup")]
+    #[case("gs://bucket/prefix")]
+    #[case("~/backup")]
+    fn anything_else_is_an_error(#[case] url: &str) {
+        let error = parse_location(url).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        for url in ["s3://key:hidden@bucket/a", "https://key:hidden@host/b"] {
+            let error = parse_location(url).unwrap_err();
+            assert!(!format!("{error:?} {:?}", error.hint()).contains("hidden"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_opens() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("new");
+        let location = parse_location(path.to_str().unwrap()).unwrap();
+        let mut settings = OpenSettings::default();
+        let env = Env::system();
+        let missing = open(&location, settings.clone(), &env).await.unwrap_err();
+        assert_eq!(missing.kind(), Kind::NotFound);
+        settings.local.missing = MissingRoot::Create;
+        let store = open(&location, settings, &env).await.unwrap();
+        conformance::run(&*store).await.unwrap();
+    }
+}

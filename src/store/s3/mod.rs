@@ -1,0 +1,338 @@
+//! A bucket of S3, or of a server that speaks its language, as a store.
+//!
+//! The SDK's own retries are off: [`retry`](super::retry) is the one place for them. Listings are
+//! those of `ListObjectsV2`, which tells no version ids. All writes are durable when they return.
+
+mod error;
+mod parts;
+mod settings;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::{ChecksumAlgorithm, Object};
+use aws_smithy_types::DateTime;
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+
+use self::error::classify;
+use self::parts::S3Parts;
+pub use self::settings::{
+    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Settings, Versioning,
+};
+use super::{
+    Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,
+    may_begin_a_key,
+};
+use crate::{Error, Kind, Result};
+
+/// A bucket, or what lies under a prefix of it.
+#[derive(Clone)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    /// What full keys begin with: empty, or ending in `/`.
+    prefix: String,
+    checksum: Option<ChecksumAlgorithm>,
+    signs_payloads: bool,
+    conditional_writes: ConditionalWrites,
+    versioning: Versioning,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3Store({})", self.location())
+    }
+}
+
+impl S3Store {
+    /// Makes a store of `settings`. No request is made to the bucket; only the AWS chain may be
+    /// asked for credentials and region.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when the settings cannot be right.
+    pub async fn open(settings: S3Settings) -> Result<Self> {
+        if settings.bucket.is_empty() {
+            return Err(Error::new(Kind::Usage, "no S3 bucket is named"));
+        }
+        let prefix = settings.prefix.trim_matches('/');
+        let prefix = match prefix {
+            "" => String::new(),
+            _ => format!("{}/", Key::new(prefix)?),
+        };
+        Ok(Self {
+            client: settings.client().await?,
+            prefix,
+            checksum: match settings.checksum {
+                Checksum::Crc32c => Some(ChecksumAlgorithm::Crc32C),
+                Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
+                Checksum::None => None,
+            },
+            signs_payloads: settings.signs_payloads(),
+            conditional_writes: settings.conditional_writes,
+            versioning: settings.versioning,
+            bucket: settings.bucket,
+        })
+    }
+
+    fn full(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn describe(&self, key: &Key) -> String {
+        format!("s3://{}/{}{key}", self.bucket, self.prefix)
+    }
+
+    fn doing(&self, what: &str, key: &Key) -> String {
+        format!("{what} {}", self.describe(key))
+    }
+
+    /// For a store without conditional writes: fails when `key` exists.
+    async fn refuse_existing(&self, key: &Key) -> Result<()> {
+        match self.head(key).await {
+            Ok(_) => {
+                let said = format!("{} exists already", self.describe(key));
+                Err(Error::new(Kind::AlreadyExists, said))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_bytes(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
+        let create = options.mode == PutMode::Create;
+        let honoured = self.conditional_writes == ConditionalWrites::Honoured;
+        if create && !honoured {
+            self.refuse_existing(key).await?;
+        }
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .set_checksum_algorithm(self.checksum.clone())
+            .set_if_none_match((create && honoured).then(|| "*".to_owned()))
+            .body(ByteStream::from(bytes));
+        let answer = if self.signs_payloads {
+            request.send().await
+        } else {
+            request.customize().disable_payload_signing().send().await
+        };
+        let answer = answer.map_err(|error| classify(&self.doing("write", key), error))?;
+        Ok(Put {
+            version: answer.version_id,
+        })
+    }
+
+    /// The bytes of an answer, in one buffer of the announced size.
+    async fn collect(&self, key: &Key, answer: GetObjectOutput) -> Result<Bytes> {
+        let broken = || self.doing("read", key);
+        let announced = answer.content_length.unwrap_or_default();
+        let size = usize::try_from(announced)
+            .map_err(|_| Error::new(Kind::Failed, format!("{}: it exceeds memory", broken())))?;
+        let mut body = answer.body;
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| {
+                Error::new(
+                    Kind::Unavailable,
+                    format!("{}: the answer broke off", broken()),
+                )
+                .with_source(error)
+            })?;
+            if chunk.len() == size {
+                return Ok(chunk);
+            }
+            whole.reserve(size.saturating_sub(whole.len()));
+            whole.extend_from_slice(&chunk);
+        }
+        if whole.len() != size {
+            let got = whole.len();
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("{}: {got} of {size} bytes came", broken()),
+            ));
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn page(&self, walk: &mut Listing) -> Result<()> {
+        let answer = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(format!("{}{}", self.prefix, walk.prefix))
+            .set_continuation_token(walk.token.take())
+            .set_start_after(walk.after.take().map(|after| self.full(&after)))
+            .send()
+            .await
+            .map_err(|error| {
+                let what = format!("list s3://{}/{}{}", self.bucket, self.prefix, walk.prefix);
+                classify(&what, error)
+            })?;
+        walk.found.extend(
+            answer
+                .contents
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|object| self.meta_of(object)),
+        );
+        walk.token = answer.next_continuation_token;
+        walk.at_end = !answer.is_truncated.unwrap_or_default() || walk.token.is_none();
+        Ok(())
+    }
+
+    /// What a listing says of an object; `None` for what is no key of ours, as `directory/` is none.
+    fn meta_of(&self, object: Object) -> Option<Meta> {
+        let key = object.key?;
+        let key = Key::new(key.strip_prefix(&self.prefix)?).ok()?;
+        let (size, etag) = (object.size, object.e_tag);
+        Some(meta(key, size, etag.as_deref(), object.last_modified, None))
+    }
+}
+
+/// How far a listing has come.
+struct Listing {
+    prefix: String,
+    after: Option<Key>,
+    token: Option<String>,
+    found: VecDeque<Meta>,
+    at_end: bool,
+}
+
+fn meta(
+    key: Key,
+    size: Option<i64>,
+    etag: Option<&str>,
+    modified: Option<DateTime>,
+    version: Option<String>,
+) -> Meta {
+    let size = size
+        .and_then(|size| u64::try_from(size).ok())
+        .unwrap_or_default();
+    let etag = etag.unwrap_or_default().trim_matches('"');
+    let seconds = modified.map_or(0, |at| at.secs());
+    Meta {
+        key,
+        size,
+        modified: modified.and_then(|at| {
+            let nanoseconds = i32::try_from(at.subsec_nanos()).ok()?;
+            Timestamp::new(at.secs(), nanoseconds).ok()
+        }),
+        version,
+        identity: format!("{etag}:{size}:{seconds}"),
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn location(&self) -> String {
+        let place = format!("s3://{}/{}", self.bucket, self.prefix);
+        place.trim_end_matches('/').to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_create: self.conditional_writes == ConditionalWrites::Honoured,
+            versions: self.versioning == Versioning::On,
+        }
+    }
+
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .set_version_id(options.version);
+        let request = match &options.range {
+            // HTTP has no empty range; what is left to find out is whether the object exists.
+            Some(range) if range.is_empty() => request.range("bytes=0-0"),
+            Some(range) => request.range(format!("bytes={}-{}", range.start, range.end - 1)),
+            None => request,
+        };
+        match request.send().await {
+            Ok(_) if options.range.is_some_and(|range| range.is_empty()) => Ok(Bytes::new()),
+            Ok(answer) => self.collect(key, answer).await,
+            // A range that begins at the end or after it.
+            Err(error)
+                if error
+                    .raw_response()
+                    .is_some_and(|r| r.status().as_u16() == 416) =>
+            {
+                Ok(Bytes::new())
+            }
+            Err(error) => Err(classify(&self.doing("read", key), error)),
+        }
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
+        self.put_bytes(key, bytes, options).await
+    }
+
+    async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>> {
+        Ok(Arc::new(S3Parts::new(self.clone(), key.clone(), options)))
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        let answer = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .send()
+            .await
+            .map_err(|error| classify(&self.doing("look at", key), error))?;
+        let etag = answer.e_tag.as_deref();
+        let (size, modified) = (answer.content_length, answer.last_modified);
+        Ok(meta(key.clone(), size, etag, modified, answer.version_id))
+    }
+
+    fn list(&self, prefix: &str, options: ListOptions) -> BoxStream<'_, Result<Meta>> {
+        let walk = Listing {
+            prefix: prefix.to_owned(),
+            after: options.after,
+            token: None,
+            found: VecDeque::new(),
+            at_end: !may_begin_a_key(prefix),
+        };
+        stream::try_unfold(walk, move |mut walk| async move {
+            while walk.found.is_empty() && !walk.at_end {
+                self.page(&mut walk).await?;
+            }
+            Ok::<_, Error>(walk.found.pop_front().map(|meta| (meta, walk)))
+        })
+        .into_stream()
+        .boxed()
+    }
+
+    async fn delete(&self, key: &Key, version: Option<&str>) -> Result<()> {
+        let deleted = self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(ToOwned::to_owned))
+            .send()
+            .await
+            .map_err(|error| classify(&self.doing("delete", key), error));
+        match deleted {
+            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

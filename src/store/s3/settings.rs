@@ -1,0 +1,258 @@
+//! How to reach a bucket, and the SDK's client made of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{
+    Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+
+use crate::error::Context;
+use crate::secret::Secret;
+use crate::{Error, Kind, Result};
+
+/// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a request may take until its answer begins, the sending of its body included: a part of
+/// 16 MiB passes at 140 KB/s.
+const READ_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long a body may stand still in either direction before the request fails.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The region that is signed for when none is set and the AWS chain knows none: what `MinIO` and
+/// most others expect.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// How a bucket's name gets into the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Addressing {
+    /// `Path` where an endpoint is set, `VirtualHost` on AWS.
+    #[default]
+    Auto,
+    /// In the path, as `MinIO` and Ceph expect.
+    Path,
+    /// In the host name, as AWS expects.
+    VirtualHost,
+}
+
+/// Whether a payload's SHA-256 is part of the request's signature, which costs up to a core's
+/// second for each 190 MB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PayloadSigning {
+    /// Only over plain HTTP, where nothing else keeps a payload from being changed on its way.
+    #[default]
+    WithoutTls,
+    /// Always.
+    Always,
+    /// Never: for a network that is trusted.
+    Never,
+}
+
+/// The checksum that goes with each upload, checked by the store before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// CRC32C.
+    #[default]
+    Crc32c,
+    /// CRC64NVME.
+    Crc64Nvme,
+    /// None, for a store that knows neither.
+    None,
+}
+
+/// Whether the store honours `If-None-Match: *` on PUT and on completing an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConditionalWrites {
+    /// It does (AWS, `MinIO`); the probe proves it.
+    #[default]
+    Honoured,
+    /// It does not: a HEAD goes before, which is not atomic.
+    Missing,
+}
+
+/// Whether the bucket keeps versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Versioning {
+    /// It does not, it is suspended, or nobody looked.
+    #[default]
+    Off,
+    /// It does.
+    On,
+}
+
+/// How to reach a bucket.
+#[derive(Debug, Clone, Default)]
+pub struct S3Settings {
+    /// The URL of the server; AWS's own for the region when `None`.
+    pub endpoint: Option<String>,
+    /// The region; from the AWS chain, else `us-east-1`, when `None`.
+    pub region: Option<String>,
+    /// The bucket.
+    pub bucket: String,
+    /// What all keys begin with, without a `/` at either end; empty for the whole bucket.
+    pub prefix: String,
+    /// How the bucket's name gets into the URL.
+    pub addressing: Addressing,
+    /// The access key's id; the AWS credential chain is asked when `None`.
+    pub access_key_id: Option<String>,
+    /// The access key's secret.
+    pub secret_access_key: Option<Secret>,
+    /// The token that goes with temporary credentials.
+    pub session_token: Option<Secret>,
+    /// Certificates in PEM that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether payloads are signed.
+    pub payload_signing: PayloadSigning,
+    /// The checksum of uploads.
+    pub checksum: Checksum,
+    /// Whether conditional writes work.
+    pub conditional_writes: ConditionalWrites,
+    /// Whether the bucket keeps versions.
+    pub versioning: Versioning,
+}
+
+impl S3Settings {
+    /// Whether payloads are to be signed with this endpoint.
+    pub(super) fn signs_payloads(&self) -> bool {
+        let plain = |endpoint: &String| !endpoint.starts_with("https://");
+        match self.payload_signing {
+            PayloadSigning::Always => true,
+            PayloadSigning::Never => false,
+            PayloadSigning::WithoutTls => self.endpoint.as_ref().is_some_and(plain),
+        }
+    }
+
+    /// Makes a client; reads the CA file, and asks the AWS chain for what is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when the settings contradict themselves or the CA file holds no certificate.
+    pub(super) async fn client(&self) -> Result<Client> {
+        let credentials = self.credentials()?;
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint)?;
+        }
+        let mut config = if credentials.is_some() && self.region.is_some() {
+            Builder::new().behavior_version(BehaviorVersion::latest())
+        } else {
+            let chain = aws_config::defaults(BehaviorVersion::latest());
+            let chain = match &credentials {
+                Some(_) => chain.no_credentials(),
+                None => chain,
+            };
+            Builder::from(&chain.load().await)
+        };
+        if let Some(credentials) = credentials {
+            config = config.credentials_provider(credentials);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        if let Some(region) = &self.region {
+            config = config.region(Region::new(region.clone()));
+        }
+        if let Some(file) = &self.ca_file {
+            let tls = trust_only(file)?;
+            let http = aws_smithy_http_client::Builder::new()
+                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                .tls_context(tls);
+            config = config.http_client(http.build_https());
+        }
+        let path_style = match self.addressing {
+            Addressing::Auto => self.endpoint.is_some(),
+            Addressing::Path => true,
+            Addressing::VirtualHost => false,
+        };
+        let checksums = match self.checksum {
+            Checksum::None => RequestChecksumCalculation::WhenRequired,
+            // Otherwise the SDK leaves out even what a request asks for.
+            Checksum::Crc32c | Checksum::Crc64Nvme => RequestChecksumCalculation::WhenSupported,
+        };
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT);
+        let stalls = StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT);
+        let config = config
+            .force_path_style(path_style)
+            .request_checksum_calculation(checksums)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts.build())
+            .stalled_stream_protection(stalls.build());
+        let built = config.clone().build();
+        let config = match built.region() {
+            Some(_) => built,
+            None => config.region(Region::from_static(DEFAULT_REGION)).build(),
+        };
+        Ok(Client::from_conf(config))
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>> {
+        match (&self.access_key_id, &self.secret_access_key) {
+            (Some(id), Some(secret)) => Ok(Some(Credentials::new(
+                id,
+                secret.expose(),
+                self.session_token
+                    .as_ref()
+                    .map(|token| token.expose().to_owned()),
+                None,
+                "eyrie",
+            ))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(usage("an access key id is set but no secret access key")),
+            (None, Some(_)) => Err(usage("a secret access key is set but no access key id")),
+        }
+    }
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(Kind::Usage, message)
+}
+
+fn check_endpoint(endpoint: &str) -> Result<()> {
+    let url = url::Url::parse(endpoint).map_err(|error| {
+        usage(format!("the S3 endpoint {endpoint:?} is no URL")).with_source(error)
+    })?;
+    let no_login = url.username().is_empty() && url.password().is_none();
+    if !no_login {
+        return Err(usage("the S3 endpoint holds a user name or password")
+            .with_hint("set the access key and its secret by their own settings"));
+    }
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(usage(format!(
+            "the S3 endpoint {endpoint:?} is not http://HOST:PORT or https://HOST:PORT"
+        )));
+    }
+    Ok(())
+}
+
+/// Reads certificates and checks each: the SDK panics over one that does not parse.
+fn trust_only(file: &Path) -> Result<TlsContext> {
+    let name = file.display();
+    let pem = std::fs::read(file).map_err(Error::from);
+    let pem = pem.context(|| format!("read the CA file {name}"))?;
+    let bad = |error| usage(format!("the CA file {name} is damaged")).with_source(error);
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(bad)?;
+    if certificates.is_empty() {
+        return Err(usage(format!(
+            "the CA file {name} holds no PEM certificate"
+        )));
+    }
+    let checked = reqwest::Client::builder().tls_certs_only(certificates);
+    checked.build().map_err(bad)?;
+    let trusted = TrustStore::empty().with_pem_certificate(pem);
+    TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| usage(format!("the CA file {name} is not accepted")).with_source(error))
+}

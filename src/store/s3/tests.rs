@@ -1,0 +1,291 @@
+//! Against a server of a few lines that answers by script: what a real one does only on bad days.
+
+use super::*;
+use crate::env::{Env, lock};
+use crate::secret::Secret;
+use crate::store::retry::{RetryPolicy, RetryStore};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What the server does with a request.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    /// Answers with a status and an S3 error code; without a body when the code is empty.
+    Error(u16, &'static str),
+    /// Closes the connection without an answer.
+    Drop,
+    /// Announces ten bytes, sends four and closes the connection.
+    BreakOff,
+    /// Answers 200 with ten bytes.
+    Ten,
+    /// Stores the body, then closes the connection without an answer.
+    StoreAndDrop,
+    /// Stores the body unless the key exists (412 where that was asked for), reads it back on GET.
+    Serve,
+}
+
+/// A server that gives `script`'s answers, one for each request, and then [`Answer::Serve`].
+struct Simulated {
+    endpoint: String,
+    /// The head of each request.
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Simulated {
+    async fn start(script: &[Answer]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let script = Arc::new(Mutex::new(VecDeque::from(script.to_vec())));
+        let objects = Arc::new(Mutex::new(HashMap::new()));
+        let requests = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (requests, script, objects) =
+                    (requests.clone(), script.clone(), objects.clone());
+                tokio::spawn(serve(stream, requests, script, objects));
+            }
+        });
+        Self { endpoint, seen }
+    }
+
+    async fn store(&self) -> S3Store {
+        let settings = S3Settings {
+            endpoint: Some(self.endpoint.clone()),
+            region: Some("us-east-1".to_owned()),
+            bucket: "bucket".to_owned(),
+            prefix: "prefix".to_owned(),
+            access_key_id: Some("id".to_owned()),
+            secret_access_key: Some(Secret::new("secret")),
+            payload_signing: PayloadSigning::Never,
+            ..S3Settings::default()
+        };
+        S3Store::open(settings).await.unwrap()
+    }
+
+    async fn retrying(&self) -> RetryStore {
+        let policy = RetryPolicy {
+            first_pause: std::time::Duration::from_millis(1),
+            ..RetryPolicy::default()
+        };
+        let (env, _) = Env::simulated(Timestamp::UNIX_EPOCH, 3);
+        RetryStore::new(Arc::new(self.store().await), policy, env)
+    }
+
+    fn requests(&self) -> usize {
+        lock(&self.seen).len()
+    }
+}
+
+type Objects = Arc<Mutex<HashMap<String, Vec<u8>>>>;
+
+async fn serve(
+    mut stream: TcpStream,
+    seen: Arc<Mutex<Vec<String>>>,
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    objects: Objects,
+) {
+    while let Some((head, body)) = read_request(&mut stream).await {
+        let answer = lock(&script).pop_front().unwrap_or(Answer::Serve);
+        lock(&seen).push(head.clone());
+        let path = head
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .split('?')
+            .next()
+            .unwrap()
+            .to_owned();
+        let reply = match answer {
+            Answer::Drop => return,
+            Answer::StoreAndDrop => {
+                lock(&objects).insert(path, body);
+                return;
+            }
+            Answer::BreakOff => {
+                let part = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfour";
+                stream.write_all(part).await.unwrap();
+                return;
+            }
+            Answer::Ten => reply(200, b"0123456789"),
+            Answer::Error(status, "") => reply(status, b""),
+            Answer::Error(status, code) => reply(status, error_body(code).as_bytes()),
+            Answer::Serve => serve_object(&objects, &head, path, body),
+        };
+        stream.write_all(&reply).await.unwrap();
+    }
+}
+
+fn serve_object(objects: &Objects, head: &str, path: String, body: Vec<u8>) -> Vec<u8> {
+    let mut objects = lock(objects);
+    let exists = objects.contains_key(&path);
+    if head.starts_with("PUT") {
+        if exists && head.contains("if-none-match: *") {
+            return reply(412, error_body("PreconditionFailed").as_bytes());
+        }
+        objects.insert(path, body);
+        return reply(200, b"");
+    }
+    match objects.get(&path) {
+        Some(bytes) => reply(200, bytes),
+        None => reply(404, error_body("NoSuchKey").as_bytes()),
+    }
+}
+
+fn error_body(code: &str) -> String {
+    format!("<Error><Code>{code}</Code><Message>said so.</Message></Error>")
+}
+
+fn reply(status: u16, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let mut reply = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+    reply.extend_from_slice(body);
+    reply
+}
+
+async fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head)
+        .unwrap()
+        .to_lowercase()
+        .replace("put /", "PUT /");
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((head, body))
+}
+
+fn key() -> Key {
+    Key::new("object").unwrap()
+}
+
+const CREATE: PutOptions = PutOptions {
+    mode: PutMode::Create,
+    durability: crate::store::Durability::Synced,
+};
+
+async fn get(store: &dyn Store) -> Result<Bytes> {
+    store.get(&key(), GetOptions::default()).await
+}
+
+#[tokio::test]
+async fn simulated_answers_have_their_kinds() {
+    for (answer, kind) in [
+        (Answer::Error(503, "SlowDown"), Kind::Throttled),
+        (Answer::Error(503, "ServiceUnavailable"), Kind::Unavailable),
+        (Answer::Error(500, "InternalError"), Kind::Unavailable),
+        (Answer::Error(502, ""), Kind::Unavailable),
+        (Answer::Drop, Kind::Unavailable),
+        (Answer::BreakOff, Kind::Unavailable),
+        (Answer::Error(403, "AccessDenied"), Kind::AccessDenied),
+        (Answer::Error(301, "PermanentRedirect"), Kind::Usage),
+        (Answer::Error(507, "XMinioStorageFull"), Kind::NoSpace),
+        (Answer::Error(403, "InvalidObjectState"), Kind::Failed),
+    ] {
+        let server = Simulated::start(&[answer]).await;
+        let error = get(&server.store().await).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{answer:?}: {error:?}");
+        assert!(
+            error.chain().contains("s3://bucket/prefix/object"),
+            "{error:?}"
+        );
+        assert_eq!(server.requests(), 1, "the SDK does not retry {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn simulated_faults_that_pass_are_survived() {
+    let faults = [
+        Answer::Error(503, "SlowDown"),
+        Answer::Drop,
+        Answer::BreakOff,
+        Answer::Error(500, ""),
+        Answer::Drop,
+        Answer::Ten,
+    ];
+    let server = Simulated::start(&faults).await;
+    assert_eq!(get(&server.retrying().await).await.unwrap(), "0123456789");
+    assert_eq!(server.requests(), 6);
+}
+
+#[tokio::test]
+async fn simulated_loss_of_a_creations_answer_is_no_conflict() {
+    let server = Simulated::start(&[Answer::StoreAndDrop]).await;
+    let store = server.retrying().await;
+    let bytes = Bytes::from_static(b"ours");
+    store.put(&key(), bytes.clone(), CREATE).await.unwrap();
+    let again = store.put(&key(), bytes, CREATE).await.unwrap_err();
+    assert_eq!(again.kind(), Kind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn simulated_requests_are_unsigned_checksummed_and_conditional() {
+    let server = Simulated::start(&[]).await;
+    let store = server.store().await;
+    store
+        .put(&key(), Bytes::from_static(b"123456789"), CREATE)
+        .await
+        .unwrap();
+    let head = lock(&server.seen)[0].clone();
+    assert!(head.starts_with("PUT /bucket/prefix/object"), "{head}");
+    for line in [
+        "x-amz-content-sha256: unsigned-payload",
+        // The check value of CRC-32C, e3069283, in base64.
+        "x-amz-checksum-crc32c: 4wasgw==",
+        "if-none-match: *",
+        "content-length: 9",
+    ] {
+        assert!(head.contains(line), "{line} is missing in {head}");
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_right_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("ca.pem");
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (pem, said) in [("", "no PEM certificate"), (damaged, "is damaged")] {
+        std::fs::write(&file, pem).unwrap();
+        let settings = S3Settings {
+            bucket: "b".to_owned(),
+            region: Some("r".to_owned()),
+            access_key_id: Some("id".to_owned()),
+            secret_access_key: Some(Secret::new("hidden")),
+            ca_file: Some(file.clone()),
+            ..S3Settings::default()
+        };
+        assert!(!format!("{settings:?}").contains("hidden"));
+        let error = S3Store::open(settings).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(said), "{error:?}");
+    }
+    for endpoint in [
+        "localhost:9000",
+        "ftp://host",
+        "http://id:hidden@host",
+        "not a url",
+    ] {
+        let settings = S3Settings {
+            bucket: "b".to_owned(),
+            endpoint: Some(endpoint.to_owned()),
+            ..S3Settings::default()
+        };
+        let error = S3Store::open(settings).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{endpoint}");
+        assert!(!error.chain().contains("hidden"), "{error:?}");
+    }
+    let half = S3Settings {
+        bucket: "b".to_owned(),
+        access_key_id: Some("id".to_owned()),
+        ..S3Settings::default()
+    };
+    assert_eq!(S3Store::open(half).await.unwrap_err().kind(), Kind::Usage);
+}

@@ -1,0 +1,140 @@
+//! Whether a snapshot has every object that its metadata requires.
+
+use std::collections::HashSet;
+
+use futures::TryStreamExt;
+
+use crate::manifest::{Body, KEYS_ONLY, MISSING_NAMED, MISSING_OBJECTS, WalState, anchor};
+use crate::milvus::catalog::Catalog;
+use crate::milvus::keys::{KeyValue, Roots};
+use crate::milvus::objects::{ObjectRef, Scope};
+use crate::milvus::version::MilvusVersion;
+use crate::repo::{Content, Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
+use crate::{Error, Kind, Result};
+
+/// Objects that are named for each snapshot; the rest are counted.
+const NAMED: usize = 20;
+
+/// Looks at every snapshot in question whose trees are whole; damage of the others is told already.
+pub(super) async fn check(
+    repository: &Repository,
+    manifests: &[Manifest],
+    asked: impl Fn(&SnapshotId) -> bool,
+    found: &mut Vec<Damage>,
+) -> Result<()> {
+    let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place == "index/";
+    if found.iter().any(unreadable) {
+        return Ok(());
+    }
+    let view = repository.view().await?;
+    for manifest in manifests.iter().filter(|m| asked(&m.snapshot)) {
+        let broken = |d: &Damage| d.snapshots.contains(&manifest.snapshot);
+        if !found.iter().any(broken) {
+            found.extend(damage(&view, manifest).await?);
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong between the metadata and the objects of one snapshot.
+async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
+    let (label, keys_only) = KEYS_ONLY;
+    if manifest
+        .labels
+        .get(label)
+        .is_some_and(|value| value == keys_only)
+    {
+        return Ok(Vec::new());
+    }
+    let body: Body = serde_json::from_value(manifest.body.clone()).map_err(|error| {
+        let id = manifest.snapshot.short();
+        let message =
+            format!("snapshot {id} was made by an eyrie that says more than this one understands");
+        Error::new(Kind::NewerFormat, message).with_source(error)
+    })?;
+    match missing(view, manifest, &body).await {
+        Ok(missing) => Ok(missing),
+        Err(error) if error.kind() == Kind::Damage => Ok(vec![damaged(manifest, error.chain())]),
+        Err(error) => Err(error),
+    }
+}
+
+fn damaged(manifest: &Manifest, what: String) -> Damage {
+    Damage {
+        kind: DamageKind::Contents,
+        what,
+        place: format!("snapshots/{}", manifest.snapshot),
+        snapshots: vec![manifest.snapshot],
+    }
+}
+
+async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Damage>> {
+    let map = |name: &str| view.map(manifest.roots.get(name).copied().flatten());
+    let keys: Vec<KeyValue> = map("anchor")
+        .scan(KeyRange::all())
+        .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
+        .try_collect()
+        .await?;
+    if keys.is_empty() {
+        // No capture makes such a snapshot, and damage cannot: the manifest says that there are none.
+        return Ok(Vec::new());
+    }
+    let etcd = &body.etcd;
+    let roots = Roots {
+        root: etcd.root_path.clone(),
+        meta: etcd.meta_sub_path.clone(),
+        kv: etcd.kv_sub_path.clone(),
+    };
+    let version = MilvusVersion::parse(&body.milvus.version);
+    let catalog =
+        Catalog::decode(&roots, &keys, &version).map_err(|error| error.with_kind(Kind::Damage))?;
+    let scope = match body.wal.state {
+        WalState::Captured => Scope::WithOpen,
+        WalState::Reset => Scope::Live,
+    };
+    let weakenings = body.weakenings.iter();
+    let named: Vec<&String> = weakenings
+        .filter(|weakening| weakening.code == MISSING_OBJECTS)
+        .flat_map(|weakening| &weakening.items)
+        .collect();
+    if named.len() >= MISSING_NAMED {
+        // So many were gone that not all are named: which others should be there is not known.
+        return Ok(Vec::new());
+    }
+    let paths = named.iter().filter_map(|item| item.rsplit_once(": "));
+    let known: HashSet<&str> = paths.map(|(_, path)| path).collect();
+    let mut entries = map("objects").scan(KeyRange::all());
+    let mut entry = entries.try_next().await?;
+    let mut gone = Vec::new();
+    for object in catalog.objects_in(scope) {
+        let key = object.tree_key().into_bytes();
+        while entry.as_ref().is_some_and(|entry| entry.key < key) {
+            entry = entries.try_next().await?;
+        }
+        let there = entry
+            .as_ref()
+            .is_some_and(|entry| entry.key == key && entry.content != Content::None);
+        if !there && !known.contains(object.path.as_str()) {
+            gone.push(object);
+        }
+    }
+    Ok(told(manifest, &catalog, &gone))
+}
+
+fn told(manifest: &Manifest, catalog: &Catalog, gone: &[ObjectRef]) -> Vec<Damage> {
+    let named = gone.iter().take(NAMED).map(|object| {
+        let (database, collection) = catalog.names(object.collection);
+        let what = format!(
+            "{database}.{collection} segment {}: {} is required and not in the snapshot",
+            object.segment, object.path
+        );
+        damaged(manifest, what)
+    });
+    let mut told: Vec<Damage> = named.collect();
+    let more = gone.len().saturating_sub(NAMED);
+    if more > 0 {
+        let what = format!("{more} more objects are required and not in the snapshot");
+        told.push(damaged(manifest, what));
+    }
+    told
+}
