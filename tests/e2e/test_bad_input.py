@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Lab, objects_of
-from lab import ports
 from lab.eyrie import PASSPHRASE, Eyrie, merged
 from lab.faults import FaultyS3
-from lab.instance import Instance
 from lab.servers import wait_until
-from test_kill import holds, writes_pass
+from pymilvus import Collection, CollectionSchema, DataType, FieldSchema
+from test_kill import await_writes, holds, writes_pass
 
 FORCE_DENY = "config/quotaAndLimits/limitWriting/forceDeny"
 
@@ -63,7 +61,6 @@ def lost_nothing(eyrie: Eyrie, lab: Lab) -> None:
         ("server-down", {"milvus": {"address": "127.0.0.1:1"}}, ["127.0.0.1:1"]),
         ("etcd-down", {"etcd": {"endpoints": ["127.0.0.1:1"]}}, ["127.0.0.1:1"]),
         ("wrong-root-path", {"etcd": {"root_path": "nobody"}}, ["nobody"]),
-        ("no-storage", {"objects": {"type": "local", "path": "/nowhere/at/all"}}, ["/nowhere/at/all"]),
     ],
 )
 def test_what_cannot_be_captured_is_refused_with_20_and_named(
@@ -72,6 +69,11 @@ def test_what_cannot_be_captured_is_refused_with_20_and_named(
     result = variant(known, name, instance=instance).expect(20, "backup")
     assert all(word in result.err for word in words), str(result)
     lost_nothing(known, source("local"))
+
+
+def test_a_storage_directory_that_is_not_there_is_refused_with_2_and_named(known: Eyrie) -> None:
+    objects = {"type": "local", "path": "/nowhere/at/all"}
+    assert "/nowhere/at/all" in variant(known, "no-storage", instance={"objects": objects}).expect(2, "backup").err
 
 
 def test_a_wrong_password_is_refused_with_20_and_not_shown(known: Eyrie, source: Callable[[str], Lab]) -> None:
@@ -168,22 +170,23 @@ def test_an_operators_own_denial_is_used_and_left_alone(known: Eyrie, source: Ca
         assert instance.etcd.get(key) == b"true"
     finally:
         instance.etcd.delete(key)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 30)
+    await_writes(instance, 30)
 
 
-def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(known: Eyrie, source: Callable[[str], Lab]) -> None:
-    instance = source("local").instance
-    process = known.start("backup", "--flush-timeout", "5s")
-    wait_until(lambda: bool(holds(instance)), "writes are held", 60)
-    os.kill(instance.milvus.pid, signal.SIGSTOP)
-    try:
-        _, err = process.communicate(timeout=180)
-    finally:
-        os.kill(instance.milvus.pid, signal.SIGCONT)
+def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(fresh: Callable[..., Lab], binary: Path) -> None:
+    """Milvus stops answering while its writes are held; it ends when it wakes after its session ran out."""
+    lab = one_row("local", fresh)
+    eyrie = lab.eyrie(binary)
+    eyrie.expect(0, "init")
+    process = eyrie.start("backup", "--flush-timeout", "5s")
+    wait_until(lambda: bool(holds(lab.instance)), "writes are held", 60)
+    os.kill(lab.instance.milvus.pid, signal.SIGSTOP)
+    _, err = process.communicate(timeout=180)
+    lab.instance.milvus.kill()
     assert process.returncode == 20, err
-    wait_until(lambda: not holds(instance), "the holds are gone", 60)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 60)
-    lost_nothing(known, source("local"))
+    wait_until(lambda: not holds(lab.instance), "the holds are gone", 60)
+    assert eyrie.json("snapshots") == []
+    lab.instance.kill()
 
 
 def test_a_hold_that_lapsed_never_becomes_a_good_snapshot(known: Eyrie, source: Callable[[str], Lab]) -> None:
@@ -198,17 +201,14 @@ def test_a_hold_that_lapsed_never_becomes_a_good_snapshot(known: Eyrie, source: 
     _, err = process.communicate(timeout=180)
     assert process.returncode in (0, 20), err
     assert len(known.json("snapshots")) == before + (process.returncode == 0)
-    wait_until(lambda: writes_pass(instance), "writes are accepted again", 60)
+    await_writes(instance, 60)
     lost_nothing(known, source("local"))
 
 
 def test_a_backup_right_after_milvus_was_killed_and_started_waits_for_its_flush(
     fresh: Callable[..., Lab], binary: Path
 ) -> None:
-    lab = fresh("local")
-    lab.instance.start()
-    with lab.instance.client() as client:
-        one_row(client)
+    lab = one_row("local", fresh)
     lab.instance.milvus.kill()
     lab.instance.start_milvus()
     eyrie = lab.eyrie(binary)
@@ -217,11 +217,15 @@ def test_a_backup_right_after_milvus_was_killed_and_started_waits_for_its_flush(
     lab.instance.kill()
 
 
-def one_row(client: Any) -> None:
-    from pymilvus import Collection, CollectionSchema, DataType, FieldSchema
-
+def one_row(layout: str, fresh: Callable[..., Lab]) -> Lab:
+    """A running instance that holds a collection with one row, not flushed."""
+    lab = fresh(layout)
+    lab.instance.start()
     fields = [FieldSchema("id", DataType.INT64, is_primary=True), FieldSchema("v", DataType.FLOAT_VECTOR, dim=4)]
-    Collection("one", CollectionSchema(fields), using=client.using()).insert([{"id": 1, "v": [1.0, 2.0, 3.0, 4.0]}])
+    with lab.instance.client() as client:
+        collection = Collection("one", CollectionSchema(fields), using=client.using())
+        collection.insert([{"id": 1, "v": [1.0, 2.0, 3.0, 4.0]}])
+    return lab
 
 
 def test_a_store_that_answers_503_and_drops_connections_does_not_stop_a_backup(

@@ -74,3 +74,21 @@ def test_a_restore_from_a_damaged_repository_leaves_the_target_as_it_was(
     if kind == "tree":
         assert objects_of(target.instance) == {}
     target.instance.kill()
+
+
+def test_a_replace_from_a_damaged_repository_keeps_what_was_there(
+    intact: Eyrie, fresh: Callable[..., Lab], binary: Path
+) -> None:
+    eyrie, copy = copied(intact, "replace")
+    flip_a_bit(copy / "data")
+    target = fresh("local", auth=True)
+    target.instance.start_backing()
+    key = f"{target.instance.root_path}/meta/root-coord/credential/users/somebody"
+    target.instance.etcd.put(key, b"{}")
+    old = target.instance.storage / "insert_log" / "1" / "2" / "3" / "0" / "4"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"somebody's")
+    eyrie.expect(22, "restore", "latest", "--replace", "--target", str(target.eyrie(binary).config))
+    assert target.instance.etcd.get(key) == b"{}"
+    assert old.read_bytes() == b"somebody's"
+    target.instance.kill()

@@ -9,6 +9,7 @@ import pytest
 from conftest import Lab
 from lab.eyrie import Eyrie
 from lab.instance import Instance
+from test_kill import await_writes
 
 # Facts 2.3: the denial takes effect within the configuration poll (5 s) and a quota tick (3 s).
 DENIAL_DELAY_MS = 8_000
@@ -40,6 +41,7 @@ def test_an_idle_second_backup_reads_nothing_and_one_after_inserts_only_the_new(
     assert idle["objects"] == first["objects"]
     assert 0 < idle["write_hold_ms"] < HOLD_LIMIT_MS + DENIAL_DELAY_MS
 
+    await_writes(lab.instance, 20)
     with lab.instance.client() as client:
         collection = client.collection("default", "recent")
         collection.insert([{"id": 1_000_000 + n, "embedding": [n / 7] * 8} for n in range(100)])

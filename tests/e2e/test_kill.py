@@ -24,21 +24,21 @@ HOLD_KEYS = "config/quotaAndLimits/"
 _next_id = 2_000_000
 
 
-def write(instance: Instance) -> None:
-    """One row into a collection; raises where writes are denied."""
-    global _next_id
-    with instance.client() as client:
-        client.collection("default", "recent").insert([{"id": _next_id, "embedding": [0.5] * 8}])
-    _next_id += 1
-
-
 def writes_pass(instance: Instance) -> bool:
-    try:
-        write(instance)
-    except MilvusException as error:
-        assert error.code == 9, error
-        return False
+    """Inserts one row; false where writes are denied."""
+    global _next_id
+    _next_id += 1
+    with instance.client() as client:
+        try:
+            client.collection("default", "recent").insert([{"id": _next_id, "embedding": [0.5] * 8}])
+        except MilvusException as error:
+            assert error.code == 9, error
+            return False
     return True
+
+
+def await_writes(instance: Instance, timeout: float) -> None:
+    wait_until(lambda: writes_pass(instance), "writes are accepted again", timeout)
 
 
 def holds(instance: Instance) -> list[str]:
@@ -69,9 +69,10 @@ def test_after_kill_9_of_a_backup_writes_pass_within_the_lease_and_the_repositor
     length = timed(eyrie, "backup")
     moments = random.Random(11)
     for _ in range(KILLS):
-        write(lab.instance)
+        # Milvus denies for some seconds after a hold ended; each backup shall have something to do.
+        await_writes(lab.instance, 20)
         interrupt(eyrie, moments.uniform(0, length), signal.SIGKILL, "backup")
-        wait_until(lambda: writes_pass(lab.instance), "writes are accepted again", LEASE_LIMIT)
+        await_writes(lab.instance, LEASE_LIMIT)
     wait_until(lambda: not holds(lab.instance), "the holds are gone", LEASE_LIMIT)
     eyrie.expect(0, "verify", "--level", "bytes")
     done = eyrie.json("backup")
@@ -89,7 +90,7 @@ def test_a_signal_in_any_phase_releases_the_holds_and_leaves_the_repository_whol
     for part in (0.1, 0.35, 0.6, 0.85):
         assert interrupt(eyrie, part * length, how, "backup") in (code, 0)
         assert holds(lab.instance) == []
-        wait_until(lambda: writes_pass(lab.instance), "writes are accepted again", 20)
+        await_writes(lab.instance, 20)
     eyrie.expect(0, "verify", "--level", "bytes")
     eyrie.expect(0, "backup")
 
