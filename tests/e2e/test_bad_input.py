@@ -71,9 +71,9 @@ def test_what_cannot_be_captured_is_refused_with_20_and_named(
     lost_nothing(known, source("local"))
 
 
-def test_a_storage_directory_that_is_not_there_is_refused_with_2_and_named(known: Eyrie) -> None:
+def test_a_storage_directory_that_is_not_there_is_refused_with_20_and_named(known: Eyrie) -> None:
     objects = {"type": "local", "path": "/nowhere/at/all"}
-    assert "/nowhere/at/all" in variant(known, "no-storage", instance={"objects": objects}).expect(2, "backup").err
+    assert "/nowhere/at/all" in variant(known, "no-storage", instance={"objects": objects}).expect(20, "backup").err
 
 
 def test_a_wrong_password_is_refused_with_20_and_not_shown(known: Eyrie, source: Callable[[str], Lab]) -> None:
