@@ -328,7 +328,7 @@ fn gone(missing: &Weakening) -> Error {
         String::new()
     };
     Error::new(Kind::Instance, format!("{}: {}{more}", missing.message, named.join("; ")))
-        .with_hint("Milvus itself cannot load these any more: drop or rebuild the collection, or capture the rest with --allow-missing")
+        .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 
 /// Stores the keys of the anchor as a map (docs/format.md, section 10).
