@@ -1,5 +1,5 @@
 //! The only unsafe code: calls of the operating system that no safe crate offers.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "it is kept to this module")]
 
 use nix::sys::signal::Signal;
 

@@ -132,7 +132,7 @@ def back_up_and_lose(instance: Instance, binary: Path, view: oracle.View, local:
     instance.start_backing()
 
     step(5, "Restore onto empty servers")
-    say("Milvus is down. eyrie proves that the data is readable, writes the files, then etcd, and reads it back.")
+    say("Milvus is down. eyrie proves that all it needs is there, writes the files, each hashed, then etcd, and reads it back.")
     shell("restore", "latest")
     instance.start_milvus()
 

@@ -21,8 +21,8 @@ use crate::{Kind, Result, manifest};
 /// Restore a snapshot onto its own instance or another
 ///
 /// Milvus must be stopped, and etcd root, storage root and message queue of the target empty,
-/// unless --replace is given. Nothing is destroyed before every byte of the snapshot is proved
-/// readable. An interrupted restore goes on where it was when the same command is run again.
+/// unless --replace is given. Nothing is destroyed before everything that the snapshot needs is
+/// proved to be in the repository; bytes are proved as they are read. An interrupted restore goes on where it was when the same command is run again.
 /// --dry-run says what would happen and how long it would take.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(
