@@ -1,6 +1,6 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,14 +14,12 @@ use crate::env::Env;
 use crate::etcd::Anchor;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{self, Catalog};
-use crate::milvus::inventory::{self, CollectionName, Inventory};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::KeyValuePair;
 use crate::milvus::proto::meta::PartitionState;
-use crate::milvus::proto::milvus::{DescribeCollectionResponse, IndexDescription};
-use crate::milvus::proto::schema::{CollectionSchema, FieldSchema};
 use crate::milvus::recorded;
+use crate::milvus::simulated::inventory_of;
 use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
@@ -227,82 +225,11 @@ fn the_cut_is_proven_exactly_when_no_log_is_newer() {
     );
 }
 
-/// What Milvus would answer for the collections of a catalog.
-fn inventory(catalog: &Catalog) -> Inventory {
-    let describe = |collection: &catalog::Collection| {
-        let (database, name) = catalog.names(collection.id);
-        let field = |field: &FieldSchema| {
-            (field.field_id >= 100 && !field.is_dynamic).then(|| field.clone())
-        };
-        let created = |p: &&catalog::Partition| p.state == PartitionState::Created;
-        inventory::Collection {
-            name: CollectionName {
-                database,
-                name,
-                id: collection.id,
-            },
-            description: DescribeCollectionResponse {
-                schema: Some(CollectionSchema {
-                    fields: collection.fields.iter().filter_map(field).collect(),
-                    ..Default::default()
-                }),
-                properties: collection
-                    .properties
-                    .iter()
-                    .map(|(key, value)| KeyValuePair {
-                        key: key.clone(),
-                        value: value.clone(),
-                    })
-                    .collect(),
-                ..Default::default()
-            },
-            partitions: collection
-                .partitions
-                .values()
-                .filter(created)
-                .map(|p| (p.name.clone(), 1))
-                .collect(),
-            aliases: collection.aliases.keys().cloned().collect(),
-            indexes: collection
-                .indexes
-                .values()
-                .filter(|index| !index.deleted)
-                .map(|index| (index.name.clone(), IndexDescription::default()))
-                .collect(),
-        }
-    };
-    Inventory {
-        databases: catalog
-            .databases
-            .values()
-            .map(|d| inventory::Database {
-                name: d.name.clone(),
-                id: None,
-                properties: BTreeMap::new(),
-            })
-            .collect(),
-        collections: catalog
-            .collections
-            .values()
-            .filter(|c| c.is_created())
-            .map(describe)
-            .collect(),
-        users: (0..catalog.access.users).map(|n| n.to_string()).collect(),
-        roles: (0..catalog.access.roles)
-            .map(|n| inventory::Role {
-                name: n.to_string(),
-                users: vec![],
-                grants: vec![],
-            })
-            .collect(),
-    }
-}
-
 #[test]
 fn what_milvus_and_etcd_agree_on_is_no_difference() {
     let catalog = catalog();
     assert_eq!(
-        view::differences(&inventory(&catalog), &catalog),
+        view::differences(&inventory_of(&catalog), &catalog),
         BTreeSet::new()
     );
 }
@@ -322,7 +249,7 @@ fn a_partition_that_waits_to_be_cleaned_up_is_no_difference() {
     };
     collection.partitions.insert(1, gone);
     assert_eq!(
-        view::differences(&inventory(&catalog), &catalog),
+        view::differences(&inventory_of(&catalog), &catalog),
         BTreeSet::new()
     );
 }
@@ -330,7 +257,7 @@ fn a_partition_that_waits_to_be_cleaned_up_is_no_difference() {
 #[test]
 fn a_property_that_milvus_has_in_memory_only_is_named_with_what_to_do() {
     let catalog = catalog();
-    let mut inventory = inventory(&catalog);
+    let mut inventory = inventory_of(&catalog);
     inventory.collections[0]
         .description
         .properties

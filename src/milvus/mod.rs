@@ -11,12 +11,10 @@ pub mod management;
 pub mod objects;
 pub mod probe;
 pub mod proto;
-#[cfg(test)]
-pub(crate) mod recorded;
+#[cfg(any(test, feature = "simulated"))]
+pub mod recorded;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
-#[cfg(test)]
-pub(crate) mod simulated_keys;
 pub mod status;
 pub mod validate;
 pub mod version;

@@ -22,7 +22,12 @@ struct Line {
 }
 
 /// All keys under `by-dev/`.
-pub(crate) fn keys() -> Vec<KeyValue> {
+///
+/// # Panics
+///
+/// When the recording is damaged.
+#[must_use]
+pub fn keys() -> Vec<KeyValue> {
     let keys = KEYS.lines().map(|line| {
         let line: Line = serde_json::from_str(line).unwrap();
         KeyValue {
@@ -38,7 +43,12 @@ pub(crate) fn keys() -> Vec<KeyValue> {
 }
 
 /// Sizes of all files below the storage root.
-pub(crate) fn files() -> BTreeMap<String, u64> {
+///
+/// # Panics
+///
+/// When the recording is damaged.
+#[must_use]
+pub fn files() -> BTreeMap<String, u64> {
     let files = FILES.lines().map(|line| {
         let (path, size) = line.split_once('\t').unwrap();
         (path.to_owned(), size.parse().unwrap())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from blake3 import blake3
 from conftest import Lab, objects_of
 from lab.eyrie import PASSPHRASE, Eyrie, merged
 from lab.faults import FaultyS3
@@ -131,6 +134,66 @@ def test_a_wrong_passphrase_is_12_and_not_shown(known: Eyrie) -> None:
     wrong = repository(known, passphrase_file=str(passphrase))
     result = variant(known, "passphrase", repositories=wrong).expect(12, "snapshots")
     assert PASSPHRASE.upper() not in result.err + result.out
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("what", ["format", "feature"])
+def test_a_repository_of_a_newer_eyrie_is_13_for_every_verb_and_stays_as_it_is(what: str, known: Eyrie) -> None:
+    there = Path(yaml.safe_load(known.config.read_text())["repositories"][0]["url"])
+    newer = known.config.parent / f"newer-{what}"
+    shutil.copytree(there, newer)
+    line, _, mac = (newer / "config").read_text().splitlines()
+    config = json.loads(line)
+    if what == "format":
+        config["format"] += 1
+    else:
+        config["required_read"].append("trees-of-another-kind")
+    line = json.dumps(config, separators=(",", ":"))
+    # docs/format.md, section 3: the sum is plain, and is what is looked at before the key is asked for.
+    (newer / "config").write_text(f"{line}\n{blake3(line.encode()).hexdigest()}\n{mac}\n")
+    before = files_of(newer)
+    eyrie = variant(known, f"newer-{what}", repositories=repository(known, url=str(newer)))
+    for verb in (
+        ["snapshots"],
+        ["show", "latest"],
+        ["ls", "latest"],
+        ["diff", "latest", "latest"],
+        ["verify"],
+        ["restore", "latest", "--dry-run"],
+        ["backup"],
+        ["backup", "--dry-run"],
+        ["check"],
+    ):
+        result = eyrie.expect(13, *verb)
+        assert "newer eyrie" in result.err + result.out, str(result)
+    assert files_of(newer) == before
+
+
+def test_a_second_backup_of_an_instance_is_refused_with_11_while_one_is_at_work(
+    known: Eyrie, source: Callable[[str], Lab]
+) -> None:
+    root = known.config.parent / "busy-repository"
+    eyrie = variant(known, "busy", repositories=repository(known, url=str(root)))
+    eyrie.expect(0, "init")
+    # Slow enough to be met at its work, which begins when its session is there.
+    first = eyrie.start("--json", "backup", "--limit-rate", "128KiB")
+    wait_until(lambda: any((root / "leases").rglob("*")), "the first backup is at work", 60)
+    second = eyrie.expect(11, "backup")
+    assert "source-local" in second.err, str(second)
+    assert first.poll() is None, "the first has ended already: it was not met at its work"
+    # Who only looks is not in the way, nor is another instance.
+    eyrie.expect(0, "snapshots")
+    out, err = first.communicate(timeout=300)
+    assert first.returncode == 0, err
+    done = json.loads(out)
+    assert [one["snapshot"] for one in eyrie.json("snapshots")] == [done["snapshot"]]
+    eyrie.expect(0, "verify", "--level", "bytes")
+    eyrie.expect(0, "backup")
+    await_writes(source("local").instance, 60)
+    lost_nothing(eyrie, source("local"))
 
 
 def test_init_does_not_touch_a_repository_that_is_there(known: Eyrie) -> None:

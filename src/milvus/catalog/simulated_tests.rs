@@ -4,9 +4,9 @@ use super::{Catalog, Keeps, Standing, WalKind};
 use crate::milvus::keys::KeyValue;
 use crate::milvus::objects::{ObjectKind, Scope};
 use crate::milvus::proto::common::SegmentState;
-use crate::milvus::proto::data::SegmentInfo;
-use crate::milvus::proto::streaming;
-use crate::milvus::simulated_keys::{COLLECTION, SimulatedKeys, TIME};
+use crate::milvus::proto::data::{ImportJobState, SegmentInfo};
+use crate::milvus::proto::streaming::BroadcastTaskState;
+use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys, TIME};
 use crate::milvus::validate::{FindingKind, RefusalKind, Severity};
 
 fn decode(set: &SimulatedKeys) -> Catalog {
@@ -94,7 +94,10 @@ fn simulated_three_generations_leave_one_live() {
 
 #[test]
 fn simulated_2_4_level_zero_imports_and_partition_statistics() {
-    let catalog = decode(&SimulatedKeys::v2_4());
+    let mut set = SimulatedKeys::v2_4();
+    assert!(decode(&set).refusals().is_empty(), "that import has ended");
+    set.import_job(6, ImportJobState::Importing);
+    let catalog = decode(&set);
     let paths = paths(&catalog);
     assert_eq!(paths[0], "delta_log/100/-1/120/1201");
     assert!(paths.contains(&"part_stats/100/101/by-dev-rootcoord-dml_0_100v0/9".to_owned()));
@@ -103,7 +106,7 @@ fn simulated_2_4_level_zero_imports_and_partition_statistics() {
     assert_eq!(refusals.len(), 1);
     assert_eq!(
         refusals[0].to_string(),
-        "imports are running: jobs [5], 0 segments"
+        "imports are running: jobs [6], 0 segments"
     );
     assert_eq!(catalog.tasks.compactions.len(), 1);
     assert_eq!(catalog.load.collections[&COLLECTION].replicas, 2);
@@ -111,7 +114,7 @@ fn simulated_2_4_level_zero_imports_and_partition_statistics() {
 
 #[test]
 fn simulated_2_5_invisible_segments_are_live_while_nothing_else_has_their_rows() {
-    let catalog = decode(&SimulatedKeys::v2_5());
+    let catalog = decode(&SimulatedKeys::v2_5("files"));
     assert_eq!(standing(&catalog, 110), Standing::Live);
     assert_eq!(standing(&catalog, 111), Standing::Live);
     assert_eq!(standing(&catalog, 112), Standing::Awaiting);
@@ -156,11 +159,7 @@ fn simulated_2_6_column_groups_statistics_and_resources() {
 #[test]
 fn simulated_2_6_pending_broadcasts_manifests_and_old_logs_are_refused() {
     let mut set = SimulatedKeys::v2_6(&[]);
-    let pending = streaming::BroadcastTask {
-        state: streaming::BroadcastTaskState::Pending.into(),
-        ..Default::default()
-    };
-    set.meta("streamingcoord-meta/broadcast-task/9", &pending);
+    set.broadcast(9, BroadcastTaskState::Pending);
     let manifest = SegmentInfo {
         storage_version: 3,
         manifest_path: r#"{"ver":1,"base_path":"files/insert_log/100/101/140"}"#.to_owned(),
@@ -189,7 +188,7 @@ fn simulated_2_6_pending_broadcasts_manifests_and_old_logs_are_refused() {
 
 #[test]
 fn simulated_damage_of_metadata_is_named() {
-    let mut set = SimulatedKeys::v2_5();
+    let mut set = SimulatedKeys::v2_5("files");
     set.keys
         .retain(|key| !key.key.ends_with(b"binlog/100/101/111/103"));
     set.keys

@@ -42,13 +42,13 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) -> std::io::Result<()>
             "500 Internal Server Error",
             "Not all components are healthy: not healthy".to_owned(),
         ),
-        "/management/datacoord/garbage_collection/pause" if state.version.at_least(2, 3, 9) => {
+        "/management/datacoord/garbage_collection/pause" if has_pause(&state) => {
             if lock(&state.inner).script.gc_hangs {
                 std::future::pending::<()>().await;
             }
             pause(&state, parameter("pause_seconds"))
         }
-        "/management/datacoord/garbage_collection/resume" if state.version.at_least(2, 3, 9) => {
+        "/management/datacoord/garbage_collection/resume" if has_pause(&state) => {
             resume(&state, parameter("ticket"))
         }
         _ => ("404 Not Found", "404 page not found".to_owned()),
@@ -61,6 +61,10 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) -> std::io::Result<()>
     stream.shutdown().await
 }
 
+fn has_pause(state: &State) -> bool {
+    state.version.at_least(2, 3, 9) && !lock(&state.inner).script.gc_absent
+}
+
 fn pause(state: &State, seconds: Option<String>) -> (&'static str, String) {
     let mut inner = lock(&state.inner);
     let failed = |why: &str| {
@@ -71,18 +75,17 @@ fn pause(state: &State, seconds: Option<String>) -> (&'static str, String) {
         inner.script.gc_failures -= 1;
         return failed("context deadline exceeded");
     }
-    if seconds
-        .and_then(|seconds| seconds.parse::<u64>().ok())
-        .is_none()
-    {
+    let Some(seconds) = seconds.and_then(|seconds| seconds.parse::<u64>().ok()) else {
         return failed("duration is not an integer");
-    }
+    };
     inner.gc_tickets += 1;
     let ticket = STANDARD.encode(format!(
         r#"{{"token":"token-{}>>","collection_id":""}}"#,
         inner.gc_tickets
     ));
     inner.gc_pauses.push(ticket.clone());
+    let number = inner.gc_tickets;
+    inner.gc_calls.push(format!("pause {number} for {seconds} s"));
     if state.version.at_least(2, 6, 8) {
         (
             "200 OK",
@@ -97,9 +100,13 @@ fn resume(state: &State, ticket: Option<String>) -> (&'static str, String) {
     let mut inner = lock(&state.inner);
     if state.version.at_least(2, 6, 8) {
         let ticket = ticket.unwrap_or_default();
+        let before = inner.gc_pauses.len();
         inner.gc_pauses.retain(|pause| *pause != ticket);
+        let known = before - inner.gc_pauses.len();
+        inner.gc_calls.push(format!("resume {known} of {before}"));
     } else {
         inner.gc_pauses.clear();
+        inner.gc_calls.push("resume all".to_owned());
     }
     ("200 OK", r#"{"msg": "OK"}"#.to_owned())
 }

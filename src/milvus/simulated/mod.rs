@@ -4,8 +4,15 @@
 //! What a version does not know it does not answer or ignores, as protobuf has it. A test that uses this
 //! says `simulated` in its name.
 
+mod backing;
+mod contents;
 mod http;
+pub mod keys;
 mod service;
+
+pub use backing::{Backing, object_bytes};
+#[cfg(test)]
+pub(crate) use contents::inventory_of;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -17,6 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::client::{Client, ClientOptions};
+use super::inventory::Inventory;
 use super::management::Management;
 use super::proto::common;
 use super::proto::milvus::milvus_service_server::MilvusServiceServer;
@@ -32,6 +40,8 @@ pub struct Script {
     pub user: Option<(String, String)>,
     /// What becomes of writes.
     pub writes: Writes,
+    /// Whether clients go on writing: what they may write lies beside each flush.
+    pub busy: bool,
     /// What the next flushes answer before one succeeds.
     pub flush_refusals: Vec<common::Status>,
     /// How often a flush is not done yet when it is asked for its state.
@@ -44,6 +54,8 @@ pub struct Script {
     pub gc_failures: u32,
     /// Whether a pause of garbage collection is never answered.
     pub gc_hangs: bool,
+    /// Whether there is no pause of garbage collection although the version has it.
+    pub gc_absent: bool,
     /// What the health check says.
     pub healthy: bool,
 }
@@ -53,6 +65,10 @@ pub struct Script {
 pub enum Writes {
     /// They are taken.
     Accepted,
+    /// They are denied exactly while the dynamic configuration in etcd says so.
+    AsConfigured,
+    /// A probe is denied while the dynamic configuration says so, and other writes are taken.
+    ProbesDenied,
     /// They are denied by the setting `forceDeny`.
     ForceDenied,
     /// They are denied as the disk quota is used up.
@@ -69,12 +85,14 @@ impl Script {
             version: version.into(),
             user: None,
             writes: Writes::Accepted,
+            busy: false,
             flush_refusals: Vec::new(),
             polls_until_flushed: 0,
             hang: None,
             forbid: None,
             gc_failures: 0,
             gc_hangs: false,
+            gc_absent: false,
             healthy: true,
         }
     }
@@ -105,23 +123,48 @@ pub struct SimulatedMilvus {
     address: SocketAddr,
     management: SocketAddr,
     state: Arc<State>,
-    servers: [JoinHandle<()>; 2],
+    servers: Vec<JoinHandle<()>>,
 }
 
 impl SimulatedMilvus {
-    /// Starts one on free ports of loopback.
+    /// Starts one on free ports of loopback; what it holds is made up.
     ///
     /// # Panics
     ///
     /// When there is no free port.
     pub async fn start(script: Script) -> Self {
-        let bind = || TcpListener::bind("127.0.0.1:0");
-        let (grpc, http) = (bind().await.expect("a port"), bind().await.expect("a port"));
+        let version = numbered(&script.version);
+        let held = contents::example(&version);
+        let state = State::new(script, version, Holdings::Fixed(held.clone()), &held);
+        Self::listen(state, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts one proxy at `address` (port 0: any) of a Milvus that works on `backing`.
+    ///
+    /// # Panics
+    ///
+    /// When the port is taken, or when etcd does not answer.
+    pub async fn start_on(backing: &Backing, script: Script, address: SocketAddr) -> Self {
+        let held = backing.inventory().await.expect("an etcd with keys");
+        let version = numbered(&script.version);
+        let holdings = Holdings::Etcd(backing.clone());
+        let state = State::new(script, version, holdings, &held);
+        let mut milvus = Self::listen(state, address).await;
+        milvus.servers.push(tokio::spawn(backing.clone().compact()));
+        milvus
+    }
+
+    async fn listen(state: State, address: SocketAddr) -> Self {
+        let bind = |address| TcpListener::bind(address);
+        let grpc = bind(address).await.expect("a port");
+        let http = bind(SocketAddr::new(address.ip(), 0))
+            .await
+            .expect("a port");
         let address = grpc.local_addr().expect("a bound socket");
         let management = http.local_addr().expect("a bound socket");
-        let state = Arc::new(State::new(script));
+        let state = Arc::new(state);
         let service = MilvusServiceServer::new(service::Service(state.clone()));
-        let servers = [
+        let servers = vec![
             tokio::spawn(async move {
                 let server = Server::builder().add_service(service);
                 server
@@ -190,10 +233,27 @@ impl SimulatedMilvus {
         lock(&self.state.inner).gc_pauses.len()
     }
 
+    /// Every pause and resumption of garbage collection that was asked for, in order.
+    #[must_use]
+    pub fn gc_calls(&self) -> Vec<String> {
+        lock(&self.state.inner).gc_calls.clone()
+    }
+
+    /// For each question after the state of a flush, for how many channels it had a timestamp.
+    #[must_use]
+    pub fn flush_state_channels(&self) -> Vec<usize> {
+        lock(&self.state.inner).flush_state_channels.clone()
+    }
+
     /// Collections (`database.name`) that no flush has reached.
     #[must_use]
     pub fn unflushed(&self) -> Vec<String> {
         lock(&self.state.inner).unflushed.iter().cloned().collect()
+    }
+
+    /// Changes how often a flush is not done yet from now on.
+    pub fn set_polls_until_flushed(&self, polls: u32) {
+        lock(&self.state.inner).script.polls_until_flushed = polls;
     }
 
     /// Changes what becomes of writes from now on.
@@ -210,9 +270,19 @@ impl Drop for SimulatedMilvus {
     }
 }
 
+/// What it holds.
+#[derive(Debug)]
+enum Holdings {
+    /// Always the same.
+    Fixed(Inventory),
+    /// What etcd has.
+    Etcd(Backing),
+}
+
 #[derive(Debug)]
 struct State {
     version: MilvusVersion,
+    holdings: Holdings,
     inner: Mutex<Inner>,
 }
 
@@ -226,21 +296,24 @@ struct Inner {
     rows_deleted: u64,
     gc_pauses: Vec<String>,
     gc_tickets: u32,
+    gc_calls: Vec<String>,
+    flush_state_channels: Vec<usize>,
+}
+
+/// The version as it behaves: a build of master as the newest.
+fn numbered(said: &str) -> MilvusVersion {
+    let said = MilvusVersion::parse(said);
+    if said.series().is_some() {
+        said
+    } else {
+        MilvusVersion::parse("3.0.0")
+    }
 }
 
 impl State {
-    fn new(script: Script) -> Self {
-        let said = MilvusVersion::parse(&script.version);
-        // A build of master behaves as the newest.
-        let version = if said.series().is_some() {
-            said
-        } else {
-            MilvusVersion::parse("3.0.0")
-        };
-        let mut unflushed = BTreeSet::from(["default.docs".to_owned()]);
-        if version.at_least(2, 2, 9) {
-            unflushed.insert("other.docs".to_owned());
-        }
+    fn new(script: Script, version: MilvusVersion, holdings: Holdings, held: &Inventory) -> Self {
+        let names = held.collections.iter().map(|c| c.name.to_string());
+        let unflushed = names.collect();
         let refusals = script.flush_refusals.clone().into();
         let inner = Inner {
             script,
@@ -251,9 +324,12 @@ impl State {
             rows_deleted: 0,
             gc_pauses: Vec::new(),
             gc_tickets: 0,
+            gc_calls: Vec::new(),
+            flush_state_channels: Vec::new(),
         };
         Self {
             version,
+            holdings,
             inner: Mutex::new(inner),
         }
     }

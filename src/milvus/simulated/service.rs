@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tonic::{Request, Response, Status};
 
-use super::{State, Writes, refusal};
+use super::{Holdings, State, Writes, refusal};
 use crate::env::lock;
+use crate::milvus::inventory::{self, DEFAULT_DATABASE, Inventory};
 use crate::milvus::probe::PROBE_EXPRESSION;
 use crate::milvus::proto::milvus::milvus_service_server::MilvusService;
 use crate::milvus::proto::{common, milvus as api, schema};
@@ -77,29 +78,40 @@ impl Service {
         inner.clock
     }
 
-    fn databases(&self) -> Vec<String> {
-        let mut names = vec!["default".to_owned()];
-        if self.since(2, 2, 9) {
-            names.push("other".to_owned());
+    /// What it holds now.
+    async fn inventory(&self) -> Result<Inventory, Status> {
+        match &self.0.holdings {
+            Holdings::Fixed(held) => Ok(held.clone()),
+            Holdings::Etcd(backing) => backing.inventory().await.map_err(internal),
         }
-        names
     }
 
-    /// The id of a collection; databases before 2.2.9 are all the default one.
-    fn collection_id(&self, database: &str, name: &str) -> Result<i64, common::Status> {
+    async fn database(&self, name: &str) -> Result<Option<inventory::Database>, Status> {
+        let mut held = self.inventory().await?.databases.into_iter();
+        Ok(held.find(|database| database.name == name))
+    }
+
+    /// A collection by name or alias; databases before 2.2.9 are all the default one.
+    async fn collection(
+        &self,
+        database: &str,
+        name: &str,
+    ) -> Result<Result<inventory::Collection, common::Status>, Status> {
         let database = if database.is_empty() || !self.since(2, 2, 9) {
-            "default"
+            DEFAULT_DATABASE
         } else {
             database
         };
-        match (database, name) {
-            ("default", "docs" | "papers" | "letters") => Ok(449),
-            ("other", "docs") => Ok(450),
-            _ => Err(refusal(
-                100,
-                &format!("collection not found[database={database}][collection={name}]"),
-            )),
-        }
+        let mut held = self.inventory().await?.collections.into_iter();
+        let found = held.find(|c| {
+            let named = c.name.name == name || c.aliases.iter().any(|alias| alias == name);
+            c.name.database == database && named
+        });
+        Ok(found.ok_or_else(|| {
+            let what =
+                format!("collection not found[database={database}][collection={name}]");
+            self.status(refusal(100, &what))
+        }))
     }
 
     fn next_refusal(&self) -> Option<common::Status> {
@@ -107,24 +119,67 @@ impl Service {
         Some(self.status(status))
     }
 
-    fn denial(&self) -> Option<common::Status> {
+    /// Whether the dynamic configuration denies writes.
+    async fn is_configured_to_deny(&self) -> Result<bool, Status> {
+        match &self.0.holdings {
+            Holdings::Fixed(_) => Ok(false),
+            Holdings::Etcd(backing) => backing.denies().await.map_err(internal),
+        }
+    }
+
+    async fn denial(&self) -> Result<Option<common::Status>, Status> {
         let writes = lock(&self.0.inner).script.writes;
         let administrator = if self.since(2, 4, 0) {
             "access has been disabled by the administrator"
         } else {
             "the writing has been deactivated by the administrator"
         };
+        let forced = refusal(9, &format!("quota exceeded[reason={administrator}]"));
         let status = match writes {
-            Writes::Accepted => return None,
-            Writes::ForceDenied => refusal(9, &format!("quota exceeded[reason={administrator}]")),
+            Writes::Accepted => return Ok(None),
+            Writes::AsConfigured | Writes::ProbesDenied => {
+                if !self.is_configured_to_deny().await? {
+                    return Ok(None);
+                }
+                forced
+            }
+            Writes::ForceDenied => forced,
             Writes::DiskFull => refusal(
                 9,
                 "quota exceeded[reason=disk quota exceeded, please allocate more resources]",
             ),
             Writes::RateLimited => refusal(8, "rate limit exceeded[rate=0.1]"),
         };
-        Some(self.status(status))
+        Ok(Some(self.status(status)))
     }
+
+    /// Flushes collections: `timestamp` is the flush's.
+    async fn reach(&self, reached: &[inventory::Collection], timestamp: u64) -> Result<(), Status> {
+        for collection in reached {
+            let name = collection.name.to_string();
+            lock(&self.0.inner).unflushed.remove(&name);
+            if let Holdings::Etcd(backing) = &self.0.holdings {
+                let flushed = backing.flush(collection.name.id, timestamp);
+                flushed.await.map_err(internal)?;
+            }
+        }
+        let (busy, writes) = {
+            let script = &lock(&self.0.inner).script;
+            (script.busy, script.writes)
+        };
+        let denied = writes != Writes::ProbesDenied && self.denial().await?.is_some();
+        if let (Holdings::Etcd(backing), Some(first), true) =
+            (&self.0.holdings, reached.first(), busy && !denied)
+        {
+            let written = backing.write_rows(first.name.id, self.tick());
+            written.await.map_err(internal)?;
+        }
+        Ok(())
+    }
+}
+
+fn internal(error: crate::Error) -> Status {
+    Status::internal(error.chain())
 }
 
 #[tonic::async_trait]
@@ -190,7 +245,7 @@ impl MilvusService for Service {
     ) -> Answer<api::ListDatabasesResponse> {
         self.begin("ListDatabases", (2, 2, 9), &request).await?;
         Ok(Response::new(api::ListDatabasesResponse {
-            db_names: self.databases(),
+            db_names: names(&self.inventory().await?),
             ..Default::default()
         }))
     }
@@ -201,7 +256,8 @@ impl MilvusService for Service {
     ) -> Answer<api::DescribeDatabaseResponse> {
         self.begin("DescribeDatabase", (2, 4, 3), &request).await?;
         let db_name = request.into_inner().db_name;
-        let db_id = if db_name == "default" { 1 } else { 2 };
+        let db_id = self.database(&db_name).await?.and_then(|d| d.id);
+        let db_id = db_id.unwrap_or(0);
         Ok(Response::new(api::DescribeDatabaseResponse {
             db_name,
             db_id,
@@ -214,17 +270,23 @@ impl MilvusService for Service {
         request: Request<api::ShowCollectionsRequest>,
     ) -> Answer<api::ShowCollectionsResponse> {
         self.begin("ShowCollections", (2, 2, 0), &request).await?;
-        let answer = match self.collection_id(&request.into_inner().db_name, "docs") {
-            Ok(id) => api::ShowCollectionsResponse {
-                collection_names: vec!["docs".to_owned()],
-                collection_ids: vec![id],
-                ..Default::default()
-            },
-            Err(_) => api::ShowCollectionsResponse {
+        let database = match request.into_inner().db_name {
+            name if name.is_empty() || !self.since(2, 2, 9) => DEFAULT_DATABASE.to_owned(),
+            name => name,
+        };
+        if self.database(&database).await?.is_none() {
+            return Ok(Response::new(api::ShowCollectionsResponse {
                 status: Some(self.status(refusal(800, "database not found"))),
                 ..Default::default()
-            },
-        };
+            }));
+        }
+        let mut answer = api::ShowCollectionsResponse::default();
+        for collection in self.inventory().await?.collections {
+            if collection.name.database == database {
+                answer.collection_names.push(collection.name.name);
+                answer.collection_ids.push(collection.name.id);
+            }
+        }
         Ok(Response::new(answer))
     }
 
@@ -235,27 +297,14 @@ impl MilvusService for Service {
         self.begin("DescribeCollection", (2, 2, 0), &request)
             .await?;
         let request = request.into_inner();
-        let answer = match self.collection_id(&request.db_name, &request.collection_name) {
-            Ok(id) => api::DescribeCollectionResponse {
-                collection_id: id,
-                collection_name: request.collection_name,
-                db_name: request.db_name,
-                schema: Some(schema::CollectionSchema {
-                    name: "docs".to_owned(),
-                    ..Default::default()
-                }),
-                virtual_channel_names: vec![format!("by-dev-rootcoord-dml_0_{id}v0")],
-                physical_channel_names: vec!["by-dev-rootcoord-dml_0".to_owned()],
-                shards_num: 1,
-                aliases: vec!["papers".to_owned(), "letters".to_owned()],
-                ..Default::default()
-            },
+        let found = self.collection(&request.db_name, &request.collection_name);
+        Ok(Response::new(match found.await? {
+            Ok(collection) => collection.description,
             Err(status) => api::DescribeCollectionResponse {
-                status: Some(self.status(status)),
+                status: Some(status),
                 ..Default::default()
             },
-        };
-        Ok(Response::new(answer))
+        }))
     }
 
     async fn show_partitions(
@@ -263,10 +312,21 @@ impl MilvusService for Service {
         request: Request<api::ShowPartitionsRequest>,
     ) -> Answer<api::ShowPartitionsResponse> {
         self.begin("ShowPartitions", (2, 2, 0), &request).await?;
-        Ok(Response::new(api::ShowPartitionsResponse {
-            partition_names: vec!["_default".to_owned()],
-            partition_ids: vec![460],
-            ..Default::default()
+        let request = request.into_inner();
+        let found = self.collection(&request.db_name, &request.collection_name);
+        Ok(Response::new(match found.await? {
+            Ok(collection) => {
+                let (partition_names, partition_ids) = collection.partitions.into_iter().unzip();
+                api::ShowPartitionsResponse {
+                    partition_names,
+                    partition_ids,
+                    ..Default::default()
+                }
+            }
+            Err(status) => api::ShowPartitionsResponse {
+                status: Some(status),
+                ..Default::default()
+            },
         }))
     }
 
@@ -275,9 +335,17 @@ impl MilvusService for Service {
         request: Request<api::ListAliasesRequest>,
     ) -> Answer<api::ListAliasesResponse> {
         self.begin("ListAliases", (2, 3, 0), &request).await?;
-        Ok(Response::new(api::ListAliasesResponse {
-            aliases: vec!["papers".to_owned(), "letters".to_owned()],
-            ..Default::default()
+        let request = request.into_inner();
+        let found = self.collection(&request.db_name, &request.collection_name);
+        Ok(Response::new(match found.await? {
+            Ok(collection) => api::ListAliasesResponse {
+                aliases: collection.aliases,
+                ..Default::default()
+            },
+            Err(status) => api::ListAliasesResponse {
+                status: Some(status),
+                ..Default::default()
+            },
         }))
     }
 
@@ -286,28 +354,32 @@ impl MilvusService for Service {
         request: Request<api::DescribeIndexRequest>,
     ) -> Answer<api::DescribeIndexResponse> {
         self.begin("DescribeIndex", (2, 2, 0), &request).await?;
-        if request.into_inner().db_name == "other" {
-            let status = self.status(refusal(700, "index not found[collection=docs]"));
+        let request = request.into_inner();
+        let refused = |status| {
+            Ok(Response::new(api::DescribeIndexResponse {
+                status: Some(status),
+                ..Default::default()
+            }))
+        };
+        let found = self.collection(&request.db_name, &request.collection_name);
+        let collection = match found.await? {
+            Ok(collection) => collection,
+            Err(status) => return refused(status),
+        };
+        if collection.indexes.is_empty() {
+            let what = format!("index not found[collection={}]", request.collection_name);
+            let status = self.status(refusal(700, &what));
             // 2.2 answers its own code for it.
-            let status = match status.code {
+            return refused(match status.code {
                 0 => common::Status {
                     error_code: 25,
                     ..status
                 },
                 _ => status,
-            };
-            return Ok(Response::new(api::DescribeIndexResponse {
-                status: Some(status),
-                ..Default::default()
-            }));
+            });
         }
         Ok(Response::new(api::DescribeIndexResponse {
-            index_descriptions: vec![api::IndexDescription {
-                index_name: "vector_index".to_owned(),
-                index_id: 470,
-                state: common::IndexState::Finished.into(),
-                ..Default::default()
-            }],
+            index_descriptions: collection.indexes.into_values().collect(),
             ..Default::default()
         }))
     }
@@ -318,7 +390,7 @@ impl MilvusService for Service {
     ) -> Answer<api::ListCredUsersResponse> {
         self.begin("ListCredUsers", (2, 2, 0), &request).await?;
         Ok(Response::new(api::ListCredUsersResponse {
-            usernames: vec!["root".to_owned(), "bob".to_owned()],
+            usernames: self.inventory().await?.users,
             ..Default::default()
         }))
     }
@@ -328,19 +400,14 @@ impl MilvusService for Service {
         request: Request<api::SelectRoleRequest>,
     ) -> Answer<api::SelectRoleResponse> {
         self.begin("SelectRole", (2, 2, 0), &request).await?;
-        let role = |name: &str, users: &[&str]| api::RoleResult {
-            role: Some(api::RoleEntity {
-                name: name.to_owned(),
-            }),
-            users: users
-                .iter()
-                .map(|user| api::UserEntity {
-                    name: (*user).to_owned(),
-                })
-                .collect(),
+        let user = |name| api::UserEntity { name };
+        let role = |held: inventory::Role| api::RoleResult {
+            role: Some(api::RoleEntity { name: held.name }),
+            users: held.users.into_iter().map(user).collect(),
         };
+        let held = self.inventory().await?.roles;
         Ok(Response::new(api::SelectRoleResponse {
-            results: vec![role("reader", &["bob"]), role("admin", &[])],
+            results: held.into_iter().map(role).collect(),
             ..Default::default()
         }))
     }
@@ -384,13 +451,13 @@ impl MilvusService for Service {
         let timestamp = self.tick();
         let mut answer = api::FlushResponse::default();
         for name in &request.collection_names {
-            if let Err(status) = self.collection_id(database, name) {
-                answer.status = Some(self.status(status));
-                return Ok(Response::new(answer));
+            match self.collection(database, name).await? {
+                Ok(collection) => self.reach(&[collection], timestamp).await?,
+                Err(status) => {
+                    answer.status = Some(status);
+                    return Ok(Response::new(answer));
+                }
             }
-            lock(&self.0.inner)
-                .unflushed
-                .remove(&format!("{database}.{name}"));
             let seconds = i64::try_from((timestamp >> 18) / 1000).unwrap_or(0);
             answer.coll_seal_times.insert(name.clone(), seconds);
             if self.since(2, 3, 1) {
@@ -414,11 +481,14 @@ impl MilvusService for Service {
         let request = request.into_inner();
         let whole = !self.since(2, 3, 1) || self.since(2, 6, 8) || request.db_name.is_empty();
         let only_default = self.since(2, 6, 0) && !self.since(2, 6, 3);
-        lock(&self.0.inner).unflushed.retain(|name| {
-            let reached = whole || name.starts_with(&format!("{}.", request.db_name));
-            !reached || (only_default && !name.starts_with("default."))
-        });
         let timestamp = self.tick();
+        let mut reached = self.inventory().await?.collections;
+        reached.retain(|collection| {
+            let database = &collection.name.database;
+            let asked = whole || *database == request.db_name;
+            asked && !(only_default && database != DEFAULT_DATABASE)
+        });
+        self.reach(&reached, timestamp).await?;
         let mut answer = api::FlushAllResponse {
             flush_all_ts: timestamp,
             ..Default::default()
@@ -435,8 +505,7 @@ impl MilvusService for Service {
                     .insert(format!("by-dev-rootcoord-dml_{channel}"), message);
             }
         } else if self.since(2, 6, 3) || (self.since(2, 5, 19) && !self.since(2, 6, 0)) {
-            answer.flush_results = self
-                .databases()
+            answer.flush_results = names(&self.inventory().await?)
                 .into_iter()
                 .map(|db_name| api::FlushAllResult {
                     db_name,
@@ -462,6 +531,9 @@ impl MilvusService for Service {
             }));
         }
         let mut inner = lock(&self.0.inner);
+        inner
+            .flush_state_channels
+            .push(request.flush_all_tss.len());
         let left = &mut inner.script.polls_until_flushed;
         let flushed = *left == 0;
         if *left != u32::MAX {
@@ -482,10 +554,11 @@ impl MilvusService for Service {
                 ..Default::default()
             }))
         };
-        if let Err(status) = self.collection_id(&request.db_name, &request.collection_name) {
-            return refused(self.status(status));
+        let found = self.collection(&request.db_name, &request.collection_name);
+        if let Err(status) = found.await? {
+            return refused(status);
         }
-        if let Some(status) = self.denial() {
+        if let Some(status) = self.denial().await? {
             return refused(status);
         }
         if request.expr == PROBE_EXPRESSION {
@@ -504,6 +577,10 @@ impl MilvusService for Service {
             ..Default::default()
         }))
     }
+}
+
+fn names(held: &Inventory) -> Vec<String> {
+    held.databases.iter().map(|d| d.name.clone()).collect()
 }
 
 fn base36(mut value: u64) -> String {

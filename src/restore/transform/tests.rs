@@ -10,7 +10,7 @@ use crate::milvus::proto::meta::CollectionInfo;
 use crate::milvus::proto::msg::MsgPosition;
 use crate::milvus::proto::streaming::{self, WalCheckpoint};
 use crate::milvus::recorded;
-use crate::milvus::simulated_keys::{NANOS, SimulatedKeys, TIME, VCHANNEL};
+use crate::milvus::simulated::keys::{NANOS, SimulatedKeys, TIME, VCHANNEL};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_795_500_000).unwrap()
@@ -103,7 +103,7 @@ fn simulated_reports_of_other_versions() {
         ("2.2", SimulatedKeys::v2_2()),
         ("2.3.22", SimulatedKeys::v2_3()),
         ("2.4", SimulatedKeys::v2_4()),
-        ("2.5", SimulatedKeys::v2_5()),
+        ("2.5", SimulatedKeys::v2_5("files")),
         ("2.6", SimulatedKeys::v2_6(&[])),
     ] {
         let options = Options {
@@ -229,7 +229,7 @@ fn simulated_settings_holds_go_and_the_operators_stay() {
 
 #[test]
 fn simulated_2_5_storage_root_moves_in_whole_paths() {
-    let set = SimulatedKeys::v2_5();
+    let set = SimulatedKeys::v2_5("files");
     let options = Options {
         storage: Some(StorageRoots {
             source: "files".to_owned(),
