@@ -143,8 +143,8 @@ pub(super) fn suspend_ttl(collection: &mut Message) -> Result<usize> {
     Ok(count)
 }
 
-/// Puts the target's storage root into the paths that a segment's record holds whole (docs/milvus.md
-/// 4.4): text and JSON statistics before 2.6.8, the manifest. Says how many there were.
+/// Puts the target's storage root into the paths that a segment's record holds whole
+/// (docs/milvus.md 4.4): text and JSON statistics before 2.6.8, the manifest. Says how many there were.
 pub(super) fn storage_root(segment: &mut Message, roots: &StorageRoots) -> Result<usize> {
     let mut count = 0;
     for (statistics, directories) in [
