@@ -68,7 +68,7 @@ fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
     }
 }
 
-/// The path of a log below the storage root (facts 4.2).
+/// The path of a log below the storage root (docs/milvus.md 4.2).
 fn log_path(segment: &Segment, logs: &FieldLogs, log: &Log) -> String {
     let key = segment.key;
     let place = format!("{}/{}/{}", key.collection, key.partition, key.segment);

@@ -23,7 +23,7 @@ use crate::milvus::probe::ProbeOutcome;
 use crate::{Error, Kind, Result};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
-/// limits every 3 s (facts 2.3); three times that.
+/// limits every 3 s (docs/milvus.md 2.3); three times that.
 const DENIAL_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How long a denial that began before ours is waited for: a dead agent's lease and the time that

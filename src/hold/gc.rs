@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_mins(10);
 const BUDGET: Duration = Duration::from_secs(30);
 
 /// A renewed pause of garbage collection. It is void when it lapsed or `DataCoord` was restarted,
-/// which forgets pauses (facts 2.2).
+/// which forgets pauses (docs/milvus.md 2.2).
 #[derive(Debug)]
 pub struct GcHold {
     management: Management,

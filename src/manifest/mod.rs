@@ -264,7 +264,7 @@ pub const HOT_STRADDLE: &str = "hot-straddle";
 /// Something less than the promise asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Weakening {
-    /// What it is, a stable word: `missing-objects`, `cut-unproven`, `hot`, …
+    /// What it is, a stable word: `missing-objects`, `cut-unproven`, `hot-straddle`, …
     pub code: String,
     /// What it means, for people.
     pub message: String,

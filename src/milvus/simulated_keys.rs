@@ -1,4 +1,4 @@
-//! Key sets of Milvus versions that do not run here, constructed from facts/milvus.md section 3.
+//! Key sets of Milvus versions that do not run here, constructed from docs/milvus.md 3.
 //!
 //! Simulated: no server wrote these keys.
 

@@ -17,7 +17,7 @@ use super::marker::Stage;
 use crate::manifest::{Body, Weakening};
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
-/// copy of insert logs ran at 170 to 370 MB/s on two cores (facts 00), and a restore also opens,
+/// copy of insert logs ran at 170 to 370 MB/s on two cores (docs/milvus.md 00), and a restore also opens,
 /// hashes and writes each byte itself.
 const ASSUMED_BYTES_PER_SECOND: u64 = 100_000_000;
 

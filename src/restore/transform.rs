@@ -1,5 +1,5 @@
-//! The transform table: what becomes of each etcd key at restore (design 4.3; facts 3, 5.3 to 5.5,
-//! 7.3, 8.1 and 8.2.3).
+//! The transform table: what becomes of each etcd key at restore (docs/milvus.md 3, 5.3 to 5.5, 7.3,
+//! 8.1 and 8.2.3).
 //!
 //! [`transform`] is a pure function of the anchor's keys. It decides for each key whether it is
 //! kept, rewritten, dropped or advanced, and says so in a [`Report`] that a dry run prints. Values

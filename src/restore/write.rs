@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
 use crate::{Error, Kind, Result};
 
-/// The names that sessions begin with below `session/` (facts 3.4); `session/id` and
+/// The names that sessions begin with below `session/` (docs/milvus.md 3.4); `session/id` and
 /// `session/version` are no sessions.
 pub(crate) const SESSIONS: [&str; 10] = [
     "rootcoord",
