@@ -96,6 +96,9 @@ class Scale:
     def backup(self, name: str = "backup") -> Step:
         return step(name, self.eyrie, *COLD)
 
+    def verify(self, level: str) -> Step:
+        return step(f"verify --level {level}", self.eyrie, "verify", "latest", "--level", level)
+
     def restore(self) -> Step:
         return step("restore", self.on(self.target), "restore", "latest")
 
@@ -159,12 +162,11 @@ def measure(scale: Scale) -> None:
         ("show", "show", "latest"),
         ("ls", "ls", "latest"),
         ("diff", "diff", *snapshots),
-        ("verify --level structure", "verify", "latest"),
-        ("verify --level bytes", "verify", "latest", "--level", "bytes"),
-        ("restore --dry-run", "restore", "latest", "--dry-run"),
     ):
-        eyrie = scale.on(scale.target) if args[0] == "restore" else scale.eyrie
-        show(step(name, eyrie, *args))
+        show(step(name, scale.eyrie, *args))
+    for level in ("structure", "bytes"):
+        assert show(scale.verify(level)).answer["damage"] == []
+    show(step("restore --dry-run", scale.on(scale.target), "restore", "latest", "--dry-run"))
     restored = show(scale.restore())
     assert restored.answer["objects"] == objects
     scale.check()
