@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::etcd::Anchor;
-use crate::manifest::{Cut, FlushRecord};
+use crate::Result;
+use crate::etcd::{Anchor, KeyValue};
+use crate::manifest::{Cut, FlushRecord, anchor};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
+use crate::repo::{Content, Entry, NodeRef, Writer};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;
@@ -16,7 +18,11 @@ const STRADDLING_NAMED: usize = 10_000;
 /// A capture whose anchor is taken; writes are released.
 #[derive(Debug)]
 pub(super) struct Anchored {
-    pub(super) anchor: Anchor,
+    pub(super) revision: i64,
+    /// How many keys etcd had at the revision.
+    pub(super) etcd_keys: u64,
+    /// The keys, until they are stored.
+    keys: Vec<KeyValue>,
     pub(super) catalog: Catalog,
     pub(super) time: Timestamp,
     pub(super) cut: Cut,
@@ -37,7 +43,9 @@ impl Anchored {
     ) -> Self {
         let cut = cut(&catalog, timestamp);
         Self {
-            anchor,
+            revision: anchor.revision,
+            etcd_keys: anchor.keys.len() as u64,
+            keys: anchor.keys,
             catalog,
             time,
             cut,
@@ -45,6 +53,23 @@ impl Anchored {
             differences,
             write_hold: Duration::ZERO,
         }
+    }
+}
+
+impl Anchored {
+    /// Stores the keys as a map (docs/format.md, section 10), and lets them go: there may be as many
+    /// as there are objects to copy.
+    pub(super) async fn store_keys(&mut self, writer: &Writer) -> Result<Option<NodeRef>> {
+        let mut map = writer.map();
+        for kv in std::mem::take(&mut self.keys) {
+            map.push(Entry {
+                value: anchor::encode(&kv).into(),
+                key: kv.key.into(),
+                content: Content::None,
+            })
+            .await?;
+        }
+        map.finish().await
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -15,7 +14,6 @@ use super::reach::{Running, open_objects};
 use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
-use crate::etcd::Anchor;
 use crate::hold;
 use crate::manifest::{
     Body, Counts, HOT_STRADDLE, HoldRecord, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
@@ -23,9 +21,7 @@ use crate::manifest::{
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, FindingKind, Severity};
-use crate::repo::{
-    Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
-};
+use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, Totals, Writer};
 use crate::{Error, Kind, Result};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -128,8 +124,8 @@ async fn store(
     }
     let mut known = writer.view().map(known);
     let mut attempt = 1;
-    let (anchored, copied) = loop {
-        let anchored = match options.mode {
+    let (anchored, keys, copied) = loop {
+        let mut anchored = match options.mode {
             Mode::Cold => cold::anchor(context, planned).await?,
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
@@ -139,6 +135,7 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
+        let keys = anchored.store_keys(writer).await?;
         context.progress.begin("copy", None);
         let scope = scope(planned);
         let store = open_objects(context, &anchored.catalog).await?;
@@ -167,7 +164,7 @@ async fn store(
             attempt += 1;
             continue;
         }
-        break (anchored, copied);
+        break (anchored, keys, copied);
     };
     let missing = missing_weakening(&anchored.catalog, &copied);
     if let (Some(missing), Missing::Refuse) = (&missing, options.missing) {
@@ -175,10 +172,7 @@ async fn store(
     }
     context.progress.begin("commit", None);
     let mut roots = std::collections::BTreeMap::new();
-    roots.insert(
-        ANCHOR_ROOT.to_owned(),
-        anchor_map(writer, &anchored.anchor).await?,
-    );
+    roots.insert(ANCHOR_ROOT.to_owned(), keys);
     roots.insert(OBJECTS_ROOT.to_owned(), copied.root);
     if planned.plan.wal.state == WalState::Captured {
         roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
@@ -331,20 +325,6 @@ fn gone(missing: &Weakening) -> Error {
         .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 
-/// Stores the keys of the anchor as a map (docs/format.md, section 10).
-async fn anchor_map(writer: &Writer, anchor: &Anchor) -> Result<Option<NodeRef>> {
-    let mut map = writer.map();
-    for kv in &anchor.keys {
-        map.push(Entry {
-            key: Bytes::copy_from_slice(&kv.key),
-            value: crate::manifest::anchor::encode(kv).into(),
-            content: Content::None,
-        })
-        .await?;
-    }
-    map.finish().await
-}
-
 fn body(
     context: &Context,
     options: &Options,
@@ -418,7 +398,7 @@ fn body(
         mode,
         asked_mode: options.mode,
         method: options.method,
-        revision: anchored.anchor.revision,
+        revision: anchored.revision,
         etcd: planned.plan.etcd.clone(),
         milvus: planned.plan.milvus.clone(),
         objects: planned.plan.objects.clone(),
@@ -428,7 +408,7 @@ fn body(
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {
-            etcd_keys: anchored.anchor.keys.len() as u64,
+            etcd_keys: anchored.etcd_keys,
             databases: catalog.databases.len() as u64,
             collections: catalog
                 .collections

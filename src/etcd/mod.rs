@@ -1,6 +1,7 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
 mod lease;
+mod page;
 mod process;
 mod read;
 mod write;

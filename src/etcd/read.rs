@@ -182,7 +182,7 @@ fn is_compacted(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("compacted"))
 }
 
-fn convert(kv: etcd_client::KeyValue) -> KeyValue {
+pub(super) fn convert(kv: etcd_client::KeyValue) -> KeyValue {
     let (create_revision, mod_revision) = (kv.create_revision(), kv.mod_revision());
     let (version, lease) = (kv.version(), kv.lease());
     let (key, value) = kv.into_key_value();
