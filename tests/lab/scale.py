@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,22 +51,20 @@ HEADER = "| step | wall | processors busy | peak RSS |\n|---|---|---|---|"
 
 def step(name: str, eyrie: Eyrie, *args: str) -> Step:
     """Runs eyrie to its end and asks the kernel what it used."""
-    with tempfile.TemporaryFile() as out:
+    usage = Path(__file__).with_name("usage.py")
+    with tempfile.TemporaryFile() as out, tempfile.NamedTemporaryFile() as report:
         began = time.monotonic()
-        process = subprocess.Popen(
-            [str(eyrie.binary), "--config", str(eyrie.config), "--json", "--quiet", *args],
+        done = subprocess.run(
+            [sys.executable, "-S", usage, report.name]
+            + [str(eyrie.binary), "--config", str(eyrie.config), "--json", "--quiet", *args],
             env=eyrie.env(),
             stdin=subprocess.DEVNULL,
             stdout=out,
         )
-        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, f"eyrie {' '.join(args)} ended with {process.returncode}"
+        assert done.returncode == 0, f"eyrie {' '.join(args)} ended with {done.returncode}"
         out.seek(0)
-        answer = json.load(out)
-    # Linux counts ru_maxrss in KiB.
-    return Step(name, answer, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+        return Step(name, json.load(out), seconds, **json.load(report))
 
 
 @dataclass
