@@ -15,9 +15,7 @@ use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::hold;
-use crate::manifest::{
-    Body, Counts, HOT_STRADDLE, HoldRecord, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
-};
+use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weakening, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, FindingKind, Severity};
@@ -289,7 +287,7 @@ fn invalid(problems: &[Finding]) -> Error {
 pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
     let count = copied.missing.len() as u64 + copied.missing_unnamed;
     (count > 0).then(|| Weakening {
-        code: MISSING_OBJECTS.to_owned(),
+        code: weakening::MISSING_OBJECTS.to_owned(),
         message: format!("{count} objects that etcd names are gone; what needs them will not load"),
         items: copied
             .missing
@@ -340,21 +338,21 @@ fn body(
     if mode == Mode::Quiesced && !anchored.cut.proven {
         mode = Mode::Hot;
         weakenings.push(Weakening {
-            code: "cut-unproven".to_owned(),
+            code: weakening::CUT_UNPROVEN.to_owned(),
             message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
             items: anchored.cut.straddling.clone(),
         });
     }
     if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
         weakenings.push(Weakening {
-            code: HOT_STRADDLE.to_owned(),
+            code: weakening::HOT_STRADDLE.to_owned(),
             message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
             items: anchored.cut.straddling.clone(),
         });
     }
     if !anchored.differences.is_empty() {
         weakenings.push(Weakening {
-            code: "milvus-differs".to_owned(),
+            code: weakening::MILVUS_DIFFERS.to_owned(),
             message:
                 "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
                     .to_owned(),
@@ -367,7 +365,7 @@ fn body(
     };
     if !errors.is_empty() {
         weakenings.push(Weakening {
-            code: "metadata-invalid".to_owned(),
+            code: weakening::METADATA_INVALID.to_owned(),
             message: "the metadata contradicts itself".to_owned(),
             items: errors,
         });

@@ -14,7 +14,7 @@ use super::facts::{
 };
 use super::guard::{self, Refusal};
 use super::marker::Stage;
-use crate::manifest::{Body, Weakening};
+use crate::manifest::{Body, Weakening, weakening};
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
 /// copy of insert logs ran at 170 to 370 MB/s on two cores (docs/milvus.md 00), and a restore also opens,
@@ -302,7 +302,10 @@ impl RestorePlan {
 /// Weakenings of a snapshot that leave a restored instance with something that does not work; the
 /// others were settled when the snapshot was taken.
 fn is_less(code: &str) -> bool {
-    matches!(code, "missing-objects" | "metadata-invalid")
+    matches!(
+        code,
+        weakening::MISSING_OBJECTS | weakening::METADATA_INVALID
+    )
 }
 
 fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {
