@@ -12,7 +12,7 @@ use super::anchor::Anchored;
 use super::objects::{self, Copied};
 use super::plan::{Planned, of_instance, plan};
 use super::reach::{Running, open_objects};
-use super::window::Writes;
+use super::denial::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::etcd::Anchor;
@@ -424,7 +424,7 @@ fn body(
         objects: planned.plan.objects.clone(),
         wal: planned.plan.wal.clone(),
         holds: records,
-        write_hold_ms: u64::try_from(anchored.write_hold.as_millis()).unwrap_or(u64::MAX),
+        write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {

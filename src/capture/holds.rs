@@ -18,6 +18,7 @@ pub struct Holds {
     placed: Vec<(Placed, Instant)>,
     gc: Option<GcHold>,
     records: Vec<HoldRecord>,
+    writes_held: Duration,
 }
 
 impl Holds {
@@ -85,14 +86,20 @@ impl Holds {
         }
     }
 
-    /// Releases writes, DDL and compaction; gives how long ago the hold on writes was asked for.
-    pub async fn release_config(&mut self) -> Result<Duration> {
+    /// How long writes have been held, from asking for the hold to its release; of several holds
+    /// one after the other the sum.
+    #[must_use]
+    pub const fn writes_held(&self) -> Duration {
+        self.writes_held
+    }
+
+    /// Releases writes, DDL and compaction.
+    pub async fn release_config(&mut self) -> Result<()> {
         let placed = std::mem::take(&mut self.placed);
-        let mut longest = Duration::ZERO;
         for (placed, since) in placed {
             let held = since.elapsed();
             if placed.item() == crate::hold::WRITES {
-                longest = held;
+                self.writes_held += held;
             }
             let (state, detail) = match &placed {
                 Placed::Ours {
@@ -122,7 +129,7 @@ impl Holds {
         if let Some(lease) = self.lease.take() {
             lease.release().await?;
         }
-        Ok(longest)
+        Ok(())
     }
 
     /// Releases all that is left, GC included. A failure is logged: the leases end by themselves.
