@@ -1,7 +1,6 @@
 //! The anchor: etcd at revision R, decoded, with the cut that it stands for.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -28,8 +27,6 @@ pub(super) struct Anchored {
     pub(super) cut: Cut,
     pub(super) flush: Option<FlushRecord>,
     pub(super) differences: BTreeSet<String>,
-    /// How long the write hold lasted, from asking for it to its release.
-    pub(super) write_hold: Duration,
 }
 
 impl Anchored {
@@ -51,7 +48,6 @@ impl Anchored {
             cut,
             flush,
             differences,
-            write_hold: Duration::ZERO,
         }
     }
 }

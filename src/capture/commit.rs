@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::anchor::Anchored;
+use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, of_instance, plan};
 use super::reach::{Running, open_objects};
-use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::hold;
@@ -146,7 +146,8 @@ async fn store(
             known.clone(),
         )
         .await?;
-        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
+        let held = holds.gc_held().await;
+        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !held;
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {
             info!(
@@ -159,6 +160,7 @@ async fn store(
                 writer.flush().await?;
                 known = writer.view().repo().view().await?.map(copied.root);
             }
+            holds.retake_gc().await?;
             attempt += 1;
             continue;
         }
@@ -402,7 +404,7 @@ fn body(
         objects: planned.plan.objects.clone(),
         wal: planned.plan.wal.clone(),
         holds: records,
-        write_hold_ms: u64::try_from(anchored.write_hold.as_millis()).unwrap_or(u64::MAX),
+        write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {

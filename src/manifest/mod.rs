@@ -212,6 +212,8 @@ pub struct HoldRecord {
 pub enum HoldState {
     /// Ours, under a lease, until released.
     Held,
+    /// Ours, and lost before the capture ended; the detail says how.
+    Lost,
     /// An operator had set it; it was used and left alone.
     External,
     /// This Milvus has no such control.

@@ -117,6 +117,7 @@ fn holds(body: &Body) -> Vec<ShownHold> {
         kind: hold.hold.clone(),
         state: match hold.state {
             HoldState::Held => "held",
+            HoldState::Lost => "lost",
             HoldState::External => "external",
             HoldState::Absent => "absent",
         }
