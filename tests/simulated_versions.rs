@@ -56,7 +56,13 @@ async fn record(world: &World, plan: &Value) -> Value {
     let calls: BTreeMap<_, _> = calls.map(|name| (name, world.calls(name))).into();
     let transforms = plan["transforms"].as_array().unwrap().iter();
     let transforms: Vec<String> = transforms
-        .map(|t| format!("{}: {} {}; {}", t["family"], t["action"], t["keys"], t["why"]).replace('"', ""))
+        .map(|t| {
+            format!(
+                "{}: {} {}; {}",
+                t["family"], t["action"], t["keys"], t["why"]
+            )
+            .replace('"', "")
+        })
         .collect();
     json!({
         "mode": shown["mode"],
@@ -80,7 +86,11 @@ async fn round_trip(world: &mut World, mode: &str, onto: &'static str) -> Value 
     assert_eq!(document["weakened"], json!([]));
     let catalog = world.backing.catalog().await.unwrap();
     let required: BTreeSet<String> = catalog.objects().map(|object| object.path).collect();
-    assert_eq!(world.listed().await, required, "exactly what the keys require");
+    assert_eq!(
+        world.listed().await,
+        required,
+        "exactly what the keys require"
+    );
     assert!(required.len() > 8);
     for proxy in &world.proxies {
         assert_eq!(proxy.unflushed(), Vec::<String>::new());
@@ -94,7 +104,11 @@ async fn round_trip(world: &mut World, mode: &str, onto: &'static str) -> Value 
     let mut restore = vec!["restore", "latest", "--target", target.to_str().unwrap()];
     if onto != "rocksmq" {
         let refused = world.run(&restore).await.expect(21);
-        assert!(refused.stderr().contains("--accept-unproven-wal"), "{}", refused.stderr());
+        assert!(
+            refused.stderr().contains("--accept-unproven-wal"),
+            "{}",
+            refused.stderr()
+        );
         restore.push("--accept-unproven-wal");
     }
     let planned: Vec<_> = restore.iter().copied().chain(["--dry-run"]).collect();
@@ -114,7 +128,10 @@ fn same_data(source: &Catalog, restored: &Catalog) {
         created.map(|c| catalog.names(c.id)).collect()
     };
     let rows = |catalog: &Catalog| -> BTreeMap<i64, i64> {
-        catalog.live_segments().map(|s| (s.key.segment, s.rows)).collect()
+        catalog
+            .live_segments()
+            .map(|s| (s.key.segment, s.rows))
+            .collect()
     };
     assert_eq!(names(source), names(restored));
     assert_eq!(rows(source), rows(restored));
@@ -140,10 +157,18 @@ async fn simulated_2_2_16_is_captured_hot_and_cold_and_never_quiesced() {
     world.start([obedient("2.2.16")]).await;
     world.run(&["init"]).await.expect(0);
     let refused = world.run(&["backup"]).await.expect(20);
-    for words in ["reads the setting at its start only", "--mode hot", "--mode cold"] {
+    for words in [
+        "reads the setting at its start only",
+        "--mode hot",
+        "--mode cold",
+    ] {
         assert!(refused.stderr().contains(words), "{}", refused.stderr());
     }
-    assert_eq!(world.config_history().await, Vec::<String>::new(), "nothing was held");
+    assert_eq!(
+        world.config_history().await,
+        Vec::<String>::new(),
+        "nothing was held"
+    );
     let plan = round_trip(&mut world, "hot", "rocksmq").await;
     insta::assert_json_snapshot!(record(&world, &plan).await);
 }
@@ -167,14 +192,27 @@ async fn simulated_2_2_16_stopped_is_captured_cold_with_its_queue() {
     world.target("2.2.16", "rocksmq");
     let target = world.path("target.yaml");
     world
-        .json("restore", &["restore", "latest", "--target", target.to_str().unwrap()])
+        .json(
+            "restore",
+            &["restore", "latest", "--target", target.to_str().unwrap()],
+        )
         .await;
     let catalog = world.backing.catalog().await.unwrap();
     same_data(&catalog, &world.restored().await);
     let queue = |name: &str| std::fs::read(world.path(name)).unwrap();
     assert_eq!(queue("target-wal/000004.log"), queue("main-wal/000004.log"));
-    let growing = |catalog: &Catalog| catalog.segments.iter().filter(|s| s.standing.is_open()).count();
-    assert_eq!(growing(&world.restored().await), 1, "the queue brings its rows");
+    let growing = |catalog: &Catalog| {
+        catalog
+            .segments
+            .iter()
+            .filter(|s| s.standing.is_open())
+            .count()
+    };
+    assert_eq!(
+        growing(&world.restored().await),
+        1,
+        "the queue brings its rows"
+    );
 }
 
 async fn quiesced(
@@ -236,7 +274,11 @@ async fn of_2_4(scripts: impl IntoIterator<Item = Script>) -> World {
 
 fn probes(world: &World) -> Vec<usize> {
     let of = |calls: Vec<&str>| calls.into_iter().filter(|call| *call == "Delete").count();
-    world.proxies.iter().map(|proxy| of(proxy.calls())).collect()
+    world
+        .proxies
+        .iter()
+        .map(|proxy| of(proxy.calls()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +287,9 @@ async fn simulated_2_4_24_with_two_proxies_is_held_when_both_deny() {
     late.writes = Writes::Accepted;
     let world = of_2_4([obedient("2.4.24"), late]).await;
     let running = world.start_command(&["--json", "backup"]);
-    world.until_set("quotaAndLimits/limitWriting/forceDeny").await;
+    world
+        .until_set("quotaAndLimits/limitWriting/forceDeny")
+        .await;
     let before = probes(&world);
     // The first denies at once; the hold does not count before the second does.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -257,7 +301,11 @@ async fn simulated_2_4_24_with_two_proxies_is_held_when_both_deny() {
     for (before, after) in before.into_iter().zip(probes(&world)) {
         assert!(after > before + 1, "each proxy was probed until it denied");
     }
-    assert_eq!(world.calls("FlushAll"), 2, "one before the hold and one in it");
+    assert_eq!(
+        world.calls("FlushAll"),
+        2,
+        "one before the hold and one in it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,15 +337,29 @@ async fn simulated_2_4_24_that_lets_writes_through_is_captured_hot_and_weakened(
         ..Script::new("2.4.24")
     };
     let world = of_2_4([leaking]).await;
-    let document = world.run(&["--json", "backup"]).await.expect(3).json("backup");
+    let document = world
+        .run(&["--json", "backup"])
+        .await
+        .expect(3)
+        .json("backup");
     assert_eq!(document["mode"], "hot");
-    assert!(document["weakened"].to_string().contains("cut-unproven"), "{document}");
+    assert!(
+        document["weakened"].to_string().contains("cut-unproven"),
+        "{document}"
+    );
     let shown = world.json("show", &["show", "latest"]).await;
-    assert_eq!((&shown["asked_mode"], &shown["cut"]["proven"]), (&json!("quiesced"), &json!(false)));
+    assert_eq!(
+        (&shown["asked_mode"], &shown["cut"]["proven"]),
+        (&json!("quiesced"), &json!(false))
+    );
     let straddling = shown["cut"]["straddling"].as_array().unwrap();
     assert!(!straddling.is_empty());
     let listed = world.listed().await;
-    assert!(straddling.iter().all(|path| listed.contains(path.as_str().unwrap())));
+    assert!(
+        straddling
+            .iter()
+            .all(|path| listed.contains(path.as_str().unwrap()))
+    );
     world.run(&["verify", "--level", "bytes"]).await.expect(0);
 }
 
@@ -313,7 +375,10 @@ async fn simulated_2_4_24_with_clients_that_never_stop_is_captured_quiesced_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_without_a_pause_of_garbage_collection_is_captured_with_a_note() {
-    let mut world = World::new("pulsar", |_| unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))).await;
+    let mut world = World::new("pulsar", |_| {
+        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
+    })
+    .await;
     let script = Script {
         gc_absent: true,
         ..obedient("2.6.14")
@@ -323,7 +388,10 @@ async fn simulated_2_6_14_without_a_pause_of_garbage_collection_is_captured_with
     round_trip(&mut world, "quiesced", "pulsar").await;
     let shown = world.json("show", &["show", "latest"]).await;
     let notes = shown["notes"].to_string();
-    assert!(notes.contains("garbage collection could not be held"), "{notes}");
+    assert!(
+        notes.contains("garbage collection could not be held"),
+        "{notes}"
+    );
     assert_eq!(world.proxies[0].gc_calls(), Vec::<String>::new());
 }
 
@@ -331,12 +399,17 @@ async fn simulated_2_6_14_without_a_pause_of_garbage_collection_is_captured_with
 async fn simulated_2_3_22_whose_flush_fails_for_a_while_is_captured() {
     let mut world = World::new("rocksmq", |_| unflushed(SimulatedKeys::v2_3(), (2, 3, 22))).await;
     let mut script = obedient("2.3.22");
-    script.flush_refusals = vec![refusal(901, "node not match[expectedNodeID=9][actualNodeID=5]"); 3];
+    script.flush_refusals =
+        vec![refusal(901, "node not match[expectedNodeID=9][actualNodeID=5]"); 3];
     world.start([script]).await;
     world.run(&["init"]).await.expect(0);
     let ran = world.run(&["backup"]).await.expect(0);
     assert!(ran.stderr().contains("node not match"), "{}", ran.stderr());
-    assert_eq!(world.calls("FlushAll"), 5, "three refused, one before the hold, one in it");
+    assert_eq!(
+        world.calls("FlushAll"),
+        5,
+        "three refused, one before the hold, one in it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,11 +419,19 @@ async fn simulated_2_5_27_whose_flush_never_works_is_refused_and_writes_are_neve
     })
     .await;
     let mut script = obedient("2.5.27");
-    script.flush_refusals = vec![refusal(901, "node not match[expectedNodeID=9][actualNodeID=5]"); 100];
+    script.flush_refusals =
+        vec![refusal(901, "node not match[expectedNodeID=9][actualNodeID=5]"); 100];
     world.start([script]).await;
     world.run(&["init"]).await.expect(0);
-    let refused = world.run(&["backup", "--flush-timeout", "4s"]).await.expect(20);
-    assert!(refused.stderr().contains("node not match"), "{}", refused.stderr());
+    let refused = world
+        .run(&["backup", "--flush-timeout", "4s"])
+        .await
+        .expect(20);
+    assert!(
+        refused.stderr().contains("node not match"),
+        "{}",
+        refused.stderr()
+    );
     let denied = |change: &String| change.contains("forceDeny");
     assert!(!world.config_history().await.iter().any(denied));
     nothing_is_left(&world).await;
@@ -358,36 +439,70 @@ async fn simulated_2_5_27_whose_flush_never_works_is_refused_and_writes_are_neve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_keeps_its_holds_longer_than_their_leases_last() {
-    let mut world = World::new("pulsar", |_| unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))).await;
+    let mut world = World::new("pulsar", |_| {
+        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
+    })
+    .await;
     world.start([obedient("2.6.14")]).await;
     world.run(&["init"]).await.expect(0);
     let running = world.start_command(&["--json", "backup"]);
-    world.until_set("quotaAndLimits/limitWriting/forceDeny").await;
+    world
+        .until_set("quotaAndLimits/limitWriting/forceDeny")
+        .await;
     world.proxies[0].set_polls_until_flushed(u32::MAX);
     tokio::time::sleep(eyrie::hold::TTL + Duration::from_secs(5)).await;
     world.proxies[0].set_polls_until_flushed(0);
     let document = running.await.expect(0).json("backup");
-    assert_eq!((&document["mode"], &document["weakened"]), (&json!("quiesced"), &json!([])));
+    assert_eq!(
+        (&document["mode"], &document["weakened"]),
+        (&json!("quiesced"), &json!([]))
+    );
     assert!(document["write_hold_ms"].as_u64().unwrap() > 35_000);
     let history = world.config_history().await;
-    let of = |item: &str| history.iter().filter(|change| change.contains(item)).count();
-    for item in ["forceDeny", "forceDenyAllDDL", "enableAutoCompaction", "sortCompaction"] {
+    let of = |item: &str| {
+        history
+            .iter()
+            .filter(|change| change.contains(item))
+            .count()
+    };
+    for item in [
+        "forceDeny",
+        "forceDenyAllDDL",
+        "enableAutoCompaction",
+        "sortCompaction",
+    ] {
         let expected = if item == "forceDeny" { 4 } else { 2 };
-        assert_eq!(of(item), expected, "{item} was put once and removed once: {history:?}");
+        assert_eq!(
+            of(item),
+            expected,
+            "{item} was put once and removed once: {history:?}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_4_24_with_an_import_under_way_is_refused() {
     let world = of_2_4([obedient("2.4.24")]).await;
-    world.put(|set| set.import_job(7, ImportJobState::Importing)).await;
+    world
+        .put(|set| set.import_job(7, ImportJobState::Importing))
+        .await;
     for mode in ["quiesced", "hot"] {
         let refused = world.run(&["backup", "--mode", mode]).await.expect(20);
-        assert!(refused.stderr().contains("imports are running: jobs [7]"), "{}", refused.stderr());
+        assert!(
+            refused.stderr().contains("imports are running: jobs [7]"),
+            "{}",
+            refused.stderr()
+        );
     }
-    assert_eq!(world.calls("FlushAll"), 0, "it is refused before anything is asked of Milvus");
+    assert_eq!(
+        world.calls("FlushAll"),
+        0,
+        "it is refused before anything is asked of Milvus"
+    );
     nothing_is_left(&world).await;
-    world.put(|set| set.import_job(7, ImportJobState::Completed)).await;
+    world
+        .put(|set| set.import_job(7, ImportJobState::Completed))
+        .await;
     world.run(&["backup"]).await.expect(0);
 }
 
@@ -396,23 +511,46 @@ async fn simulated_2_4_24_with_an_import_that_begins_in_the_window_is_refused() 
     let world = of_2_4([obedient("2.4.24")]).await;
     world.proxies[0].set_polls_until_flushed(20);
     let running = world.start_command(&["backup"]);
-    world.until_set("dataCoord/compaction/enableAutoCompaction").await;
-    world.put(|set| set.import_job(7, ImportJobState::Pending)).await;
+    world
+        .until_set("dataCoord/compaction/enableAutoCompaction")
+        .await;
+    world
+        .put(|set| set.import_job(7, ImportJobState::Pending))
+        .await;
     let refused = running.await.expect(20);
-    assert!(refused.stderr().contains("imports are running: jobs [7]"), "{}", refused.stderr());
+    assert!(
+        refused.stderr().contains("imports are running: jobs [7]"),
+        "{}",
+        refused.stderr()
+    );
     nothing_is_left(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_with_a_broadcast_pending_is_refused() {
-    let mut world = World::new("pulsar", |_| unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))).await;
+    let mut world = World::new("pulsar", |_| {
+        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
+    })
+    .await;
     world.start([obedient("2.6.14")]).await;
     world.run(&["init"]).await.expect(0);
-    world.put(|set| set.broadcast(9, BroadcastTaskState::Pending)).await;
+    world
+        .put(|set| set.broadcast(9, BroadcastTaskState::Pending))
+        .await;
     let refused = world.run(&["backup"]).await.expect(20);
-    assert!(refused.stderr().contains("broadcast"), "{}", refused.stderr());
-    assert!(refused.stderr().contains("hint") || refused.stderr().contains("again"), "{}", refused.stderr());
+    assert!(
+        refused.stderr().contains("broadcast"),
+        "{}",
+        refused.stderr()
+    );
+    assert!(
+        refused.stderr().contains("hint") || refused.stderr().contains("again"),
+        "{}",
+        refused.stderr()
+    );
     nothing_is_left(&world).await;
-    world.put(|set| set.broadcast(9, BroadcastTaskState::Tombstone)).await;
+    world
+        .put(|set| set.broadcast(9, BroadcastTaskState::Tombstone))
+        .await;
     world.run(&["backup"]).await.expect(0);
 }

@@ -1,14 +1,15 @@
 //! The anchor: etcd at revision R, decoded, with the cut that it stands for.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::etcd::Anchor;
-use crate::manifest::{Cut, FlushRecord};
+use crate::Result;
+use crate::etcd::{Anchor, KeyValue};
+use crate::manifest::{Cut, FlushRecord, anchor};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
+use crate::repo::{Content, Entry, NodeRef, Writer};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;
@@ -16,14 +17,16 @@ const STRADDLING_NAMED: usize = 10_000;
 /// A capture whose anchor is taken; writes are released.
 #[derive(Debug)]
 pub(super) struct Anchored {
-    pub(super) anchor: Anchor,
+    pub(super) revision: i64,
+    /// How many keys etcd had at the revision.
+    pub(super) etcd_keys: u64,
+    /// The keys, until they are stored.
+    keys: Vec<KeyValue>,
     pub(super) catalog: Catalog,
     pub(super) time: Timestamp,
     pub(super) cut: Cut,
     pub(super) flush: Option<FlushRecord>,
     pub(super) differences: BTreeSet<String>,
-    /// How long the write hold lasted, from asking for it to its release.
-    pub(super) write_hold: Duration,
 }
 
 impl Anchored {
@@ -37,14 +40,32 @@ impl Anchored {
     ) -> Self {
         let cut = cut(&catalog, timestamp);
         Self {
-            anchor,
+            revision: anchor.revision,
+            etcd_keys: anchor.keys.len() as u64,
+            keys: anchor.keys,
             catalog,
             time,
             cut,
             flush,
             differences,
-            write_hold: Duration::ZERO,
         }
+    }
+}
+
+impl Anchored {
+    /// Stores the keys as a map (docs/format.md, section 10), and lets them go: there may be as many
+    /// as there are objects to copy.
+    pub(super) async fn store_keys(&mut self, writer: &Writer) -> Result<Option<NodeRef>> {
+        let mut map = writer.map();
+        for kv in std::mem::take(&mut self.keys) {
+            map.push(Entry {
+                value: anchor::encode(&kv).into(),
+                key: kv.key.into(),
+                content: Content::None,
+            })
+            .await?;
+        }
+        map.finish().await
     }
 }
 
@@ -68,7 +89,7 @@ fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
     }
 }
 
-/// The path of a log below the storage root (facts 4.2).
+/// The path of a log below the storage root (docs/milvus.md 4.2).
 fn log_path(segment: &Segment, logs: &FieldLogs, log: &Log) -> String {
     let key = segment.key;
     let place = format!("{}/{}/{}", key.collection, key.partition, key.segment);

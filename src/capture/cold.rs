@@ -28,7 +28,7 @@ use crate::store::{ListOptions, Meta};
 use crate::{Error, Kind, Result};
 
 /// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
-/// (facts 3.4).
+/// (docs/milvus.md 3.4).
 const SESSIONS_WAIT: Duration = Duration::from_secs(75);
 
 /// Our own etcd on a copy of the directory that an embedded etcd left.

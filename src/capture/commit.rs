@@ -4,28 +4,22 @@ use std::collections::BTreeSet;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::anchor::Anchored;
+use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, of_instance, plan};
 use super::reach::{Running, open_objects};
-use super::window::Writes;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
-use crate::etcd::Anchor;
 use crate::hold;
-use crate::manifest::{
-    Body, Counts, HOT_STRADDLE, HoldRecord, HoldState, MISSING_OBJECTS, Mode, WalState, Weakening,
-};
+use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weakening, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::validate::{Finding, FindingKind, Severity};
-use crate::repo::{
-    Compression, Content, Entry, ManifestDraft, NodeRef, Repository, Totals, Writer,
-};
+use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, Totals, Writer};
 use crate::{Error, Kind, Result};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -128,8 +122,8 @@ async fn store(
     }
     let mut known = writer.view().map(known);
     let mut attempt = 1;
-    let (anchored, copied) = loop {
-        let anchored = match options.mode {
+    let (anchored, keys, copied) = loop {
+        let mut anchored = match options.mode {
             Mode::Cold => cold::anchor(context, planned).await?,
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
@@ -139,6 +133,7 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
+        let keys = anchored.store_keys(writer).await?;
         context.progress.begin("copy", None);
         let scope = scope(planned);
         let store = open_objects(context, &anchored.catalog).await?;
@@ -151,7 +146,8 @@ async fn store(
             known.clone(),
         )
         .await?;
-        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !holds.gc_held();
+        let held = holds.gc_held().await;
+        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !held;
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {
             info!(
@@ -164,10 +160,11 @@ async fn store(
                 writer.flush().await?;
                 known = writer.view().repo().view().await?.map(copied.root);
             }
+            holds.retake_gc().await?;
             attempt += 1;
             continue;
         }
-        break (anchored, copied);
+        break (anchored, keys, copied);
     };
     let missing = missing_weakening(&anchored.catalog, &copied);
     if let (Some(missing), Missing::Refuse) = (&missing, options.missing) {
@@ -175,10 +172,7 @@ async fn store(
     }
     context.progress.begin("commit", None);
     let mut roots = std::collections::BTreeMap::new();
-    roots.insert(
-        ANCHOR_ROOT.to_owned(),
-        anchor_map(writer, &anchored.anchor).await?,
-    );
+    roots.insert(ANCHOR_ROOT.to_owned(), keys);
     roots.insert(OBJECTS_ROOT.to_owned(), copied.root);
     if planned.plan.wal.state == WalState::Captured {
         roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
@@ -295,7 +289,7 @@ fn invalid(problems: &[Finding]) -> Error {
 pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
     let count = copied.missing.len() as u64 + copied.missing_unnamed;
     (count > 0).then(|| Weakening {
-        code: MISSING_OBJECTS.to_owned(),
+        code: weakening::MISSING_OBJECTS.to_owned(),
         message: format!("{count} objects that etcd names are gone; what needs them will not load"),
         items: copied
             .missing
@@ -331,20 +325,6 @@ fn gone(missing: &Weakening) -> Error {
         .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 
-/// Stores the keys of the anchor as a map (docs/format.md, section 10).
-async fn anchor_map(writer: &Writer, anchor: &Anchor) -> Result<Option<NodeRef>> {
-    let mut map = writer.map();
-    for kv in &anchor.keys {
-        map.push(Entry {
-            key: Bytes::copy_from_slice(&kv.key),
-            value: crate::manifest::anchor::encode(kv).into(),
-            content: Content::None,
-        })
-        .await?;
-    }
-    map.finish().await
-}
-
 fn body(
     context: &Context,
     options: &Options,
@@ -360,21 +340,21 @@ fn body(
     if mode == Mode::Quiesced && !anchored.cut.proven {
         mode = Mode::Hot;
         weakenings.push(Weakening {
-            code: "cut-unproven".to_owned(),
+            code: weakening::CUT_UNPROVEN.to_owned(),
             message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
             items: anchored.cut.straddling.clone(),
         });
     }
     if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
         weakenings.push(Weakening {
-            code: HOT_STRADDLE.to_owned(),
+            code: weakening::HOT_STRADDLE.to_owned(),
             message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
             items: anchored.cut.straddling.clone(),
         });
     }
     if !anchored.differences.is_empty() {
         weakenings.push(Weakening {
-            code: "milvus-differs".to_owned(),
+            code: weakening::MILVUS_DIFFERS.to_owned(),
             message:
                 "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
                     .to_owned(),
@@ -387,7 +367,7 @@ fn body(
     };
     if !errors.is_empty() {
         weakenings.push(Weakening {
-            code: "metadata-invalid".to_owned(),
+            code: weakening::METADATA_INVALID.to_owned(),
             message: "the metadata contradicts itself".to_owned(),
             items: errors,
         });
@@ -418,17 +398,17 @@ fn body(
         mode,
         asked_mode: options.mode,
         method: options.method,
-        revision: anchored.anchor.revision,
+        revision: anchored.revision,
         etcd: planned.plan.etcd.clone(),
         milvus: planned.plan.milvus.clone(),
         objects: planned.plan.objects.clone(),
         wal: planned.plan.wal.clone(),
         holds: records,
-        write_hold_ms: u64::try_from(anchored.write_hold.as_millis()).unwrap_or(u64::MAX),
+        write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {
-            etcd_keys: anchored.anchor.keys.len() as u64,
+            etcd_keys: anchored.etcd_keys,
             databases: catalog.databases.len() as u64,
             collections: catalog
                 .collections

@@ -18,6 +18,7 @@ pub struct Holds {
     placed: Vec<(Placed, Instant)>,
     gc: Option<GcHold>,
     records: Vec<HoldRecord>,
+    writes_held: Duration,
 }
 
 impl Holds {
@@ -46,6 +47,24 @@ impl Holds {
         self.gc = Some(hold);
     }
 
+    /// Pauses GC again where its hold was lost, so that what follows is held from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Instance`] when Milvus does not pause it any more; then nothing holds it.
+    pub async fn retake_gc(&mut self) -> Result<()> {
+        if let Some(lost) = self.gc.take() {
+            let again = lost.again().await;
+            self.records.push(lost.release().await);
+            self.gc = again.map_err(|error| {
+                error
+                    .context("garbage collection cannot be held again")
+                    .with_kind(Kind::Instance)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Notes a control that this Milvus does not have.
     pub fn absent(&mut self, hold: &str, why: impl Into<String>) {
         self.records.push(HoldRecord {
@@ -56,10 +75,12 @@ impl Holds {
         });
     }
 
-    /// Whether GC is held now.
-    #[must_use]
-    pub fn gc_held(&self) -> bool {
-        self.gc.as_ref().is_some_and(GcHold::held)
+    /// Whether GC has been held without a gap until now.
+    pub async fn gc_held(&self) -> bool {
+        match &self.gc {
+            Some(hold) => hold.held().await,
+            None => false,
+        }
     }
 
     /// Fails unless every configuration hold stood, unbroken, at the revision of `keys`.
@@ -85,14 +106,20 @@ impl Holds {
         }
     }
 
-    /// Releases writes, DDL and compaction; gives how long ago the hold on writes was asked for.
-    pub async fn release_config(&mut self) -> Result<Duration> {
+    /// How long writes have been held, from asking for the hold to its release; of several holds
+    /// one after the other the sum.
+    #[must_use]
+    pub const fn writes_held(&self) -> Duration {
+        self.writes_held
+    }
+
+    /// Releases writes, DDL and compaction.
+    pub async fn release_config(&mut self) -> Result<()> {
         let placed = std::mem::take(&mut self.placed);
-        let mut longest = Duration::ZERO;
         for (placed, since) in placed {
             let held = since.elapsed();
             if placed.item() == crate::hold::WRITES {
-                longest = held;
+                self.writes_held += held;
             }
             let (state, detail) = match &placed {
                 Placed::Ours {
@@ -122,7 +149,7 @@ impl Holds {
         if let Some(lease) = self.lease.take() {
             lease.release().await?;
         }
-        Ok(longest)
+        Ok(())
     }
 
     /// Releases all that is left, GC included. A failure is logged: the leases end by themselves.

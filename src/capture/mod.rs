@@ -12,6 +12,8 @@
 mod anchor;
 mod cold;
 mod commit;
+mod deciding;
+mod denial;
 mod holds;
 mod objects;
 mod plan;

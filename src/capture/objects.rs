@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Context;
 use crate::error::Context as _;
-use crate::manifest::{MISSING_NAMED, ObjectEntry};
+use crate::manifest::{ObjectEntry, weakening::MISSING_NAMED};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::progress::Amount;

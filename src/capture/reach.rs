@@ -24,7 +24,7 @@ use crate::store::{Key, Meta, SharedStore};
 use crate::{Error, Kind, Result};
 
 /// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
-/// must run out first, within 60 s by default (facts 3.4).
+/// must run out first, within 60 s by default (docs/milvus.md 3.4).
 const HEALTH_WAIT: Duration = Duration::from_secs(90);
 
 /// Between two looks at its health.

@@ -1,7 +1,7 @@
 //! Milvus's own view of what it holds, compared with the anchor (I6).
 //!
 //! Some of what Milvus answers is not in etcd: 2.3.5 keeps altered collection properties in memory
-//! only (facts 00). The anchor is then less than what a client sees, and the snapshot says so.
+//! only (docs/milvus.md 00). The anchor is then less than what a client sees, and the snapshot says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;

@@ -4,37 +4,32 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::anchor::Anchored;
-use super::plan::{Planned, refused};
+use super::deciding::{Extent, Look, Moment, Reader, Unsettled, lagging};
+use super::denial::{Denial, Writes};
+use super::plan::Planned;
 use super::reach::Running;
 use super::{Context, Holds, Options, view};
 use crate::etcd::{Anchor, Etcd};
 use crate::hold;
 use crate::manifest::{FlushRecord, Mode};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
-use crate::milvus::catalog::{Catalog, DROPPED, Segment};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
-use crate::milvus::inventory::CollectionName;
+use crate::milvus::inventory::Inventory;
 use crate::milvus::keys::Roots;
-use crate::milvus::probe::ProbeOutcome;
 use crate::{Error, Kind, Result};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
-/// limits every 3 s (facts 2.3); three times that.
+/// limits every 3 s (docs/milvus.md 2.3); three times that.
 const DENIAL_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How long a denial that began before ours is waited for: a dead agent's lease and the time that
 /// Milvus takes to notice.
 const STALE_TIMEOUT: Duration = Duration::from_secs(hold::TTL.as_secs() + 15);
-
-/// Between two probes.
-const PROBE_PAUSE: Duration = Duration::from_millis(250);
-
-/// Collections that a probe is tried on, when one is dropped meanwhile.
-const PROBED_COLLECTIONS: usize = 5;
 
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
@@ -44,19 +39,16 @@ const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
 /// through does so at every attempt.
 const CUT_ATTEMPTS: usize = 4;
 
-/// What an error names of what is not flushed.
-const NAMED: usize = 5;
-
 /// After this long without settling the flush is asked for once more.
 const NUDGE: Duration = Duration::from_secs(5);
 
-/// Before the anchor is read again when it holds DDL that is under way.
-const ANCHOR_PAUSE: Duration = Duration::from_millis(500);
+/// Before etcd is looked at again when something is under way.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Takes the anchor of a running Milvus.
 pub(super) async fn take(
     context: &Context,
-    planned: &mut Planned,
+    planned: &Planned,
     options: &Options,
     holds: &mut Holds,
 ) -> Result<Anchored> {
@@ -66,46 +58,180 @@ pub(super) async fn take(
             "a running Milvus is needed for this mode",
         ));
     };
-    let window = Window {
-        context,
-        options,
-        running,
-        roots: &planned.roots,
-        etcd: planned.etcd.client.clone(),
-    };
-    context.progress.begin("hold", None);
-    window.hold_compaction(holds).await?;
-    match options.mode {
-        Mode::Quiesced => {
-            window.pre_flush().await?;
-            let deadline = Instant::now() + options.max_write_hold;
-            let quiesced = window.quiesced(holds);
-            let taken = tokio::time::timeout_at(deadline, quiesced).await;
-            let released = holds.release_config().await;
-            let mut anchored = taken.map_err(|_| window.too_long())??;
-            let held = released?;
-            anchored.write_hold = held;
-            window.settle_view(&mut anchored).await;
-            Ok(anchored)
-        }
-        Mode::Hot | Mode::Cold => {
-            let mut anchored = window.hot(holds).await?;
-            holds.release_config().await?;
-            window.settle_view(&mut anchored).await;
-            Ok(anchored)
-        }
-    }
+    let etcd = planned.etcd.client.clone();
+    Window::new(context, options, running, &planned.roots, etcd)
+        .take(holds)
+        .await
 }
 
-struct Window<'a> {
+/// The window in which holds are in force.
+#[derive(Debug)]
+pub(super) struct Window<'a> {
     context: &'a Context,
     options: &'a Options,
     running: &'a Running,
     roots: &'a Roots,
     etcd: Etcd,
+    reader: Reader<'a>,
+}
+
+/// What was decided while the holds were in force. They are released.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) look: Look,
+    time: Timestamp,
+    cut: u64,
+    since: i64,
+    claim: Claim,
+    flush: (FlushOutcome, Duration),
+    inventory: Inventory,
+}
+
+/// What is said of the cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// No log is newer.
+    Proven,
+    /// Some log is newer, or writes were not held.
+    None,
+}
+
+/// What came of reading the whole anchor at the revision that was decided on.
+#[derive(Debug)]
+pub(super) enum Completed {
+    /// It bears out what was decided.
+    Anchored(Box<Anchored>),
+    /// It does not, or cannot be read any more; why.
+    Void(String),
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        options: &'a Options,
+        running: &'a Running,
+        roots: &'a Roots,
+        etcd: Etcd,
+    ) -> Self {
+        let reader = Reader {
+            etcd: etcd.clone(),
+            roots,
+            version: &running.version,
+        };
+        Self {
+            context,
+            options,
+            running,
+            roots,
+            etcd,
+            reader,
+        }
+    }
 }
 
 impl Window<'_> {
+    /// Settles what decides under the holds, and reads the rest of the anchor after their release. Where
+    /// that fails the holds are taken once more, for the time that all of the anchor takes to read.
+    pub(super) async fn take(&self, holds: &mut Holds) -> Result<Anchored> {
+        let mut why = String::new();
+        for extent in [Extent::Deciding, Extent::Whole] {
+            let settled = self.settled(holds, extent).await?;
+            match self.complete(settled).await? {
+                Completed::Anchored(mut anchored) => {
+                    self.settle_view(&mut anchored).await;
+                    return Ok(*anchored);
+                }
+                Completed::Void(reason) => why = reason,
+            }
+            info!(
+                why,
+                "the anchor is void; the next is read whole within the holds"
+            );
+        }
+        Err(Error::new(
+            Kind::Instance,
+            format!("no anchor bears out what was decided under the holds: {why}"),
+        )
+        .with_hint("run the backup again; something changes etcd that is not this Milvus"))
+    }
+
+    /// Takes the holds, settles, and releases all but the one on garbage collection.
+    pub(super) async fn settled(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
+        self.context.progress.begin("hold", None);
+        self.hold_compaction(holds).await?;
+        match self.options.mode {
+            Mode::Quiesced => {
+                self.pre_flush().await?;
+                let left = self
+                    .options
+                    .max_write_hold
+                    .saturating_sub(holds.writes_held());
+                let deadline = Instant::now() + left;
+                let quiesced = self.quiesced(holds, extent);
+                let settled = tokio::time::timeout_at(deadline, quiesced).await;
+                let released = holds.release_config().await;
+                let settled = settled.map_err(|_| self.too_long())??;
+                released?;
+                Ok(settled)
+            }
+            Mode::Hot | Mode::Cold => {
+                let settled = self.hot(holds, extent).await?;
+                holds.release_config().await?;
+                Ok(settled)
+            }
+        }
+    }
+
+    /// Reads the rest of the anchor at the revision that was decided on, and judges the whole by the
+    /// same rules: an anchor that contradicts what was decided is never captured.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Instance`] when the anchor shows what no other anchor would lack.
+    pub(super) async fn complete(&self, settled: Settled) -> Result<Completed> {
+        self.context.progress.begin("anchor", None);
+        let revision = settled.look.revision;
+        let Some(look) = self.reader.whole(settled.look).await? else {
+            return Ok(Completed::Void(format!(
+                "etcd compacted revision {revision} before all of it was read"
+            )));
+        };
+        let (moment, catalog) = (
+            Moment {
+                barrier: &settled.flush.0.barrier,
+                cut: settled.cut,
+                since: settled.since,
+            },
+            look.catalog,
+        );
+        let unsettled = Unsettled::of(&catalog, &moment);
+        if !unsettled.passes() {
+            return Err(unsettled.error());
+        }
+        if !unsettled.is_empty() {
+            return Ok(Completed::Void(unsettled.error().to_string()));
+        }
+        if settled.claim == Claim::Proven && catalog.logs_after(settled.cut).next().is_some() {
+            return Ok(Completed::Void(format!(
+                "a log is newer than the cut, and its key is older than revision {}",
+                settled.since
+            )));
+        }
+        let differences = view::differences(&settled.inventory, &catalog);
+        let anchor = Anchor {
+            revision,
+            keys: look.keys,
+        };
+        Ok(Completed::Anchored(Box::new(Anchored::new(
+            settled.time,
+            anchor,
+            catalog,
+            settled.cut,
+            Some(record(&settled.flush)),
+            differences,
+        ))))
+    }
+
     async fn hold_compaction(&self, holds: &mut Holds) -> Result<()> {
         let rules = &self.running.rules;
         let items = [
@@ -131,7 +257,11 @@ impl Window<'_> {
     async fn drain_compactions(&self) -> Result<()> {
         let give_up = Instant::now() + COMPACTION_DRAIN;
         loop {
-            let tasks = self.part(&["datacoord-meta/compaction-task/"]).await?.tasks;
+            let tasks = self
+                .reader
+                .part(&["datacoord-meta/compaction-task/"])
+                .await?
+                .tasks;
             if tasks.compactions.is_empty() {
                 return Ok(());
             }
@@ -142,23 +272,8 @@ impl Window<'_> {
                 );
                 return Ok(());
             }
-            tokio::time::sleep(ANCHOR_PAUSE).await;
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
-    }
-
-    /// Decodes databases, collections, and the keys below `families`; not at one revision.
-    async fn part(&self, families: &[&str]) -> Result<Catalog> {
-        let mut keys = Vec::new();
-        for family in ["root-coord/collection/", "root-coord/database/"]
-            .iter()
-            .chain(families)
-        {
-            let prefix = format!("{}/{}/{family}", self.roots.root, self.roots.meta);
-            keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
-        }
-        keys.sort_by(|a, b| a.key.cmp(&b.key));
-        keys.dedup_by(|a, b| a.key == b.key);
-        Catalog::decode(self.roots, &keys, &self.running.version)
     }
 
     /// Flushes before writes are denied, so that the flush inside the window is short. A flush that
@@ -169,7 +284,7 @@ impl Window<'_> {
         Ok(())
     }
 
-    async fn quiesced(&self, holds: &mut Holds) -> Result<Anchored> {
+    async fn quiesced(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
         let rules = &self.running.rules;
         let etcd = &mut self.etcd.clone();
         if rules.write_hold.is_none() {
@@ -202,18 +317,33 @@ impl Window<'_> {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            let since = self.etcd.clone().status().await?.revision;
             let t_hold = self.running.client.alloc_timestamp().await?;
             self.context.progress.begin("flush", None);
             let flush = self.flush(self.options.flush_timeout).await?;
             self.context.progress.begin("anchor", None);
             let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
-            let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
-            let settled = catalog.logs_after(cut).next().is_none();
-            if settled || attempt == CUT_ATTEMPTS {
-                let differences = view::differences(&inventory, &catalog);
-                let now = self.context.env.now();
-                let flush = Some(record(&flush));
-                return Ok(Anchored::new(now, anchor, catalog, cut, flush, differences));
+            let moment = Moment {
+                barrier: &flush.0.barrier,
+                cut,
+                since,
+            };
+            let look = self.settle(holds, extent, &moment).await?;
+            let claim = if look.has_newer(cut) {
+                Claim::None
+            } else {
+                Claim::Proven
+            };
+            if claim == Claim::Proven || attempt == CUT_ATTEMPTS {
+                return Ok(Settled {
+                    look,
+                    time: self.context.env.now(),
+                    cut,
+                    since,
+                    claim,
+                    flush,
+                    inventory,
+                });
             }
             info!("requests from before the denial were still being written; taking a later cut");
         }
@@ -222,62 +352,38 @@ impl Window<'_> {
     /// The cut is a timestamp from before the flush is asked for: what was acknowledged until then is
     /// in segments that the flush seals. Milvus allocates the flush's own timestamp later, and rows
     /// in between may be in a segment that goes on growing.
-    async fn hot(&self, holds: &mut Holds) -> Result<Anchored> {
+    async fn hot(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
         self.context.progress.begin("flush", None);
+        let since = self.etcd.clone().status().await?.revision;
         let before = self.running.client.alloc_timestamp().await?;
         let flush = self.flush(self.options.flush_timeout).await?;
         self.context.progress.begin("anchor", None);
         let cut = before.unwrap_or_else(|| flush.0.barrier.earliest());
-        let (anchor, catalog) = self.anchor(holds, &flush.0.barrier, cut).await?;
-        let inventory = self.running.client.inventory().await?;
-        let differences = view::differences(&inventory, &catalog);
-        Ok(Anchored::new(
-            self.context.env.now(),
-            anchor,
-            catalog,
+        let moment = Moment {
+            barrier: &flush.0.barrier,
             cut,
-            Some(record(&flush)),
-            differences,
-        ))
+            since,
+        };
+        let look = self.settle(holds, extent, &moment).await?;
+        let inventory = self.running.client.inventory().await?;
+        Ok(Settled {
+            look,
+            time: self.context.env.now(),
+            cut,
+            since,
+            claim: Claim::None,
+            flush,
+            inventory,
+        })
     }
 
-    /// Probes through every reachable proxy until each denies a write for the forced reason.
     async fn until_denied(&self) -> Result<()> {
-        let give_up = Instant::now() + DENIAL_TIMEOUT;
-        let mut last = "no probe was answered".to_owned();
-        loop {
-            let targets = self.running.probe_targets().await?;
-            if targets.is_empty() {
-                // Nothing can be written where there is no collection.
-                return Ok(());
+        match self.running.until_denied(DENIAL_TIMEOUT).await? {
+            Denial::Everywhere => Ok(()),
+            Denial::Missing(last) => {
+                let after = DENIAL_TIMEOUT.as_secs();
+                Err(self.cannot_hold(&format!("after {after} s {last}")))
             }
-            let mut denied = 0;
-            for proxy in &self.running.proxies {
-                match probe(proxy, &targets).await {
-                    ProbeOutcome::Denied => denied += 1,
-                    ProbeOutcome::Accepted => {
-                        last = format!("{} still accepts writes", proxy.address());
-                    }
-                    ProbeOutcome::Limited(why) => {
-                        last = format!(
-                            "{} limits writes for another reason: {why}",
-                            proxy.address()
-                        );
-                    }
-                    ProbeOutcome::Other(error) => {
-                        last = format!("{}: {}", proxy.address(), error.chain());
-                    }
-                }
-            }
-            if denied == self.running.proxies.len() {
-                return Ok(());
-            }
-            if Instant::now() > give_up {
-                return Err(
-                    self.cannot_hold(&format!("after {} s {last}", DENIAL_TIMEOUT.as_secs()))
-                );
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
         }
     }
 
@@ -339,64 +445,53 @@ impl Window<'_> {
         Ok((outcome, begun.elapsed()))
     }
 
-    /// Reads the anchor until it holds no unfinished DDL, every channel has passed the barrier, and
-    /// every segment with rows from before the cut is flushed.
-    async fn anchor(
-        &self,
-        holds: &Holds,
-        barrier: &Barrier,
-        cut: u64,
-    ) -> Result<(Anchor, Catalog)> {
+    /// Looks until there is no unfinished DDL, every channel has passed the barrier, and every segment
+    /// with rows from before the cut is flushed; gives the look that shows it, with the holds proved.
+    async fn settle(&self, holds: &Holds, extent: Extent, moment: &Moment<'_>) -> Result<Look> {
         let give_up = Instant::now() + self.options.flush_timeout;
         let mut flushed = Instant::now();
         loop {
-            let anchor = self
-                .etcd
-                .clone()
-                .read_prefix(&format!("{}/", self.roots.root))
-                .await?;
-            holds.prove(&anchor.keys, anchor.revision)?;
-            let catalog = Catalog::decode(self.roots, &anchor.keys, &self.running.version)?;
-            let refusals = catalog.refusals();
-            let lagging = lagging(&catalog, barrier, cut);
-            let open = open_before(&catalog, cut);
-            if refusals.is_empty() && lagging.is_empty() && open.is_empty() {
-                return Ok((anchor, catalog));
-            }
-            let passing = refusals.iter().all(|refusal| refusal.kind.passes());
-            if !passing || Instant::now() > give_up {
-                if let Some(refusal) = refusals.first() {
-                    return Err(refused(refusal));
-                }
-                let named: Vec<String> = lagging
-                    .iter()
-                    .map(ToString::to_string)
-                    .chain(open.iter().map(|segment| format!("segment {segment}")))
-                    .take(NAMED)
-                    .collect();
-                return Err(Error::new(
-                    Kind::Instance,
-                    format!(
-                        "the flush did not finish for {} channels and {} segments: {}",
-                        lagging.len(),
-                        open.len(),
-                        named.join("; ")
-                    ),
-                )
-                .with_hint("run the backup again, or allow more time with --flush-timeout"));
+            let (unsettled, look) = match self.look(holds, extent, moment).await? {
+                Some((unsettled, look)) if unsettled.is_empty() => return Ok(look),
+                Some(looked) => looked,
+                None if Instant::now() > give_up => return Err(overtaken()),
+                None => continue,
+            };
+            if !unsettled.passes() || Instant::now() > give_up {
+                return Err(unsettled.error());
             }
             debug!(
-                refusals = refusals.len(),
-                lagging = lagging.len(),
-                open = open.len(),
-                "the anchor is not settled; reading it again"
+                look.revision,
+                refusals = unsettled.refusals.len(),
+                lagging = unsettled.lagging.len(),
+                open = unsettled.open.len(),
+                "not settled; looking again"
             );
-            if !open.is_empty() && flushed.elapsed() > NUDGE {
+            if !unsettled.open.is_empty() && flushed.elapsed() > NUDGE {
                 self.flush(self.options.flush_timeout).await?;
                 flushed = Instant::now();
             }
-            tokio::time::sleep(ANCHOR_PAUSE).await;
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
+    }
+
+    /// One look, at one revision, at what decides; its logs only once nothing else is in the way.
+    async fn look(
+        &self,
+        holds: &Holds,
+        extent: Extent,
+        moment: &Moment<'_>,
+    ) -> Result<Option<(Unsettled, Look)>> {
+        let Some(look) = self.reader.look(extent).await? else {
+            return Ok(None);
+        };
+        holds.prove(&look.keys, look.revision)?;
+        let unsettled = Unsettled::of(&look.catalog, moment);
+        if !unsettled.is_empty() {
+            return Ok(Some((unsettled, look)));
+        }
+        let look = self.reader.with_logs(look, moment).await?;
+        Ok(look.map(|look| (Unsettled::of(&look.catalog, moment), look)))
     }
 
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
@@ -417,61 +512,9 @@ impl Window<'_> {
 
     async fn view_now(&self) -> Result<BTreeSet<String>> {
         let inventory = self.running.client.inventory().await?;
-        let catalog = self.part(&["root-coord/", "field-index/"]).await?;
+        let catalog = self.reader.part(&["root-coord/", "field-index/"]).await?;
         Ok(view::differences(&inventory, &catalog))
     }
-}
-
-/// Whether writes pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writes {
-    /// Every reachable proxy takes them.
-    Accepted,
-    /// Some proxy denies them.
-    Denied,
-}
-
-impl Running {
-    /// Waits until no proxy denies writes any more, for `limit` at most.
-    pub(super) async fn until_accepted(&self, limit: Duration) -> Result<Writes> {
-        let give_up = Instant::now() + limit;
-        while Instant::now() < give_up {
-            let targets = self.probe_targets().await?;
-            let mut denied = false;
-            for proxy in &self.proxies {
-                denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
-            }
-            if !denied {
-                return Ok(Writes::Accepted);
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
-        }
-        Ok(Writes::Denied)
-    }
-
-    async fn probe_targets(&self) -> Result<Vec<CollectionName>> {
-        let mut targets = Vec::new();
-        for database in self.client.list_databases().await? {
-            targets.extend(self.client.show_collections(&database).await?);
-            if targets.len() >= PROBED_COLLECTIONS {
-                targets.truncate(PROBED_COLLECTIONS);
-                break;
-            }
-        }
-        Ok(targets)
-    }
-}
-
-async fn probe(proxy: &crate::milvus::client::Client, targets: &[CollectionName]) -> ProbeOutcome {
-    let mut outcome = ProbeOutcome::Accepted;
-    for target in targets {
-        outcome = proxy.probe_write(target).await;
-        match &outcome {
-            ProbeOutcome::Other(error) if error.kind() == Kind::NotFound => {}
-            _ => return outcome,
-        }
-    }
-    outcome
 }
 
 fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {
@@ -483,42 +526,18 @@ fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {
     }
 }
 
-/// Segments that a flush should have closed and that are not flushed yet: sealed or growing, with
-/// rows, begun before the cut. Their logs are not part of a snapshot until they are.
-fn open_before(catalog: &Catalog, cut: u64) -> Vec<i64> {
-    let open = |segment: &&Segment| {
-        segment.standing.is_open()
-            && segment.start_timestamp <= cut
-            && (segment.rows > 0 || segment.has_logs())
-    };
-    let segments = catalog.segments.iter().filter(open);
-    segments.map(|segment| segment.key.segment).collect()
-}
-
-/// Virtual channels of live collections whose checkpoint has not reached the barrier. A collection
-/// that was created after the cut has no row from before it.
-fn lagging(catalog: &Catalog, barrier: &Barrier, cut: u64) -> Vec<Lag> {
-    catalog
-        .collections
-        .values()
-        .filter(|collection| collection.is_created() && collection.create_timestamp <= cut)
-        .flat_map(|collection| &collection.vchannels)
-        .map(|vchannel| (vchannel, catalog.checkpoints.get(vchannel)))
-        .filter_map(|(vchannel, checkpoint)| {
-            let checkpoint = checkpoint.map(|c| c.timestamp);
-            let passed = |at| at != DROPPED && at >= barrier.of_vchannel(vchannel);
-            (!checkpoint.is_some_and(passed)).then(|| Lag {
-                vchannel: vchannel.clone(),
-                checkpoint,
-            })
-        })
-        .collect()
+fn overtaken() -> Error {
+    Error::new(
+        Kind::Instance,
+        "etcd compacts faster than the keys that decide can be read",
+    )
+    .with_hint("does something compact this etcd without a retention?")
 }
 
 #[async_trait]
 impl Checkpoints for Window<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
-        let catalog = self.part(&["datacoord-meta/channel-cp/"]).await?;
+        let catalog = self.reader.part(&["datacoord-meta/channel-cp/"]).await?;
         Ok(lagging(&catalog, barrier, barrier.timestamp()))
     }
 }

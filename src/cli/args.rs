@@ -132,30 +132,19 @@ impl Global {
 }
 
 /// The verbs.
+#[allow(missing_docs, reason = "the help texts stand at the arguments")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Init(init::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Check(check::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Backup(backup::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Snapshots(snapshots::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Show(show::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Ls(ls::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Diff(diff::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Verify(verify::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Restore(restore::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Config(config::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Completions(completions::Args),
-    #[allow(missing_docs, reason = "the help text stands at the arguments")]
     Man(man::Args),
 }

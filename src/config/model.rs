@@ -18,7 +18,8 @@ pub struct File {
     /// Where snapshots live. The first is used unless `--repo NAME` says otherwise.
     #[serde(default)]
     pub repositories: Vec<RepositorySection>,
-    /// Kinds of weakening that are known and wanted: a snapshot with no other weakening exits 0.
+    /// Kinds of weakening that are known and wanted (docs/consistency.md lists them): a snapshot with
+    /// no other weakening exits 0.
     #[serde(default)]
     pub accept: Vec<String>,
 }

@@ -127,7 +127,7 @@ pub(super) fn suggestion(found: &str, known: &[&str]) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((score, name)) if score >= SIMILAR => format!("did you mean {name}?"),
-        _ => format!("the keys that belong there are {}", known.join(", ")),
+        _ => format!("what belongs there is one of {}", known.join(", ")),
     }
 }
 

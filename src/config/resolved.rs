@@ -16,7 +16,7 @@ pub struct Resolved {
     pub instance: Option<Instance>,
     /// The repositories in file order.
     pub repositories: Vec<Repository>,
-    /// Kinds of weakening that the operator accepts.
+    /// Kinds of weakening that the operator accepts, each one of [`crate::manifest::weakening::CODES`].
     pub accept: Vec<String>,
     /// Every setting with where it came from, in the order of the file format.
     pub settings: Vec<Setting>,
@@ -54,7 +54,7 @@ impl Resolved {
                     let message = format!("{file} has no repository called {name}");
                     let hint = super::parse::suggestion(name, &names);
                     Error::new(Kind::Usage, message)
-                        .with_hint(hint.replace("the keys that belong there are", "there are"))
+                        .with_hint(hint.replace("what belongs there is one of", "there are"))
                 }
                 _ => Error::new(Kind::Usage, format!("{file} has no `repositories:`"))
                     .with_hint("add one with a name, a url and a passphrase_file"),

@@ -1,6 +1,7 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
 mod lease;
+mod page;
 mod process;
 mod read;
 mod write;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 
 pub use lease::{Lease, LeaseState};
+#[cfg(test)]
+pub(crate) use process::scratch;
 pub use process::{Process, find_binary};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};

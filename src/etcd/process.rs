@@ -154,3 +154,22 @@ fn free_port() -> Result<u16> {
         .map(|address| address.port())
         .map_err(|error| Error::from(error).context("looking for a free port"))
 }
+
+#[cfg(test)]
+impl Etcd {
+    /// Compacts all but the newest revision.
+    pub(crate) async fn compact(&mut self) {
+        let newest = self.status().await.unwrap().revision;
+        self.client.compact(newest, None).await.unwrap();
+    }
+}
+
+/// An empty etcd for a test, and the directory that it dies with.
+#[cfg(test)]
+pub(crate) async fn scratch() -> (Etcd, Process, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = find_binary(None).unwrap();
+    let (data, log) = (directory.path().join("data"), directory.path().join("log"));
+    let (process, etcd, _) = Process::start(&binary, &data, &log).await.unwrap();
+    (etcd, process, directory)
+}

@@ -1,6 +1,6 @@
 //! Reading every key under a prefix at one revision.
 
-use etcd_client::{GetOptions, SortOrder, SortTarget};
+use etcd_client::{GetOptions, KvClient, SortOrder, SortTarget};
 use tracing::{debug, info};
 
 use super::{Etcd, KeyValue, classify};
@@ -19,6 +19,9 @@ const PAGE_BYTES: usize = 8 << 20;
 ///
 /// A busy Milvus burns the 1,000 revisions that compose files retain in minutes.
 const PAGED_ATTEMPTS: usize = 3;
+
+/// The revision that stands for the newest one.
+const NEWEST: i64 = 0;
 
 /// Every key under a prefix at one revision.
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ impl Etcd {
     /// from one revision and compaction cannot overtake.
     pub async fn read_prefix(&mut self, prefix: &str) -> Result<Anchor> {
         for attempt in 1..=PAGED_ATTEMPTS {
-            match self.read_paged(prefix).await? {
+            match self.read_paged(prefix, NEWEST).await? {
                 Paged::Read(anchor) => return Ok(anchor),
                 Paged::Compacted => info!(attempt, prefix, "compaction overtook the read of etcd"),
             }
@@ -50,33 +53,59 @@ impl Etcd {
         self.read_whole(prefix).await
     }
 
-    async fn read_paged(&mut self, prefix: &str) -> Result<Paged> {
+    /// Reads every key under `prefix` as it was at `revision`, in pages; `None` when etcd has
+    /// compacted that revision.
+    pub async fn read_at(&mut self, prefix: &str, revision: i64) -> Result<Option<Vec<KeyValue>>> {
+        Ok(match self.read_paged(prefix, revision).await? {
+            Paged::Read(anchor) => Some(anchor.keys),
+            Paged::Compacted => None,
+        })
+    }
+
+    /// Reads the keys under `prefix` at `revision` that were last changed after the revision
+    /// `since`; `None` when etcd has compacted `revision`.
+    ///
+    /// etcd picks them after it has looked at the whole range, whatever the limit: pages would each
+    /// cost as much as the one answer.
+    pub async fn read_changed(
+        &mut self,
+        prefix: &str,
+        revision: i64,
+        since: i64,
+    ) -> Result<Option<Vec<KeyValue>>> {
+        let options = GetOptions::new()
+            .with_range(prefix_end(prefix.as_bytes()))
+            .with_revision(revision)
+            .with_min_mod_revision(since + 1);
+        match self.large_answers().get(prefix, Some(options)).await {
+            Ok(mut answer) => Ok(Some(answer.take_kvs().into_iter().map(convert).collect())),
+            Err(error) if is_compacted(&error) => Ok(None),
+            Err(error) => Err(classify(&error, &reading(prefix))),
+        }
+    }
+
+    /// Reads at `revision`, or for [`NEWEST`] at the one of the first page.
+    async fn read_paged(&mut self, prefix: &str, revision: i64) -> Result<Paged> {
         let end = prefix_end(prefix.as_bytes());
         let mut from = prefix.as_bytes().to_vec();
         let mut anchor = Anchor {
-            revision: 0,
+            revision,
             keys: Vec::new(),
         };
-        // Pages may exceed tonic's default limit of 4 MiB for one answer.
-        let mut client = self
-            .client
-            .kv_client()
-            .max_decoding_message_size(usize::MAX);
+        let mut client = self.large_answers();
         let mut limit = FIRST_PAGE_KEYS;
         loop {
-            let mut options = GetOptions::new()
+            let options = GetOptions::new()
                 .with_range(end.clone())
                 .with_limit(limit)
-                .with_sort(SortTarget::Key, SortOrder::Ascend);
-            if anchor.revision > 0 {
-                options = options.with_revision(anchor.revision);
-            }
+                .with_sort(SortTarget::Key, SortOrder::Ascend)
+                .with_revision(anchor.revision);
             let mut page = match client.get(from.clone(), Some(options)).await {
                 Ok(page) => page,
                 Err(error) if is_compacted(&error) => return Ok(Paged::Compacted),
                 Err(error) => return Err(classify(&error, &reading(prefix))),
             };
-            if anchor.revision == 0 {
+            if anchor.revision == NEWEST {
                 anchor.revision = revision_of(&page)?;
             }
             let more = page.more();
@@ -100,11 +129,8 @@ impl Etcd {
         let options = GetOptions::new()
             .with_range(prefix_end(prefix.as_bytes()))
             .with_sort(SortTarget::Key, SortOrder::Ascend);
-        let mut client = self
-            .client
-            .kv_client()
-            .max_decoding_message_size(usize::MAX);
-        let mut answer = client
+        let mut answer = self
+            .large_answers()
             .get(prefix, Some(options))
             .await
             .map_err(|e| classify(&e, &reading(prefix)))?;
@@ -112,6 +138,13 @@ impl Etcd {
             revision: revision_of(&answer)?,
             keys: answer.take_kvs().into_iter().map(convert).collect(),
         })
+    }
+
+    /// A client for answers of any size: pages may exceed tonic's default limit of 4 MiB.
+    fn large_answers(&self) -> KvClient {
+        self.client
+            .kv_client()
+            .max_decoding_message_size(usize::MAX)
     }
 
     /// The first key at or after `from`; `None` when there is none.
@@ -182,7 +215,7 @@ fn is_compacted(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("compacted"))
 }
 
-fn convert(kv: etcd_client::KeyValue) -> KeyValue {
+pub(super) fn convert(kv: etcd_client::KeyValue) -> KeyValue {
     let (create_revision, mod_revision) = (kv.create_revision(), kv.mod_revision());
     let (version, lease) = (kv.version(), kv.lease());
     let (key, value) = kv.into_key_value();

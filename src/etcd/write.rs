@@ -5,6 +5,9 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use super::{Etcd, KeyValue, Lease, classify};
 use crate::Result;
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// Operations in one transaction: Milvus itself uses 64, etcd's default limit is 128
 /// (`--max-txn-ops`).
 pub const MAX_TXN_OPS: usize = 64;
@@ -13,26 +16,24 @@ pub const MAX_TXN_OPS: usize = 64;
 /// 1.5 MiB.
 pub const MAX_TXN_BYTES: usize = 1 << 20;
 
-/// Cuts `keys` into slices that fit one transaction each; a single larger value stands alone.
-pub fn batches(keys: &[(Vec<u8>, Vec<u8>)]) -> impl Iterator<Item = &[(Vec<u8>, Vec<u8>)]> {
-    let mut rest = keys;
+/// Cuts `keys` into batches that fit one transaction each; a single larger value stands alone.
+pub fn batches<'k>(keys: impl IntoIterator<Item = &'k Pair>) -> impl Iterator<Item = Vec<Pair>> {
+    let mut rest = keys.into_iter().peekable();
     std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
+        let mut batch = vec![rest.next()?.clone()];
+        let mut bytes = size(&batch[0]);
+        while batch.len() < MAX_TXN_OPS
+            && let Some(pair) = rest.next_if(|pair| bytes + size(pair) <= MAX_TXN_BYTES)
+        {
+            bytes += size(pair);
+            batch.push(pair.clone());
         }
-        let mut bytes = 0;
-        let fits = rest
-            .iter()
-            .take(MAX_TXN_OPS)
-            .take_while(|(key, value)| {
-                bytes += key.len() + value.len();
-                bytes <= MAX_TXN_BYTES
-            })
-            .count();
-        let (batch, next) = rest.split_at(fits.max(1));
-        rest = next;
         Some(batch)
     })
+}
+
+fn size((key, value): &Pair) -> usize {
+    key.len() + value.len()
 }
 
 /// A condition of a transaction.
@@ -157,7 +158,7 @@ mod tests {
         keys.push(key(MAX_TXN_BYTES * 2));
         keys.extend(vec![key(MAX_TXN_BYTES / 2); 3]);
         let cut: Vec<_> = batches(&keys).collect();
-        assert_eq!(cut.iter().map(|b| b.len()).sum::<usize>(), keys.len());
+        assert_eq!(cut.concat(), keys);
         for batch in &cut {
             let bytes: usize = batch.iter().map(|(k, v)| k.len() + v.len()).sum();
             assert!(batch.len() <= MAX_TXN_OPS);

@@ -21,11 +21,15 @@ const PAUSE: Duration = Duration::from_mins(10);
 /// How long a pause is tried: on 2.3.9 to 2.3.x the call waits for a running pass to end.
 const BUDGET: Duration = Duration::from_secs(30);
 
+/// The roles whose process runs `DataCoord`, as their sessions are called (docs/milvus.md 3.4).
+const COORDINATORS: [&str; 2] = ["datacoord", "mixcoord"];
+
 /// A renewed pause of garbage collection. It is void when it lapsed or `DataCoord` was restarted,
-/// which forgets pauses (facts 2.2).
+/// which forgets pauses (docs/milvus.md 2.2).
 #[derive(Debug)]
 pub struct GcHold {
     management: Management,
+    coordinator: Coordinator,
     pause: Arc<Mutex<GcPause>>,
     void: Arc<AtomicBool>,
     since: Instant,
@@ -34,12 +38,14 @@ pub struct GcHold {
 
 /// Pauses garbage collection and keeps it paused; `None` where this Milvus has no such control.
 ///
-/// `session` is the prefix of the coordinators' sessions in etcd, which tells a restart.
+/// `session` is the prefix of the coordinators' sessions in etcd, which tells a restart. They are
+/// read before the pause is asked for: a `DataCoord` that begins later does not know of it.
 pub async fn hold_gc(
     management: Management,
     etcd: Etcd,
     session: String,
 ) -> Result<Option<GcHold>> {
+    let coordinator = Coordinator::now(etcd, session).await?;
     let GcSupport::Paused(pause) = management.pause_gc(PAUSE, BUDGET).await? else {
         return Ok(None);
     };
@@ -51,14 +57,14 @@ pub async fn hold_gc(
     let void = Arc::new(AtomicBool::new(false));
     let renewal = Renewal {
         management: management.clone(),
-        etcd,
-        session,
+        coordinator: coordinator.clone(),
         pause: pause.clone(),
         void: void.clone(),
     };
     let task = tokio::spawn(renewal.run());
     Ok(Some(GcHold {
         management,
+        coordinator,
         pause,
         void,
         since: Instant::now(),
@@ -67,24 +73,40 @@ pub async fn hold_gc(
 }
 
 impl GcHold {
-    /// Whether garbage collection has been held off without a gap.
-    #[must_use]
-    pub fn held(&self) -> bool {
+    /// Whether garbage collection has been held off without a gap until now, as the sessions in etcd
+    /// tell. Where they cannot be read it is not known, and the answer is no.
+    pub async fn held(&self) -> bool {
+        if self.coordinator.check(&self.void).await.is_err() {
+            return false;
+        }
         !self.void.load(Ordering::Acquire)
     }
 
-    /// What the manifest says of it.
+    /// A new hold of the same kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`hold_gc`].
+    pub async fn again(&self) -> Result<Option<Self>> {
+        let Coordinator { etcd, session, .. } = self.coordinator.clone();
+        hold_gc(self.management.clone(), etcd, session).await
+    }
+
+    /// What the manifest says of it, as of the last check or renewal.
     #[must_use]
     pub fn record(&self) -> HoldRecord {
+        let (state, detail) = if self.void.load(Ordering::Acquire) {
+            let lost = "the pause lapsed, or DataCoord was restarted, which forgets it";
+            (HoldState::Lost, lost.to_owned())
+        } else {
+            let through = format!("paused through {}", self.management.address());
+            (HoldState::Held, through)
+        };
         HoldRecord {
             hold: "gc".to_owned(),
-            state: HoldState::Held,
+            state,
             held_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            detail: if self.held() {
-                format!("paused through {}", self.management.address())
-            } else {
-                "the pause lapsed, or DataCoord was restarted".to_owned()
-            },
+            detail,
         }
     }
 
@@ -114,15 +136,13 @@ impl Drop for GcHold {
 
 struct Renewal {
     management: Management,
-    etcd: Etcd,
-    session: String,
+    coordinator: Coordinator,
     pause: Arc<Mutex<GcPause>>,
     void: Arc<AtomicBool>,
 }
 
 impl Renewal {
-    async fn run(mut self) {
-        let mut coordinator = self.coordinator().await;
+    async fn run(self) {
         let mut ends = Instant::now() + PAUSE;
         loop {
             tokio::time::sleep(PAUSE / 2).await;
@@ -144,22 +164,97 @@ impl Renewal {
                 }
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
-            let now = self.coordinator().await;
-            if now != coordinator {
-                coordinator = now;
-                self.void.store(true, Ordering::Release);
+            if let Err(error) = self.coordinator.check(&self.void).await {
+                warn!(error = %error.chain(), "whether DataCoord still runs is not known");
             }
         }
     }
+}
 
-    /// The incarnations of the processes that run `DataCoord`.
-    async fn coordinator(&mut self) -> Vec<i64> {
-        let mut incarnations = Vec::new();
-        for role in ["datacoord", "mixcoord"] {
-            if let Ok(Some(kv)) = self.etcd.get(&format!("{}{role}", self.session)).await {
-                incarnations.push(kv.create_revision);
-            }
+/// The incarnations of the processes that ran `DataCoord` when the pause was asked for.
+#[derive(Debug, Clone)]
+struct Coordinator {
+    etcd: Etcd,
+    session: String,
+    incarnations: Vec<i64>,
+}
+
+impl Coordinator {
+    async fn now(etcd: Etcd, session: String) -> Result<Self> {
+        let incarnations = incarnations(etcd.clone(), &session).await?;
+        Ok(Self {
+            etcd,
+            session,
+            incarnations,
+        })
+    }
+
+    /// Sets `void` when others run it now.
+    async fn check(&self, void: &AtomicBool) -> Result<()> {
+        if incarnations(self.etcd.clone(), &self.session).await? != self.incarnations {
+            void.store(true, Ordering::Release);
         }
-        incarnations
+        Ok(())
+    }
+}
+
+/// The revisions at which the sessions of `DataCoord` began.
+async fn incarnations(mut etcd: Etcd, session: &str) -> Result<Vec<i64>> {
+    let mut found = Vec::new();
+    for role in COORDINATORS {
+        if let Some(kv) = etcd.get(&format!("{session}{role}")).await? {
+            found.push(kv.create_revision);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd;
+    use crate::milvus::simulated::{Script, SimulatedMilvus};
+
+    const SESSIONS: &str = "by-dev/meta/session/";
+
+    async fn begins(etcd: &mut Etcd, role: &str) {
+        let key = format!("{SESSIONS}{role}").into_bytes();
+        let session = [(key, b"{}".to_vec())];
+        let put = etcd.put_all("a test", vec![], &session, None);
+        put.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_datacoord_that_began_after_the_pause_does_not_know_of_it_simulated_milvus_2_6_8() {
+        let (mut etcd, _process, _directory) = etcd::scratch().await;
+        let milvus = SimulatedMilvus::start(Script::new("2.6.8")).await;
+        begins(&mut etcd, "mixcoord").await;
+        let hold = hold_gc(milvus.management(), etcd.clone(), SESSIONS.to_owned());
+        let hold = hold.await.unwrap().unwrap();
+        // A value that is put again is the same session.
+        begins(&mut etcd, "mixcoord").await;
+        assert!(hold.held().await);
+        assert_eq!(hold.record().state, HoldState::Held);
+
+        let gone = [format!("{SESSIONS}mixcoord").into_bytes()];
+        let delete = etcd.delete_all("a test", vec![], &gone);
+        delete.await.unwrap();
+        assert!(!hold.held().await, "nobody runs it");
+        begins(&mut etcd, "mixcoord").await;
+        assert!(!hold.held().await, "another runs it");
+        let again = hold.again().await.unwrap().unwrap();
+        assert!(again.held().await, "the one that runs now was asked");
+        assert_eq!(hold.release().await.state, HoldState::Lost);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_looked_up_is_not_held_simulated_milvus_2_6_8() {
+        let (etcd, process, _directory) = etcd::scratch().await;
+        let milvus = SimulatedMilvus::start(Script::new("2.6.8")).await;
+        let hold = hold_gc(milvus.management(), etcd.clone(), SESSIONS.to_owned());
+        let hold = hold.await.unwrap().unwrap();
+        assert!(hold.held().await);
+        process.stop().await.unwrap();
+        assert!(!hold.held().await);
     }
 }

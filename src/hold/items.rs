@@ -222,7 +222,7 @@ fn external(found: &KeyValue, item: ConfigItem) -> Result<Placed> {
 }
 
 /// Whether `key` is a spelling of the item at `path`: Milvus lower-cases and drops `/`, `_`
-/// and `.` (facts 2.3).
+/// and `.` (docs/milvus.md 2.3).
 fn spells(key: &[u8], prefix: &str, path: &str) -> bool {
     let normal = |text: &str| -> String {
         text.chars()

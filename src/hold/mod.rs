@@ -16,5 +16,5 @@ pub use items::{
 use std::time::Duration;
 
 /// How long a hold outlives a dead agent: Milvus polls its configuration every 5 s and recomputes
-/// its limits every 3 s on top (facts 2.3), so writes come back within about 40 s of a kill.
+/// its limits every 3 s on top (docs/milvus.md 2.3), so writes come back within about 40 s of a kill.
 pub const TTL: Duration = Duration::from_secs(30);

@@ -4,18 +4,14 @@
 //! never changed.
 
 pub mod anchor;
+pub mod weakening;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The weakening of a snapshot that lacks objects; its items name them, each as database,
-/// collection, segment, `: ` and path.
-pub const MISSING_OBJECTS: &str = "missing-objects";
-
-/// Objects that the items of [`MISSING_OBJECTS`] name at most; the message counts all.
-pub const MISSING_NAMED: usize = 1_000;
+pub use weakening::Weakening;
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
 pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
@@ -216,6 +212,8 @@ pub struct HoldRecord {
 pub enum HoldState {
     /// Ours, under a lease, until released.
     Held,
+    /// Ours, and lost before the capture ended; the detail says how.
+    Lost,
     /// An operator had set it; it was used and left alone.
     External,
     /// This Milvus has no such control.
@@ -255,22 +253,6 @@ pub struct Counts {
     /// Objects of each kind.
     #[serde(default)]
     pub objects_by_kind: BTreeMap<String, u64>,
-}
-
-/// The weakening of a hot snapshot whose logs hold more than the flush promised; asked for with
-/// the mode.
-pub const HOT_STRADDLE: &str = "hot-straddle";
-
-/// Something less than the promise asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Weakening {
-    /// What it is, a stable word: `missing-objects`, `cut-unproven`, `hot`, …
-    pub code: String,
-    /// What it means, for people.
-    pub message: String,
-    /// What it touches: objects, collections, settings.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub items: Vec<String>,
 }
 
 /// How the value of a key in the `objects` map describes its object.

@@ -32,7 +32,8 @@ impl Credentials {
         &self.username
     }
 
-    /// The value of the `authorization` metadata: base64 of `user:password` without a scheme (facts 1.1).
+    /// The value of the `authorization` metadata: base64 of `user:password` without a scheme
+    /// (docs/milvus.md 1.1).
     pub(super) fn header(&self) -> Result<MetadataValue<Ascii>> {
         let plain = Zeroizing::new(format!("{}:{}", self.username, self.password.as_str()));
         let encoded = Zeroizing::new(STANDARD.encode(plain.as_bytes()));

@@ -334,7 +334,7 @@ pub struct Access {
     pub privilege_groups: u64,
 }
 
-/// Engine versions of index files, which the target must support (facts 7.2).
+/// Engine versions of index files, which the target must support (docs/milvus.md 7.2).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IndexVersions {
     /// Of vector indexes.

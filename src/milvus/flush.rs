@@ -2,8 +2,8 @@
 //!
 //! One barrier works on every version: Milvus answers a flush with a timestamp (2.6.8 and later: one for
 //! each physical channel), and the flush is done when the checkpoint of **every** virtual channel of
-//! every live collection has reached it (design 4.1 step 5, facts 1.4). Row counts and segment states
-//! prove nothing.
+//! every live collection has reached it (docs/milvus.md 1.4). Row counts and segment states prove
+//! nothing.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! The layout of Milvus's etcd keys: one table of key families, shared by the catalog and the
-//! restore transform (facts/milvus.md, section 3).
+//! restore transform (docs/milvus.md 3).
 
 use std::fmt;
 
@@ -145,7 +145,7 @@ pub enum LogKind {
 }
 
 /// The spelling to which Milvus reduces the name of a configuration item: lower case, without
-/// `/`, `_` and `.` (facts 2.3). Two keys with the same spelling are the same item.
+/// `/`, `_` and `.` (docs/milvus.md 2.3). Two keys with the same spelling are the same item.
 #[must_use]
 pub fn normalise_item(name: &str) -> String {
     name.chars()

@@ -1,8 +1,8 @@
 //! The management HTTP interface of Milvus (port 9091): health, and the pause of garbage collection.
 //!
-//! Three generations of the pause exist (facts 2.2, [`super::version::GcGeneration`]), and the answer
-//! tells them apart better than the version: 404 where there is none, a ticket where pauses have one.
-//! Only tickets make it possible to end one's own pause; without them resuming would end the pauses of
+//! Three generations of the pause exist (docs/milvus.md 2.2, [`super::version::GcGeneration`]), and the
+//! answer tells them apart better than the version: 404 where there is none, a ticket where pauses have
+//! one. Only tickets make it possible to end one's own pause; without them resuming would end the pauses of
 //! other tools too, so those are left to run out.
 
 use std::time::Duration;

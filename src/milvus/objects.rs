@@ -1,4 +1,4 @@
-//! The objects that an anchor requires, as a pure function of it (I1; facts 4.2).
+//! The objects that an anchor requires, as a pure function of it (I1; docs/milvus.md 4.2).
 
 use std::fmt;
 
@@ -326,7 +326,7 @@ fn stats_kind(stats: &FieldStats) -> ObjectKind {
 }
 
 /// The path of a statistics file: 2.6.8 and later write the name only, older versions the whole
-/// path with the storage root before it, which is found by the directory's name (facts 4.4).
+/// path with the storage root before it, which is found by the directory's name (docs/milvus.md 4.4).
 fn stats_path(key: SegmentKey, stats: &FieldStats, kind: ObjectKind, file: &str) -> String {
     let directory = format!("{kind}/");
     if let Some(at) = file.find(&directory) {

@@ -5,7 +5,8 @@ use std::fmt;
 use super::proto::common;
 use crate::{Error, Kind};
 
-/// A refusal in a message's `status` (facts 1.1): a code since 2.3, a deprecated one in 2.2, a reason.
+/// A refusal in a message's `status` (docs/milvus.md 1.1): a code since 2.3, a deprecated one in 2.2, a
+/// reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     code: i32,
@@ -128,7 +129,7 @@ impl Refusal {
 
     /// Some refusals lose their code on the way through Milvus's components: 65535 and words are left.
     fn class_by_reason(&self) -> RefusalClass {
-        // After a restart, until the old session's lease has run out (facts 00).
+        // After a restart, until the old session's lease has run out (docs/milvus.md 00).
         let stale = [
             "node not match",
             "node not found",

@@ -1,4 +1,5 @@
-//! Whether an anchor's metadata holds together (facts 3.8), and what it cannot be captured with.
+//! Whether an anchor's metadata holds together (docs/milvus.md 3.8), and what it cannot be captured
+//! with.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -105,8 +106,8 @@ impl fmt::Display for Finding {
 type Problem = (FindingKind, Option<String>, String);
 
 impl Catalog {
-    /// Checks the anchor against facts 3.8: rows and files of every live segment, compactions that
-    /// were half saved, rows that are not flushed, schemas, copies and leftovers.
+    /// Checks the anchor against docs/milvus.md 3.8: rows and files of every live segment, compactions
+    /// that were half saved, rows that are not flushed, schemas, copies and leftovers.
     #[must_use]
     pub fn validate(&self) -> Vec<Finding> {
         let mut findings = Vec::new();

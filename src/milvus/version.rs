@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use crate::{Error, Kind, Result};
 
-/// The key of the write hold, below `{root}/config/` (facts 2.3).
+/// The key of the write hold, below `{root}/config/` (docs/milvus.md 2.3).
 pub const FORCE_DENY_WRITING: &str = "quotaAndLimits/limitWriting/forceDeny";
-/// The key of the DDL hold, below `{root}/config/` (facts 2.3).
+/// The key of the DDL hold, below `{root}/config/` (docs/milvus.md 2.3).
 pub const FORCE_DENY_DDL: &str = "quotaAndLimits/forceDenyAllDDL";
-/// The key of the compaction hold, below `{root}/config/` (facts 2.4).
+/// The key of the compaction hold, below `{root}/config/` (docs/milvus.md 2.4).
 pub const AUTO_COMPACTION: &str = "dataCoord/compaction/enableAutoCompaction";
-/// The key of the hold of sort compaction, below `{root}/config/` (facts 2.4).
+/// The key of the hold of sort compaction, below `{root}/config/` (docs/milvus.md 2.4).
 pub const SORT_COMPACTION: &str = "dataCoord/sortCompaction/enable";
 /// The key that keeps garbage collection from starting, below `{root}/config/`; read at start only
-/// (facts 2.2).
+/// (docs/milvus.md 2.2).
 pub const GARBAGE_COLLECTION: &str = "dataCoord/enableGarbageCollection";
 
 /// The version that a Milvus says it is.
@@ -104,8 +104,7 @@ impl MilvusVersion {
     }
 
     /// Whether `RootCoord` reads its catalog at start from the copies under `snapshots/` instead of
-    /// the plain keys: versions before 2.4.14 (Milvus #36934, read in the source of 2.2.16, 2.3.5
-    /// and 2.3.22).
+    /// the plain keys: versions before 2.4.14 (docs/milvus.md 3.1).
     #[must_use]
     pub fn reads_snapshot_copies(&self) -> bool {
         self.number.is_some() && !self.at_least(2, 4, 14)
@@ -125,7 +124,7 @@ impl MilvusVersion {
     }
 
     /// Whether a snapshot of `self` may be restored onto `target`: same major and minor number, patch
-    /// level not lower (design 4.3).
+    /// level not lower (docs/milvus.md 8.2).
     #[must_use]
     pub fn fits(&self, target: &Self) -> TargetFit {
         let (Some(source), Some(own)) = (self.number, target.number) else {
@@ -272,8 +271,8 @@ pub struct Rules {
     pub sort_compaction_hold: Option<&'static str>,
     /// Whether `AllocTimestamp` is certainly there (2.2.13).
     pub alloc_timestamp: Support,
-    /// How long a session's lease lives after its process by default (facts 3.4); operators may set
-    /// another.
+    /// How long a session's lease lives after its process by default (docs/milvus.md 3.4); operators
+    /// may set another.
     pub session_ttl: Duration,
 }
 
@@ -295,7 +294,7 @@ pub enum FlushMethod {
     PerCollection,
 }
 
-/// What `FlushAll` looks like (facts 1.4).
+/// What `FlushAll` looks like (docs/milvus.md 1.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushShape {
     /// There is none, or nobody knows (before 2.2.5).
@@ -310,7 +309,7 @@ pub enum FlushShape {
     Broadcast,
 }
 
-/// How garbage collection is paused (facts 2.2).
+/// How garbage collection is paused (docs/milvus.md 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GcGeneration {
     /// Not at all: the route answers 404 (before 2.3.9).
@@ -326,7 +325,7 @@ pub enum GcGeneration {
     Unknown,
 }
 
-/// `common.session.ttl` by default (facts 3.4): the longest that any patch of the series has.
+/// `common.session.ttl` by default (docs/milvus.md 3.4): the longest that any patch of the series has.
 fn session_ttl(series: Option<(u64, u64)>) -> Duration {
     Duration::from_secs(match series {
         Some((2, 0..=2)) => 20,

@@ -96,7 +96,7 @@ impl Anchor {
     /// [`Kind::Damage`] when a key cannot be decoded.
     pub(crate) fn make(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> Result<Made> {
         let options = self.options(body, onto, options);
-        let made = match transform::transform(&self.keys, &options) {
+        let made = match transform::transform_decoded(&self.catalog, &self.keys, &options) {
             Ok(made) => made,
             Err(error) if error.kind() == Kind::Target => {
                 let hint = error.hint().unwrap_or_default().to_owned();

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::env::Env;
-use crate::etcd::{Anchor, Applied, Condition, Etcd, Lease};
+use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
 use crate::{Error, Kind, Result};
 
 /// Keys and values of one transaction.
@@ -23,6 +23,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(LOCK_TTL.as_secs() + 10);
 pub trait Keyspace: Send {
     /// Every key that begins with `prefix`, at one revision.
     async fn read(&mut self, prefix: &str) -> Result<Anchor>;
+
+    /// Keys that begin with `prefix` and follow `after`, in byte order; none when there are no more.
+    async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>>;
 
     /// Puts keys in one transaction when all `conditions` hold.
     ///
@@ -72,6 +75,10 @@ impl Lock {
 impl Keyspace for Etcd {
     async fn read(&mut self, prefix: &str) -> Result<Anchor> {
         Box::pin(self.read_prefix(prefix)).await
+    }
+
+    async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>> {
+        Box::pin(Etcd::page(self, prefix, after)).await
     }
 
     async fn put(
@@ -137,10 +144,12 @@ pub(crate) mod memory {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
-    use super::{Anchor, Applied, Condition, Env, Keyspace, Lock, Pairs, async_trait};
+    use super::{Anchor, Applied, Condition, Env, KeyValue, Keyspace, Lock, Pairs, async_trait};
     use crate::env::lock as guard;
-    use crate::etcd::KeyValue;
     use crate::{Error, Kind, Result};
+
+    /// Keys of a page: few, so that there are several.
+    const PAGE: usize = 3;
 
     /// What happens at the write that a test picks.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,6 +279,12 @@ pub(crate) mod memory {
                 revision: state.revision,
                 keys,
             })
+        }
+
+        async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>> {
+            let all = self.read(prefix).await?.keys;
+            let follows = |kv: &KeyValue| after.is_none_or(|after| kv.key[..] > *after);
+            Ok(all.into_iter().filter(follows).take(PAGE).collect())
         }
 
         async fn put(

@@ -102,7 +102,7 @@ async fn every_object_comes_back_byte_for_byte() {
     assert_eq!((again.written.objects, again.kept.objects), (0, 43));
 }
 
-/// T16: a crash at every write of the objects, then the same again.
+/// A crash at every write of the objects, then the same again.
 #[tokio::test]
 async fn a_crash_at_any_write_is_resumed() {
     let case = case().await;

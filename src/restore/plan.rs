@@ -14,10 +14,10 @@ use super::facts::{
 };
 use super::guard::{self, Refusal};
 use super::marker::Stage;
-use crate::manifest::{Body, Weakening};
+use crate::manifest::{Body, Weakening, weakening};
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
-/// copy of insert logs ran at 170 to 370 MB/s on two cores (facts 00), and a restore also opens,
+/// copy of insert logs ran at 170 to 370 MB/s on two cores (docs/milvus.md 00), and a restore also opens,
 /// hashes and writes each byte itself.
 const ASSUMED_BYTES_PER_SECOND: u64 = 100_000_000;
 
@@ -302,7 +302,10 @@ impl RestorePlan {
 /// Weakenings of a snapshot that leave a restored instance with something that does not work; the
 /// others were settled when the snapshot was taken.
 fn is_less(code: &str) -> bool {
-    matches!(code, "missing-objects" | "metadata-invalid")
+    matches!(
+        code,
+        weakening::MISSING_OBJECTS | weakening::METADATA_INVALID
+    )
 }
 
 fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {

@@ -15,15 +15,12 @@ use crate::etcd::KeyValue;
 pub(crate) use crate::manifest::KEYS_ONLY;
 use crate::manifest::{
     Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
-    Weakening, anchor,
+    Weakening, anchor, weakening,
 };
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::store::{ListOptions, Store};
 use crate::{Error, Kind, Result};
-
-/// The code of the weakening that says so in the manifest.
-const WEAKENING: &str = "keys-only";
 
 /// Objects being deleted at once.
 const DELETES_AT_ONCE: usize = 16;
@@ -128,13 +125,13 @@ fn body(old: &Old) -> Body {
         bytes_read: 0,
         differences: vec![],
         weakenings: vec![Weakening {
-            code: WEAKENING.to_owned(),
+            code: weakening::KEYS_ONLY.to_owned(),
             message: "holds the etcd keys that a restore with --replace found, and no objects"
                 .to_owned(),
             items: vec![],
         }],
         notes: vec![],
-        accepted: vec![WEAKENING.to_owned()],
+        accepted: vec![weakening::KEYS_ONLY.to_owned()],
     }
 }
 

@@ -11,8 +11,8 @@ use crate::config::{self, Objects, WalKind};
 use crate::store::{ListOptions, Store};
 use crate::{Error, Result};
 
-/// Directories below the storage root that are Milvus's own objects (facts 4.2); `--replace` wipes
-/// these and nothing else.
+/// Directories below the storage root that are Milvus's own objects (docs/milvus.md 4.2); `--replace`
+/// wipes these and nothing else.
 pub(crate) const FAMILIES: [&str; 10] = [
     "insert_log",
     "stats_log",
@@ -85,7 +85,7 @@ pub(crate) fn queue_directories(wal: &WalKind) -> Vec<PathBuf> {
     }
 }
 
-/// Where rocksmq keeps its positions: beside its messages (facts 5.2).
+/// Where rocksmq keeps its positions: beside its messages (docs/milvus.md 5.2).
 pub(crate) fn meta_directory(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("_meta_kv");

@@ -27,7 +27,7 @@ use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::{Error, Kind, Result, connect, stopped};
 
 /// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
-/// (facts 3.4).
+/// (docs/milvus.md 3.4).
 const SESSIONS_WAIT: Duration = Duration::from_secs(75);
 
 /// The etcd of a target and what is in it.

@@ -1,5 +1,5 @@
-//! The transform table: what becomes of each etcd key at restore (design 4.3; facts 3, 5.3 to 5.5,
-//! 7.3, 8.1 and 8.2.3).
+//! The transform table: what becomes of each etcd key at restore (docs/milvus.md 3, 5.3 to 5.5, 7.3,
+//! 8.1 and 8.2.3).
 //!
 //! [`transform`] is a pure function of the anchor's keys. It decides for each key whether it is
 //! kept, rewritten, dropped or advanced, and says so in a [`Report`] that a dry run prints. Values
@@ -167,12 +167,25 @@ pub struct Transformed {
 /// [`Kind::Damage`] naming the key that cannot be decoded.
 pub fn transform(keys: &[KeyValue], options: &Options) -> Result<Transformed> {
     let catalog = Catalog::decode(&options.source, keys, &options.version)?;
-    refuse::check(&catalog, options)?;
-    let table = Table::new(&catalog, options);
+    transform_decoded(&catalog, keys, options)
+}
+
+/// As [`transform`], with `catalog` being what `keys` decode to.
+///
+/// # Errors
+///
+/// Those of [`transform`].
+pub fn transform_decoded(
+    catalog: &Catalog,
+    keys: &[KeyValue],
+    options: &Options,
+) -> Result<Transformed> {
+    refuse::check(catalog, options)?;
+    let table = Table::new(catalog, options);
     let mut run = Run {
         table: &table,
         options,
-        report: Report::new(&catalog, options),
+        report: Report::new(catalog, options),
         plain: Vec::new(),
         collections: Vec::new(),
         kept: HashSet::new(),
@@ -190,7 +203,7 @@ pub fn transform(keys: &[KeyValue], options: &Options) -> Result<Transformed> {
             run.take(key, kind)?;
         }
     }
-    run.finish(&catalog)
+    run.finish(catalog)
 }
 
 /// What the table says about one key.

@@ -322,7 +322,7 @@ async fn what_is_replaced_is_saved_first_in_a_lineage_of_its_own() {
     assert_eq!(names, ["r/meta/collection/9", "r/meta/old"]);
 }
 
-/// T16: a crash at every write to etcd, then the same again.
+/// A crash at every write to etcd, then the same again.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_write_to_etcd_is_resumed() {
     for (occupied, state) in ways() {
@@ -346,7 +346,7 @@ async fn a_crash_at_any_write_to_etcd_is_resumed() {
     }
 }
 
-/// T16: a crash at every write to the storage, then the same again.
+/// A crash at every write to the storage, then the same again.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_write_to_the_storage_is_resumed() {
     for (occupied, state) in ways() {

@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
 use crate::{Error, Kind, Result};
 
-/// The names that sessions begin with below `session/` (facts 3.4); `session/id` and
+/// The names that sessions begin with below `session/` (docs/milvus.md 3.4); `session/id` and
 /// `session/version` are no sessions.
 pub(crate) const SESSIONS: [&str; 10] = [
     "rootcoord",
@@ -54,8 +54,28 @@ impl Target {
             .split_at(self.keys.len().saturating_sub(self.last))
     }
 
+    /// The places in `keys` in the order of the keys, 4 bytes each.
+    fn places(&self) -> Places {
+        let mut places: Vec<u32> = (0..).take(self.keys.len()).collect();
+        places.sort_unstable_by_key(|at| &self.keys[*at as usize].0);
+        Places(places)
+    }
+
     fn values(&self) -> BTreeMap<&[u8], &[u8]> {
         pairs(&self.keys).collect()
+    }
+}
+
+/// Where each key of a [`Target`] is; etcd takes fewer keys than 2^32.
+struct Places(Vec<u32>);
+
+impl Places {
+    fn find(&self, target: &Target, key: &[u8]) -> Option<usize> {
+        let at = |place: &u32| *place as usize;
+        let found = self
+            .0
+            .binary_search_by(|place| target.keys[at(place)].0[..].cmp(key));
+        found.ok().map(|found| at(&self.0[found]))
     }
 }
 
@@ -233,16 +253,20 @@ impl<'a> Writer<'a> {
                 .with_hint("look at it, then run the same command again"));
             }
         }
-        let (early, last) = target.split();
-        let keep: BTreeMap<_, _> = pairs(early).collect();
-        let last: BTreeMap<_, _> = pairs(last).collect();
-        let found = self.read().await?;
-        let mut gone: Vec<Vec<u8>> = found
-            .into_iter()
-            .filter(|(key, value)| keep.get(key.as_slice()) != Some(&value.as_slice()))
-            .map(|(key, _)| key)
-            .collect();
-        gone.sort_by_key(|key| !last.contains_key(key.as_slice()));
+        let early = target.split().0.len();
+        let places = target.places();
+        // Those that make collections visible go first.
+        let (mut gone, mut others) = (Vec::new(), Vec::new());
+        self.visit(|kv| {
+            match places.find(target, &kv.key) {
+                Some(at) if at >= early => gone.push(kv.key.clone()),
+                Some(at) if target.keys[at].1 == kv.value => {}
+                Some(_) | None => others.push(kv.key.clone()),
+            }
+            Ok(())
+        })
+        .await?;
+        gone.append(&mut others);
         debug!(keys = gone.len(), "clearing the root");
         for batch in gone.chunks(MAX_TXN_OPS) {
             self.delete("removing the old keys from etcd", batch)
@@ -257,20 +281,31 @@ impl<'a> Writer<'a> {
         target: &Target,
         mut written: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        let found = self.read().await?;
-        let missing: Vec<_> = target
-            .keys
-            .iter()
-            .filter(|(key, value)| found.get(key) != Some(value))
-            .cloned()
-            .collect();
-        written((target.keys.len() - missing.len()) as u64)?;
-        for batch in batches(&missing) {
-            self.put("writing the snapshot's keys into etcd", batch)
+        let there = self.there(target).await?;
+        let is_there = there.iter().filter(|there| **there).count();
+        written(is_there as u64)?;
+        let missing = target.keys.iter().zip(&there);
+        let missing = missing.filter(|(_, there)| !**there).map(|(pair, _)| pair);
+        for batch in batches(missing) {
+            self.put("writing the snapshot's keys into etcd", &batch)
                 .await?;
             written(batch.len() as u64)?;
         }
         Ok(())
+    }
+
+    /// Which of the target's keys are in etcd as they will be.
+    async fn there(&mut self, target: &Target) -> Result<Vec<bool>> {
+        let mut there = vec![false; target.keys.len()];
+        let places = target.places();
+        self.visit(|kv| {
+            if let Some(at) = places.find(target, &kv.key) {
+                there[at] = target.keys[at].1 == kv.value;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(there)
     }
 
     /// Reads everything back and compares it byte for byte.
@@ -279,8 +314,6 @@ impl<'a> Writer<'a> {
     ///
     /// [`Kind::Failed`] when a key is missing, differs or should not be there.
     pub async fn compare(&mut self, target: &Target) -> Result<()> {
-        let found = self.read().await?;
-        let wanted = target.values();
         let differs = |key: &[u8], what: &str| {
             let key = String::from_utf8_lossy(key).into_owned();
             Error::new(
@@ -289,30 +322,41 @@ impl<'a> Writer<'a> {
             )
             .with_hint("does something else write to this etcd root? run the same command again")
         };
-        for (key, value) in &wanted {
-            match found.get(*key) {
-                None => return Err(differs(key, "is missing")),
-                Some(other) if other != value => return Err(differs(key, "has another value")),
-                Some(_) => {}
+        let mut found = vec![false; target.keys.len()];
+        let places = target.places();
+        self.visit(|kv| {
+            let at = places
+                .find(target, &kv.key)
+                .ok_or_else(|| differs(&kv.key, "should not be there"))?;
+            if target.keys[at].1 != kv.value {
+                return Err(differs(&kv.key, "has another value"));
             }
-        }
-        match found
-            .keys()
-            .find(|key| !wanted.contains_key(key.as_slice()))
-        {
-            Some(key) => Err(differs(key, "should not be there")),
+            found[at] = true;
+            Ok(())
+        })
+        .await?;
+        let missing = target.keys.iter().zip(&found).find(|(_, found)| !**found);
+        match missing {
+            Some(((key, _), _)) => Err(differs(key, "is missing")),
             None => Ok(()),
         }
     }
 
-    /// Every key of the root that is not eyrie's own.
-    async fn read(&mut self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
-        Ok(found
-            .into_iter()
-            .filter(|kv| !self.names.owns(&kv.key))
-            .map(|kv| (kv.key, kv.value))
-            .collect())
+    /// Hands every key of the root that is not eyrie's own to `take`, page by page: there may be as
+    /// many as fill the memory.
+    async fn visit(&mut self, mut take: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
+        let prefix = format!("{}/", self.root);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.keys.page(&prefix, after.as_deref()).await?;
+            for kv in page.iter().filter(|kv| !self.names.owns(&kv.key)) {
+                take(kv)?;
+            }
+            match page.into_iter().next_back() {
+                Some(last) => after = Some(last.key),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Leaves the record of the restore, removes the marker and releases the lock.

@@ -63,7 +63,7 @@ fn before() -> MemoryKeys {
     keys
 }
 
-/// T16: a crash at every write, then the same again.
+/// A crash at every write, then the same again.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_write_is_resumed() {
     for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::Lost] {

@@ -2,7 +2,7 @@
 //!
 //! Listings answer "is it the same object", never "is it live" (I1).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -31,37 +31,35 @@ impl Identity {
     }
 }
 
-/// What listings said: each object's identity and size, 40 bytes an object.
+/// What listings said: each object's identity and size by a digest of its path, 40 bytes an object.
 #[derive(Debug, Default)]
-pub struct Listed(HashMap<[u8; 16], (Identity, u64)>);
+pub struct Listed(Vec<([u8; 16], Identity, u64)>);
 
 impl Listed {
     /// Lists everything below `prefixes`; each ends with `/`.
     pub async fn read(store: &dyn Store, prefixes: BTreeSet<String>) -> Result<Self> {
-        let found = stream::iter(prefixes)
-            .map(|prefix| async move {
-                store
-                    .list(&prefix, ListOptions::default())
-                    .map_ok(|meta| {
-                        let key = digest(meta.key.as_str());
-                        (key, (Identity::of(&meta), meta.size))
-                    })
-                    .try_collect::<Vec<_>>()
-                    .await
-            })
-            .buffer_unordered(LISTINGS)
-            .try_fold(HashMap::new(), |mut all, some| async move {
-                all.extend(some);
-                Ok(all)
-            })
-            .await?;
+        let mut listings = stream::iter(prefixes)
+            .map(|prefix| store.list(&prefix, ListOptions::default()))
+            .flatten_unordered(LISTINGS);
+        let mut found = Vec::new();
+        while let Some(meta) = listings.try_next().await? {
+            found.push((digest(meta.key.as_str()), Identity::of(&meta), meta.size));
+        }
+        found.sort_unstable_by_key(|(path, ..)| *path);
+        found.shrink_to_fit();
         Ok(Self(found))
     }
 
     /// Identity and size of the object at `path`; `None` when no listing showed it.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<(Identity, u64)> {
-        self.0.get(&digest(path)).copied()
+        let path = digest(path);
+        let at = self
+            .0
+            .binary_search_by_key(&path, |(path, ..)| *path)
+            .ok()?;
+        let (_, identity, size) = self.0[at];
+        Some((identity, size))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use futures::TryStreamExt;
 
-use crate::manifest::{Body, KEYS_ONLY, MISSING_NAMED, MISSING_OBJECTS, WalState, anchor};
+use crate::manifest::{Body, KEYS_ONLY, WalState, anchor, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::objects::{ObjectRef, Scope};
@@ -94,10 +94,10 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
     };
     let weakenings = body.weakenings.iter();
     let named: Vec<&String> = weakenings
-        .filter(|weakening| weakening.code == MISSING_OBJECTS)
+        .filter(|weakening| weakening.code == weakening::MISSING_OBJECTS)
         .flat_map(|weakening| &weakening.items)
         .collect();
-    if named.len() >= MISSING_NAMED {
+    if named.len() >= weakening::MISSING_NAMED {
         // So many were gone that not all are named: which others should be there is not known.
         return Ok(Vec::new());
     }

@@ -1,4 +1,4 @@
-"""What eyrie cannot do it says, with the exit code of design section 9, and loses nothing: issue 3, section 6."""
+"""What eyrie cannot do it says, with the exit code that `eyrie --help` lists for it, and loses nothing."""
 
 from __future__ import annotations
 

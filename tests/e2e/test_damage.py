@@ -1,4 +1,4 @@
-"""A flipped bit in any kind of repository file is found, and does no harm: issue 3, 'must be shown' 5."""
+"""A flipped bit in any kind of repository file is found, and does no harm (I2, I8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from conftest import Lab, objects_of
 from lab.eyrie import Eyrie
 
-# Design section 5's files; leases, marks and checkpoints are not there after a clean run.
+# The files of docs/format.md 2; leases, marks and checkpoints are not there after a clean run.
 KINDS = ("config", "keys", "snapshots", "index", "tree", "data")
 
 

@@ -1,4 +1,4 @@
-"""A second backup reads what is new and nothing else: issue 3, 'must be shown' 3."""
+"""A second backup reads what is new and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.eyrie import Eyrie
 from lab.instance import Instance
 from test_kill import await_writes
 
-# Facts 2.3: the denial takes effect within the configuration poll (5 s) and a quota tick (3 s).
+# docs/milvus.md 2.3: the denial takes effect within the configuration poll (5 s) and a quota tick (3 s).
 DENIAL_DELAY_MS = 8_000
 HOLD_LIMIT_MS = 10_000
 

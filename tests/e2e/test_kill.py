@@ -1,4 +1,4 @@
-"""kill -9 of eyrie at random moments, and polite signals: issue 3, 'must be shown' 4."""
+"""kill -9 of eyrie at random moments, and polite signals (I3, I4, I5)."""
 
 from __future__ import annotations
 

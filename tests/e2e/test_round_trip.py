@@ -1,4 +1,4 @@
-"""An instance is captured, and restored onto servers that never ran: issue 3, 'must be shown' 1 and 5."""
+"""An instance is captured, and restored onto servers that never ran, with the same bytes (I8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a snapshot holds of a client's writes, whatever moment it is taken at: issue 3, 'must be shown' 2."""
+"""What a snapshot holds of a client's writes, whatever moment it is taken at: docs/consistency.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab's command line: `python -m lab setup|up|exec|demo`."""
+"""The lab's command line: `python -m lab setup|up|exec|demo|scale`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from . import cache, demo, ports, servers
+from . import cache, demo, ports, scale, servers
 from .instance import LAYOUTS, Instance
 from .servers import Minio
 
@@ -53,6 +53,10 @@ def run_demo(args: argparse.Namespace) -> int:
     return demo.run(args.storage, args.eyrie.resolve())
 
 
+def run_scale(args: argparse.Namespace) -> int:
+    return scale.run(args.objects, args.large, args.eyrie.resolve(), args.dir)
+
+
 def setup(_: argparse.Namespace) -> int:
     cache.set_up()
     return 0
@@ -77,6 +81,12 @@ def main() -> int:
     verb.add_argument("--storage", choices=LAYOUTS, default="local")
     verb.add_argument("--eyrie", type=Path, required=True, help="the binary")
     verb.set_defaults(run=run_demo)
+    verb = verbs.add_parser("scale", help="back up and restore a made instance of any size, with figures")
+    verb.add_argument("--objects", type=int, required=True, help="how many objects")
+    verb.add_argument("--large", type=int, default=0, help="bytes of one more object")
+    verb.add_argument("--dir", type=Path, help="where the data lies; a temporary directory")
+    verb.add_argument("--eyrie", type=Path, required=True, help="the binary")
+    verb.set_defaults(run=run_scale)
     args = parser.parse_args()
     if getattr(args, "command", None) and args.command[0] == "--":
         args.command = args.command[1:]

@@ -29,6 +29,10 @@ if [ "${1:-}" = --rust ]; then
     command -v cmake >/dev/null || want cmake
     command -v pkg-config >/dev/null || want pkg-config
     command -v protoc >/dev/null || want protobuf-compiler
+    # protoc without the well-known protos is what Debian installs without its recommendations.
+    echo 'syntax = "proto3"; import "google/protobuf/descriptor.proto";' |
+        protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin 2>/dev/null ||
+        want libprotobuf-dev
 fi
 if [ -n "$missing" ]; then
     say "installing$missing"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import requests
 
+PAGE = 10_000
+
 
 def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
@@ -26,11 +28,16 @@ class EtcdClient:
         return reply.json()
 
     def keys(self, prefix: str) -> dict[str, bytes]:
-        """All keys below a prefix with their values."""
-        start = prefix.encode()
-        body = {"key": _encode(start), "range_end": _encode(_prefix_end(start))}
-        found = self._call("kv/range", body).get("kvs", [])
-        return {base64.b64decode(kv["key"]).decode(): base64.b64decode(kv.get("value", "")) for kv in found}
+        """All keys below a prefix with their values, in pages."""
+        start, end = prefix.encode(), _prefix_end(prefix.encode())
+        keys: dict[str, bytes] = {}
+        while True:
+            page = self._call("kv/range", {"key": _encode(start), "range_end": _encode(end), "limit": PAGE})
+            found = [(base64.b64decode(kv["key"]), base64.b64decode(kv.get("value", ""))) for kv in page.get("kvs", [])]
+            keys |= {key.decode(): value for key, value in found}
+            if not page.get("more"):
+                return keys
+            start = found[-1][0] + b"\0"
 
     def get(self, key: str) -> bytes | None:
         found = self._call("kv/range", {"key": _encode(key.encode())}).get("kvs", [])

@@ -31,7 +31,7 @@ from .servers import wait_until
 
 STREAMS = [("default", "stream_numbers"), ("default", "stream_names"), ("shop", "stream_numbers")]
 DIM = 8
-# merr's "quota exceeded" and "rate limit" (facts: force-deny answers 9 on 2.3).
+# merr's "quota exceeded" and "rate limit" (docs/milvus.md 2.3: force-deny answers 9).
 DENIED_CODES = (8, 9)
 State = dict[str, int]
 

@@ -74,17 +74,27 @@ impl World {
     /// their sessions in etcd.
     pub async fn start(&mut self, scripts: impl IntoIterator<Item = Script>) {
         let mut port = 0;
-        let mut sessions = vec![session("rootcoord", 5, "127.0.0.1"), session("datacoord", 6, "127.0.0.1")];
+        let mut sessions = vec![
+            session("rootcoord", 5, "127.0.0.1"),
+            session("datacoord", 6, "127.0.0.1"),
+        ];
         for (number, script) in (1..).zip(scripts) {
             let address = SocketAddr::from(([127, 0, 0, number], port));
             let proxy = SimulatedMilvus::start_on(&self.backing, script, address).await;
             let (host, bound) = proxy.address().rsplit_once(':').map(owned).unwrap();
             port = bound.parse().unwrap();
-            sessions.push(session(&format!("proxy-{}", 10 + number), 10 + number.into(), &host));
+            sessions.push(session(
+                &format!("proxy-{}", 10 + number),
+                10 + u32::from(number),
+                &host,
+            ));
             self.proxies.push(proxy);
         }
         let mut etcd = self.backing.etcd.clone();
-        let lease = etcd.lease(Duration::from_secs(60), &Env::system()).await.unwrap();
+        let lease = etcd
+            .lease(Duration::from_secs(60), &Env::system())
+            .await
+            .unwrap();
         let put = etcd.put_all("simulating", vec![], &sessions, Some(&lease));
         put.await.unwrap();
         self.sessions = Some(lease);
@@ -101,8 +111,16 @@ impl World {
     pub fn stopped(&self) {
         std::fs::create_dir_all(self.path("main-wal")).unwrap();
         std::fs::create_dir_all(self.path("main-wal_meta_kv")).unwrap();
-        std::fs::write(self.path("main-wal/000004.log"), "rows that no flush has written").unwrap();
-        self.configure("main", &self.nobody(&self.backing.version.to_string()), &self.backing.roots.root);
+        std::fs::write(
+            self.path("main-wal/000004.log"),
+            "rows that no flush has written",
+        )
+        .unwrap();
+        self.configure(
+            "main",
+            &self.nobody(&self.backing.version.to_string()),
+            &self.backing.roots.root,
+        );
     }
 
     /// Configures an empty instance of that version and queue beside this one.
@@ -118,7 +136,11 @@ impl World {
     }
 
     fn configure(&self, name: &str, milvus: &str, root: &str) {
-        let storage = if name == "main" { "storage" } else { "target-storage" };
+        let storage = if name == "main" {
+            "storage"
+        } else {
+            "target-storage"
+        };
         let wal = match self.wal {
             "rocksmq" => format!("{{kind: rocksmq, path: {name}-wal}}"),
             other => format!("{{kind: {other}}}"),
@@ -143,8 +165,13 @@ repositories:
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("EYRIE_")) {
             command.env_remove(key);
         }
-        command.env("HOME", self.directory.path()).stdin(Stdio::null());
-        command.arg("--config").arg(self.path("main.yaml")).args(arguments);
+        command
+            .env("HOME", self.directory.path())
+            .stdin(Stdio::null());
+        command
+            .arg("--config")
+            .arg(self.path("main.yaml"))
+            .args(arguments);
         command
     }
 
@@ -162,7 +189,9 @@ repositories:
 
     /// The one document that a command prints.
     pub async fn json(&self, schema: &str, arguments: &[&str]) -> Value {
-        let arguments: Vec<&str> = std::iter::once("--json").chain(arguments.iter().copied()).collect();
+        let arguments: Vec<&str> = std::iter::once("--json")
+            .chain(arguments.iter().copied())
+            .collect();
         self.run(&arguments).await.expect(0).json(schema)
     }
 
@@ -176,7 +205,9 @@ repositories:
     pub async fn config_history(&self) -> Vec<String> {
         let prefix = format!("{}/config/", self.backing.roots.root);
         let last = format!("{prefix}zz-end-of-the-test");
-        let mut client = etcd_client::Client::connect([self.backing.etcd.endpoints()], None).await.unwrap();
+        let mut client = etcd_client::Client::connect([self.backing.etcd.endpoints()], None)
+            .await
+            .unwrap();
         client.put(last.as_str(), "", None).await.unwrap();
         let options = WatchOptions::new().with_prefix().with_start_revision(1);
         let mut watch = client.watch(prefix.as_str(), Some(options)).await.unwrap();
@@ -189,7 +220,11 @@ repositories:
                     client.delete(last.as_str(), None).await.unwrap();
                     return history;
                 }
-                let lease = if kv.lease() == 0 { "" } else { " under a lease" };
+                let lease = if kv.lease() == 0 {
+                    ""
+                } else {
+                    " under a lease"
+                };
                 history.push(match event.event_type() {
                     EventType::Put => format!("{name} = {}{lease}", kv.value_str().unwrap()),
                     EventType::Delete => format!("{name} removed"),
@@ -215,7 +250,9 @@ repositories:
         let keys: Vec<_> = set.keys.into_iter().map(|kv| (kv.key, kv.value)).collect();
         for batch in batches(&keys) {
             let mut etcd = self.backing.etcd.clone();
-            etcd.put_all("simulating", vec![], batch, None).await.unwrap();
+            etcd.put_all("simulating", vec![], &batch, None)
+                .await
+                .unwrap();
         }
     }
 
@@ -223,27 +260,47 @@ repositories:
     pub async fn listed(&self) -> BTreeSet<String> {
         let listed = self.json("ls", &["ls", "latest"]).await;
         let paths = listed.as_array().unwrap().iter();
-        paths.map(|entry| entry["path"].as_str().unwrap().to_owned()).collect()
+        paths
+            .map(|entry| entry["path"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// What the keys of the restored root say, for a Milvus of that version.
     pub async fn restored(&self) -> Catalog {
-        let read = self.backing.etcd.clone().read_prefix("restored/").await.unwrap();
+        let read = self
+            .backing
+            .etcd
+            .clone()
+            .read_prefix("restored/")
+            .await
+            .unwrap();
         Catalog::decode(&Roots::new("restored"), &read.keys, &self.backing.version).unwrap()
     }
 
     /// Every object that the restored keys require is there, with the bytes that Milvus wrote, and no
     /// other file.
     pub fn restored_objects_are_those_of(&self, catalog: &Catalog) {
-        let expected = catalog.objects().map(|object| (object.path.clone(), object_bytes(&object)));
+        let expected = catalog
+            .objects()
+            .map(|object| (object.path.clone(), object_bytes(&object)));
         let expected: BTreeMap<_, _> = expected.collect();
         let root = self.path("target-storage");
         let found = files(&root).into_iter().map(|path| {
             let bytes = std::fs::read(&path).unwrap();
-            (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), bytes)
+            (
+                path.strip_prefix(&root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+                bytes,
+            )
         });
         let found: BTreeMap<_, _> = found.collect();
-        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>()
+        );
         assert!(found == expected, "some object has other bytes");
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::documents::{
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::{Snapshot, Stored};
 use crate::cli::values::{Bytes, SnapshotName, took};
-use crate::manifest::{Body, Cut, HoldState, MISSING_OBJECTS, WalState};
+use crate::manifest::{Body, Cut, HoldState, WalState, weakening};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::progress::Amount;
@@ -117,6 +117,7 @@ fn holds(body: &Body) -> Vec<ShownHold> {
         kind: hold.hold.clone(),
         state: match hold.state {
             HoldState::Held => "held",
+            HoldState::Lost => "lost",
             HoldState::External => "external",
             HoldState::Absent => "absent",
         }
@@ -146,7 +147,7 @@ fn hybrid_time(timestamp: u64) -> Option<Timestamp> {
 fn missing(body: &Body) -> Vec<String> {
     let missing = body.weakenings.iter();
     missing
-        .filter(|weakening| weakening.code == MISSING_OBJECTS)
+        .filter(|weakening| weakening.code == weakening::MISSING_OBJECTS)
         .flat_map(|weakening| weakening.items.clone())
         .collect()
 }

@@ -41,7 +41,7 @@ impl From<manifest::Method> for Method {
 pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
     let mut accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
     if body.asked_mode == manifest::Mode::Hot {
-        accept.push(manifest::HOT_STRADDLE.to_owned());
+        accept.push(manifest::weakening::HOT_STRADDLE.to_owned());
     }
     let weakening = |w: &manifest::Weakening| {
         let mut what = w.message.clone();

@@ -184,8 +184,8 @@ mod tests {
 
     #[test]
     fn only_a_weakening_nobody_asked_for_is_exit_3() {
-        let accept = ["hot".to_owned()];
-        let hot = Weakening::new("hot", "", &accept);
+        let accept = ["hot-straddle".to_owned()];
+        let hot = Weakening::new("hot-straddle", "", &accept);
         let missing = Weakening::new("missing-objects", "", &accept);
         assert_eq!(exit_code(&[]), 0);
         assert_eq!(exit_code(std::slice::from_ref(&hot)), 0);

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use super::milvus::{MilvusSettings, truth};
 use super::model::{File, InstanceSection, TlsSection};
-use super::parse::{parse, read_tree, shown};
+use super::parse::{parse, read_tree, shown, suggestion};
 use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, Switch, Tls};
 use super::secret::{MASK, Secret, SecretSource};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
+use crate::manifest::weakening;
 use crate::{Error, Kind, Result};
 
 /// The variables of our own process that configuration may come from: those that begin with
@@ -89,8 +90,9 @@ impl Resolved {
             None => None,
         };
         let repositories = resolver.repositories(&file.repositories, variables)?;
-        let mut accept = file.accept;
-        accept.extend(file.instance.into_iter().flat_map(|i| i.accept));
+        let mut accept = resolver.accepted("accept", file.accept)?;
+        let of_instance = file.instance.map(|instance| instance.accept);
+        accept.extend(resolver.accepted("instance.accept", of_instance.unwrap_or_default())?);
         if !accept.is_empty() {
             let source = resolver
                 .place("accept")
@@ -419,6 +421,18 @@ impl<'a> Resolver<'a> {
         self.tree
             .line_of(key)
             .map(|line| Place::new(self.file, line))
+    }
+
+    /// The weakenings that the list at `key` names, each one that there is.
+    fn accepted(&self, key: &str, words: Vec<String>) -> Result<Vec<String>> {
+        for (at, word) in words.iter().enumerate() {
+            if !weakening::CODES.contains(&word.as_str()) {
+                let source = self.explicit(&format!("{key}.{at}"));
+                let what = format!("{key}: {word} is no weakening");
+                return Err(wrong(&source, &what, &suggestion(word, weakening::CODES)));
+            }
+        }
+        Ok(words)
     }
 
     fn explicit(&self, key: &str) -> Source {

@@ -173,7 +173,7 @@ repositories:
     url: s3://backups/milvus/
     s3: {endpoint: 's3.example:1', region: eu, access_key_id: k, secret_access_key_file: sk, tls: {enabled: true, ca_file: ca.pem}}
   - {name: aws, url: 's3://aws'}
-accept: [hot]
+accept: [milvus-differs]
 ";
     let case = Case::new(MILVUS_2_3_5, "");
     insta::assert_snapshot!(case.table(text));
@@ -187,6 +187,38 @@ accept: [hot]
     assert_eq!(aws.location.to_string(), "s3://aws");
     let error = resolved.repository(Some("awss")).unwrap_err();
     assert_eq!(error.hint(), Some("did you mean aws?"));
+}
+
+#[test]
+fn a_word_that_names_no_weakening_is_refused_with_the_nearest() {
+    let case = Case::new(MILVUS_2_3_5, "");
+    let base = "instance: {name: main, milvus_yaml: milvus.yaml}\n";
+    for (text, says, nearest) in [
+        (
+            "accept:\n  - milvus-differs\n  - missing-object\n",
+            ":4: accept: missing-object is no weakening",
+            "missing-objects",
+        ),
+        (
+            "accept: [hot]\n",
+            ":2: accept: hot is no weakening",
+            "hot-straddle",
+        ),
+    ] {
+        let error = case.resolve(&format!("{base}{text}")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(error.hint(), Some(&*format!("did you mean {nearest}?")));
+    }
+    let error = case
+        .resolve("instance: {name: main, milvus_yaml: milvus.yaml, accept: [everything]}\n")
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(":1: instance.accept: everything is no weakening"),
+        "{error}"
+    );
 }
 
 #[test]

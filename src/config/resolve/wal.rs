@@ -109,7 +109,7 @@ impl Resolver<'_> {
     }
 
     /// What Milvus takes when `mq.type` is `default`: a standalone one rocksmq, then, as a cluster,
-    /// pulsar, kafka, woodpecker, whichever is configured first (facts 5.2; 2.3 to 2.6).
+    /// pulsar, kafka, woodpecker, whichever is configured first (2.3 to 2.6; docs/milvus.md 5.2).
     fn default_wal(&self, deploy: Deploy) -> (WalType, String) {
         let on = |key: &str, default: &str| {
             let text = self

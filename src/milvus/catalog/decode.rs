@@ -1,6 +1,6 @@
 //! Decoding the anchor's keys.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use prost::Message;
@@ -10,8 +10,8 @@ use super::super::proto::common::KeyValuePair;
 use super::super::proto::{meta, schema};
 use super::live;
 use super::{
-    Access, Catalog, Collection, Counters, DROPPED, FieldIndex, FieldLogs, IndexVersions, Load,
-    MAX_NAMED, MilvusVersion, Partition, Segment, SegmentFlags, SegmentIndex, Tasks, WalEvidence,
+    Access, Catalog, Collection, Counters, DROPPED, FieldIndex, IndexVersions, Load, MAX_NAMED,
+    MilvusVersion, Partition, Segment, Tasks, WalEvidence,
 };
 use crate::{Error, Kind, Result};
 
@@ -36,13 +36,18 @@ impl Catalog {
     /// [`Kind::Instance`] when there is no database key, as under a wrong root path.
     pub fn decode(roots: &Roots, keys: &[KeyValue], version: &MilvusVersion) -> Result<Self> {
         let mut decoder = Decoder::new(roots, version.clone());
-        for key in keys {
-            let kind = roots.parse(&key.key);
-            if kind != KeyKind::Foreign {
-                decoder.take(key, kind).map_err(|error| {
-                    error.context(format!("etcd key {}", String::from_utf8_lossy(&key.key)))
-                })?;
+        // What belongs to segments comes second, and goes right where it belongs: there is so much
+        // of it that it is not collected first.
+        for turn in [Turn::First, Turn::Second] {
+            for key in keys {
+                let kind = roots.parse(&key.key);
+                if turn_of(kind) == Some(turn) {
+                    decoder.take(key, kind).map_err(|error| {
+                        error.context(format!("etcd key {}", String::from_utf8_lossy(&key.key)))
+                    })?;
+                }
             }
+            decoder.sort_segments();
         }
         decoder.finish()
     }
@@ -55,12 +60,25 @@ impl Catalog {
     }
 }
 
+/// When a key is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
+}
+
+/// Keys outside the root have no turn.
+fn turn_of(kind: KeyKind<'_>) -> Option<Turn> {
+    match kind {
+        KeyKind::Foreign => None,
+        KeyKind::Log { .. } | KeyKind::SegmentIndex { .. } => Some(Turn::Second),
+        _ => Some(Turn::First),
+    }
+}
+
 struct Decoder {
     catalog: Catalog,
     texts: HashSet<Arc<str>>,
-    segments: HashMap<i64, Segment>,
-    logs: Vec<(SegmentKey, FieldLogs, bool)>,
-    indexes: Vec<(SegmentKey, SegmentIndex)>,
     partitions: Vec<(i64, i64, Partition)>,
     fields: Vec<(i64, schema::FieldSchema)>,
     functions: Vec<(i64, schema::FunctionSchema)>,
@@ -102,9 +120,6 @@ impl Decoder {
                 max_timestamp: 0,
             },
             texts: HashSet::new(),
-            segments: HashMap::new(),
-            logs: Vec::new(),
-            indexes: Vec::new(),
             partitions: Vec::new(),
             fields: Vec::new(),
             functions: Vec::new(),
@@ -189,7 +204,7 @@ impl Decoder {
             .with_hint("check instance.etcd.root_path and meta_sub_path against milvus.yaml"));
         }
         self.join_collections();
-        self.join_segments();
+        self.sort_parts();
         self.compare_copies();
         let mut catalog = self.catalog;
         live::judge(&mut catalog);
@@ -258,30 +273,31 @@ impl Decoder {
         }
     }
 
-    fn join_segments(&mut self) {
-        for (key, logs, legacy) in self.logs.drain(..) {
-            match self.segments.get_mut(&key.segment) {
-                Some(segment) if segment.key == key => {
-                    segment.flags = segment.flags.with(SegmentFlags::LEGACY_LOGS, legacy);
-                    segment.logs.push(logs);
-                }
-                _ => self.catalog.orphans += 1,
-            }
-        }
-        for (key, build) in self.indexes.drain(..) {
-            match self.segments.get_mut(&key.segment) {
-                Some(segment) if segment.key == key => segment.indexes.push(build),
-                _ => self.catalog.orphans += 1,
-            }
-        }
-        let mut segments: Vec<Segment> = self.segments.drain().map(|(_, s)| s).collect();
+    fn sort_segments(&mut self) {
+        let segments = &mut self.catalog.segments;
         segments.sort_by_key(|segment| segment.key);
-        for segment in &mut segments {
+        segments.shrink_to_fit();
+    }
+
+    /// The segment that a key belongs to; counts the key as an orphan when there is none.
+    fn segment_of(&mut self, key: SegmentKey) -> Option<&mut Segment> {
+        let segments = &mut self.catalog.segments;
+        let found = segments.binary_search_by_key(&key, |segment| segment.key);
+        if let Ok(at) = found {
+            Some(&mut segments[at])
+        } else {
+            self.catalog.orphans += 1;
+            None
+        }
+    }
+
+    fn sort_parts(&mut self) {
+        for segment in &mut self.catalog.segments {
             segment.logs.sort_by_key(|logs| (logs.kind, logs.field));
             segment.logs.shrink_to_fit();
             segment.indexes.sort_by_key(|build| build.build);
+            segment.indexes.shrink_to_fit();
         }
-        self.catalog.segments = segments;
         let stats = &mut self.catalog.partition_stats;
         stats.sort_by(|a, b| {
             (a.collection, a.partition, &a.vchannel, a.version).cmp(&(

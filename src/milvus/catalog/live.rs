@@ -1,4 +1,4 @@
-//! Which segments are live (design 4.2, facts 3.8 c).
+//! Which segments are live (docs/milvus.md 3.2 and 3.8 c).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -43,7 +43,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Whether it is live (design 4.2).
+    /// Whether it is live (docs/milvus.md 3.8).
     #[must_use]
     pub const fn is_live(&self) -> bool {
         matches!(self.standing, Standing::Live)

@@ -96,7 +96,7 @@ impl WalEvidence {
 /// Kafka and sequence numbers of NATS are counted from 0.
 const LEAST_ROCKSMQ_ID: u64 = 1 << 50;
 
-/// Kinds whose message ids may look like this (facts 5.3).
+/// Kinds whose message ids may look like this (docs/milvus.md 5.3).
 fn fitting(message_id: &[u8]) -> &'static [WalKind] {
     if let Ok(bytes) = <[u8; 8]>::try_from(message_id) {
         return match u64::from_le_bytes(bytes) {

@@ -52,12 +52,10 @@ impl Backing {
     /// When etcd or the directory cannot be written.
     pub async fn seed(&self, set: &SimulatedKeys) -> Result<()> {
         let keys = set.keys.iter().filter(|kv| kv.lease == 0);
-        let keys: Vec<_> = keys
-            .map(|kv| (kv.key.clone(), kv.value.clone()))
-            .collect();
+        let keys: Vec<_> = keys.map(|kv| (kv.key.clone(), kv.value.clone())).collect();
         for batch in crate::etcd::batches(&keys) {
             let mut etcd = self.etcd.clone();
-            etcd.put_all("simulating", vec![], batch, None).await?;
+            etcd.put_all("simulating", vec![], &batch, None).await?;
         }
         self.write_objects().await
     }

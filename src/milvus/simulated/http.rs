@@ -85,7 +85,9 @@ fn pause(state: &State, seconds: Option<String>) -> (&'static str, String) {
     ));
     inner.gc_pauses.push(ticket.clone());
     let number = inner.gc_tickets;
-    inner.gc_calls.push(format!("pause {number} for {seconds} s"));
+    inner
+        .gc_calls
+        .push(format!("pause {number} for {seconds} s"));
     if state.version.at_least(2, 6, 8) {
         (
             "200 OK",

@@ -12,7 +12,7 @@ use crate::env::lock;
 use crate::milvus::inventory::{self, DEFAULT_DATABASE, Inventory};
 use crate::milvus::probe::PROBE_EXPRESSION;
 use crate::milvus::proto::milvus::milvus_service_server::MilvusService;
-use crate::milvus::proto::{common, milvus as api, schema};
+use crate::milvus::proto::{common, milvus as api};
 
 pub(super) struct Service(pub(super) Arc<State>);
 
@@ -108,8 +108,7 @@ impl Service {
             c.name.database == database && named
         });
         Ok(found.ok_or_else(|| {
-            let what =
-                format!("collection not found[database={database}][collection={name}]");
+            let what = format!("collection not found[database={database}][collection={name}]");
             self.status(refusal(100, &what))
         }))
     }
@@ -531,9 +530,7 @@ impl MilvusService for Service {
             }));
         }
         let mut inner = lock(&self.0.inner);
-        inner
-            .flush_state_channels
-            .push(request.flush_all_tss.len());
+        inner.flush_state_channels.push(request.flush_all_tss.len());
         let left = &mut inner.script.polls_until_flushed;
         let flushed = *left == 0;
         if *left != u32::MAX {

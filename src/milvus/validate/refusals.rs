@@ -52,7 +52,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Catalog {
-    /// Everything that this anchor cannot be captured with (design 4.1, steps 1 and 6).
+    /// Everything that this anchor cannot be captured with; asked at planning and of the anchor itself.
     #[must_use]
     pub fn refusals(&self) -> Vec<Refusal> {
         let mut refusals = Vec::new();

@@ -3,6 +3,7 @@
 pub(crate) mod segment;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -34,64 +35,14 @@ impl Index {
     pub(crate) async fn load(repo: &Repository) -> Result<Self> {
         let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
         ids.sort_unstable();
-        let segments: Vec<(IndexId, Segment)> = futures::stream::iter(ids)
+        let mut merging = Merging::default();
+        let mut segments = futures::stream::iter(ids)
             .map(|id| async move { load_segment(repo, &id).await.map(|segment| (id, segment)) })
-            .buffered(SEGMENTS_AT_ONCE)
-            .try_collect()
-            .await?;
-        repo.pool().run(move || Self::merge(segments)).await
-    }
-
-    fn merge(segments: Vec<(IndexId, Segment)>) -> Result<Self> {
-        let gone: HashSet<IndexId> = segments
-            .iter()
-            .flat_map(|(_, segment)| segment.supersedes.iter().copied())
-            .collect();
-        let live = || {
-            segments
-                .iter()
-                .filter(|(id, _)| !gone.contains(id))
-                .map(|(_, s)| s)
-        };
-        let mut index = Self::default();
-        index
-            .records
-            .reserve_exact(live().map(|segment| segment.records.len()).sum());
-        let mut numbers: HashMap<PackId, u32> = HashMap::new();
-        for (id, segment) in segments {
-            if gone.contains(&id) {
-                continue;
-            }
-            let mut renumbered = Vec::with_capacity(segment.packs.len());
-            for pack in segment.packs {
-                let next = to_u32(index.packs.len(), "a number of packs")?;
-                let number = *numbers.entry(pack.id).or_insert(next);
-                match index.packs.get(number as usize) {
-                    None => index.packs.push(pack),
-                    Some(known) if *known == pack => {}
-                    Some(_) => {
-                        return Err(damaged(format!(
-                            "{} describes pack {} in another way than an earlier segment",
-                            segment_path(&id),
-                            pack.id
-                        )));
-                    }
-                }
-                renumbered.push(number);
-            }
-            index
-                .records
-                .extend(segment.records.into_iter().map(|mut record| {
-                    record.pack = renumbered[record.pack as usize];
-                    record
-                }));
+            .buffered(SEGMENTS_AT_ONCE);
+        while let Some((id, segment)) = segments.try_next().await? {
+            merging.add(id, segment)?;
         }
-        index
-            .records
-            .sort_unstable_by_key(|record| (record.entry.id, record.pack));
-        index.records.dedup_by_key(|record| record.entry.id);
-        index.fan = fan(&index.records)?;
-        Ok(index)
+        repo.pool().run(move || merging.finish()).await
     }
 
     /// Where the blob is; `None` when the repository does not have it.
@@ -118,6 +69,87 @@ impl Index {
     /// All blobs, ascending by id.
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
+    }
+}
+
+/// Segments on their way into one index; each is let go as soon as its records are taken over, so
+/// that the index is not in memory twice.
+#[derive(Debug, Default)]
+struct Merging {
+    /// The packs of all segments, one after the other; records name their places here.
+    packs: Vec<PackInfo>,
+    /// Which of `packs` each segment brought.
+    origins: Vec<(IndexId, Range<usize>)>,
+    records: Vec<Record>,
+    gone: HashSet<IndexId>,
+}
+
+impl Merging {
+    fn add(&mut self, id: IndexId, segment: Segment) -> Result<()> {
+        let first = self.packs.len();
+        self.packs.extend(segment.packs);
+        self.origins.push((id, first..self.packs.len()));
+        to_u32(self.packs.len(), "a number of packs")?;
+        let first = to_u32(first, "a number of packs")?;
+        let records = segment.records.into_iter();
+        self.records.extend(records.map(|mut record| {
+            record.pack += first;
+            record
+        }));
+        self.gone.extend(segment.supersedes);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Index> {
+        let (packs, numbers) = self.number()?;
+        let mut records = self.records;
+        records.retain_mut(|record| match numbers[record.pack as usize] {
+            Some(number) => {
+                record.pack = number;
+                true
+            }
+            None => false,
+        });
+        records.sort_unstable_by_key(|record| (record.entry.id, record.pack));
+        records.dedup_by_key(|record| record.entry.id);
+        records.shrink_to_fit();
+        let fan = fan(&records)?;
+        Ok(Index {
+            packs,
+            records,
+            fan,
+        })
+    }
+
+    /// Each pack of a live segment once, and its number for each place; none where the segment is
+    /// superseded.
+    fn number(&self) -> Result<(Vec<PackInfo>, Vec<Option<u32>>)> {
+        let mut packs: Vec<PackInfo> = Vec::new();
+        let mut known: HashMap<PackId, u32> = HashMap::new();
+        let mut numbers = vec![None; self.packs.len()];
+        for (id, places) in &self.origins {
+            if self.gone.contains(id) {
+                continue;
+            }
+            for place in places.clone() {
+                let pack = self.packs[place];
+                let next = to_u32(packs.len(), "a number of packs")?;
+                let number = *known.entry(pack.id).or_insert(next);
+                match packs.get(number as usize) {
+                    None => packs.push(pack),
+                    Some(known) if *known == pack => {}
+                    Some(_) => {
+                        return Err(damaged(format!(
+                            "{} describes pack {} in another way than an earlier segment",
+                            segment_path(id),
+                            pack.id
+                        )));
+                    }
+                }
+                numbers[place] = Some(number);
+            }
+        }
+        Ok((packs, numbers))
     }
 }
 
@@ -180,6 +212,14 @@ mod tests {
         }
     }
 
+    fn merge(segments: Vec<(IndexId, Segment)>) -> Result<Index> {
+        let mut merging = Merging::default();
+        for (id, segment) in segments {
+            merging.add(id, segment)?;
+        }
+        merging.finish()
+    }
+
     fn segment(packs: Vec<PackInfo>, records: Vec<Record>, supersedes: Vec<IndexId>) -> Segment {
         Segment {
             packs,
@@ -191,7 +231,7 @@ mod tests {
     #[test]
     fn every_blob_of_live_segments_is_found_once() {
         let (a, b, c) = (IndexId([1; 32]), IndexId([2; 32]), IndexId([3; 32]));
-        let index = Index::merge(vec![
+        let index = merge(vec![
             (a, segment(vec![pack(9)], vec![record(7, 0)], vec![])),
             (
                 b,
@@ -228,7 +268,7 @@ mod tests {
             size: 101,
             ..pack(1)
         };
-        let error = Index::merge(vec![
+        let error = merge(vec![
             (IndexId([1; 32]), segment(vec![pack(1)], vec![], vec![])),
             (IndexId([2; 32]), segment(vec![other], vec![], vec![])),
         ])

@@ -1,4 +1,4 @@
-//! Counters that must never fall behind (facts 8.1).
+//! Counters that must never fall behind (docs/milvus.md 8.1).
 
 use jiff::Timestamp;
 

@@ -6,7 +6,7 @@ use crate::milvus::catalog::{TTL_PROPERTY, WalKind};
 use crate::milvus::wire::Message;
 use crate::{Error, Kind, Result};
 
-/// Positions at the beginning of a fresh WAL (facts 5.3).
+/// Positions at the beginning of a fresh WAL (docs/milvus.md 5.3).
 #[derive(Debug, Clone)]
 pub(super) struct Earliest {
     kind: WalKind,
@@ -143,8 +143,8 @@ pub(super) fn suspend_ttl(collection: &mut Message) -> Result<usize> {
     Ok(count)
 }
 
-/// Puts the target's storage root into the paths that a segment's record holds whole (facts 4.4):
-/// text and JSON statistics before 2.6.8, the manifest. Says how many there were.
+/// Puts the target's storage root into the paths that a segment's record holds whole
+/// (docs/milvus.md 4.4): text and JSON statistics before 2.6.8, the manifest. Says how many there were.
 pub(super) fn storage_root(segment: &mut Message, roots: &StorageRoots) -> Result<usize> {
     let mut count = 0;
     for (statistics, directories) in [
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pulsars_earliest_is_the_bytes_of_the_facts_and_its_text_is_their_base64() {
+    fn pulsars_earliest_is_the_documented_bytes_and_its_text_is_their_base64() {
         use base64::Engine;
         let hex = "08ffffffffffffffffff0110ffffffffffffffffff0118ffffffffffffffffff01\
                    20ffffffffffffffffff013000";

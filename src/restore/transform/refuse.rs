@@ -37,7 +37,7 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         }
     }
     if let Wal::Reset(kind) = options.wal {
-        // Query nodes up to 2.6.13 panic on Woodpecker's own earliest position (facts 5.5).
+        // Query nodes up to 2.6.13 panic on Woodpecker's own earliest position (docs/milvus.md 5.5).
         if kind == WalKind::Woodpecker && !options.target_version.at_least(2, 6, 14) {
             return refused(
                 format!(

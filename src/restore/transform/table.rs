@@ -245,7 +245,7 @@ impl<'a> Table<'a> {
             why = "positions start at the fresh WAL";
         } else if !segment.compaction_from.is_empty() {
             // With the dropped parents kept for the replay, a query node must not fall back to
-            // them: their objects are not in the snapshot (facts 7.3).
+            // them: their objects are not in the snapshot (docs/milvus.md 7.3).
             value.remove(15);
             why = "parents are not fallen back to";
         }

@@ -108,7 +108,7 @@ impl Decoder {
         match kind {
             KeyKind::Segment(key) => {
                 let segment = self.segment(key, decode(value)?)?;
-                self.segments.insert(key.segment, segment);
+                self.catalog.segments.push(segment);
             }
             KeyKind::Log {
                 kind,
@@ -117,9 +117,12 @@ impl Decoder {
             } => {
                 let logs: data::FieldBinlog = decode(value)?;
                 let legacy = logs.binlogs.iter().any(|log| !log.log_path.is_empty());
-                if !logs.binlogs.is_empty() {
-                    self.logs
-                        .push((segment, field_logs(kind, field, &logs), legacy));
+                if logs.binlogs.is_empty() {
+                    return Ok(());
+                }
+                if let Some(segment) = self.segment_of(segment) {
+                    segment.flags = segment.flags.with(SegmentFlags::LEGACY_LOGS, legacy);
+                    segment.logs.push(field_logs(kind, field, &logs));
                 }
             }
             KeyKind::SegmentIndex { segment, build } => {
@@ -139,7 +142,9 @@ impl Decoder {
                         .map(|f| self.intern(f))
                         .collect(),
                 };
-                self.indexes.push((segment, build));
+                if let Some(segment) = self.segment_of(segment) {
+                    segment.indexes.push(build);
+                }
             }
             KeyKind::FieldIndex { collection, index } => {
                 let info: index::FieldIndex = decode(value)?;

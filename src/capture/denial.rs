@@ -1,0 +1,117 @@
+//! Whether Milvus takes writes, as its proxies answer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reach::Running;
+use crate::milvus::client::Client;
+use crate::milvus::inventory::CollectionName;
+use crate::milvus::probe::ProbeOutcome;
+use crate::{Kind, Result};
+
+/// Between two probes.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Collections that a probe is tried on, when one is dropped meanwhile.
+const PROBED_COLLECTIONS: usize = 5;
+
+/// Whether writes pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Every reachable proxy takes them.
+    Accepted,
+    /// Some proxy denies them.
+    Denied,
+}
+
+/// What came of a hold on writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Denial {
+    /// Every reachable proxy denies writes.
+    Everywhere,
+    /// Some proxy does not; what it answered last.
+    Missing(String),
+}
+
+impl Running {
+    /// Waits until no proxy denies writes any more, for `limit` at most.
+    pub(super) async fn until_accepted(&self, limit: Duration) -> Result<Writes> {
+        let give_up = Instant::now() + limit;
+        while Instant::now() < give_up {
+            let targets = self.probe_targets().await?;
+            let mut denied = false;
+            for proxy in &self.proxies {
+                denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
+            }
+            if !denied {
+                return Ok(Writes::Accepted);
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+        Ok(Writes::Denied)
+    }
+
+    /// Probes through every reachable proxy until each denies a write for the forced reason, for
+    /// `limit` at most.
+    pub(super) async fn until_denied(&self, limit: Duration) -> Result<Denial> {
+        let give_up = Instant::now() + limit;
+        let mut last = "no probe was answered".to_owned();
+        loop {
+            let targets = self.probe_targets().await?;
+            if targets.is_empty() {
+                // Nothing can be written where there is no collection.
+                return Ok(Denial::Everywhere);
+            }
+            let mut denied = 0;
+            for proxy in &self.proxies {
+                match probe(proxy, &targets).await {
+                    ProbeOutcome::Denied => denied += 1,
+                    ProbeOutcome::Accepted => {
+                        last = format!("{} still accepts writes", proxy.address());
+                    }
+                    ProbeOutcome::Limited(why) => {
+                        last = format!(
+                            "{} limits writes for another reason: {why}",
+                            proxy.address()
+                        );
+                    }
+                    ProbeOutcome::Other(error) => {
+                        last = format!("{}: {}", proxy.address(), error.chain());
+                    }
+                }
+            }
+            if denied == self.proxies.len() {
+                return Ok(Denial::Everywhere);
+            }
+            if Instant::now() > give_up {
+                return Ok(Denial::Missing(last));
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    async fn probe_targets(&self) -> Result<Vec<CollectionName>> {
+        let mut targets = Vec::new();
+        for database in self.client.list_databases().await? {
+            targets.extend(self.client.show_collections(&database).await?);
+            if targets.len() >= PROBED_COLLECTIONS {
+                targets.truncate(PROBED_COLLECTIONS);
+                break;
+            }
+        }
+        Ok(targets)
+    }
+}
+
+async fn probe(proxy: &Client, targets: &[CollectionName]) -> ProbeOutcome {
+    let mut outcome = ProbeOutcome::Accepted;
+    for target in targets {
+        outcome = proxy.probe_write(target).await;
+        match &outcome {
+            ProbeOutcome::Other(error) if error.kind() == Kind::NotFound => {}
+            _ => return outcome,
+        }
+    }
+    outcome
+}
