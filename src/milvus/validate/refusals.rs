@@ -27,10 +27,11 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
-    /// Whether the reason passes by itself, so that the anchor is worth reading again.
+    /// Whether the reason passes by itself within seconds, so that the anchor is worth reading again
+    /// while clients are denied. An import takes as long as its files.
     #[must_use]
     pub const fn passes(self) -> bool {
-        matches!(self, Self::Import | Self::Broadcast | Self::Ddl)
+        matches!(self, Self::Broadcast | Self::Ddl)
     }
 }
 
