@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use eyrie::cli::commands::{snapshots::Snapshots, verify};
 use eyrie::cli::documents::*;
 use eyrie::cli::output::{Render, Row as _, plain};
+use eyrie::restore::{Lacking, LackingFiles, LackingObject, Outcome};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {
@@ -119,6 +120,7 @@ fn restored() -> RestoreDocument {
         target: "spare".into(),
         objects_resumed: 100,
         weakened: Vec::new(),
+        lacking: Vec::new(),
         notes: notes(),
     }
 }
@@ -406,6 +408,43 @@ fn verify_looks() {
     insta::assert_snapshot!(plain(&good) + &both(&bad));
 }
 
+fn lacking() -> Vec<Lacking> {
+    let files = |kind: &str, segments, files| LackingFiles {
+        kind: kind.into(),
+        segments,
+        files,
+    };
+    let lost = Lacking {
+        database: "default".into(),
+        collection: "books".into(),
+        partitions: vec!["_default".into()],
+        segments: 2,
+        files: vec![files("insert_log", 2, 3), files("delta_log", 1, 1)],
+        fields: vec!["title".into()],
+        indexes: vec![],
+        outcome: Outcome::NotLoaded,
+        way_out: "drop the collection when Milvus runs, or restore another snapshot".into(),
+        named: vec![LackingObject {
+            segment: 3,
+            path: "insert_log/1/2/3/100/449".into(),
+        }],
+    };
+    let rebuilt = Lacking {
+        collection: "pages".into(),
+        segments: 1,
+        files: vec![files("index_files", 1, 4)],
+        indexes: vec!["by_vector".into()],
+        outcome: Outcome::IndexRebuilt,
+        way_out: "nothing is to be done; until it is built, searches take longer".into(),
+        named: vec![LackingObject {
+            segment: 3,
+            path: "index_files/7/1/2/3/HNSW_0".into(),
+        }],
+        ..lost.clone()
+    };
+    vec![lost, rebuilt]
+}
+
 #[test]
 fn restore_looks() {
     let plan = RestorePlanDocument {
@@ -431,6 +470,9 @@ fn restore_looks() {
             what: "read every pack that is needed".into(),
         }],
         refusals: vec!["Milvus runs: session rootcoord at 10.0.0.1".into()],
+        weakened: Vec::new(),
+        lacking: lacking(),
+        notes: notes(),
         next_steps: vec!["start Milvus".into()],
     };
     insta::assert_snapshot!(both(&restored()) + &both(&plan));

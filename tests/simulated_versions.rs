@@ -45,6 +45,14 @@ fn unflushed(mut set: SimulatedKeys, version: (u64, u64, u64)) -> SimulatedKeys 
     set
 }
 
+/// Keys of 2.6 without the dictionary that no snapshot holds.
+fn v2_6() -> SimulatedKeys {
+    let mut set = SimulatedKeys::v2_6(PULSAR);
+    let resource = b"by-dev/meta/root-coord/file_resource_info/";
+    set.keys.retain(|kv| !kv.key.starts_with(resource));
+    set
+}
+
 /// What a capture asked of Milvus and of etcd, and what became of the keys at restore.
 async fn record(world: &World, plan: &Value) -> Value {
     let shown = world.json("show", &["show", "latest"]).await;
@@ -249,20 +257,59 @@ async fn simulated_2_5_27_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_2_whole() {
-    let keys = |_: &str| SimulatedKeys::v2_6(PULSAR);
+    let keys = |_: &str| v2_6();
     insta::assert_json_snapshot!(quiesced((2, 6, 2), "pulsar", "pulsar", keys).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_3_whole() {
-    let keys = |_: &str| SimulatedKeys::v2_6(PULSAR);
+    let keys = |_: &str| v2_6();
     insta::assert_json_snapshot!(quiesced((2, 6, 3), "pulsar", "pulsar", keys).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_whole_onto_woodpecker() {
-    let keys = |_: &str| SimulatedKeys::v2_6(PULSAR);
+    let keys = |_: &str| v2_6();
     insta::assert_json_snapshot!(quiesced((2, 6, 14), "pulsar", "woodpecker", keys).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simulated_2_6_14_with_a_dictionary_is_captured_without_it_and_says_so() {
+    let keys = || unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14));
+    let mut world = World::new("pulsar", |_| keys()).await;
+    world.start([obedient("2.6.14")]).await;
+    world.run(&["init"]).await.expect(0);
+    let ran = world.run(&["--json", "backup"]).await.expect(3);
+    let weakened = ran.json("backup")["weakened"].to_string();
+    for words in ["file-resources", "dict.txt"] {
+        assert!(weakened.contains(words), "{weakened}");
+    }
+    assert!(
+        !world
+            .listed()
+            .await
+            .iter()
+            .any(|path| path.contains("dict"))
+    );
+    world.target("2.6.14", "pulsar");
+    let target = world.path("target.yaml");
+    let onto = [
+        "--target",
+        target.to_str().unwrap(),
+        "--accept-unproven-wal",
+    ];
+    let restore: Vec<_> = ["restore", "latest"].into_iter().chain(onto).collect();
+    let restored = world.run(&restore).await.expect(3);
+    assert!(
+        restored.stdout().contains("dict.txt"),
+        "{}",
+        restored.stdout()
+    );
+    let (source, restored) = (
+        world.backing.catalog().await.unwrap(),
+        world.restored().await,
+    );
+    same_data(&source, &restored);
 }
 
 async fn of_2_4(scripts: impl IntoIterator<Item = Script>) -> World {
@@ -375,10 +422,7 @@ async fn simulated_2_4_24_with_clients_that_never_stop_is_captured_quiesced_and_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_without_a_pause_of_garbage_collection_is_captured_with_a_note() {
-    let mut world = World::new("pulsar", |_| {
-        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
-    })
-    .await;
+    let mut world = World::new("pulsar", |_| unflushed(v2_6(), (2, 6, 14))).await;
     let script = Script {
         gc_absent: true,
         ..obedient("2.6.14")
@@ -439,10 +483,7 @@ async fn simulated_2_5_27_whose_flush_never_works_is_refused_and_writes_are_neve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_keeps_its_holds_longer_than_their_leases_last() {
-    let mut world = World::new("pulsar", |_| {
-        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
-    })
-    .await;
+    let mut world = World::new("pulsar", |_| unflushed(v2_6(), (2, 6, 14))).await;
     world.start([obedient("2.6.14")]).await;
     world.run(&["init"]).await.expect(0);
     let running = world.start_command(&["--json", "backup"]);
@@ -528,10 +569,7 @@ async fn simulated_2_4_24_with_an_import_that_begins_in_the_window_is_refused() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_6_14_with_a_broadcast_pending_is_refused() {
-    let mut world = World::new("pulsar", |_| {
-        unflushed(SimulatedKeys::v2_6(PULSAR), (2, 6, 14))
-    })
-    .await;
+    let mut world = World::new("pulsar", |_| unflushed(v2_6(), (2, 6, 14))).await;
     world.start([obedient("2.6.14")]).await;
     world.run(&["init"]).await.expect(0);
     world

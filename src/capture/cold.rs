@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use tempfile::TempDir;
 use tokio::time::Instant;
 use tracing::info;
-use walkdir::WalkDir;
 
 use super::Context;
 use super::anchor::Anchored;
@@ -16,7 +14,7 @@ use super::objects::{Object, content};
 use super::plan::{Planned, refuse};
 use crate::config::{self, WalKind};
 use crate::connect;
-use crate::etcd::{Anchor, Etcd, Process, Status, find_binary};
+use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Status, find_binary};
 use crate::manifest::Body;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::Identity;
@@ -31,86 +29,38 @@ use crate::{Error, Kind, Result};
 /// (docs/milvus.md 3.4).
 const SESSIONS_WAIT: Duration = Duration::from_secs(75);
 
-/// Our own etcd on a copy of the directory that an embedded etcd left.
-#[derive(Debug)]
-pub(super) struct EtcdCopy {
-    process: Process,
-    directory: TempDir,
-}
-
-impl EtcdCopy {
-    /// Copies `data_dir` and starts an etcd on the copy.
-    pub(super) async fn start(
-        config: &config::Etcd,
-        data_dir: &Path,
-    ) -> Result<(Self, Etcd, Status)> {
-        if stopped::etcd_directory_in_use(data_dir)? {
-            return Err(Error::new(
-                Kind::Instance,
-                format!(
-                    "milvus is running: its embedded etcd holds {}",
-                    data_dir.display()
-                ),
-            )
-            .with_hint("stop Milvus for a cold capture, or use --mode hot"));
-        }
-        if !data_dir.join("member").is_dir() {
-            return Err(Error::new(
-                Kind::Instance,
-                format!(
-                    "{} is no etcd data directory: it has no member/",
-                    data_dir.display()
-                ),
-            )
-            .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
-        }
-        let binary = find_binary(config.binary.as_deref())?;
-        let directory = tempfile::Builder::new()
-            .prefix("eyrie-etcd-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .tempdir()
-            .map_err(|error| {
-                Error::from(error).context("making a directory for a copy of etcd's data")
-            })?;
-        let copy = directory.path().join("data");
-        let (from, to) = (data_dir.to_owned(), copy.clone());
-        tokio::task::spawn_blocking(move || copy_tree(&from, &to))
-            .await
-            .map_err(|error| {
-                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
-            })??;
-        let log = directory.path().join("etcd.log");
-        let (process, etcd, status) = Process::start(&binary, &copy, &log).await?;
-        Ok((Self { process, directory }, etcd, status))
+/// Starts an etcd on a copy of what an embedded etcd left in `data_dir`.
+///
+/// # Errors
+///
+/// [`Kind::Instance`] when an etcd holds the directory or it is none; [`Kind::Usage`] when there is
+/// no etcd program on this host.
+pub(super) async fn etcd_copy(
+    config: &config::Etcd,
+    data_dir: &Path,
+) -> Result<(EtcdCopy, Etcd, Status)> {
+    if stopped::etcd_directory_in_use(data_dir)? {
+        return Err(Error::new(
+            Kind::Instance,
+            format!(
+                "milvus is running: its embedded etcd holds {}",
+                data_dir.display()
+            ),
+        )
+        .with_hint("stop Milvus for a cold capture, or use --mode hot"));
     }
-
-    /// Stops it and removes the copy.
-    pub(super) async fn stop(self) -> Result<()> {
-        self.process.stop().await?;
-        self.directory
-            .close()
-            .map_err(|error| Error::from(error).context("removing the copy of etcd's data"))
+    if !data_dir.join(MEMBER).is_dir() {
+        return Err(Error::new(
+            Kind::Instance,
+            format!(
+                "{} is no etcd data directory: it has no {MEMBER}/",
+                data_dir.display()
+            ),
+        )
+        .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
     }
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    let copying = |path: &Path, error: std::io::Error| {
-        Error::from(error).context(format!("copying etcd's {}", path.display()))
-    };
-    for entry in WalkDir::new(from) {
-        let entry = entry
-            .map_err(|error| Error::new(Kind::Failed, "copying etcd's data").with_source(error))?;
-        let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
-        let target = to.join(relative);
-        if entry.file_type().is_dir() {
-            std::fs::create_dir_all(&target).map_err(|e| copying(entry.path(), e))?;
-        } else if entry.file_type().is_file() {
-            std::fs::copy(entry.path(), &target).map_err(|e| copying(entry.path(), e))?;
-        }
-    }
-    // etcd refuses a data directory that others may read.
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    std::fs::set_permissions(to, private).map_err(|e| copying(to, e))
+    let binary = find_binary(config.binary.as_deref())?;
+    EtcdCopy::start(&binary, data_dir).await
 }
 
 /// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.

@@ -17,7 +17,7 @@ use crate::connect;
 use crate::hold;
 use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weakening, weakening};
 use crate::milvus::catalog::Catalog;
-use crate::milvus::objects::{ObjectRef, Scope};
+use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, Totals, Writer};
 use crate::{Error, Kind, Result};
@@ -135,7 +135,7 @@ async fn store(
         }
         let keys = anchored.store_keys(writer).await?;
         context.progress.begin("copy", None);
-        let scope = scope(planned);
+        let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
         let copied = objects::copy(
             context,
@@ -242,13 +242,6 @@ pub(super) async fn release_is_felt(running: &Running) {
     }
 }
 
-fn scope(planned: &Planned) -> Scope {
-    match planned.plan.wal.state {
-        WalState::Captured => Scope::WithOpen,
-        WalState::Reset => Scope::Live,
-    }
-}
-
 fn same_missing(before: &BTreeSet<String>, copied: &Copied) -> bool {
     !before.is_empty()
         && copied
@@ -295,6 +288,22 @@ pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<We
             .missing
             .iter()
             .map(|object| named(catalog, object))
+            .collect(),
+    })
+}
+
+/// File resources lie outside the storage root, so no capture of it has them.
+pub(super) fn resources_weakening(catalog: &Catalog) -> Option<Weakening> {
+    let resources = &catalog.resources;
+    (!resources.is_empty()).then(|| Weakening {
+        code: weakening::FILE_RESOURCES.to_owned(),
+        message: "file resources (dictionaries of analyzers) are not in the snapshot, only their names are: keep \
+                  copies of the files, and after a restore put them at the same paths of the target's bucket before \
+                  Milvus starts"
+            .to_owned(),
+        items: resources
+            .iter()
+            .map(|resource| resource.path.clone())
             .collect(),
     })
 }
@@ -361,6 +370,7 @@ fn body(
             items: anchored.differences.iter().cloned().collect(),
         });
     }
+    weakenings.extend(resources_weakening(catalog));
     let errors: Vec<String> = match options.missing {
         Missing::Allow => problems(catalog).iter().map(ToString::to_string).collect(),
         Missing::Refuse => Vec::new(),

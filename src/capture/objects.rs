@@ -238,8 +238,7 @@ const fn listing_depth(kind: ObjectKind) -> usize {
         ObjectKind::IndexFile
         | ObjectKind::TextLog
         | ObjectKind::JsonKeyIndexLog
-        | ObjectKind::JsonStats
-        | ObjectKind::FileResource => 1,
+        | ObjectKind::JsonStats => 1,
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::{Context, Options, cold};
 use crate::config;
 use crate::connect;
-use crate::etcd::{Etcd, Status, prefix_end};
+use crate::etcd::{Etcd, EtcdCopy, Status, prefix_end};
 use crate::manifest::Mode;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::{Client, Identity};
@@ -42,7 +42,7 @@ const SAMPLED_OBJECTS: usize = 32;
 pub(super) struct Reached {
     pub(super) client: Etcd,
     /// Of an embedded etcd in cold mode: our own process on a copy of its directory.
-    pub(super) copy: Option<cold::EtcdCopy>,
+    pub(super) copy: Option<EtcdCopy>,
 }
 
 /// A running Milvus.
@@ -59,7 +59,7 @@ pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached
     if mode == Mode::Cold
         && let Some(embedded) = &config.embedded
     {
-        let (copy, client, status) = cold::EtcdCopy::start(config, &embedded.data_dir).await?;
+        let (copy, client, status) = cold::etcd_copy(config, &embedded.data_dir).await?;
         let copy = Some(copy);
         return Ok((Reached { client, copy }, status));
     }

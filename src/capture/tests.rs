@@ -12,6 +12,7 @@ use crate::cancel::Cancel;
 use crate::config::{Resolved, Variables};
 use crate::env::Env;
 use crate::etcd::Anchor;
+use crate::manifest::weakening;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
@@ -20,6 +21,7 @@ use crate::milvus::proto::common::KeyValuePair;
 use crate::milvus::proto::meta::PartitionState;
 use crate::milvus::recorded;
 use crate::milvus::simulated::inventory_of;
+use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
@@ -269,4 +271,16 @@ fn a_property_that_milvus_has_in_memory_only_is_named_with_what_to_do() {
     assert_eq!(found.len(), 1, "{found:?}");
     let difference = found.first().unwrap();
     assert!(difference.contains("collection.ttl.seconds") && difference.contains("set it again"));
+}
+
+#[test]
+fn file_resources_are_a_weakening_that_names_them() {
+    let set = SimulatedKeys::v2_6(&[]);
+    let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
+    let found = commit::resources_weakening(&catalog).unwrap();
+    assert_eq!(found.code, weakening::FILE_RESOURCES);
+    assert_eq!(found.items, ["dict.txt"]);
+    let set = SimulatedKeys::v2_3();
+    let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
+    assert_eq!(commit::resources_weakening(&catalog), None);
 }

@@ -1,5 +1,6 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
+mod copy;
 mod lease;
 mod page;
 mod process;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 
+pub use copy::EtcdCopy;
 pub use lease::{Lease, LeaseState};
 #[cfg(test)]
 pub(crate) use process::scratch;
-pub use process::{Process, find_binary};
+pub use process::{MEMBER, Process, find_binary};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 

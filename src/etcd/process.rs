@@ -1,7 +1,8 @@
 //! An etcd of our own, on a directory that an embedded etcd left or will take over.
 //!
 //! Milvus with `etcd.use.embed` has no etcd that could be asked while it is stopped. A cold capture
-//! runs one on a copy of its directory, a restore one on the empty directory that Milvus will use.
+//! runs one on a copy of its directory ([`EtcdCopy`](super::EtcdCopy)), as a restore does to see what
+//! it replaces, and a restore one on the empty directory that Milvus will use.
 //! It must be etcd 3.5: 3.4 refuses a directory of 3.5 ("cluster cannot be downgraded").
 
 use std::net::TcpListener;
@@ -16,6 +17,9 @@ use tokio::time::Instant;
 
 use super::{Etcd, Settings, Status};
 use crate::{Error, Kind, Result};
+
+/// The data of an etcd below its data directory.
+pub const MEMBER: &str = "member";
 
 /// How long a start may take: etcd replays its log first.
 const START_TIMEOUT: Duration = Duration::from_mins(1);

@@ -4,6 +4,7 @@
 //! never changed.
 
 pub mod anchor;
+pub mod complete;
 pub mod weakening;
 
 use std::collections::BTreeMap;

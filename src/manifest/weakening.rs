@@ -19,6 +19,9 @@ pub const HOT_STRADDLE: &str = "hot-straddle";
 /// What Milvus answers is not what its metadata says.
 pub const MILVUS_DIFFERS: &str = "milvus-differs";
 
+/// Milvus holds file resources, which are not captured; the items are their paths.
+pub const FILE_RESOURCES: &str = "file-resources";
+
 /// The metadata contradicts itself.
 pub const METADATA_INVALID: &str = "metadata-invalid";
 
@@ -31,6 +34,7 @@ pub const CODES: &[&str] = &[
     CUT_UNPROVEN,
     HOT_STRADDLE,
     MILVUS_DIFFERS,
+    FILE_RESOURCES,
     METADATA_INVALID,
     KEYS_ONLY,
 ];

@@ -44,7 +44,8 @@ pub struct Catalog {
     pub conflicts: Vec<Conflict>,
     /// Partition statistics of clustering compaction, 2.4 and later.
     pub partition_stats: Vec<PartitionStats>,
-    /// Paths of file resources (analyzer dictionaries), 2.6 and later, as Milvus wrote them.
+    /// File resources (analyzer dictionaries), 2.6 and later. They are no objects of the catalog: they
+    /// lie anywhere in the bucket, not below the storage root.
     pub resources: Vec<FileResource>,
     /// What is loaded.
     pub load: Load,
@@ -212,7 +213,7 @@ pub struct PartitionStats {
 pub struct FileResource {
     /// The key that names it.
     pub key: String,
-    /// Its path as Milvus wrote it.
+    /// Its path as Milvus wrote it, relative to the bucket (docs/milvus.md 4.2).
     pub path: String,
 }
 

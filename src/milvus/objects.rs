@@ -31,8 +31,6 @@ pub enum ObjectKind {
     JsonStats,
     /// Partition statistics of clustering compaction.
     PartStats,
-    /// A user's file, such as an analyzer's dictionary.
-    FileResource,
 }
 
 impl fmt::Display for ObjectKind {
@@ -47,7 +45,6 @@ impl fmt::Display for ObjectKind {
             Self::JsonKeyIndexLog => "json_key_index_log",
             Self::JsonStats => "json_stats",
             Self::PartStats => "part_stats",
-            Self::FileResource => "file_resource",
         })
     }
 }
@@ -55,16 +52,15 @@ impl fmt::Display for ObjectKind {
 /// An object that the anchor requires.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectRef {
-    /// Its path relative to the storage root, such as `insert_log/1/2/3/100/449`; for a file
-    /// resource the path as Milvus wrote it, which is relative to the bucket.
+    /// Its path relative to the storage root, such as `insert_log/1/2/3/100/449`.
     pub path: String,
     /// What it holds.
     pub kind: ObjectKind,
-    /// The collection; 0 for a file resource.
+    /// The collection.
     pub collection: i64,
-    /// The partition; −1 for all, 0 for a file resource.
+    /// The partition; −1 for all.
     pub partition: i64,
-    /// The segment; 0 for partition statistics and file resources.
+    /// The segment; 0 for partition statistics.
     pub segment: i64,
     /// The field or column group; 0 where the kind has none.
     pub field: i64,
@@ -93,11 +89,11 @@ impl ObjectRef {
 /// What a [`ObjectRef::tree_key`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreeKey<'k> {
-    /// The collection; 0 for a file resource.
+    /// The collection.
     pub collection: i64,
-    /// The partition; −1 for all, 0 for a file resource.
+    /// The partition; −1 for all.
     pub partition: i64,
-    /// The segment; 0 for partition statistics and file resources.
+    /// The segment; 0 for partition statistics.
     pub segment: i64,
     /// The path relative to the storage root.
     pub path: &'k str,
@@ -122,7 +118,6 @@ impl<'k> TreeKey<'k> {
 /// What the objects at one place of the order belong to.
 #[derive(Clone, Copy)]
 enum Owner {
-    Resources,
     PartStats(i64, i64),
     Segment(usize),
 }
@@ -148,7 +143,6 @@ impl Catalog {
     pub fn objects_in(&self, scope: Scope) -> impl Iterator<Item = ObjectRef> {
         self.owners(scope).into_iter().flat_map(|(_, owner)| {
             let mut objects = match owner {
-                Owner::Resources => self.resource_objects(),
                 Owner::PartStats(collection, partition) => {
                     self.part_stats_objects(collection, partition)
                 }
@@ -182,9 +176,6 @@ impl Catalog {
                 .into_iter()
                 .map(|(c, p)| (key(c, p), Owner::PartStats(c, p))),
         );
-        if !self.resources.is_empty() {
-            owners.push((key(0, 0), Owner::Resources));
-        }
         owners.sort_by_key(|(key, _)| *key);
         owners
     }
@@ -292,22 +283,6 @@ impl Catalog {
                 segment: 0,
                 field: 0,
                 id: stats.version,
-                expected_size: None,
-            })
-            .collect()
-    }
-
-    fn resource_objects(&self) -> Vec<ObjectRef> {
-        self.resources
-            .iter()
-            .map(|resource| ObjectRef {
-                path: resource.path.clone(),
-                kind: ObjectKind::FileResource,
-                collection: 0,
-                partition: 0,
-                segment: 0,
-                field: 0,
-                id: 0,
                 expected_size: None,
             })
             .collect()

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::etcd::MEMBER;
 use crate::{Error, Result};
 
 /// Where a directory's old content waits until it is removed at the very end.
@@ -34,7 +35,7 @@ pub(crate) fn put(directory: &Path, what: What) -> Result<()> {
         let name = entry.file_name();
         let wanted = match what {
             What::All => name != ASIDE,
-            What::Member => name == "member",
+            What::Member => name == MEMBER,
         };
         if !wanted {
             continue;

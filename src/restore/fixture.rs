@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::env::Env;
 use crate::etcd::KeyValue;
 use crate::manifest::{Body, ObjectEntry, anchor};
+use crate::milvus::objects::TreeKey;
 use crate::repo::{
     Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectSource,
     Repository, Totals, Unlock, Writer,
@@ -41,7 +42,7 @@ impl ObjectSource for Given {
 /// What a snapshot of a fixture holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
-    /// Objects by path below the storage root.
+    /// Objects by path below the storage root, or by tree key.
     pub(crate) objects: BTreeMap<String, Bytes>,
     /// Files of the queue by path in the snapshot.
     pub(crate) wal: BTreeMap<String, Bytes>,
@@ -91,7 +92,10 @@ pub(crate) async fn commit(repository: &Repository, contents: &Contents) -> Mani
     };
     let description = serde_json::to_vec(&description).unwrap();
     let named = contents.objects.iter().map(|(path, bytes)| {
-        let key = format!("{:020}/{:020}/{:020}/{path}", 1, 2, 3);
+        let key = match TreeKey::parse(path.as_bytes()) {
+            Some(_) => path.clone(),
+            None => format!("{:020}/{:020}/{:020}/{path}", 1, 2, 3),
+        };
         (key, bytes)
     });
     let objects = map(&writer, named, &description).await;

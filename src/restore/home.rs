@@ -9,12 +9,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use walkdir::WalkDir;
 
 use super::aside::{self, What};
 use super::owner::Owner;
-use crate::etcd::{Anchor, Etcd, Process, Status, find_binary};
-use crate::{Error, Kind, Result, stopped};
+use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Process, Status, find_binary};
+use crate::{Error, Result, stopped};
 
 /// Where a new etcd is prepared.
 const STAGING: &str = ".eyrie-restore";
@@ -22,9 +21,6 @@ const STAGING: &str = ".eyrie-restore";
 /// The file in [`STAGING`] that says that its etcd has once been up. One that is killed during its
 /// very first start leaves a log without members, which no etcd ever comes up on again.
 const READY: &str = "ready";
-
-/// The data of an etcd below its data directory.
-const MEMBER: &str = "member";
 
 /// The directory of an embedded etcd.
 #[derive(Debug)]
@@ -52,7 +48,7 @@ impl Embedded {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when there is no etcd program on this host.
+    /// [`Usage`](crate::Kind::Usage) when there is no etcd program on this host.
     pub(crate) fn open(data_dir: &Path, binary: Option<&Path>) -> Result<Self> {
         let logs = tempfile::Builder::new().prefix("eyrie-etcd-").tempdir();
         Ok(Self {
@@ -115,18 +111,9 @@ impl Embedded {
 
     /// Reads what the embedded etcd left, from a copy.
     pub(crate) async fn read_left(&self, prefix: &str) -> Result<(Anchor, Status)> {
-        let copy = self.logs.path().join("copy");
-        let (from, to) = (self.data_dir.join(MEMBER), copy.join(MEMBER));
-        tokio::task::spawn_blocking(move || copy_tree(&from, &to))
-            .await
-            .map_err(|error| {
-                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
-            })??;
-        let log = self.logs.path().join("copy.log");
-        let (process, mut etcd, status) = Process::start(&self.binary, &copy, &log).await?;
+        let (copy, mut etcd, status) = EtcdCopy::start(&self.binary, &self.data_dir).await?;
         let read = etcd.read_prefix(prefix).await;
-        process.stop().await?;
-        std::fs::remove_dir_all(&copy).map_err(|e| failed("removing", &copy, e))?;
+        copy.stop().await?;
         Ok((read?, status))
     }
 
@@ -202,21 +189,6 @@ fn ready(staging: &Path) -> Result<()> {
     let path = staging.join(READY);
     std::fs::write(&path, "").map_err(|e| failed("writing", &path, e))?;
     aside::sync(staging)
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    for entry in WalkDir::new(from) {
-        let entry = entry.map_err(|e| failed("copying etcd's", from, e.into()))?;
-        let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
-        let target = to.join(relative);
-        let copied = if entry.file_type().is_dir() {
-            std::fs::create_dir_all(&target)
-        } else {
-            std::fs::copy(entry.path(), &target).map(|_| ())
-        };
-        copied.map_err(|e| failed("copying etcd's", entry.path(), e))?;
-    }
-    Ok(())
 }
 
 fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {

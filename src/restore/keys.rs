@@ -1,9 +1,12 @@
 //! The snapshot's keys as the target will have them.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::facts::{Options, Ttl};
 use super::guard::Refusal;
+use super::lacking::Lack;
 use super::marker::AREA;
 use super::plan::{Expiring, GcGuard, KeyChange};
 use super::transform::{self, Action, FirstStart, LoadState, Report, StorageRoots, Wal};
@@ -94,8 +97,17 @@ impl Anchor {
     /// # Errors
     ///
     /// [`Kind::Damage`] when a key cannot be decoded.
-    pub(crate) fn make(&self, body: &Body, onto: &Onto<'_>, options: &Options) -> Result<Made> {
-        let options = self.options(body, onto, options);
+    pub(crate) fn make(
+        &self,
+        body: &Body,
+        onto: &Onto<'_>,
+        lack: &Lack,
+        options: &Options,
+    ) -> Result<Made> {
+        let options = transform::Options {
+            rebuild: lack.rebuild.clone(),
+            ..self.options(body, onto, options)
+        };
         let made = match transform::transform_decoded(&self.catalog, &self.keys, &options) {
             Ok(made) => made,
             Err(error) if error.kind() == Kind::Target => {
@@ -163,6 +175,7 @@ impl Anchor {
                 None => FirstStart::HoldGc,
             },
             holds: self.holds(),
+            rebuild: BTreeSet::new(),
             least_session_id: onto.session_id,
         }
     }

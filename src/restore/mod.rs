@@ -11,6 +11,7 @@ mod guard;
 mod home;
 mod keys;
 mod keyspace;
+mod lacking;
 mod marker;
 mod objects;
 mod owner;
@@ -35,6 +36,7 @@ pub use facts::{
     Usage,
 };
 pub use guard::Refusal;
+pub use lacking::{Lacking, LackingFiles, LackingObject, Outcome};
 pub use marker::Stage;
 #[cfg(test)]
 pub(crate) use plan::tests::body as body_for_tests;
@@ -44,6 +46,7 @@ pub use plan::{
 
 use facts::{Contents, Marked, SourceFacts, TargetFacts};
 use keys::{Anchor, Made, Onto};
+use lacking::Lack;
 use marker::Marker;
 use plan::Inputs;
 use queue::Queue;
@@ -59,7 +62,7 @@ use crate::env::Env;
 use crate::manifest::{EtcdIdentity, Weakening};
 use crate::progress::SharedProgress;
 use crate::repo::{Manifest, Reader, Repository};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result};
 
 /// What a restore runs in.
 #[derive(Debug, Clone, Copy)]
@@ -226,7 +229,17 @@ impl Prepared {
             session_id: home.session_id(context),
             now: marker.started,
         };
-        let made = anchor.make(body, &onto, options)?;
+        let contents = contents(manifest);
+        let lack = match contents {
+            Contents::Whole => {
+                context
+                    .cancel
+                    .run(Lack::find(&snapshot, &anchor.catalog))
+                    .await?
+            }
+            Contents::KeysOnly => Lack::default(),
+        };
+        let made = anchor.make(body, &onto, &lack, options)?;
         let source = SourceFacts {
             snapshot: manifest.snapshot.to_string(),
             instance: manifest.instance.clone(),
@@ -235,7 +248,7 @@ impl Prepared {
             wal_state: body.wal.state,
             channel_prefix: body.wal.channel_prefix.clone(),
             channels: anchor.channels(),
-            contents: contents(manifest),
+            contents,
             unproven: anchor.unproven(body, &onto, options),
         };
         let unsupported = context.instance.refusals().into_iter();
@@ -267,6 +280,7 @@ impl Prepared {
             expiring: made.expiring.clone(),
             load: made.load.clone(),
             notes: made.notes.clone(),
+            lack: &lack,
             gc: made.gc(context.instance),
             target: &target,
             management: &context.instance.milvus.management,
@@ -319,9 +333,7 @@ impl Prepared {
             progress: context.progress,
             cancel: context.cancel,
         };
-        let done = Box::pin(work.run(&mut etcd, embedded.as_mut()))
-            .await
-            .map_err(told);
+        let done = Box::pin(work.run(&mut etcd, embedded.as_mut())).await;
         if let Some(embedded) = &mut embedded {
             embedded.stop().await?;
         }
@@ -366,17 +378,6 @@ impl Prepared {
             ),
         })
     }
-}
-
-/// Says what damage that shows while objects are written means.
-fn told(error: Error) -> Error {
-    if error.kind() != Kind::Damage {
-        return error;
-    }
-    error.with_hint(
-        "no key was written, and the target is marked: eyrie verify --level bytes names the damaged files; bring \
-         them back and run the same command again, or restore another snapshot with --replace",
-    )
 }
 
 /// The marker of this restore: that of the run that goes on, or a new one.

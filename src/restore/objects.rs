@@ -321,8 +321,8 @@ async fn write(
     Ok(())
 }
 
-/// Fails unless the bytes handed to write are the captured ones (I8).
-fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
+/// Fails unless the bytes that were read are the captured ones (I8).
+pub(crate) fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
     if hash.as_bytes() == item.hash.as_bytes() {
         return Ok(());
     }
@@ -335,7 +335,8 @@ fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
     ))
 }
 
-async fn updated(mut hasher: blake3::Hasher, bytes: Bytes) -> Result<blake3::Hasher> {
+/// The hasher after `bytes`.
+pub(crate) async fn updated(mut hasher: blake3::Hasher, bytes: Bytes) -> Result<blake3::Hasher> {
     if bytes.len() <= HASH_INLINE {
         hasher.update(&bytes);
         return Ok(hasher);

@@ -13,6 +13,7 @@ use super::facts::{
     TargetVersion, Ttl, Usage,
 };
 use super::guard::{self, Refusal};
+use super::lacking::{Lack, Lacking};
 use super::marker::Stage;
 use crate::manifest::{Body, Weakening, weakening};
 
@@ -65,6 +66,8 @@ pub struct RestorePlan {
     pub expected: Expected,
     /// What is less than a whole restore.
     pub weakened: Vec<Weakening>,
+    /// What the snapshot lacks, by collection, and what comes of it.
+    pub lacking: Vec<Lacking>,
     /// Worth knowing.
     pub notes: Vec<String>,
     /// Why the target refuses; empty when the restore may begin.
@@ -205,6 +208,8 @@ pub struct Inputs<'a> {
     pub load: String,
     /// What the transform wants said.
     pub notes: Vec<String>,
+    /// What the snapshot lacks.
+    pub lack: &'a Lack,
     /// Keys to put or settings to make for the first start, for people; garbage collection.
     pub gc: GcGuard,
     /// The target.
@@ -272,7 +277,8 @@ impl RestorePlan {
             load: inputs.load,
             wipes: wipes(target, options),
             expected: Expected::of(all),
-            weakened: weakenings_of(body, is_less),
+            weakened: weakened(body, inputs.lack),
+            lacking: inputs.lack.lacking.clone(),
             notes: inputs.notes,
             refusals: [guard::refusals(source, target, options), inputs.refusals].concat(),
             steps: vec![],
@@ -304,8 +310,19 @@ impl RestorePlan {
 fn is_less(code: &str) -> bool {
     matches!(
         code,
-        weakening::MISSING_OBJECTS | weakening::METADATA_INVALID
+        weakening::MISSING_OBJECTS | weakening::FILE_RESOURCES | weakening::METADATA_INVALID
     )
+}
+
+/// What the restored instance is less than a whole one: of missing objects what was found, not what
+/// the manifest says.
+fn weakened(body: &Body, lack: &Lack) -> Vec<Weakening> {
+    let found = lack.weakening();
+    let said = weakenings_of(body, is_less);
+    let said = said
+        .into_iter()
+        .filter(|weak| found.is_none() || weak.code != weakening::MISSING_OBJECTS);
+    said.chain(found.clone()).collect()
 }
 
 fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {

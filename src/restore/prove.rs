@@ -1,18 +1,25 @@
 //! Proving, before anything is destroyed, that everything that a restore needs can be there.
 //!
 //! Every tree node opens, and every blob is in a pack of the right size. The bytes themselves are
-//! proved as they are read: a blob that does not open stops the restore before etcd is written.
+//! proved as they are read to be written, and those that can only be written after something old is
+//! gone are read once before: a blob that does not open stops the restore before etcd is written.
 
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 
 use super::facts::Usage;
-use super::snapshot::{Snapshot, Which};
+use super::objects::{proved, updated};
+use super::snapshot::{Item, Snapshot, Which};
 use crate::cancel::Cancel;
 use crate::progress::{Amount, SharedProgress};
+use crate::repo::View;
 use crate::{Error, Kind, Result};
 
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
+
+/// Objects being read at once: each reads four pieces ahead.
+const READS_AT_ONCE: usize = 2;
 
 /// What was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,4 +78,37 @@ pub(crate) async fn prove(
         ),
     )
     .with_hint("eyrie verify names the files; the target is untouched: restore another snapshot, or from a copy of the repository"))
+}
+
+/// Proves the bytes of `items` by opening and hashing them; nothing is written.
+///
+/// # Errors
+///
+/// [`Kind::Damage`] that names the first object whose bytes are not the captured ones.
+pub(crate) async fn bytes(
+    view: &View,
+    items: BoxStream<'_, Result<Item>>,
+    progress: &SharedProgress,
+    cancel: &Cancel,
+) -> Result<()> {
+    items
+        .map(|item| async {
+            let item = item?;
+            cancel.run(read(view, &item)).await?;
+            progress.advance(Amount::object(item.size));
+            Ok(())
+        })
+        .buffer_unordered(READS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+async fn read(view: &View, item: &Item) -> Result<()> {
+    let mut hasher = blake3::Hasher::new();
+    let mut pieces = view.read_object(item.pieces.clone());
+    let damaged = |error: Error| error.context(format!("object {} of the snapshot", item.key));
+    while let Some(bytes) = pieces.try_next().await.map_err(damaged)? {
+        hasher = updated(hasher, bytes).await?;
+    }
+    proved(item, &hasher.finalize())
 }

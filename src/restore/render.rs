@@ -146,6 +146,7 @@ impl RestorePlan {
                 format!("{}: {}{items}", weak.code, weak.message)
             }),
         )?;
+        section(f, "lacking", self.lacking.iter().map(ToString::to_string))?;
         section(f, "notes", self.notes.iter().cloned())?;
         section(f, "steps", numbered(&self.steps))?;
         section(f, "afterwards", numbered(&self.next_steps))?;

@@ -5,10 +5,13 @@ use futures::stream::BoxStream;
 
 use super::facts::Usage;
 use crate::etcd::KeyValue;
-use crate::manifest::{Body, ObjectEntry, anchor};
+use crate::manifest::{Body, anchor};
 use crate::repo::{Content, Entry, KeyRange, Manifest, Map, ObjectHash, PieceRef, View};
 use crate::store::Key;
 use crate::{Error, Kind, Result};
+
+/// The name of the map of objects.
+const OBJECTS_ROOT: &str = "objects";
 
 /// A snapshot as a reader session sees it.
 #[derive(Debug, Clone)]
@@ -69,6 +72,11 @@ impl Snapshot {
         &self.view
     }
 
+    /// The map of its objects.
+    pub(crate) fn objects(&self) -> Map {
+        self.map(OBJECTS_ROOT)
+    }
+
     fn map(&self, root: &str) -> Map {
         let root = self.manifest.roots.get(root).copied().flatten();
         self.view.map(root)
@@ -86,7 +94,7 @@ impl Snapshot {
     /// The objects in the order of their collections and segments.
     pub(crate) fn items(&self, which: Which) -> BoxStream<'static, Result<Item>> {
         let (root, read): (_, fn(Entry) -> Result<Item>) = match which {
-            Which::Objects => ("objects", object),
+            Which::Objects => (OBJECTS_ROOT, object),
             Which::Wal => ("wal", wal_file),
         };
         let items = self.map(root).scan(KeyRange::all());
@@ -120,16 +128,6 @@ fn object(entry: Entry) -> Result<Item> {
         .splitn(4, '/')
         .nth(3)
         .ok_or_else(|| odd(&name, "its key is not collection/partition/segment/path"))?;
-    let kind = serde_json::from_slice::<ObjectEntry>(&entry.value)
-        .map_err(|error| odd(&name, "its description does not read").with_source(error))?
-        .kind;
-    if kind == "file_resource" {
-        let message = format!(
-            "{path} is a file resource of Milvus 2.6, which this eyrie does not restore yet"
-        );
-        return Err(Error::new(Kind::Target, message)
-            .with_hint("drop the file resource and take another snapshot"));
-    }
     item(path, entry.content)
 }
 

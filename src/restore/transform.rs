@@ -58,6 +58,9 @@ pub struct Options {
     pub gc: FirstStart,
     /// Keys that are holds of the capture (whole keys, source root), in any spelling.
     pub holds: Vec<Vec<u8>>,
+    /// Index builds whose files are not in the snapshot: their keys are dropped, so that Milvus
+    /// builds them again.
+    pub rebuild: BTreeSet<i64>,
     /// The least next node id: the target's own `session/id` when it had one, else 0.
     pub least_session_id: i64,
 }
@@ -79,6 +82,7 @@ impl Options {
             load: LoadState::Keep,
             gc: FirstStart::HoldGc,
             holds: Vec::new(),
+            rebuild: BTreeSet::new(),
             least_session_id: 0,
         }
     }

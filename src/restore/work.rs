@@ -1,16 +1,18 @@
 //! The restore itself, step by step, each of which can be repeated.
 //!
 //! ```text
-//! mark ─→ objects ─→ durable ─→ [save the old keys] ─→ swap begins ─→ [old queue aside, old keys
-//! removed, objects with the paths of old ones] ─→ queue ─→ keys, collections last ─→ compare ─→
-//! [old objects and old queue removed] ─→ mark removed
+//! mark ─→ objects ─→ durable ─→ [prove the rest, save the old keys] ─→ swap begins ─→ [old queue
+//! aside, old keys removed, objects with the paths of old ones] ─→ queue ─→ keys, collections last
+//! ─→ compare ─→ [old objects and old queue removed] ─→ mark removed
 //! ```
 //!
-//! Until the swap begins what was there before is whole. From then on the same command has to be run
+//! Until the swap begins what was there before is whole, and when it begins every byte of the
+//! snapshot has been read and proved. From then on the same command has to be run
 //! again until it ends; the old keys are in the repository, and old objects are removed last.
 
 use std::path::PathBuf;
 
+use futures::{StreamExt, stream};
 use tracing::info;
 
 use super::facts::{Occupied, Options, ReadBack, Usage};
@@ -19,12 +21,12 @@ use super::keyspace::Keyspace;
 use super::marker::{Marker, Stage};
 use super::objects::{InPlace, Other, Placed, Placing, read_back};
 use super::owner::Owner;
+use super::prove;
 use super::queue::Queue;
 use super::replace::{self, Old};
 use super::snapshot::{Item, Snapshot, Which};
 use super::survey::FAMILIES;
 use super::write::{Target, Writer};
-use crate::Result;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::manifest::WalState;
@@ -32,6 +34,21 @@ use crate::progress::{Amount, SharedProgress};
 use crate::repo::Repository;
 use crate::store::SharedStore;
 use crate::store::local::LocalStore;
+use crate::{Error, Kind, Result};
+
+/// The way out of damage on a target that held nothing.
+const NOTHING_VISIBLE: &str = "no key was written, and the target is marked: eyrie verify --level bytes names the \
+     damaged files; bring them back and run the same command again, or restore another snapshot with --replace";
+
+/// The way out of damage before anything was replaced.
+const OLD_IS_WHOLE: &str = "nothing was replaced: the old keys, objects and queue are as they were, and Milvus can be \
+     started on them again; eyrie verify --level bytes names the damaged files: bring them back, stop Milvus and run \
+     the same command again, or restore another snapshot with --replace";
+
+/// The way out of damage that came after everything had been proved.
+const SWAP_HAS_BEGUN: &str = "the repository was damaged after its bytes had been proved, and the old keys are gone \
+     from etcd (they are the newest snapshot of NAME.replaced): eyrie verify --level bytes names the damaged files; \
+     bring them back and run the same command again, or restore another snapshot with --replace";
 
 /// Everything that a restore works with.
 #[derive(Debug)]
@@ -84,8 +101,8 @@ impl Work<'_> {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::Damage`] when the repository's bytes do not prove, before etcd is written;
-    /// [`crate::Kind::Target`] when a Milvus starts meanwhile.
+    /// [`Kind::Damage`] when the repository's bytes do not prove, before etcd is written and before
+    /// anything old is gone; [`Kind::Target`] when a Milvus starts meanwhile.
     pub(crate) async fn run(
         &self,
         keys: &mut dyn Keyspace,
@@ -95,30 +112,14 @@ impl Work<'_> {
         let begun = Writer::begin(keys, root, meta, &self.marker, self.env);
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
-        let placed = self.objects(&mut done).await?;
-        if let Some(old) = self.old {
-            let by = self.snapshot.manifest.snapshot.to_string();
-            let saved = replace::save(self.repository, old, &by, self.env).await?;
-            writer.saved(&saved).await?;
-        }
+        let told = |stage| move |error| self.told(error, stage);
+        let deferred = self.place(&mut done).await.map_err(told(self.stage))?;
+        self.save(&mut writer).await?;
         self.cancel.check()?;
         writer.stage(Stage::Swap).await?;
-        if self.options.occupied == Occupied::Replace {
-            if let Some(home) = &home {
-                home.begin_swap()?;
-            }
-            self.queue.put_aside()?;
-        }
-        writer.clear(self.target, self.options.occupied).await?;
-        self.deferred(placed.deferred, &mut done).await?;
-        if self.snapshot.body.wal.state == WalState::Captured {
-            done.queue = self
-                .queue
-                .bring_back(self.snapshot, self.env, self.progress, self.cancel)
-                .await?;
-        }
-        self.read_back().await?;
-        self.keys(&mut writer).await?;
+        self.swap(&mut writer, home.as_deref(), deferred, &mut done)
+            .await
+            .map_err(told(Stage::Swap))?;
         writer.stage(Stage::Clean).await?;
         match &mut home {
             None => {
@@ -135,12 +136,98 @@ impl Work<'_> {
         Ok(done)
     }
 
+    /// Places what can be placed beside the old instance, and proves the rest: every byte of the
+    /// snapshot has been read when this ends, and nothing old is gone. Gives the objects that are
+    /// still to be placed.
+    async fn place(&self, done: &mut Done) -> Result<Vec<Item>> {
+        let deferred = self.objects(done).await?.deferred;
+        if self.replaces() {
+            self.prove_rest(&deferred).await?;
+        }
+        Ok(deferred)
+    }
+
+    /// Reads what is written only after the swap has begun: objects in whose place the old instance
+    /// has others, and the captured queue.
+    async fn prove_rest(&self, deferred: &[Item]) -> Result<()> {
+        let captured = self.snapshot.body.wal.state == WalState::Captured;
+        let mut total = Amount::default();
+        for item in deferred {
+            total += Amount::object(item.size);
+        }
+        if captured {
+            let files = self.snapshot.wal_files().await?;
+            total += Amount::new(files.objects, files.bytes);
+        }
+        self.progress.begin("prove", Some(total));
+        let view = self.snapshot.view();
+        let objects = stream::iter(deferred.iter().cloned().map(Ok)).boxed();
+        prove::bytes(view, objects, self.progress, self.cancel).await?;
+        if captured {
+            let files = self.snapshot.items(Which::Wal);
+            prove::bytes(view, files, self.progress, self.cancel).await?;
+        }
+        self.progress.end();
+        Ok(())
+    }
+
+    async fn save(&self, writer: &mut Writer<'_>) -> Result<()> {
+        if let Some(old) = self.old {
+            let by = self.snapshot.manifest.snapshot.to_string();
+            let saved = replace::save(self.repository, old, &by, self.env).await?;
+            writer.saved(&saved).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the snapshot in the place of what was there.
+    async fn swap(
+        &self,
+        writer: &mut Writer<'_>,
+        home: Option<&Embedded>,
+        deferred: Vec<Item>,
+        done: &mut Done,
+    ) -> Result<()> {
+        if self.options.occupied == Occupied::Replace {
+            if let Some(home) = home {
+                home.begin_swap()?;
+            }
+            self.queue.put_aside()?;
+        }
+        writer.clear(self.target, self.options.occupied).await?;
+        self.deferred(deferred, done).await?;
+        if self.snapshot.body.wal.state == WalState::Captured {
+            done.queue = self
+                .queue
+                .bring_back(self.snapshot, self.env, self.progress, self.cancel)
+                .await?;
+        }
+        self.read_back().await?;
+        self.keys(writer).await
+    }
+
+    /// Whether something is replaced that is whole yet.
+    fn replaces(&self) -> bool {
+        self.options.occupied == Occupied::Replace && self.stage == Stage::Objects
+    }
+
+    /// Says what damage that shows at `stage` leaves.
+    fn told(&self, error: Error, stage: Stage) -> Error {
+        if error.kind() != Kind::Damage {
+            return error;
+        }
+        error.with_hint(match (self.options.occupied, stage) {
+            (Occupied::Refuse, _) => NOTHING_VISIBLE,
+            (Occupied::Replace, Stage::Objects) => OLD_IS_WHOLE,
+            (Occupied::Replace, _) => SWAP_HAS_BEGUN,
+        })
+    }
+
     async fn objects(&self, done: &mut Done) -> Result<Placed> {
         let totals = self.snapshot.totals();
         let total = Amount::new(totals.objects, totals.bytes);
         self.progress.begin("objects", Some(total));
-        let whole = self.options.occupied == Occupied::Replace && self.stage == Stage::Objects;
-        let other = if whole {
+        let other = if self.replaces() {
             Other::Defer
         } else {
             Other::Overwrite
@@ -177,7 +264,7 @@ impl Work<'_> {
         if items.is_empty() {
             return Ok(());
         }
-        let items = futures::stream::iter(items.into_iter().map(Ok));
+        let items = stream::iter(items.into_iter().map(Ok));
         let placed = self.placing(Other::Overwrite).await?.place(items).await?;
         done.written.objects += placed.written.objects;
         done.written.bytes += placed.written.bytes;
@@ -194,8 +281,7 @@ impl Work<'_> {
             let owner = local.owner;
             let adopted = tokio::task::spawn_blocking(move || owner.adopt(&paths));
             adopted.await.map_err(|error| {
-                crate::Error::new(crate::Kind::Failed, "giving files to their owner")
-                    .with_source(error)
+                Error::new(Kind::Failed, "giving files to their owner").with_source(error)
             })??;
         }
         self.storage.store.sync().await

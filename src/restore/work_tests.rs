@@ -67,9 +67,14 @@ const OLD: [(&str, &[u8]); 4] = [
 ];
 
 async fn captured(state: WalState) -> (Repository, Manifest) {
-    let (_, repository) = repository().await;
-    let manifest = commit(&repository, &contents(state)).await;
+    let (_, repository, manifest) = captured_in(state).await;
     (repository, manifest)
+}
+
+async fn captured_in(state: WalState) -> (MemoryStore, Repository, Manifest) {
+    let (store, repository) = repository().await;
+    let manifest = commit(&repository, &contents(state)).await;
+    (store, repository, manifest)
 }
 
 /// A target that survives crashes.
@@ -386,4 +391,49 @@ async fn a_full_disk_stops_before_etcd_is_written() {
     world.keys.revive();
     told(world.run(world.plain()).await);
     world.complete().await;
+}
+
+/// Between two flipped bits, in bytes: less than the smallest sealed blob of the fixture takes.
+const FLIP_STEP: usize = 128;
+
+/// Whatever blob is damaged, it shows before anything old is gone; mended, the same goes on.
+#[tokio::test]
+async fn damage_of_any_blob_shows_while_the_old_instance_is_whole() {
+    for state in [WalState::Reset, WalState::Captured] {
+        let (store, repository, manifest) = captured_in(state).await;
+        let packs: Vec<_> = store
+            .list("data/", ListOptions::default())
+            .try_collect()
+            .await
+            .unwrap();
+        let captured = (repository, manifest);
+        let mut hit = 0;
+        for pack in packs {
+            let whole = store.get(&pack.key, GetOptions::default()).await.unwrap();
+            for at in (0..whole.len()).step_by(FLIP_STEP) {
+                let mut flipped = whole.to_vec();
+                flipped[at] ^= 0x10;
+                let put = |bytes: Bytes| store.put(&pack.key, bytes, PutOptions::default());
+                put(flipped.into()).await.unwrap();
+                let world = World::on(&captured, Occupied::Replace, state).await;
+                let Err(error) = world.run(world.plain()).await else {
+                    // The pack's own directory, which a restore does not read.
+                    put(whole.clone()).await.unwrap();
+                    continue;
+                };
+                hit += 1;
+                assert_eq!(error.kind(), Kind::Damage, "{}", error.chain());
+                assert!(error.hint().unwrap().contains("nothing was replaced"));
+                assert_eq!(world.keys.dump()["r/eyrie/restore-stage"], b"objects");
+                world.old_is_whole_before_the_swap().await;
+                put(whole.clone()).await.unwrap();
+                world.keys.revive();
+                if at % (8 * FLIP_STEP) == 0 {
+                    told(world.run(world.plain()).await);
+                    world.complete().await;
+                }
+            }
+        }
+        assert!(hit > 50, "only {hit} flips were in blobs");
+    }
 }

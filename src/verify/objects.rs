@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use futures::TryStreamExt;
 
-use crate::manifest::{Body, KEYS_ONLY, WalState, anchor, weakening};
+use crate::manifest::{Body, KEYS_ONLY, anchor, complete, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
-use crate::milvus::objects::{ObjectRef, Scope};
+use crate::milvus::objects::ObjectRef;
 use crate::milvus::version::MilvusVersion;
-use crate::repo::{Content, Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
+use crate::repo::{Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
 use crate::{Error, Kind, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
@@ -88,10 +88,6 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
     let version = MilvusVersion::parse(&body.milvus.version);
     let catalog =
         Catalog::decode(&roots, &keys, &version).map_err(|error| error.with_kind(Kind::Damage))?;
-    let scope = match body.wal.state {
-        WalState::Captured => Scope::WithOpen,
-        WalState::Reset => Scope::Live,
-    };
     let weakenings = body.weakenings.iter();
     let named: Vec<&String> = weakenings
         .filter(|weakening| weakening.code == weakening::MISSING_OBJECTS)
@@ -103,21 +99,18 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
     }
     let paths = named.iter().filter_map(|item| item.rsplit_once(": "));
     let known: HashSet<&str> = paths.map(|(_, path)| path).collect();
-    let mut entries = map("objects").scan(KeyRange::all());
-    let mut entry = entries.try_next().await?;
     let mut gone = Vec::new();
-    for object in catalog.objects_in(scope) {
-        let key = object.tree_key().into_bytes();
-        while entry.as_ref().is_some_and(|entry| entry.key < key) {
-            entry = entries.try_next().await?;
-        }
-        let there = entry
-            .as_ref()
-            .is_some_and(|entry| entry.key == key && entry.content != Content::None);
-        if !there && !known.contains(object.path.as_str()) {
-            gone.push(object);
-        }
-    }
+    complete::missing(
+        &map("objects"),
+        &catalog,
+        body.wal.state.scope(),
+        |object| {
+            if !known.contains(object.path.as_str()) {
+                gone.push(object);
+            }
+        },
+    )
+    .await?;
     Ok(told(manifest, &catalog, &gone))
 }
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Lab, objects_of
+from lab import oracle
 from lab.eyrie import Eyrie
+from test_bad_input import one_row
 
 # The files of docs/format.md 2; leases, marks and checkpoints are not there after a clean run.
 KINDS = ("config", "keys", "snapshots", "index", "tree", "data")
@@ -106,3 +108,44 @@ def test_a_replace_from_a_damaged_repository_keeps_what_was_there(
     assert target.instance.etcd.get(key) == b"{}"
     assert old.read_bytes() == b"somebody's"
     target.instance.kill()
+
+
+def test_after_damage_the_old_instance_starts_and_after_mending_the_same_replace_finishes(
+    intact: Eyrie, source: Callable[[str], Lab], fresh: Callable[..., Lab], binary: Path
+) -> None:
+    """Every path of the snapshot is taken in the old instance, so that every object has to wait for the swap."""
+    eyrie, copy = copied(intact, "mended")
+    listed = [entry["path"] for entry in eyrie.json("ls", "latest")]
+    target = one_row("local", fresh)
+    instance = target.instance
+    with instance.client() as client:
+        client.collection("default", "one").flush()
+    instance.stop_milvus()
+    instance.await_sessions(0)
+    for path in listed:
+        other = instance.storage / path
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(b"other bytes at the same path")
+    old = (instance.etcd.keys(f"{instance.root_path}/meta/"), objects_of(instance))
+
+    victim = flip_a_bit(copy / "data")
+    again = ("restore", "latest", "--replace", "--target", str(target.eyrie(binary).config))
+    refused = eyrie.expect(22, *again)
+    assert "nothing was replaced" in refused.err, str(refused)
+    assert (instance.etcd.keys(f"{instance.root_path}/meta/"), objects_of(instance)) == old
+    instance.start_milvus()
+    with instance.client() as client:
+        one = client.collection("default", "one")
+        one.create_index("v", {"index_type": "FLAT", "metric_type": "L2", "params": {}})
+        one.load()
+        assert [row["id"] for row in one.query("id >= 0", consistency_level="Strong")] == [1]
+    instance.stop_milvus()
+    instance.await_sessions(0)
+
+    flip_a_bit(victim)
+    eyrie.expect(0, *again)
+    found = objects_of(instance)
+    assert sorted(found) == sorted(listed)
+    instance.start_milvus()
+    assert oracle.compare(source("local").view(), target.view()) == []
+    instance.kill()

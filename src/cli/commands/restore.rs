@@ -102,7 +102,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         Outcome::Planned(plan) => {
             let refused = !plan.refusals.is_empty();
             context.output.show(&Shown {
-                document: plan_document(&plan),
+                document: plan_document(&plan, &config.accept),
                 text: plan.to_string(),
             })?;
             Ok(if refused { Kind::Target.exit_code() } else { 0 })
@@ -172,8 +172,13 @@ fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
             .iter()
             .map(|weak| weakening(weak, accept))
             .collect(),
-        notes: plan.notes.iter().map(|what| note("plan", what)).collect(),
+        lacking: plan.lacking.clone(),
+        notes: notes(plan),
     }
+}
+
+fn notes(plan: &RestorePlan) -> Vec<Note> {
+    plan.notes.iter().map(|what| note("plan", what)).collect()
 }
 
 fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
@@ -192,7 +197,7 @@ fn note(kind: &str, what: &str) -> Note {
     }
 }
 
-fn plan_document(plan: &RestorePlan) -> RestorePlanDocument {
+fn plan_document(plan: &RestorePlan, accept: &[String]) -> RestorePlanDocument {
     RestorePlanDocument {
         snapshot: HexId(plan.snapshot.clone()),
         target: plan.target.instance.clone(),
@@ -231,6 +236,13 @@ fn plan_document(plan: &RestorePlan) -> RestorePlanDocument {
             .iter()
             .map(|refusal| format!("{} ({})", refusal.found, refusal.hint))
             .collect(),
+        weakened: plan
+            .weakened
+            .iter()
+            .map(|weak| weakening(weak, accept))
+            .collect(),
+        lacking: plan.lacking.clone(),
+        notes: notes(plan),
         next_steps: plan.next_steps.clone(),
     }
 }
@@ -289,6 +301,7 @@ impl Render for RestoreDocument {
             rewritten.map(|(family, n)| format!("{family}: {}", count(*n, "key"))),
         );
         weakenings(page, &self.weakened);
+        page.list("lacking", self.lacking.iter().map(ToString::to_string));
         page.list("notes", self.notes.iter().map(|note| note.what.clone()));
         numbered(page, "what to do next", &self.next_steps);
     }
@@ -315,6 +328,9 @@ impl Render for RestorePlanDocument {
             ),
         ]);
         page.list("the target refuses", self.refusals.iter().cloned());
+        weakenings(page, &self.weakened);
+        page.list("lacking", self.lacking.iter().map(ToString::to_string));
+        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
         page.list(
             "would be destroyed",
             self.destroys

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, PlanStep, Weakening};
+use crate::restore::Lacking;
 
 /// `eyrie restore --json`: one restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -32,6 +33,8 @@ pub struct RestoreDocument {
     pub objects_resumed: u64,
     /// What is less than was asked for, such as collections that will not load.
     pub weakened: Vec<Weakening>,
+    /// What the snapshot lacks, by collection, what comes of it and the way out.
+    pub lacking: Vec<Lacking>,
     /// Worth knowing.
     pub notes: Vec<Note>,
 }
@@ -61,6 +64,12 @@ pub struct RestorePlanDocument {
     pub steps: Vec<PlanStep>,
     /// Why the target refuses; empty when the restore could start.
     pub refusals: Vec<String>,
+    /// What would be less than a whole restore.
+    pub weakened: Vec<Weakening>,
+    /// What the snapshot lacks, by collection, what comes of it and the way out.
+    pub lacking: Vec<Lacking>,
+    /// Worth knowing.
+    pub notes: Vec<Note>,
     /// What to do afterwards, in order.
     pub next_steps: Vec<String>,
 }

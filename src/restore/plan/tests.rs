@@ -98,6 +98,7 @@ fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGua
         }],
         load: "9 collections were loaded and load again at the first start".into(),
         notes: vec![],
+        lack: &Lack::default(),
         gc,
         target,
         management: "http://127.0.0.1:9091",
@@ -204,4 +205,35 @@ fn what_stays_is_not_counted_as_rewritten() {
     let rewritten = plan.rewritten();
     assert_eq!(rewritten.len(), 3);
     assert_eq!(rewritten["channel-cp"], 6);
+}
+
+#[test]
+fn missing_objects_are_told_as_found_and_other_weakenings_as_the_manifest_has_them() {
+    let weak = |code: &str| Weakening {
+        code: code.into(),
+        message: "as captured".into(),
+        items: vec![],
+    };
+    let said = Body {
+        weakenings: [
+            weakening::MISSING_OBJECTS,
+            weakening::FILE_RESOURCES,
+            weakening::HOT_STRADDLE,
+        ]
+        .map(weak)
+        .to_vec(),
+        ..body()
+    };
+    let found = Lack {
+        objects: 2,
+        ..Lack::default()
+    };
+    let told = weakened(&said, &found);
+    let codes: Vec<&str> = told.iter().map(|weak| weak.code.as_str()).collect();
+    assert_eq!(
+        codes,
+        [weakening::FILE_RESOURCES, weakening::MISSING_OBJECTS]
+    );
+    assert!(told[1].message.contains("2 objects"), "{}", told[1].message);
+    assert_eq!(weakened(&said, &Lack::default()).len(), 2);
 }

@@ -82,7 +82,7 @@ impl<'a> Table<'a> {
             | K::FileResource => Verdict::keep("as it was"),
             K::Segment(segment) => self.segment(key, segment, report)?,
             K::Log { segment, .. } => self.log(segment),
-            K::SegmentIndex { segment, .. } => self.segment_index(key, segment)?,
+            K::SegmentIndex { segment, build } => self.segment_index(key, segment, build)?,
             K::FieldIndex { collection, index } => self.field_index(collection, index),
             K::ChannelCheckpoint { vchannel } => self.checkpoint(key, vchannel, report)?,
             K::ChannelRemoval { .. } => match self.options.wal {
@@ -264,7 +264,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn segment_index(&self, key: &KeyValue, id: SegmentKey) -> Result<Verdict> {
+    fn segment_index(&self, key: &KeyValue, id: SegmentKey, build: i64) -> Result<Verdict> {
         let info: index::SegmentIndex = decode(&key.value)?;
         let collection = self.catalog.collections.get(&id.collection);
         let index = collection.and_then(|collection| collection.indexes.get(&info.index_id));
@@ -274,6 +274,9 @@ impl<'a> Table<'a> {
             .get(&id)
             .is_some_and(|segment| segment.is_live());
         Ok(match (live, wanted) {
+            (true, true) if self.options.rebuild.contains(&build) => {
+                Verdict::drop("their files are not in the snapshot: Milvus builds them again")
+            }
             (true, true) => Verdict::keep("no index is built again"),
             (true, false) => Verdict::drop("of indexes that were dropped"),
             (false, _) => Verdict::drop("of segments that are not live"),
