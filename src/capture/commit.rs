@@ -118,7 +118,7 @@ async fn store(
     begun: Instant,
 ) -> Result<(ManifestDraft, Body)> {
     if planned.milvus.is_some() {
-        hold_gc(context, planned, holds).await?;
+        Box::pin(hold_gc(context, planned, holds)).await?;
     }
     let mut known = writer.view().map(known);
     let mut attempt = 1;
@@ -160,7 +160,7 @@ async fn store(
                 writer.flush().await?;
                 known = writer.view().repo().view().await?.map(copied.root);
             }
-            holds.retake_gc().await?;
+            Box::pin(holds.retake_gc()).await?;
             attempt += 1;
             continue;
         }
@@ -208,7 +208,8 @@ async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Res
     let management = connect::management(&context.instance.milvus)?;
     let sessions = format!("{}/{}/session/", planned.roots.root, planned.roots.meta);
     let hint = "check instance.milvus.management (metrics.port of Milvus, 9091 by default)";
-    match hold::hold_gc(management, planned.etcd.client.clone(), sessions).await {
+    let hold = hold::hold_gc(management, planned.etcd.client.clone(), sessions);
+    match Box::pin(hold).await {
         Ok(Some(hold)) => holds.hold_gc(hold),
         Ok(None) => holds.absent("gc", "this version of Milvus cannot pause it"),
         Err(error) => {

@@ -54,7 +54,7 @@ impl Holds {
     /// [`Kind::Instance`] when Milvus does not pause it any more; then nothing holds it.
     pub async fn retake_gc(&mut self) -> Result<()> {
         if let Some(lost) = self.gc.take() {
-            let again = lost.again().await;
+            let again = Box::pin(lost.again()).await;
             self.records.push(lost.release().await);
             self.gc = again.map_err(|error| {
                 error

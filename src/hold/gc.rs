@@ -45,7 +45,7 @@ pub async fn hold_gc(
     etcd: Etcd,
     session: String,
 ) -> Result<Option<GcHold>> {
-    let coordinator = Coordinator::now(etcd, session).await?;
+    let coordinator = Box::pin(Coordinator::now(etcd, session)).await?;
     let GcSupport::Paused(pause) = management.pause_gc(PAUSE, BUDGET).await? else {
         return Ok(None);
     };
@@ -89,7 +89,7 @@ impl GcHold {
     /// As [`hold_gc`].
     pub async fn again(&self) -> Result<Option<Self>> {
         let Coordinator { etcd, session, .. } = self.coordinator.clone();
-        hold_gc(self.management.clone(), etcd, session).await
+        Box::pin(hold_gc(self.management.clone(), etcd, session)).await
     }
 
     /// What the manifest says of it, as of the last check or renewal.
@@ -230,7 +230,7 @@ mod tests {
         let milvus = SimulatedMilvus::start(Script::new("2.6.8")).await;
         begins(&mut etcd, "mixcoord").await;
         let hold = hold_gc(milvus.management(), etcd.clone(), SESSIONS.to_owned());
-        let hold = hold.await.unwrap().unwrap();
+        let hold = Box::pin(hold).await.unwrap().unwrap();
         // A value that is put again is the same session.
         begins(&mut etcd, "mixcoord").await;
         assert!(hold.held().await);
@@ -242,7 +242,7 @@ mod tests {
         assert!(!hold.held().await, "nobody runs it");
         begins(&mut etcd, "mixcoord").await;
         assert!(!hold.held().await, "another runs it");
-        let again = hold.again().await.unwrap().unwrap();
+        let again = Box::pin(hold.again()).await.unwrap().unwrap();
         assert!(again.held().await, "the one that runs now was asked");
         assert_eq!(hold.release().await.state, HoldState::Lost);
     }
@@ -252,7 +252,7 @@ mod tests {
         let (etcd, process, _directory) = etcd::scratch().await;
         let milvus = SimulatedMilvus::start(Script::new("2.6.8")).await;
         let hold = hold_gc(milvus.management(), etcd.clone(), SESSIONS.to_owned());
-        let hold = hold.await.unwrap().unwrap();
+        let hold = Box::pin(hold).await.unwrap().unwrap();
         assert!(hold.held().await);
         process.stop().await.unwrap();
         assert!(!hold.held().await);
