@@ -3,6 +3,8 @@
 //!
 //! No Milvus but 2.3.5 runs where these tests do; `tests/e2e` has that one.
 
+#![allow(clippy::large_futures, reason = "each is awaited once, by a test")]
+
 mod fixture;
 mod simulated;
 
@@ -15,7 +17,7 @@ use eyrie::milvus::proto::common::SegmentState;
 use eyrie::milvus::proto::data::{ImportJobState, SegmentInfo};
 use eyrie::milvus::proto::streaming::BroadcastTaskState;
 use eyrie::milvus::simulated::keys::{COLLECTION, OTHER_COLLECTION, SimulatedKeys};
-use eyrie::milvus::simulated::{Script, Writes, refusal};
+use eyrie::milvus::simulated::{GcRoute, Script, Writes, refusal};
 use serde_json::{Value, json};
 
 use simulated::World;
@@ -424,7 +426,7 @@ async fn simulated_2_4_24_with_clients_that_never_stop_is_captured_quiesced_and_
 async fn simulated_2_6_14_without_a_pause_of_garbage_collection_is_captured_with_a_note() {
     let mut world = World::new("pulsar", |_| unflushed(v2_6(), (2, 6, 14))).await;
     let script = Script {
-        gc_absent: true,
+        gc: GcRoute::Absent,
         ..obedient("2.6.14")
     };
     world.start([script]).await;

@@ -319,7 +319,7 @@ fn base_url(address: &str) -> Result<Url> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulated::{Script, SimulatedMilvus};
+    use super::super::simulated::{GcRoute, Script, SimulatedMilvus};
     use super::*;
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -403,7 +403,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_that_outlasts_its_budget_is_an_error_simulated_milvus_2_3_22() {
         let mut script = Script::new("2.3.22");
-        script.gc_hangs = true;
+        script.gc = GcRoute::Hangs;
         let milvus = SimulatedMilvus::start(script).await;
         let error = milvus
             .management()

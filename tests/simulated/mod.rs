@@ -92,7 +92,7 @@ impl World {
         }
         let mut etcd = self.backing.etcd.clone();
         let lease = etcd
-            .lease(Duration::from_secs(60), &Env::system())
+            .lease(Duration::from_mins(1), &Env::system())
             .await
             .unwrap();
         let put = etcd.put_all("simulating", vec![], &sessions, Some(&lease));
@@ -118,7 +118,7 @@ impl World {
         .unwrap();
         self.configure(
             "main",
-            &self.nobody(&self.backing.version.to_string()),
+            &nobody(&self.backing.version.to_string()),
             &self.backing.roots.root,
         );
     }
@@ -126,13 +126,8 @@ impl World {
     /// Configures an empty instance of that version and queue beside this one.
     pub fn target(&mut self, version: &str, wal: &'static str) {
         let source = std::mem::replace(&mut self.wal, wal);
-        self.configure("target", &self.nobody(version), "restored");
+        self.configure("target", &nobody(version), "restored");
         self.wal = source;
-    }
-
-    /// Nothing listens on port 1.
-    fn nobody(&self, version: &str) -> String {
-        format!("{{address: '127.0.0.1:1', management: 'http://127.0.0.1:1', version: {version}}}")
     }
 
     fn configure(&self, name: &str, milvus: &str, root: &str) {
@@ -303,6 +298,11 @@ repositories:
         );
         assert!(found == expected, "some object has other bytes");
     }
+}
+
+/// Nothing listens on port 1.
+fn nobody(version: &str) -> String {
+    format!("{{address: '127.0.0.1:1', management: 'http://127.0.0.1:1', version: {version}}}")
 }
 
 fn files(root: &Path) -> Vec<PathBuf> {

@@ -144,15 +144,8 @@ impl Backing {
                 });
             }
         }
-        self.checkpoints(&mut set, found, timestamp);
+        checkpoints(&mut set, found, timestamp);
         self.seed(&set).await
-    }
-
-    fn checkpoints(&self, set: &mut SimulatedKeys, collection: &Collection, timestamp: u64) {
-        for vchannel in &collection.vchannels {
-            let position = set.position(timestamp, vchannel);
-            set.meta(&format!("datacoord-meta/channel-cp/{vchannel}"), &position);
-        }
     }
 
     /// Writes a segment with rows of `timestamp`, as for a client that was let through.
@@ -163,6 +156,13 @@ impl Backing {
         let id = i64::try_from(timestamp >> 18 & 0xff_ffff).unwrap_or(0) + 1_000_000;
         set.whole(&set.segment_of(collection, id));
         self.seed(&set).await
+    }
+}
+
+fn checkpoints(set: &mut SimulatedKeys, collection: &Collection, timestamp: u64) {
+    for vchannel in &collection.vchannels {
+        let position = set.position(timestamp, vchannel);
+        set.meta(&format!("datacoord-meta/channel-cp/{vchannel}"), &position);
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn example(version: &crate::milvus::MilvusVersion) -> Inventory {
     if version.at_least(2, 2, 9) {
         databases.push(database("other", Some(2)));
         let mut other = collection("other", "docs", 450);
-        other.aliases = collections[0].aliases.clone();
+        other.aliases.clone_from(&collections[0].aliases);
         collections.push(other);
     }
     let role = |name: &str, users: &[&str]| inventory::Role {

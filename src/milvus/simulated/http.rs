@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
-use super::State;
+use super::{GcRoute, State};
 use crate::env::lock;
 
 const MAX_REQUEST: usize = 64 << 10;
@@ -43,7 +43,7 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) -> std::io::Result<()>
             "Not all components are healthy: not healthy".to_owned(),
         ),
         "/management/datacoord/garbage_collection/pause" if has_pause(&state) => {
-            if lock(&state.inner).script.gc_hangs {
+            if lock(&state.inner).script.gc == GcRoute::Hangs {
                 std::future::pending::<()>().await;
             }
             pause(&state, parameter("pause_seconds"))
@@ -62,7 +62,7 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) -> std::io::Result<()>
 }
 
 fn has_pause(state: &State) -> bool {
-    state.version.at_least(2, 3, 9) && !lock(&state.inner).script.gc_absent
+    state.version.at_least(2, 3, 9) && lock(&state.inner).script.gc != GcRoute::Absent
 }
 
 fn pause(state: &State, seconds: Option<String>) -> (&'static str, String) {

@@ -52,12 +52,21 @@ pub struct Script {
     pub forbid: Option<&'static str>,
     /// How often a pause of garbage collection fails.
     pub gc_failures: u32,
-    /// Whether a pause of garbage collection is never answered.
-    pub gc_hangs: bool,
-    /// Whether there is no pause of garbage collection although the version has it.
-    pub gc_absent: bool,
+    /// How pauses of garbage collection are answered.
+    pub gc: GcRoute,
     /// What the health check says.
     pub healthy: bool,
+}
+
+/// The route of the management interface that pauses garbage collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GcRoute {
+    /// As the version has it.
+    AsOfVersion,
+    /// Not there, although the version has it.
+    Absent,
+    /// Never answered.
+    Hangs,
 }
 
 /// What becomes of writes.
@@ -91,8 +100,7 @@ impl Script {
             hang: None,
             forbid: None,
             gc_failures: 0,
-            gc_hangs: false,
-            gc_absent: false,
+            gc: GcRoute::AsOfVersion,
             healthy: true,
         }
     }
@@ -147,7 +155,7 @@ impl SimulatedMilvus {
     pub async fn start_on(backing: &Backing, script: Script, address: SocketAddr) -> Self {
         let held = backing.inventory().await.expect("an etcd with keys");
         let version = numbered(&script.version);
-        let holdings = Holdings::Etcd(backing.clone());
+        let holdings = Holdings::Etcd(Box::new(backing.clone()));
         let state = State::new(script, version, holdings, &held);
         let mut milvus = Self::listen(state, address).await;
         milvus.servers.push(tokio::spawn(backing.clone().compact()));
@@ -276,7 +284,7 @@ enum Holdings {
     /// Always the same.
     Fixed(Inventory),
     /// What etcd has.
-    Etcd(Backing),
+    Etcd(Box<Backing>),
 }
 
 #[derive(Debug)]

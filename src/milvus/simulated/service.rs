@@ -82,7 +82,7 @@ impl Service {
     async fn inventory(&self) -> Result<Inventory, Status> {
         match &self.0.holdings {
             Holdings::Fixed(held) => Ok(held.clone()),
-            Holdings::Etcd(backing) => backing.inventory().await.map_err(internal),
+            Holdings::Etcd(backing) => backing.inventory().await.map_err(|e| internal(&e)),
         }
     }
 
@@ -122,7 +122,7 @@ impl Service {
     async fn is_configured_to_deny(&self) -> Result<bool, Status> {
         match &self.0.holdings {
             Holdings::Fixed(_) => Ok(false),
-            Holdings::Etcd(backing) => backing.denies().await.map_err(internal),
+            Holdings::Etcd(backing) => backing.denies().await.map_err(|e| internal(&e)),
         }
     }
 
@@ -159,7 +159,7 @@ impl Service {
             lock(&self.0.inner).unflushed.remove(&name);
             if let Holdings::Etcd(backing) = &self.0.holdings {
                 let flushed = backing.flush(collection.name.id, timestamp);
-                flushed.await.map_err(internal)?;
+                flushed.await.map_err(|e| internal(&e))?;
             }
         }
         let (busy, writes) = {
@@ -171,13 +171,13 @@ impl Service {
             (&self.0.holdings, reached.first(), busy && !denied)
         {
             let written = backing.write_rows(first.name.id, self.tick());
-            written.await.map_err(internal)?;
+            written.await.map_err(|e| internal(&e))?;
         }
         Ok(())
     }
 }
 
-fn internal(error: crate::Error) -> Status {
+fn internal(error: &crate::Error) -> Status {
     Status::internal(error.chain())
 }
 
