@@ -141,7 +141,8 @@ impl ReadPlan {
         let repo = self.view.repo();
         let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
         let length = batch.bytes.end - batch.bytes.start;
-        let _share = repo.pool().share(length.max(batch.plain)).await?;
+        // What was fetched and what it is expanded to are in memory at once.
+        let _share = repo.pool().share(length + batch.plain).await?;
         let needs: Arc<[Need]> = self.needs[batch.needs.clone()].into();
         let fetched = repo
             .get_range(&key, batch.bytes.start, length)
