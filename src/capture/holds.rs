@@ -173,3 +173,45 @@ impl Holds {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd;
+    use crate::hold::hold_gc;
+    use crate::milvus::simulated::{Script, SimulatedMilvus};
+
+    async fn begins(etcd: &mut Etcd) {
+        let key = b"by-dev/meta/session/mixcoord".to_vec();
+        etcd.delete_all("a test", vec![], std::slice::from_ref(&key))
+            .await
+            .unwrap();
+        etcd.put_all("a test", vec![], &[(key, b"{}".to_vec())], None)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_a_restart_lost_is_taken_again_and_both_are_recorded_simulated_milvus_2_6_8()
+     {
+        let (mut etcd, _process, _directory) = etcd::scratch().await;
+        let milvus = SimulatedMilvus::start(Script::new("2.6.8")).await;
+        begins(&mut etcd).await;
+        let sessions = "by-dev/meta/session/".to_owned();
+        let hold = hold_gc(milvus.management(), etcd.clone(), sessions).await;
+        let mut holds = Holds::default();
+        assert!(!holds.gc_held().await);
+        holds.hold_gc(hold.unwrap().unwrap());
+        assert!(holds.gc_held().await);
+
+        begins(&mut etcd).await;
+        assert!(!holds.gc_held().await);
+        holds.retake_gc().await.unwrap();
+        assert!(holds.gc_held().await);
+        assert_eq!(milvus.gc_pauses(), 1, "the lost one was given back");
+        holds.release().await;
+        assert_eq!(milvus.gc_pauses(), 0);
+        let states: Vec<_> = holds.records().iter().map(|record| record.state).collect();
+        assert_eq!(states, [HoldState::Lost, HoldState::Held]);
+    }
+}

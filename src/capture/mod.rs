@@ -12,6 +12,7 @@
 mod anchor;
 mod cold;
 mod commit;
+mod complete;
 mod deciding;
 mod denial;
 mod holds;

@@ -30,7 +30,7 @@ use crate::store::{Key, PutOptions, SharedStore, Store};
 
 const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";
 
-fn context() -> Context {
+pub(super) fn context() -> Context {
     let path = std::path::Path::new("/etc/eyrie/eyrie.yaml");
     let config = Resolved::from_text(CONFIG, path, &Variables::from_pairs([]));
     Context {

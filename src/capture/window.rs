@@ -4,22 +4,21 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::anchor::Anchored;
+use super::complete::{Claim, Completed, Settled, complete};
 use super::deciding::{Extent, Look, Moment, Reader, Unsettled, lagging};
 use super::denial::{Denial, Writes};
 use super::plan::Planned;
 use super::reach::Running;
 use super::{Context, Holds, Options, view};
-use crate::etcd::{Anchor, Etcd};
+use crate::etcd::Etcd;
 use crate::hold;
-use crate::manifest::{FlushRecord, Mode};
+use crate::manifest::Mode;
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
-use crate::milvus::inventory::Inventory;
 use crate::milvus::keys::Roots;
 use crate::{Error, Kind, Result};
 
@@ -75,36 +74,6 @@ pub(super) struct Window<'a> {
     reader: Reader<'a>,
 }
 
-/// What was decided while the holds were in force. They are released.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) look: Look,
-    time: Timestamp,
-    cut: u64,
-    since: i64,
-    claim: Claim,
-    flush: (FlushOutcome, Duration),
-    inventory: Inventory,
-}
-
-/// What is said of the cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    /// No log is newer.
-    Proven,
-    /// Some log is newer, or writes were not held.
-    None,
-}
-
-/// What came of reading the whole anchor at the revision that was decided on.
-#[derive(Debug)]
-pub(super) enum Completed {
-    /// It bears out what was decided.
-    Anchored(Box<Anchored>),
-    /// It does not, or cannot be read any more; why.
-    Void(String),
-}
-
 impl<'a> Window<'a> {
     pub(super) fn new(
         context: &'a Context,
@@ -136,7 +105,8 @@ impl Window<'_> {
         let mut why = String::new();
         for extent in [Extent::Deciding, Extent::Whole] {
             let settled = self.settled(holds, extent).await?;
-            match self.complete(settled).await? {
+            self.context.progress.begin("anchor", None);
+            match complete(&self.reader, settled).await? {
                 Completed::Anchored(mut anchored) => {
                     self.settle_view(&mut anchored).await;
                     return Ok(*anchored);
@@ -156,7 +126,7 @@ impl Window<'_> {
     }
 
     /// Takes the holds, settles, and releases all but the one on garbage collection.
-    pub(super) async fn settled(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
+    async fn settled(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
         self.context.progress.begin("hold", None);
         self.hold_compaction(holds).await?;
         match self.options.mode {
@@ -180,56 +150,6 @@ impl Window<'_> {
                 Ok(settled)
             }
         }
-    }
-
-    /// Reads the rest of the anchor at the revision that was decided on, and judges the whole by the
-    /// same rules: an anchor that contradicts what was decided is never captured.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Instance`] when the anchor shows what no other anchor would lack.
-    pub(super) async fn complete(&self, settled: Settled) -> Result<Completed> {
-        self.context.progress.begin("anchor", None);
-        let revision = settled.look.revision;
-        let Some(look) = self.reader.whole(settled.look).await? else {
-            return Ok(Completed::Void(format!(
-                "etcd compacted revision {revision} before all of it was read"
-            )));
-        };
-        let (moment, catalog) = (
-            Moment {
-                barrier: &settled.flush.0.barrier,
-                cut: settled.cut,
-                since: settled.since,
-            },
-            look.catalog,
-        );
-        let unsettled = Unsettled::of(&catalog, &moment);
-        if !unsettled.passes() {
-            return Err(unsettled.error());
-        }
-        if !unsettled.is_empty() {
-            return Ok(Completed::Void(unsettled.error().to_string()));
-        }
-        if settled.claim == Claim::Proven && catalog.logs_after(settled.cut).next().is_some() {
-            return Ok(Completed::Void(format!(
-                "a log is newer than the cut, and its key is older than revision {}",
-                settled.since
-            )));
-        }
-        let differences = view::differences(&settled.inventory, &catalog);
-        let anchor = Anchor {
-            revision,
-            keys: look.keys,
-        };
-        Ok(Completed::Anchored(Box::new(Anchored::new(
-            settled.time,
-            anchor,
-            catalog,
-            settled.cut,
-            Some(record(&settled.flush)),
-            differences,
-        ))))
     }
 
     async fn hold_compaction(&self, holds: &mut Holds) -> Result<()> {
@@ -517,15 +437,6 @@ impl Window<'_> {
     }
 }
 
-fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {
-    FlushRecord {
-        shape: format!("{:?}/{:?}", outcome.method, outcome.shape),
-        timestamp: outcome.barrier.timestamp(),
-        attempts: outcome.attempts,
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-    }
-}
-
 fn overtaken() -> Error {
     Error::new(
         Kind::Instance,
@@ -541,3 +452,7 @@ impl Checkpoints for Window<'_> {
         Ok(lagging(&catalog, barrier, barrier.timestamp()))
     }
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

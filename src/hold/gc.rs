@@ -211,6 +211,9 @@ async fn incarnations(mut etcd: Etcd, session: &str) -> Result<Vec<i64>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::etcd;
     use crate::milvus::simulated::{Script, SimulatedMilvus};
@@ -245,6 +248,35 @@ mod tests {
         let again = Box::pin(hold.again()).await.unwrap().unwrap();
         assert!(again.held().await, "the one that runs now was asked");
         assert_eq!(hold.release().await.state, HoldState::Lost);
+    }
+
+    /// A proxy whose `DataCoord` begins anew while it is asked for a pause, and that says yes.
+    async fn restarts_when_asked(asked: TcpListener, etcd: &mut Etcd) {
+        let (mut stream, _) = asked.accept().await.unwrap();
+        let session = [format!("{SESSIONS}datacoord").into_bytes()];
+        let delete = etcd.delete_all("a test", vec![], &session);
+        delete.await.unwrap();
+        begins(etcd, "datacoord").await;
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        let answer =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{\"msg\": \"OK\"}";
+        stream.write_all(answer).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_restart_while_the_pause_is_asked_for_is_noticed() {
+        let (mut etcd, _process, _directory) = etcd::scratch().await;
+        begins(&mut etcd, "datacoord").await;
+        let asked = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = asked.local_addr().unwrap().to_string();
+        let management = Management::new(&address, None).unwrap();
+        let pausing = hold_gc(management, etcd.clone(), SESSIONS.to_owned());
+        let (hold, ()) = tokio::join!(pausing, restarts_when_asked(asked, &mut etcd));
+        let hold = hold.unwrap().unwrap();
+        assert!(!hold.held().await, "nobody knows which of the two said yes");
+        assert_eq!(hold.record().state, HoldState::Lost);
     }
 
     #[tokio::test]
