@@ -77,9 +77,11 @@ def test_without_a_certificate_of_ones_own_it_is_refused_with_20(
 ) -> None:
     eyrie = secured.eyrie(binary, "no-certificate")
     eyrie.expect(0, "init")
-    eyrie.expect(20, "backup")
+    refused = eyrie.expect(20, "backup")
+    assert "instance.milvus.tls" in refused.err, str(refused)
     lost_nothing(eyrie, secured)
     other = tls.make(scratch / "strangers-certificate")
     mine = {"cert_file": str(other.certificate), "key_file": str(other.key)}
-    variant(eyrie, "strangers-certificate", instance={"milvus": {"tls": mine}}).expect(20, "backup")
+    refused = variant(eyrie, "strangers-certificate", instance={"milvus": {"tls": mine}}).expect(20, "backup")
+    assert "instance.milvus.tls" in refused.err, str(refused)
     lost_nothing(eyrie, secured)
