@@ -594,3 +594,19 @@ async fn simulated_2_6_14_with_a_broadcast_pending_is_refused() {
         .await;
     world.run(&["backup"]).await.expect(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simulated_2_4_24_whose_etcd_asks_for_a_password_is_captured_and_restored() {
+    let mut world = World::new("rocksmq", |_| unflushed(SimulatedKeys::v2_4(), (2, 4, 24))).await;
+    world.authenticate().await;
+    world.start([obedient("2.4.24")]).await;
+    world.run(&["init"]).await.expect(0);
+    round_trip(&mut world, "quiesced", "rocksmq").await;
+
+    world.set_etcd_password("merlin");
+    let refused = world.run(&["backup"]).await.expect(20);
+    for words in ["etcd", "authentication failed", "password_file"] {
+        assert!(refused.stderr().contains(words), "{}", refused.stderr());
+    }
+    assert!(!refused.stderr().contains("merlin"), "{}", refused.stderr());
+}

@@ -287,7 +287,8 @@ pub(super) fn broken_connection(
     let hint = if about_tls.iter().any(|word| root.contains(word)) {
         "compare instance.milvus.tls (enabled, ca_file, cert_file, server_name) with common.security.tlsMode"
     } else {
-        "is it running, and is instance.milvus.address right?"
+        // A server that wants a certificate of ours may just close the connection.
+        "is it running, and is instance.milvus.address right? does common.security.tlsMode ask for instance.milvus.tls?"
     };
     Error::new(kind, format!("{what}: {root}")).with_hint(hint)
 }

@@ -22,6 +22,7 @@ missing=""
 want() { missing="$missing $1"; }
 
 command -v flock >/dev/null && command -v setpriv >/dev/null || want util-linux
+command -v openssl >/dev/null || want openssl
 command -v python3 >/dev/null || want python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || want python3-venv
 if [ "${1:-}" = --rust ]; then

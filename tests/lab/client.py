@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 from pymilvus import Collection, connections, db, utility
 
@@ -17,6 +18,7 @@ class Client:
     address: str
     user: str
     password: str
+    tls: dict[str, Any] = field(default_factory=dict)
     _aliases: dict[str, str] = field(default_factory=dict)
 
     def using(self, database: str = "default") -> str:
@@ -24,9 +26,8 @@ class Client:
         if database not in self._aliases:
             alias = f"lab-{next(_serial)}"
             host, port = self.address.split(":")
-            connections.connect(
-                alias, host=host, port=port, user=self.user, password=self.password, db_name=database, timeout=30
-            )
+            as_user = {"user": self.user, "password": self.password, "db_name": database}
+            connections.connect(alias, host=host, port=port, timeout=30, **as_user, **self.tls)
             self._aliases[database] = alias
         return self._aliases[database]
 

@@ -18,6 +18,7 @@ from . import milvus_yaml, ports
 from .client import Client
 from .etcd_client import EtcdClient
 from .servers import Etcd, Milvus, Minio, Process, wait_until
+from .tls import Certificates
 
 LAYOUTS = ("embedded", "local", "s3")
 ROOT_PASSWORD = "Milvus"
@@ -27,7 +28,9 @@ ROOT_PASSWORD = "Milvus"
 class Instance:
     """Servers, their configuration and their data, all below `directory`.
 
-    `minio` may be another instance's server, so that two instances share one.
+    `minio` may be another instance's server, so that two instances share one. With
+    `certificates`, Milvus and an etcd of its own speak TLS with those who have one (with
+    tlsMode 1 Milvus does not ask for it); the lab itself has a port of etcd without.
     """
 
     layout: str
@@ -38,6 +41,7 @@ class Instance:
     bucket: str = "milvus-bucket"
     object_prefix: str = "files"
     minio: Minio | None = None
+    certificates: Certificates | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,11 +55,14 @@ class Instance:
         self.etcd_server: Etcd | None = None
         etcd_ports = ports.take(), ports.take()
         self.etcd = EtcdClient(f"http://127.0.0.1:{etcd_ports[0]}")
+        secure = (ports.take(), self.certificates) if self.certificates else None
         if self.layout != "embedded":
-            self.etcd_server = Etcd(self.directory, *etcd_ports)
+            self.etcd_server = Etcd(self.directory, *etcd_ports, secure)
         if self.layout == "s3" and not self.minio:
             self.minio = Minio(self.directory, ports.take(), ports.take())
         self.config = self._milvus_config(*etcd_ports)
+        if secure:
+            self._secure(*secure)
         self.milvus_yaml = milvus_yaml.write(self.config, self.milvus.home)
         self.milvus_env = self.directory / "milvus.env"
         self.milvus_env.write_text(f"METRICS_PORT={self.milvus.metrics_port}\n")
@@ -91,6 +98,16 @@ class Instance:
                 node = node[parent]
             node[last] = value
         return config
+
+    def _secure(self, etcd_port: int, certificates: Certificates) -> None:
+        authority, certificate, key = map(str, (certificates.authority, certificates.certificate, certificates.key))
+        etcd = self.config["etcd"]
+        etcd["endpoints"] = f"127.0.0.1:{etcd_port}"
+        etcd["ssl"].update(enabled=True, tlsCACert=authority, tlsCert=certificate, tlsKey=key)
+        self.config["tls"] = {"serverPemPath": certificate, "serverKeyPath": key, "caPemPath": authority}
+        self.config["common"]["security"]["tlsMode"] = self.settings.get("common.security.tlsMode", 2)
+        # Milvus ends when its REST interface shares a port that speaks TLS.
+        self.config["proxy"]["http"]["enabled"] = False
 
     def _embedded_etcd_config(self, client_port: int, peer_port: int) -> Path:
         client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
@@ -195,7 +212,17 @@ class Instance:
         assert not list(errors)
 
     def client(self, user: str = "root", password: str = ROOT_PASSWORD) -> Client:
-        return Client(self.address, user, password)
+        if not self.certificates:
+            return Client(self.address, user, password)
+        certificates = self.certificates
+        tls = {
+            "secure": True,
+            "server_name": "localhost",
+            "ca_pem_path": str(certificates.authority),
+            "client_pem_path": str(certificates.certificate),
+            "client_key_path": str(certificates.key),
+        }
+        return Client(self.address, user, password, tls)
 
     def endpoints(self) -> dict[str, Any]:
         """What someone outside needs to reach the instance."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import cache
+from .tls import Certificates
 
 _running: list["Process"] = []
 
@@ -133,19 +134,34 @@ class Process:
 class Etcd(Process):
     name = "etcd"
 
-    def __init__(self, directory: Path, client_port: int, peer_port: int) -> None:
+    def __init__(
+        self, directory: Path, client_port: int, peer_port: int, secure: tuple[int, Certificates] | None = None
+    ) -> None:
+        """`secure`: another port, on which it speaks TLS with those who show a certificate."""
         super().__init__(directory)
         self.data = directory / "etcd"
         self.client_url = f"http://127.0.0.1:{client_port}"
         self.peer_url = f"http://127.0.0.1:{peer_port}"
+        self.client_urls = [self.client_url]
+        self.security: list[str] = []
+        if secure:
+            port, certificates = secure
+            self.client_urls.append(f"https://127.0.0.1:{port}")
+            self.security = [
+                "--client-cert-auth",
+                f"--trusted-ca-file={certificates.authority}",
+                f"--cert-file={certificates.certificate}",
+                f"--key-file={certificates.key}",
+            ]
 
     def argv(self) -> list[str]:
         # Compaction and quota as Milvus's compose file sets them.
         return [
             str(cache.etcd()),
             f"--data-dir={self.data}",
-            f"--listen-client-urls={self.client_url}",
-            f"--advertise-client-urls={self.client_url}",
+            f"--listen-client-urls={','.join(self.client_urls)}",
+            f"--advertise-client-urls={','.join(self.client_urls)}",
+            *self.security,
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             f"--initial-cluster=default={self.peer_url}",

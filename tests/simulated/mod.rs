@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt as _;
-use etcd_client::{EventType, WatchOptions};
+use etcd_client::{EventType, Permission, WatchOptions};
+use eyrie::config::Secret;
 use eyrie::env::Env;
-use eyrie::etcd::{Lease, Process, batches, find_binary};
+use eyrie::etcd::{Etcd, Lease, Process, Settings, batches, find_binary};
 use eyrie::milvus::catalog::Catalog;
 use eyrie::milvus::keys::Roots;
 use eyrie::milvus::simulated::keys::SimulatedKeys;
@@ -27,6 +28,8 @@ pub struct World {
     pub backing: Backing,
     pub proxies: Vec<SimulatedMilvus>,
     wal: &'static str,
+    /// What the `etcd` section says about a user.
+    etcd_user: &'static str,
     sessions: Option<Lease>,
     _etcd: Process,
     directory: tempfile::TempDir,
@@ -37,7 +40,15 @@ impl World {
     /// they require. Nobody serves them yet.
     pub async fn new(wal: &'static str, keys: impl FnOnce(&str) -> SimulatedKeys) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let binary = find_binary(None).expect("an etcd on PATH: run this under the lab's `exec`");
+        let installed =
+            find_binary(None).expect("an etcd on PATH: run this under the lab's `exec`");
+        // Under authentication a token is good for five minutes, longer than a test waits.
+        let script = format!(
+            "#!/bin/sh\nexec '{}' \"$@\" --auth-token-ttl 1\n",
+            installed.display()
+        );
+        let binary = directory.path().join("etcd.sh");
+        write_with_mode(&binary, &script, 0o700);
         let log = directory.path().join("etcd.log");
         let data = directory.path().join("etcd");
         let (process, etcd, _) = Process::start(&binary, &data, &log).await.unwrap();
@@ -56,14 +67,48 @@ impl World {
             backing,
             proxies: vec![],
             wal,
+            etcd_user: "",
             sessions: None,
             _etcd: process,
             directory,
         };
-        let secret = world.path("passphrase");
-        std::fs::write(&secret, "white-tailed").unwrap();
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        write_with_mode(&world.path("passphrase"), "white-tailed", 0o600);
         world
+    }
+
+    /// Lets only users into etcd: ours may touch the keys of the two instances and nothing else.
+    pub async fn authenticate(&mut self) {
+        let endpoint = self.backing.etcd.endpoints().to_owned();
+        let mut client = etcd_client::Client::connect([&endpoint], None)
+            .await
+            .unwrap();
+        client.role_add("root").await.unwrap();
+        client.role_add("backup").await.unwrap();
+        for prefix in ["by-dev/", "restored/"] {
+            let permission = Permission::read_write(prefix).with_prefix();
+            client
+                .role_grant_permission("backup", permission)
+                .await
+                .unwrap();
+        }
+        for (user, password, role) in [("root", "osprey", "root"), ("eyrie", "kestrel", "backup")] {
+            client.user_add(user, password, None).await.unwrap();
+            client.user_grant_role(user, role).await.unwrap();
+        }
+        client.auth_enable().await.unwrap();
+        let root = Settings {
+            endpoints: vec![endpoint],
+            user: Some(("root".to_owned(), Secret::new("osprey"))),
+            tls: None,
+        };
+        (self.backing.etcd, _) = Etcd::connect(&root).await.unwrap();
+        self.set_etcd_password("kestrel");
+        self.etcd_user = ", username: eyrie, password_file: etcd-password";
+    }
+
+    /// Writes the password of etcd that is configured.
+    pub fn set_etcd_password(&self, password: &str) {
+        write_with_mode(&self.path("etcd-password"), password, 0o600);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -141,11 +186,12 @@ impl World {
             other => format!("{{kind: {other}}}"),
         };
         let endpoint = self.backing.etcd.endpoints();
+        let user = self.etcd_user;
         let text = format!(
             "instance:
   name: {name}
   milvus: {milvus}
-  etcd: {{endpoints: ['{endpoint}'], root_path: {root}}}
+  etcd: {{endpoints: ['{endpoint}'], root_path: {root}{user}}}
   objects: {{type: local, path: {storage}}}
   wal: {wal}
 repositories:
@@ -303,6 +349,11 @@ repositories:
 /// Nothing listens on port 1.
 fn nobody(version: &str) -> String {
     format!("{{address: '127.0.0.1:1', management: 'http://127.0.0.1:1', version: {version}}}")
+}
+
+fn write_with_mode(path: &Path, text: &str, mode: u32) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 fn files(root: &Path) -> Vec<PathBuf> {
