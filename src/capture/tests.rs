@@ -284,3 +284,32 @@ fn file_resources_are_a_weakening_that_names_them() {
     let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
     assert_eq!(commit::resources_weakening(&catalog), None);
 }
+
+#[test]
+fn what_differs_with_equal_counts_and_names_is_named_too() {
+    let catalog = catalog();
+    let mut inventory = inventory_of(&catalog);
+    inventory.users[0] = "mallory".to_owned();
+    inventory.roles[0].name = "owner".to_owned();
+    let collection = inventory.collections.iter_mut();
+    let mut indexed = collection.filter(|c| !c.indexes.is_empty());
+    let collection = indexed.next().unwrap();
+    let index = collection.indexes.values_mut().next().unwrap();
+    index.field_name = "elsewhere".to_owned();
+    let schema = collection.description.schema.as_mut().unwrap();
+    schema.fields[0].data_type = 99;
+    let found = view::differences(&inventory, &catalog);
+    let found: Vec<_> = found.iter().map(String::as_str).collect();
+    assert_eq!(found.len(), 4, "{found:?}");
+    for words in [
+        "users: only in Milvus [\"mallory\"]",
+        "roles: only in Milvus [\"owner\"]",
+        "on elsewhere",
+        ": fields: only in",
+    ] {
+        assert!(
+            found.iter().any(|one| one.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
+}

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::inventory::{self, Inventory};
 use crate::milvus::proto::meta::{AliasState, DatabaseState, PartitionState};
+use crate::milvus::proto::schema::FieldSchema;
 
 /// Differences that are named; the rest are counted.
 const NAMED: usize = 200;
@@ -51,18 +52,10 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
             ));
         }
     }
-    let users: BTreeSet<&str> = inventory.users.iter().map(String::as_str).collect();
-    let in_etcd = catalog.access.users;
-    if users.len() as u64 != in_etcd {
-        found.insert(format!("users: Milvus has {}, etcd {in_etcd}", users.len()));
-    }
-    let roles = inventory.roles.len() as u64;
-    if roles != catalog.access.roles {
-        found.insert(format!(
-            "roles: Milvus has {roles}, etcd {}",
-            catalog.access.roles
-        ));
-    }
+    let users = inventory.users.iter().map(String::as_str).collect();
+    sets("users", &users, &names(&catalog.access.users), &mut found);
+    let roles = inventory.roles.iter().map(|r| r.name.as_str()).collect();
+    sets("roles", &roles, &names(&catalog.access.roles), &mut found);
     shorten(found)
 }
 
@@ -97,26 +90,18 @@ fn compare(
             ));
         }
     }
-    let fields = |names: &mut dyn Iterator<Item = (i64, &str)>| -> BTreeSet<String> {
-        names.map(|(id, name)| format!("{id} {name}")).collect()
-    };
-    let schema = described.schema.as_ref();
-    let in_milvus = fields(
-        &mut schema
-            .iter()
-            .flat_map(|s| s.fields.iter().map(|f| (f.field_id, f.name.as_str()))),
-    );
+    let schema = described.schema.iter();
+    let in_milvus: BTreeSet<_> = schema.flat_map(|s| &s.fields).map(field).collect();
     // Row id and timestamp (0 and 1) are not shown to clients.
-    let in_etcd = fields(
-        &mut stored
-            .fields
-            .iter()
-            .filter(|f| f.field_id >= FIRST_USER_FIELD && !f.is_dynamic)
-            .map(|f| (f.field_id, f.name.as_str())),
+    let user_fields = stored.fields.iter();
+    let user_fields = user_fields.filter(|f| f.field_id >= FIRST_USER_FIELD && !f.is_dynamic);
+    let in_etcd: BTreeSet<_> = user_fields.map(field).collect();
+    sets(
+        &format!("{name}: fields"),
+        &names(&in_milvus),
+        &names(&in_etcd),
+        found,
     );
-    let in_milvus = in_milvus.iter().map(String::as_str).collect();
-    let in_etcd = in_etcd.iter().map(String::as_str).collect();
-    sets(&format!("{name}: fields"), &in_milvus, &in_etcd, found);
     let partitions = answered.partitions.keys().map(String::as_str).collect();
     let stored_partitions = stored
         .partitions
@@ -143,19 +128,41 @@ fn compare(
         &stored_aliases,
         found,
     );
-    let indexes = answered.indexes.keys().map(String::as_str).collect();
-    let stored_indexes = stored
-        .indexes
-        .values()
-        .filter(|index| !index.deleted)
-        .map(|index| index.name.as_str())
+    let indexes = answered.indexes.iter();
+    let indexes: BTreeSet<_> = indexes
+        .map(|(name, index)| format!("{name} on {}", index.field_name))
+        .collect();
+    let field_name = |id| {
+        let field = stored.fields.iter().find(|f| f.field_id == id);
+        field.map_or("a field that is not there", |f| f.name.as_str())
+    };
+    let stored_indexes = stored.indexes.values().filter(|index| !index.deleted);
+    let stored_indexes: BTreeSet<_> = stored_indexes
+        .map(|index| format!("{} on {}", index.name, field_name(index.field)))
         .collect();
     sets(
         &format!("{name}: indexes"),
-        &indexes,
-        &stored_indexes,
+        &names(&indexes),
+        &names(&stored_indexes),
         found,
     );
+}
+
+/// A field as it is told: its id, name and type, and what the type is of.
+fn field(field: &FieldSchema) -> String {
+    let params = field.type_params.iter();
+    let params: BTreeSet<_> = params.map(|p| format!(" {}={}", p.key, p.value)).collect();
+    let params: String = params.into_iter().collect();
+    let key = if field.is_primary_key { " primary" } else { "" };
+    let (id, name) = (field.field_id, &field.name);
+    format!(
+        "{id} {name} {}{params}{key}",
+        field.data_type().as_str_name()
+    )
+}
+
+fn names(of: &BTreeSet<String>) -> BTreeSet<&str> {
+    of.iter().map(String::as_str).collect()
 }
 
 /// The id of the first field that users name; 0 and 1 are Milvus's own.

@@ -61,7 +61,7 @@ pub struct Catalog {
     pub wal: WalEvidence,
     /// Counters as they were saved.
     pub counters: Counters,
-    /// Users, roles and grants, by number.
+    /// Users, roles and grants.
     pub access: Access,
     /// Storage versions of live segments.
     pub storage_versions: BTreeSet<i64>,
@@ -322,16 +322,16 @@ pub struct Counters {
     pub query_ids: Option<u64>,
 }
 
-/// Who has access, by number; names are in the keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who has access.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
-    /// Users.
-    pub users: u64,
-    /// Roles, the built-in ones included.
-    pub roles: u64,
-    /// Grants.
+    /// Users, by name.
+    pub users: BTreeSet<String>,
+    /// Roles, by name, the built-in ones included.
+    pub roles: BTreeSet<String>,
+    /// Grants, by number.
     pub grants: u64,
-    /// Privilege groups.
+    /// Privilege groups, by number.
     pub privilege_groups: u64,
 }
 

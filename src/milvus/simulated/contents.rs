@@ -36,13 +36,12 @@ pub(super) fn example(version: &crate::milvus::MilvusVersion) -> Inventory {
     }
 }
 
-/// What Milvus would answer for the collections of a catalog. Of users and roles only the number is
-/// known.
+/// What Milvus would answer for what a catalog holds.
 pub(crate) fn inventory_of(catalog: &Catalog) -> Inventory {
     let databases = catalog.databases.values();
     let collections = catalog.collections.values().filter(|c| c.is_created());
-    let role = |n: u64| inventory::Role {
-        name: n.to_string(),
+    let role = |name: &String| inventory::Role {
+        name: name.clone(),
         users: vec![],
         grants: vec![],
     };
@@ -53,8 +52,8 @@ pub(crate) fn inventory_of(catalog: &Catalog) -> Inventory {
     Inventory {
         databases,
         collections: collections.map(|c| answer(catalog, c)).collect(),
-        users: (0..catalog.access.users).map(|n| n.to_string()).collect(),
-        roles: (0..catalog.access.roles).map(role).collect(),
+        users: catalog.access.users.iter().cloned().collect(),
+        roles: catalog.access.roles.iter().map(role).collect(),
     }
 }
 
@@ -86,7 +85,14 @@ fn answer(catalog: &Catalog, stored: &catalog::Collection) -> inventory::Collect
     answered.aliases = stored.aliases.keys().cloned().collect();
     let indexes = stored.indexes.values().filter(|index| !index.deleted);
     answered.indexes = indexes
-        .map(|i| (i.name.clone(), index(&i.name, i.id)))
+        .map(|i| {
+            let field = stored.fields.iter().find(|f| f.field_id == i.field);
+            let answer = IndexDescription {
+                field_name: field.map(|f| f.name.clone()).unwrap_or_default(),
+                ..index(&i.name, i.id)
+            };
+            (i.name.clone(), answer)
+        })
         .collect();
     described(answered)
 }

@@ -130,8 +130,12 @@ impl Decoder {
                     path: info.path,
                 });
             }
-            KeyKind::User { .. } => catalog.access.users += 1,
-            KeyKind::Role { .. } => catalog.access.roles += 1,
+            KeyKind::User { user } => {
+                catalog.access.users.insert(user.to_owned());
+            }
+            KeyKind::Role { role } => {
+                catalog.access.roles.insert(role.to_owned());
+            }
             KeyKind::Grant => catalog.access.grants += 1,
             KeyKind::PrivilegeGroup { .. } => catalog.access.privilege_groups += 1,
             KeyKind::SessionId => {
