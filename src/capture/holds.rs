@@ -206,7 +206,7 @@ mod tests {
 
         begins(&mut etcd).await;
         assert!(!holds.gc_held().await);
-        holds.retake_gc().await.unwrap();
+        Box::pin(holds.retake_gc()).await.unwrap();
         assert!(holds.gc_held().await);
         assert_eq!(milvus.gc_pauses(), 1, "the lost one was given back");
         holds.release().await;
