@@ -335,6 +335,19 @@ fn gone(missing: &Weakening) -> Error {
         .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 
+/// What is worth a note of the hold on garbage collection: the audit passed without it.
+pub(super) fn gc_note(records: &[HoldRecord]) -> Option<&'static str> {
+    let gc = |state| records.iter().any(|r| r.hold == "gc" && r.state == state);
+    if gc(HoldState::Absent) {
+        return Some(
+            "garbage collection could not be held; every object was there when it was read",
+        );
+    }
+    gc(HoldState::Lost).then_some(
+        "the hold on garbage collection was lost; what is in the snapshot was there when it was read",
+    )
+}
+
 fn body(
     context: &Context,
     options: &Options,
@@ -394,15 +407,7 @@ fn body(
         notes.push(format!("{unnamed} more of the kind"));
     }
     let records = holds.records();
-    if records
-        .iter()
-        .any(|record| record.hold == "gc" && record.state == HoldState::Absent)
-    {
-        notes.push(
-            "garbage collection could not be held; every object was there when it was read"
-                .to_owned(),
-        );
-    }
+    notes.extend(gc_note(&records).map(str::to_owned));
     let live = || catalog.live_segments();
     Body {
         eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),

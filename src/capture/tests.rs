@@ -12,7 +12,7 @@ use crate::cancel::Cancel;
 use crate::config::{Resolved, Variables};
 use crate::env::Env;
 use crate::etcd::Anchor;
-use crate::manifest::weakening;
+use crate::manifest::{HoldRecord, HoldState, weakening};
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
@@ -312,4 +312,26 @@ fn what_differs_with_equal_counts_and_names_is_named_too() {
             "{words}: {found:?}"
         );
     }
+}
+
+#[test]
+fn a_pause_of_garbage_collection_that_was_lost_is_noted_even_when_another_followed() {
+    let gc = |state| HoldRecord {
+        hold: "gc".to_owned(),
+        state,
+        held_ms: 1,
+        detail: String::new(),
+    };
+    let noted = |states: &[HoldState]| {
+        let records: Vec<_> = states.iter().copied().map(gc).collect();
+        commit::gc_note(&records)
+    };
+    assert_eq!(noted(&[HoldState::Held]), None);
+    assert!(
+        noted(&[HoldState::Absent])
+            .unwrap()
+            .contains("could not be held")
+    );
+    let lost = noted(&[HoldState::Lost, HoldState::Held]);
+    assert!(lost.unwrap().contains("was lost"));
 }

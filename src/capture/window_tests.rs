@@ -83,12 +83,16 @@ fn writes_holds(holds: &Holds) -> Vec<HoldState> {
     writes.map(|record| record.state).collect()
 }
 
-/// Lets etcd forget all but its newest revision whenever a phase begins while writes are not denied.
+/// Lets etcd forget all but its newest revision each time that the rest of an anchor is about to be
+/// read: when that phase begins and writes are not denied any more.
 #[derive(Debug)]
 struct Compacting(Etcd);
 
 impl Progress for Compacting {
-    fn begin(&self, _: &'static str, _: Option<Amount>) {
+    fn begin(&self, phase: &'static str, _: Option<Amount>) {
+        if phase != "anchor" {
+            return;
+        }
         let mut etcd = self.0.clone();
         let compact = async move {
             if etcd.get(WRITES_KEY).await.unwrap().is_none() {

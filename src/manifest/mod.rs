@@ -81,7 +81,8 @@ pub struct Body {
     pub cut: Cut,
     /// What was suspended, and for how long.
     pub holds: Vec<HoldRecord>,
-    /// Milliseconds from the moment the write hold was asked for until it was released; 0 without.
+    /// Milliseconds from the moment the write hold was asked for until it was released; of several
+    /// holds one after the other the sum; 0 without.
     pub write_hold_ms: u64,
     /// Milliseconds from the start of the capture to its commit.
     pub duration_ms: u64,

@@ -127,8 +127,8 @@ pub struct ShownFlush {
 pub struct ShownHold {
     /// `writes`, `ddl`, `gc` or `compaction`.
     pub kind: String,
-    /// `held` by us, `external` where an operator had set it, `absent` where Milvus has no such
-    /// control.
+    /// `held` by us, `lost` by us before the capture ended, `external` where an operator had set it,
+    /// `absent` where Milvus has no such control.
     pub state: String,
     /// How it was held, or why it was not.
     pub how: String,
