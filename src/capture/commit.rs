@@ -396,6 +396,12 @@ fn body(
             items: errors,
         });
     }
+    if copied.lost_packs > 0 {
+        notes.push(format!(
+            "the repository had lost {} packs: what they held was read again as far as this instance still has it; verify tells which older snapshots are damaged",
+            copied.lost_packs
+        ));
+    }
     let remarks = catalog.validate();
     let remarks = remarks
         .iter()

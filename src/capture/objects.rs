@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use tracing::warn;
 
 use super::Context;
 use crate::error::Context as _;
@@ -41,6 +42,8 @@ pub(super) struct Copied {
     pub(super) missing: Vec<ObjectRef>,
     /// Missing ones beyond those named.
     pub(super) missing_unnamed: u64,
+    /// Packs that the repository has lost; what they held was read again.
+    pub(super) lost_packs: usize,
 }
 
 /// Captures the objects of `catalog` from `store` through `writer`. An object that `known` has
@@ -55,7 +58,7 @@ pub(super) async fn copy(
 ) -> Result<Copied> {
     let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
     context.progress.expect(expected(catalog, scope, &listed));
-    let known = known.scan(KeyRange::all());
+    let known = readable(writer, known.scan(KeyRange::all()));
     let copier = Copier {
         writer,
         store,
@@ -92,7 +95,25 @@ pub(super) async fn copy(
         context.progress.advance(Amount::object(size));
     }
     done.root = map.finish().await?;
+    done.lost_packs = writer.lost_packs();
     Ok(done)
+}
+
+/// What is known, up to where a lost pack had its tree: the objects from there on are read again.
+/// Damage where no pack is lost ends the capture, which could not heal it.
+fn readable<'a>(
+    writer: &'a Writer,
+    known: BoxStream<'a, Result<Entry>>,
+) -> BoxStream<'a, Result<Entry>> {
+    let goes_on = |entry: &Result<Entry>| match entry {
+        Err(error) if error.kind() == Kind::Damage && writer.lost_packs() > 0 => {
+            warn!(error = %error.chain(), "what is known ends here; the rest is read again");
+            false
+        }
+        _ => true,
+    };
+    let known = known.take_while(move |entry| std::future::ready(goes_on(entry)));
+    known.boxed()
 }
 
 enum One {
@@ -112,10 +133,10 @@ impl Copier<'_> {
         let Some((identity, size)) = self.identify(&object).await? else {
             return Ok(One::Gone(object));
         };
-        let identity = identity.to_hex();
+        let named = identity.to_hex();
         if let Some(entry) = known
             && entry.content.size() == size
-            && describes(&entry, &identity)
+            && describes(&entry, &named)
             && let Content::Object { pieces, .. } = &entry.content
             && self.writer.contains(pieces)
         {
@@ -130,6 +151,15 @@ impl Copier<'_> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(One::Gone(object)),
             other => other.context(|| format!("capturing {}", object.path))?,
         };
+        if stored.pieces.len() > 1 && self.now(&object).await? != Some((identity, size)) {
+            return Err(Error::new(
+                Kind::Instance,
+                format!("{} changed while it was read", object.path),
+            )
+            .with_hint(
+                "Milvus writes an object once: does something else write into its storage?",
+            ));
+        }
         if let Some(expected) = object
             .expected_size
             .filter(|expected| *expected != stored.size)
@@ -144,7 +174,7 @@ impl Copier<'_> {
         }
         let value = serde_json::to_vec(&ObjectEntry {
             kind: object.kind.to_string(),
-            identity,
+            identity: named,
         })
         .map_err(|error| Error::new(Kind::Failed, "describing an object").with_source(error))?;
         let entry = Entry {
@@ -161,6 +191,10 @@ impl Copier<'_> {
         if let Some(found) = self.listed.get(&object.path) {
             return Ok(Some(found));
         }
+        self.now(object).await
+    }
+
+    async fn now(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
         match self.store.head(&Key::new(&object.path)?).await {
             Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),

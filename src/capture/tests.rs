@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
@@ -26,7 +27,7 @@ use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::record::{Op, RecordStore};
-use crate::store::{Key, PutOptions, SharedStore, Store};
+use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
 
 const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";
 
@@ -136,6 +137,31 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     let (third, read) = run(&repository, &source, &catalog, second.root).await;
     assert_eq!(read, [changed.path]);
     assert_eq!(third.objects_read, 1);
+}
+
+#[tokio::test]
+async fn what_lost_packs_held_is_read_again_and_counted() {
+    for lost in ["data/", "tree/"] {
+        let (catalog, repository) = (catalog(), repository().await);
+        let source = source(&catalog).await;
+        let (first, _) = run(&repository, &source, &catalog, None).await;
+        assert_eq!(first.lost_packs, 0);
+        let store = repository.store();
+        let packs: Vec<_> = store
+            .list(lost, ListOptions::default())
+            .try_collect()
+            .await
+            .unwrap();
+        assert!(!packs.is_empty());
+        for pack in &packs {
+            store.delete(&pack.key, None).await.unwrap();
+        }
+        let (again, read) = run(&repository, &source, &catalog, first.root).await;
+        assert_eq!(again.lost_packs, packs.len());
+        assert_eq!(again.objects_read, again.objects, "{lost}");
+        assert_eq!(read.len() as u64, again.objects);
+        assert_eq!(again.root, first.root, "the same snapshot as before");
+    }
 }
 
 #[tokio::test]

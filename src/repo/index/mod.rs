@@ -20,6 +20,8 @@ const SEGMENTS_AT_ONCE: usize = 8;
 /// All segments of a repository that no other supersedes, in one sorted array of 56 bytes a blob.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
+    /// The segments that it was read from, superseded ones included.
+    segments: Vec<IndexId>,
     packs: Vec<PackInfo>,
     records: Vec<Record>,
     /// Where the records with each first two bytes begin; one more than there are.
@@ -59,6 +61,11 @@ impl Index {
     /// The pack with this number.
     pub(crate) fn pack(&self, number: u32) -> &PackInfo {
         &self.packs[number as usize]
+    }
+
+    /// The segments that it was read from, superseded ones included.
+    pub(crate) fn segments(&self) -> &[IndexId] {
+        &self.segments
     }
 
     /// All packs.
@@ -115,6 +122,7 @@ impl Merging {
         records.shrink_to_fit();
         let fan = fan(&records)?;
         Ok(Index {
+            segments: self.origins.into_iter().map(|(id, _)| id).collect(),
             packs,
             records,
             fan,

@@ -1,6 +1,7 @@
 //! A writer session: objects and maps in, manifests out, under a lease.
 
 mod indexer;
+mod lost;
 mod object;
 mod packer;
 
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use self::indexer::Indexer;
+use self::lost::Lost;
 pub use self::object::{ObjectSource, StoredObject};
 use self::packer::{Class, Packers};
 use super::blob::{BlobKind, Compression};
@@ -45,6 +47,7 @@ pub struct Writer {
 #[derive(Debug)]
 struct Session {
     view: View,
+    lost: Lost,
     compression: Compression,
     indexer: Indexer,
     /// Blobs that this session stored or is about to store.
@@ -116,8 +119,10 @@ impl Repository {
 
     async fn begin_session(&self, compression: Compression) -> Result<Arc<Session>> {
         refuse_marks(self).await?;
+        let view = self.view().await?;
         Ok(Arc::new(Session {
-            view: self.view().await?,
+            lost: Lost::find(&view).await?,
+            view,
             compression,
             indexer: Indexer::new(self.clone()),
             pending: Mutex::default(),
@@ -176,9 +181,14 @@ impl Writer {
         let vault = self.session.view.repo().vault();
         pieces.iter().all(|piece| {
             let id = vault.blob_id(BlobKind::Data, &piece.cv, piece.offset, piece.length);
-            self.session.view.index().get(&id).is_some()
-                || lock(&self.session.pending).contains(&short(&id))
+            self.session.has(&id) || self.session.stored(&id)
         })
+    }
+
+    /// Packs that the repository has lost: what they held counts as absent.
+    #[must_use]
+    pub fn lost_packs(&self) -> usize {
+        self.session.lost.len()
     }
 
     /// Bytes that this session has added to the repository so far: blobs as stored, trees included.
@@ -211,6 +221,8 @@ impl Writer {
     /// After [`Kind::Unavailable`] it is unknown whether the snapshot exists; otherwise it does not.
     pub async fn commit(&self, draft: ManifestDraft) -> Result<Manifest> {
         self.flush().await?;
+        let mended = self.session.mend_index().await;
+        mended.inspect_err(|error| self.session.fail(error))?;
         let repo = self.session.view.repo();
         refuse_marks(repo).await?;
         let snapshots = repo.snapshots().await?;
@@ -280,6 +292,17 @@ impl Writer {
 }
 
 impl Session {
+    /// Whether the repository had the blob when the session began.
+    fn has(&self, id: &BlobId) -> bool {
+        let record = self.view.index().get(id);
+        record.is_some_and(|record| !self.lost.holds(record))
+    }
+
+    /// Whether the session stored the blob, or is about to.
+    fn stored(&self, id: &BlobId) -> bool {
+        lock(&self.pending).contains(&short(id))
+    }
+
     /// Hashes and seals; what is stored or pending already is not sealed again.
     fn seal(
         &self,
@@ -296,7 +319,7 @@ impl Session {
             whole,
             new_bytes: 0,
         };
-        if self.view.index().get(&id).is_some() || !lock(&self.pending).insert(short(&id)) {
+        if self.has(&id) || !lock(&self.pending).insert(short(&id)) {
             return Ok((stored, None));
         }
         let blob = vault.seal_blob(kind, id, offset, plain, self.compression)?;

@@ -1,0 +1,101 @@
+//! Packs that were lost: noticed by the next writer, and healed by what it stores again.
+
+use super::support::*;
+use crate::repo::{CheckBytes, Repository};
+use crate::store::{Key, PutOptions, Store};
+
+async fn packs(store: &dyn Store, directory: &str) -> Vec<Key> {
+    use futures::TryStreamExt as _;
+    let listed = store.list(directory, crate::store::ListOptions::default());
+    let listed: Vec<_> = listed.try_collect().await.unwrap();
+    listed.into_iter().map(|meta| meta.key).collect()
+}
+
+async fn damage(repo: &Repository) -> usize {
+    let report = repo.check(&[], CheckBytes::All).await.unwrap();
+    report.damage.len()
+}
+
+/// What becomes of a pack.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Gone,
+    CutShort,
+}
+
+async fn lose(store: &dyn Store, key: &Key, loss: Loss) {
+    let bytes = store.get(key, crate::store::GetOptions::default()).await;
+    let bytes = bytes.unwrap();
+    store.delete(key, None).await.unwrap();
+    if matches!(loss, Loss::CutShort) {
+        let half = bytes.slice(..bytes.len() / 2);
+        let put = store.put(key, half, PutOptions::default());
+        put.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_next_backup_stores_again_what_lost_packs_held() {
+    for directory in ["data/", "tree/"] {
+        for loss in [Loss::Gone, Loss::CutShort] {
+            let (_, store) = memory();
+            let repo = init(store.clone()).await;
+            let (data, other) = (objects(1), objects(2));
+            let (first, _) = backup(&repo, "a", &data).await.unwrap();
+            backup(&repo, "b", &other).await.unwrap();
+            let of_first = packs(&*store, directory).await;
+            lose(&*store, &of_first[0], loss).await;
+            assert!(damage(&open(store.clone()).await.unwrap()).await > 0);
+
+            // Each instance stores again what it has.
+            let repo = open(store.clone()).await.unwrap();
+            let (again, _) = backup(&repo, "a", &data).await.unwrap();
+            backup(&repo, "b", &other).await.unwrap();
+            let healed = open(store.clone()).await.unwrap();
+            assert_eq!(damage(&healed).await, 0, "{directory} {loss:?}");
+            let view = healed.view().await.unwrap();
+            for manifest in [&first, &again] {
+                assert_eq!(restore(&view, manifest).await.unwrap(), data);
+            }
+
+            let (_, added) = backup(&healed, "a", &data).await.unwrap();
+            assert_eq!(added, 0, "all of it is known again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_stores_again_stays_named_and_comes_back_with_its_pack() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    let (data, other) = (objects(1), objects(2));
+    let (old, _) = backup(&repo, "a", &data).await.unwrap();
+    let key = packs(&*store, "data/").await.remove(0);
+    let bytes = store.get(&key, crate::store::GetOptions::default()).await;
+    let bytes = bytes.unwrap();
+    store.delete(&key, None).await.unwrap();
+
+    // The source has lost half of it meanwhile.
+    let mut half = other.clone();
+    half.extend(
+        data.iter()
+            .take(6)
+            .map(|(k, v)| (format!("z/{k}"), v.clone())),
+    );
+    let repo = open(store.clone()).await.unwrap();
+    let (new, _) = backup(&repo, "a", &half).await.unwrap();
+    let repo = open(store.clone()).await.unwrap();
+    let report = repo.check(&[old.snapshot], CheckBytes::All).await.unwrap();
+    assert!(
+        !report.damage.is_empty(),
+        "the old snapshot needs what is gone"
+    );
+    let report = repo.check(&[new.snapshot], CheckBytes::All).await.unwrap();
+    assert_eq!(report.damage, []);
+
+    store.put(&key, bytes, PutOptions::default()).await.unwrap();
+    let repo = open(store).await.unwrap();
+    assert_eq!(damage(&repo).await, 0);
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &old).await.unwrap(), data);
+}

@@ -1,0 +1,115 @@
+//! Packs that the index names and the store has lost.
+//!
+//! What they held counts as absent, so it is read and stored again, and the index is written anew
+//! without the records whose blobs have a place again. The others stay: they name what is lost, and
+//! are right once more should the pack come back.
+
+use std::collections::{HashMap, HashSet};
+
+use tracing::warn;
+
+use super::Session;
+use crate::Result;
+use crate::repo::ids::{IndexId, PackId};
+use crate::repo::index::Index;
+use crate::repo::index::segment::{Record, SEGMENT_RECORDS, Segment, segment_path};
+use crate::repo::view::View;
+use crate::repo::wire::to_u32;
+
+/// Lost packs that are named in the log.
+const NAMED: usize = 5;
+
+/// The numbers of lost packs in the index of a session.
+#[derive(Debug, Default)]
+pub(super) struct Lost(HashSet<u32>);
+
+impl Lost {
+    /// Compares the index with what the store lists. Packs are there before the index names them,
+    /// and the index was read before.
+    pub(super) async fn find(view: &View) -> Result<Self> {
+        let listing = view.listing().await?;
+        let packs = (0..).zip(view.index().packs());
+        let lost: Vec<_> = packs
+            .filter(|(_, pack)| listing.sizes.get(&pack.id) != Some(&pack.size))
+            .collect();
+        if !lost.is_empty() {
+            let named: Vec<PackId> = lost.iter().map(|(_, p)| p.id).take(NAMED).collect();
+            warn!(
+                packs = lost.len(),
+                ?named,
+                "the repository has lost packs: what they held is read and stored again where the source still has it"
+            );
+        }
+        Ok(Self(lost.into_iter().map(|(number, _)| number).collect()))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the blob of this record is lost.
+    pub(super) fn holds(&self, record: &Record) -> bool {
+        self.0.contains(&record.pack)
+    }
+}
+
+impl Session {
+    /// Writes the index anew where blobs of lost packs were stored again. Their new places are in
+    /// segments that are written already.
+    pub(super) async fn mend_index(&self) -> Result<()> {
+        let (repo, index) = (self.view.repo(), self.view.index());
+        let again = |record: &Record| self.lost.holds(record) && self.stored(&record.entry.id);
+        if self.lost.len() == 0 || !index.records().iter().any(again) {
+            return Ok(());
+        }
+        let kept: Vec<Record> = index
+            .records()
+            .iter()
+            .filter(|r| !again(r))
+            .copied()
+            .collect();
+        let mut chunks: Vec<&[Record]> = kept.chunks(SEGMENT_RECORDS).collect();
+        // The last one supersedes: until it is there, all that was there is.
+        let last = chunks.pop().unwrap_or_default();
+        for chunk in chunks {
+            self.write_segment(segment(index, chunk, vec![])?).await?;
+        }
+        let superseded = index.segments().to_vec();
+        self.write_segment(segment(index, last, superseded)?)
+            .await?;
+        repo.store().sync().await
+    }
+
+    async fn write_segment(&self, mut segment: Segment) -> Result<()> {
+        let repo = self.view.repo().clone();
+        let path = segment_path(&IndexId(repo.env().id()));
+        let name = path.clone();
+        let pool = repo.pool().clone();
+        let (sealing, repo) = (repo.clone(), repo);
+        let bytes = pool
+            .run(move || segment.seal(sealing.vault(), &name))
+            .await?;
+        repo.put_once(&path, bytes).await
+    }
+}
+
+/// A segment of some of an index's records.
+fn segment(index: &Index, records: &[Record], supersedes: Vec<IndexId>) -> Result<Segment> {
+    let mut segment = Segment {
+        supersedes,
+        ..Segment::default()
+    };
+    let mut numbers: HashMap<u32, u32> = HashMap::new();
+    for record in records {
+        let next = to_u32(segment.packs.len(), "a number of packs")?;
+        let number = *numbers.entry(record.pack).or_insert(next);
+        if number == next {
+            segment.packs.push(*index.pack(record.pack));
+        }
+        segment.records.push(Record {
+            pack: number,
+            ..*record
+        });
+    }
+    Ok(segment)
+}
