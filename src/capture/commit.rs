@@ -19,7 +19,7 @@ use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weake
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
-use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, Totals, Writer};
+use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
 use crate::{Error, Kind, Result};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -40,7 +40,6 @@ pub const WAL_ROOT: &str = "wal";
 
 /// A snapshot that only its manifest is missing of.
 pub(super) struct Prepared {
-    writer: Writer,
     draft: ManifestDraft,
     body: Body,
     /// The Milvus whose writes we held.
@@ -49,16 +48,16 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Commits; gives the Milvus whose writes were held beside what was captured.
-    pub(super) async fn commit(self) -> Result<(Captured, Option<Running>)> {
-        let manifest = match self.writer.commit(self.draft).await {
+    pub(super) async fn commit(self, writer: Writer) -> Result<(Captured, Option<Running>)> {
+        let manifest = match writer.commit(self.draft).await {
             Ok(manifest) => manifest,
             Err(error) => {
-                give_up(self.writer).await;
+                give_up(writer).await;
                 return Err(error);
             }
         };
         info!(snapshot = %manifest.snapshot, "committed");
-        if let Err(error) = self.writer.finish().await {
+        if let Err(error) = writer.finish().await {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
         }
         let body = self.body;
@@ -66,46 +65,77 @@ impl Prepared {
     }
 }
 
-async fn give_up(writer: Writer) {
+/// Ends a session of which nothing is kept.
+pub(super) async fn give_up(writer: Writer) {
     if let Err(error) = writer.abort().await {
         warn!(error = %error.chain(), "the writer session was not ended in order; its lease runs out");
     }
 }
 
-/// Runs the protocol up to the commit. `holds` is released by the caller.
-pub(super) async fn prepare(
+/// A capture that is planned, and has written nothing.
+pub(super) struct Begun {
+    since: Instant,
+    planned: Planned,
+    parents: Vec<SnapshotId>,
+    known: Option<NodeRef>,
+}
+
+/// Plans, and waits until no other session writes for the instance.
+pub(super) async fn begin(
     context: &Context,
     repository: &Repository,
     options: &Options,
-    holds: &mut Holds,
-) -> Result<Prepared> {
-    let begun = Instant::now();
+) -> Result<Begun> {
+    let since = Instant::now();
     context.progress.begin("plan", None);
     let snapshots = repository.snapshots().await?;
     let parent = snapshots.newest_of(&context.instance.name);
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
-    let mut planned = Box::pin(plan(context, options, previous.as_ref())).await?;
-    let parents = parent.iter().map(|p| p.snapshot).collect();
-    let writer = repository
-        .begin_writer(&context.instance.name, parents, Compression::default())
-        .await?;
-    let known = parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten());
-    let work = store(context, options, holds, &mut planned, &writer, known, begun);
-    match Box::pin(work).await {
-        Ok((draft, body)) => {
-            let ours = options.mode == Mode::Quiesced && !held_by_operator(&body);
-            Ok(Prepared {
-                writer,
-                draft,
-                body,
-                held: planned.milvus.filter(|_| ours),
-            })
-        }
-        Err(error) => {
-            give_up(writer).await;
-            Err(error)
-        }
+    let planned = Box::pin(plan(context, options, previous.as_ref())).await?;
+    repository.outlast_writers(&context.instance.name).await?;
+    Ok(Begun {
+        since,
+        planned,
+        parents: parent.iter().map(|p| p.snapshot).collect(),
+        known: parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten()),
+    })
+}
+
+impl Begun {
+    /// Begins the writer session. It is not to be cut short, or its lease stays.
+    pub(super) async fn writer(
+        &self,
+        context: &Context,
+        repository: &Repository,
+    ) -> Result<Writer> {
+        let (name, parents) = (&context.instance.name, self.parents.clone());
+        let writer = repository.begin_writer(name, parents, Compression::default());
+        writer.await
     }
+}
+
+/// Runs the protocol up to the commit. `holds` and `writer` are ended by the caller.
+pub(super) async fn prepare(
+    context: &Context,
+    options: &Options,
+    holds: &mut Holds,
+    begun: &mut Begun,
+    writer: &Writer,
+) -> Result<Prepared> {
+    let Begun {
+        since,
+        planned,
+        known,
+        ..
+    } = begun;
+    let work = store(context, options, holds, planned, writer, *known, *since);
+    let (draft, body) = Box::pin(work).await?;
+    let ours = options.mode == Mode::Quiesced && !held_by_operator(&body);
+    Ok(Prepared {
+        draft,
+        body,
+        held: planned.milvus.take().filter(|_| ours),
+    })
 }
 
 async fn store(

@@ -34,6 +34,7 @@ pub use holds::Holds;
 pub use plan::{Plan, Planned, PlannedHold, plan};
 pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
 
+use self::reach::Running;
 use crate::Result;
 use crate::cancel::Cancel;
 use crate::config::Instance;
@@ -125,16 +126,7 @@ pub async fn capture(
     options: &Options,
 ) -> Result<Captured> {
     let mut holds = Holds::default();
-    let work = commit::prepare(context, repository, options, &mut holds);
-    let prepared = tokio::select! {
-        prepared = work => prepared,
-        () = context.cancel.requested() => Err(context.cancel.error()),
-    };
-    // From here on nothing is cut short: who is told 130 may rely on it that there is no snapshot.
-    let outcome = match prepared {
-        Ok(prepared) => prepared.commit().await,
-        Err(error) => Err(error),
-    };
+    let outcome = attempt(context, repository, options, &mut holds).await;
     holds.release().await;
     let (captured, held) = outcome?;
     if let Some(running) = held {
@@ -144,4 +136,27 @@ pub async fn capture(
         }
     }
     Ok(captured)
+}
+
+/// Captures with holds that are still to be released. The writer session ends in order on every way
+/// out: what is cut short is only work that holds nothing.
+async fn attempt(
+    context: &Context,
+    repository: &Repository,
+    options: &Options,
+    holds: &mut Holds,
+) -> Result<(Captured, Option<Running>)> {
+    let cancel = &context.cancel;
+    let planned = commit::begin(context, repository, options);
+    let mut begun = Box::pin(cancel.run(planned)).await?;
+    let writer = begun.writer(context, repository).await?;
+    let work = commit::prepare(context, options, holds, &mut begun, &writer);
+    match Box::pin(cancel.run(work)).await {
+        // Nothing is cut short any more: who is told 130 may rely on it that there is no snapshot.
+        Ok(prepared) => prepared.commit(writer).await,
+        Err(error) => {
+            commit::give_up(writer).await;
+            Err(error)
+        }
+    }
 }

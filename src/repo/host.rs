@@ -47,12 +47,22 @@ impl Host {
     ///
     /// False when that cannot be proved.
     pub(crate) fn proves_dead(&self, other: &Self) -> bool {
+        self.sees(other) && running_since(other.pid) != Some(other.start)
+    }
+
+    /// Whether `other` runs on this host, in this boot and pid namespace.
+    ///
+    /// False when that cannot be proved.
+    pub(crate) fn proves_alive(&self, other: &Self) -> bool {
+        self.sees(other) && running_since(other.pid) == Some(other.start)
+    }
+
+    fn sees(&self, other: &Self) -> bool {
         let same = |a: &str, b: &str| !a.is_empty() && a == b;
         same(&self.boot, &other.boot)
             && same(&self.pid_ns, &other.pid_ns)
             && same(&self.name, &other.name)
             && self.machine == other.machine
-            && running_since(other.pid) != Some(other.start)
     }
 }
 
@@ -76,7 +86,7 @@ mod tests {
     fn only_a_process_that_is_gone_is_proved_dead() {
         let here = Host::current();
         assert!(here.start > 0 && !here.boot.is_empty());
-        assert!(!here.proves_dead(&here));
+        assert!(!here.proves_dead(&here) && here.proves_alive(&here));
         let reused = Host {
             start: here.start + 1,
             ..here.clone()
@@ -105,7 +115,7 @@ mod tests {
                 ..gone.clone()
             },
         ] {
-            assert!(!here.proves_dead(&elsewhere));
+            assert!(!here.proves_dead(&elsewhere) && !here.proves_alive(&elsewhere));
         }
     }
 }

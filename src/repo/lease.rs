@@ -1,6 +1,6 @@
 //! Session leases: who is at work in a repository (section 11).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::{Error, Kind, Result};
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
 /// minute, short enough that a killed session is out of the way soon.
 const TTL_S: u64 = 120;
+
+/// Between two looks at a lease whose session may be dead.
+const WATCH_PAUSE: Duration = Duration::from_secs(5);
 
 /// What kind of session a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,14 +219,26 @@ impl Held {
 
     async fn release(&self) -> Result<()> {
         let mut file = self.file.lock().await;
-        if file.take().is_none() {
+        let Some(mut ended) = file.take() else {
             return Ok(());
-        }
-        self.repo
+        };
+        let removed = self.repo.store().delete(&self.key, None).await;
+        let Err(error) = removed else {
+            return Ok(());
+        };
+        // Where nothing may be deleted the lease says that its session has ended.
+        ended.ttl_s = 0;
+        ended.beat += 1;
+        let name = self.key.as_str();
+        let bytes = self.repo.vault().seal_json(FileKind::Lease, name, &ended)?;
+        let put = self
+            .repo
             .store()
-            .delete(&self.key, None)
-            .await
-            .context(|| format!("remove {}", self.key))
+            .put(&self.key, bytes, PutOptions::default());
+        put.await
+            .map_err(|_| error.context(format!("remove {name}")))?;
+        tracing::debug!("{name} cannot be removed; it says that its session has ended");
+        Ok(())
     }
 }
 
@@ -242,6 +257,46 @@ async fn keep_renewed(held: Arc<Held>) {
     }
 }
 
+impl Repository {
+    /// Waits for as long as it takes to tell whether another session writes for `instance`: one whose
+    /// process cannot be looked at, as it ran on another host, in another boot or pid namespace, is
+    /// dead when its lease has not changed for twice its time to live, which is 4 minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Locked`] as soon as one shows that it is alive.
+    pub async fn outlast_writers(&self, instance: &str) -> Result<()> {
+        let mut beats: HashMap<SessionId, u64> = HashMap::new();
+        let mut told = false;
+        loop {
+            let mut unknown = None;
+            for lease in leases(self).await? {
+                let file = lease.file;
+                let rival = file.kind == SessionKind::Writer && file.instance == instance;
+                if !rival || lease.dead {
+                    continue;
+                }
+                let first = *beats.entry(file.session).or_insert(file.beat);
+                if self.host().proves_alive(&file.host) || file.beat != first {
+                    return Err(locked(instance, &file));
+                }
+                unknown = Some(file);
+            }
+            let Some(file) = unknown else { return Ok(()) };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    "process {} on {} may be writing for this instance: its lease {} is watched for up to {} s",
+                    file.host.pid,
+                    file.host.name,
+                    lease_path(&file.session),
+                    2 * file.ttl_s
+                );
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+}
+
 /// Fails with [`Kind::Locked`] when a session other than `own` writes for `instance`.
 async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>) -> Result<()> {
     for lease in leases(repo).await? {
@@ -255,10 +310,10 @@ async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>)
         }
         let key = store::Key::new(lease_path(&file.session))?;
         tracing::info!("removing {key} of a writer that is dead");
-        repo.store()
-            .delete(&key, None)
-            .await
-            .context(|| format!("remove {key}"))?;
+        // It is in nobody's way where nothing may be deleted.
+        if let Err(error) = repo.store().delete(&key, None).await {
+            tracing::warn!("{key} is left behind: {}", error.chain());
+        }
     }
     Ok(())
 }
@@ -266,7 +321,7 @@ async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>)
 /// A lease of some session.
 pub(crate) struct Seen {
     pub(crate) file: LeaseFile,
-    /// Whether its session is dead: its process is proved gone, or the lease has not changed for
+    /// Whether its session is dead: it says so, its process is proved gone, or the lease has not changed for
     /// twice its time to live while this process watched.
     pub(crate) dead: bool,
 }
@@ -297,7 +352,8 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
         let since = sighting(repo, *id, hash, now);
         let watched = now.saturating_sub(since);
         let patience = Duration::from_secs(file.ttl_s.saturating_mul(2));
-        let dead = repo.host().proves_dead(&file.host) || watched > patience;
+        let ended = file.ttl_s == 0;
+        let dead = ended || repo.host().proves_dead(&file.host) || watched > patience;
         found.push(Seen { file, dead });
     }
     let present: HashSet<SessionId> = ids.into_iter().collect();

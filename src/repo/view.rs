@@ -20,8 +20,8 @@ use super::tree::EnvelopeNode;
 use super::tree::node::Node;
 use super::vault::Vault;
 use super::wire::{damaged, missing_is_damage};
+use crate::Result;
 use crate::error::Context;
-use crate::{Kind, Result};
 
 /// How many pieces of one object are read ahead.
 const PIECES_AT_ONCE: usize = 4;
@@ -58,8 +58,9 @@ impl Repository {
         })))
     }
 
-    /// Begins a reader session on the snapshots `parents` of `instance`. Where the store takes no
-    /// lease, because it may only be read, the session goes without.
+    /// Begins a reader session on the snapshots `parents` of `instance`. Where no lease can be
+    /// written, because the store may only be read or is full, the session goes without, and a prune
+    /// meanwhile may take what it reads: that shows as damage, never as other bytes.
     ///
     /// # Errors
     ///
@@ -67,11 +68,13 @@ impl Repository {
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
         let lease = match Lease::take(self, SessionKind::Reader, instance, parents).await {
             Ok(lease) => Some(lease),
-            Err(error) if error.kind() == Kind::AccessDenied => {
-                tracing::warn!("reading without a lease: {}", error.chain());
+            Err(error) => {
+                tracing::warn!(
+                    "reading without a lease, so nothing may be pruned meanwhile: {}",
+                    error.chain()
+                );
                 None
             }
-            Err(error) => return Err(error),
         };
         match self.view().await {
             Ok(view) => Ok(Reader { view, lease }),
@@ -101,11 +104,10 @@ impl Reader {
         self.lease.as_ref().map_or(Ok(()), Lease::check)
     }
 
-    /// Ends the session and releases its lease.
-    pub async fn finish(self) -> Result<()> {
-        match self.lease {
-            Some(lease) => lease.finish().await,
-            None => Ok(()),
+    /// Ends the session and releases its lease; one that cannot be removed is left to run out.
+    pub async fn finish(self) {
+        if let Some(lease) = self.lease {
+            lease.give_up().await;
         }
     }
 }

@@ -140,7 +140,7 @@ pub async fn plan(
 ) -> Result<RestorePlan> {
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Plan).await?;
     prepared.home.close().await?;
-    prepared.reader.finish().await?;
+    prepared.reader.finish().await;
     Ok(prepared.plan)
 }
 
@@ -160,10 +160,9 @@ pub async fn restore(
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Restore).await?;
     let done = prepared.run(context, options).await;
     let closed = prepared.home.close().await;
-    let finished = prepared.reader.finish().await;
+    prepared.reader.finish().await;
     let done = done?;
     closed?;
-    finished?;
     Ok(Restored {
         plan: prepared.plan,
         written: done.written,
@@ -200,7 +199,7 @@ impl Prepared {
         match Box::pin(Self::look(context, manifest, options, purpose, &reader)).await {
             Ok(looked) => Ok(looked(reader)),
             Err(error) => {
-                reader.finish().await?;
+                reader.finish().await;
                 Err(error)
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::objects::digest;
 use super::snapshot::{Snapshot, Which};
@@ -82,7 +82,9 @@ pub(crate) async fn save(
             .await
     }
     .await;
-    writer.finish().await?;
+    if let Err(error) = writer.finish().await {
+        warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
+    }
     let id = saved?.snapshot.to_string();
     info!(snapshot = %id, keys = old.keys.len(), "saved the old keys into the repository");
     Ok(id)

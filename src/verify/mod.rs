@@ -100,7 +100,7 @@ pub async fn verify(
     };
     let looked = cancel.run(look(repository, options, env)).await;
     if let Some(reader) = reader {
-        reader.finish().await?;
+        reader.finish().await;
     }
     let mut report = looked?;
     progress.end();

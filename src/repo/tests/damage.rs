@@ -273,12 +273,7 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
         writer(&repo, "b").await.unwrap_err().kind(),
         Kind::NewerFormat
     );
-    repo.begin_reader("a", vec![])
-        .await
-        .unwrap()
-        .finish()
-        .await
-        .unwrap();
+    repo.begin_reader("a", vec![]).await.unwrap().finish().await;
     open_writer.abort().await.unwrap();
 }
 

@@ -13,8 +13,10 @@ use crate::repo::ids::SessionId;
 use crate::repo::lease::{LeaseFile, SessionKind, lease_path, leases};
 use crate::repo::sealed::FileKind;
 use crate::repo::{Compression, Repository, Unlock};
+use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
-use crate::store::{Key, PutOptions, Store};
+use crate::store::record::Op;
+use crate::store::{Key, PutOptions, SharedStore, Store};
 
 async fn plant(repo: &Repository, host: Host, beat: u64) {
     let session = SessionId([7; 32]);
@@ -68,7 +70,7 @@ async fn two_writers_of_one_instance_exclude_each_other_and_others_do_not() {
     first.finish().await.unwrap();
     writer(&repo, "a").await.unwrap().finish().await.unwrap();
     other.finish().await.unwrap();
-    reader.finish().await.unwrap();
+    reader.finish().await;
     assert_eq!(repo.list("leases/").await.unwrap(), []);
 }
 
@@ -199,4 +201,103 @@ async fn a_lease_that_cannot_be_read_is_named() {
         .await
         .unwrap();
     assert_eq!(report.damage[0].place, key.as_str());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
+    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 3);
+    let store = Arc::new(MemoryStore::new());
+    let repo = Repository::init(store, Unlock::None, options(), &env)
+        .await
+        .unwrap();
+    let time_passes = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            clock.advance(Duration::from_secs(1));
+        }
+    };
+    let lives = async {
+        plant(&repo, elsewhere(), 1).await;
+        tokio::join!(repo.outlast_writers("a"), async {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            plant(&repo, elsewhere(), 2).await;
+        })
+    };
+    let began = env.boottime();
+    tokio::select! {
+        (outcome, ()) = lives => assert_eq!(outcome.unwrap_err().kind(), Kind::Locked),
+        () = time_passes => {}
+    }
+    assert!(
+        env.boottime().saturating_sub(began) < Duration::from_mins(1),
+        "told at its first beat"
+    );
+
+    let time_passes = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            clock.advance(Duration::from_secs(1));
+        }
+    };
+    let began = env.boottime();
+    tokio::select! {
+        outcome = repo.outlast_writers("a") => outcome.unwrap(),
+        () = time_passes => {}
+    }
+    assert!(
+        env.boottime().saturating_sub(began) >= Duration::from_mins(3),
+        "it was watched"
+    );
+    repo.outlast_writers("b").await.unwrap();
+    writer(&repo, "a").await.unwrap().finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_of_this_host_that_runs_is_told_at_once() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    plant(&repo, Host::current(), 1).await;
+    let error = repo.outlast_writers("a").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Locked);
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_removed_everything_goes_on() {
+    let (_, backend) = memory();
+    let faults = FaultStore::new(backend);
+    faults
+        .faults()
+        .add(Rule::on(Op::Delete, Action::Fail(Kind::AccessDenied)));
+    let store: SharedStore = Arc::new(faults);
+    let repo = init(store.clone()).await;
+    for round in 0..3 {
+        let (manifest, _) = backup(&repo, "a", &objects(round)).await.unwrap();
+        let reader = repo.begin_reader("a", vec![manifest.snapshot]).await;
+        let reader = reader.unwrap();
+        assert_eq!(
+            restore(reader.view(), &manifest).await.unwrap(),
+            objects(round)
+        );
+        reader.finish().await;
+        assert!(leases(&repo).await.unwrap().iter().all(|lease| lease.dead));
+        repo.outlast_writers("a").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_repository_that_cannot_be_written_can_be_read() {
+    for kind in [Kind::AccessDenied, Kind::NoSpace, Kind::Failed] {
+        let (_, backend) = memory();
+        let faults = FaultStore::new(backend);
+        let script = faults.faults();
+        let repo = init(Arc::new(faults)).await;
+        let (manifest, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+        let reader = repo.begin_reader("a", vec![]).await.unwrap();
+        script.add(Rule::on_writes(Action::Fail(kind)));
+        reader.finish().await;
+        let reader = repo.begin_reader("a", vec![]).await.unwrap();
+        reader.check_lease().unwrap();
+        assert_eq!(restore(reader.view(), &manifest).await.unwrap(), objects(1));
+        reader.finish().await;
+    }
 }
