@@ -603,6 +603,11 @@ async fn simulated_2_4_24_whose_etcd_asks_for_a_password_is_captured_and_restore
     world.run(&["init"]).await.expect(0);
     round_trip(&mut world, "quiesced", "rocksmq").await;
 
+    // A token that nobody uses for longer than it lasts is replaced.
+    let mut etcd = world.etcd_as("eyrie", "kestrel").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(etcd.get("by-dev/none").await.unwrap().is_none());
+
     world.set_etcd_password("merlin");
     let refused = world.run(&["backup"]).await.expect(20);
     for words in ["etcd", "authentication failed", "password_file"] {

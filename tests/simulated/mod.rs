@@ -96,14 +96,19 @@ impl World {
             client.user_grant_role(user, role).await.unwrap();
         }
         client.auth_enable().await.unwrap();
-        let root = Settings {
-            endpoints: vec![endpoint],
-            user: Some(("root".to_owned(), Secret::new("osprey"))),
-            tls: None,
-        };
-        (self.backing.etcd, _) = Etcd::connect(&root).await.unwrap();
+        self.backing.etcd = self.etcd_as("root", "osprey").await;
         self.set_etcd_password("kestrel");
         self.etcd_user = ", username: eyrie, password_file: etcd-password";
+    }
+
+    /// A connection of a user.
+    pub async fn etcd_as(&self, user: &str, password: &str) -> Etcd {
+        let settings = Settings {
+            endpoints: vec![self.backing.etcd.endpoints().to_owned()],
+            user: Some((user.to_owned(), Secret::new(password))),
+            tls: None,
+        };
+        Etcd::connect(&settings).await.unwrap().0
     }
 
     /// Writes the password of etcd that is configured.
