@@ -123,7 +123,7 @@ fn marker(target: &TargetFacts, options: &Options) -> Option<Refusal> {
             format!(
                 "the target carries the marker of another restore: snapshot {snapshot}, begun {started}"
             ),
-            "run that restore again to finish it, or replace what it left with --replace",
+            "run that restore again as it was, with its options, to finish it (one with --replace needs --replace again), or replace what it left with --replace",
         )
     })
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::facts::{Occupied, Options};
 use crate::etcd::KeyValue;
 use crate::{Error, Kind, Result};
 
@@ -70,6 +71,17 @@ pub struct Marker {
 }
 
 impl Marker {
+    /// What of `options` shapes a restore, for [`Marker::options`]. Replacing belongs to it: who went
+    /// on without would leave what the first run was to remove.
+    #[must_use]
+    pub fn asked(options: &Options) -> String {
+        let ttl = format!("ttl {:?}", options.ttl).to_lowercase();
+        match options.occupied {
+            Occupied::Refuse => ttl,
+            Occupied::Replace => format!("{ttl}, replace"),
+        }
+    }
+
     /// Whether `other` is a restore of the same snapshot with the same options.
     #[must_use]
     pub fn continues(&self, other: &Self) -> bool {
@@ -192,6 +204,23 @@ mod tests {
             options: String::new(),
             started: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    #[test]
+    fn a_restore_that_replaces_is_not_continued_by_one_that_does_not() {
+        let of = |occupied| {
+            let options = Options {
+                occupied,
+                ..Options::default()
+            };
+            Marker {
+                options: Marker::asked(&options),
+                ..marker()
+            }
+        };
+        let (plain, replacing) = (of(Occupied::Refuse), of(Occupied::Replace));
+        assert!(replacing.continues(&replacing) && plain.continues(&plain));
+        assert!(!replacing.continues(&plain) && !plain.continues(&replacing));
     }
 
     #[test]

@@ -385,7 +385,7 @@ fn marker(context: &Context<'_>, manifest: &Manifest, options: &Options, home: &
         restore: hex::encode(&context.env.id()[..16]),
         repository: context.repository.id().to_string(),
         snapshot: manifest.snapshot.to_string(),
-        options: format!("ttl {:?}", options.ttl).to_lowercase(),
+        options: Marker::asked(options),
         started: context.env.now(),
     };
     match &home.found.marker {

@@ -28,7 +28,7 @@ use crate::env::lock;
 use crate::{Error, Kind, Result};
 
 /// The directory under the root where objects are written before they get their names.
-pub const TEMP_DIRECTORY: &str = ".tmp";
+pub const TEMP_DIRECTORY: &str = ".eyrie-tmp";
 
 /// Who may read what a store writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

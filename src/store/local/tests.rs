@@ -130,13 +130,24 @@ async fn temporary_files_are_no_objects() {
         store.head(&key(&path)).await.unwrap_err().kind(),
         Kind::NotFound
     );
-    assert_eq!(put(&store, ".tmp/x").await.unwrap_err().kind(), Kind::Usage);
+    assert_eq!(
+        put(&store, ".eyrie-tmp/x").await.unwrap_err().kind(),
+        Kind::Usage
+    );
     store.delete(&key(&path), None).await.unwrap();
     assert!(keys(&store, "", None).await.unwrap().is_empty());
-    assert!(keys(&store, ".tmp/", None).await.unwrap().is_empty());
+    assert!(keys(&store, ".eyrie-tmp/", None).await.unwrap().is_empty());
     let removed = store.remove_leftovers(Timestamp::UNIX_EPOCH).await.unwrap();
     assert_eq!(removed, 0, "young files stay");
+    let foreign = ["mine", "0123-4x", "-1", "notes-2"];
+    for name in foreign {
+        std::fs::write(scratch.path().join(TEMP_DIRECTORY).join(name), "mine").unwrap();
+    }
     assert_eq!(store.remove_leftovers(Timestamp::MAX).await.unwrap(), 1);
+    for name in foreign {
+        let path = scratch.path().join(TEMP_DIRECTORY).join(name);
+        assert!(path.exists(), "{name} is not ours");
+    }
     assert_eq!(upload.finish().await.unwrap_err().kind(), Kind::NotFound);
 }
 

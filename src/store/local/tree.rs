@@ -291,6 +291,9 @@ impl Tree {
         let mut removed = 0;
         for (name, _) in self.names(&directory, TEMP_DIRECTORY)? {
             let stat = fstatat(&directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            if !is_temporary(&name) {
+                continue;
+            }
             let old = stat.is_ok_and(|stat| modified(&stat).is_some_and(|at| at < before));
             if old {
                 match unlinkat(&directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
@@ -453,4 +456,13 @@ fn meta(key: Key, stat: &FileStat) -> Meta {
             stat.st_ino
         ),
     }
+}
+
+/// Whether a file has the name of one of ours: who wrote it, in 16 hex digits, and a number.
+fn is_temporary(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(writer, number)| {
+        writer.len() == 16
+            && writer.bytes().all(|b| b.is_ascii_hexdigit())
+            && number.parse::<u64>().is_ok()
+    })
 }
