@@ -89,6 +89,12 @@ pub(super) async fn begin(
     let since = Instant::now();
     context.progress.begin("plan", None);
     let snapshots = repository.snapshots().await?;
+    for damage in &snapshots.damage {
+        warn!(
+            "the repository is damaged: {}; verify tells what else is",
+            damage.what
+        );
+    }
     let parent = snapshots.newest_of(&context.instance.name);
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
     let planned = Box::pin(plan(context, options, previous.as_ref())).await?;

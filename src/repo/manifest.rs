@@ -1,6 +1,6 @@
 //! Manifests: a snapshot exists when its manifest does (section 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -34,6 +34,10 @@ pub struct Manifest {
     pub sequence: u64,
     /// The snapshot before it in the instance.
     pub parent: Option<SnapshotId>,
+    /// Snapshots whose manifests could not be read when this one was made, of whatever instance:
+    /// each may have one of the numbers before this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<SnapshotId>,
     /// The time of the anchor.
     pub time: Timestamp,
     /// The snapshot's maps.
@@ -200,6 +204,17 @@ impl Snapshots {
         }
     }
 
+    /// Snapshots whose manifests cannot be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<SnapshotId> {
+        let manifests = self.damage.iter();
+        let manifests = manifests.filter(|damage| damage.kind == DamageKind::Manifest);
+        manifests
+            .flat_map(|damage| &damage.snapshots)
+            .copied()
+            .collect()
+    }
+
     /// The newest snapshot of `instance`.
     #[must_use]
     pub fn newest_of(&self, instance: &str) -> Option<&Manifest> {
@@ -212,7 +227,9 @@ impl Snapshots {
     /// Reports sequence numbers that are missing or taken twice.
     fn find_gaps(&mut self) {
         let mut by_instance: BTreeMap<&str, BTreeMap<u64, Vec<SnapshotId>>> = BTreeMap::new();
+        let mut skipped: HashMap<SnapshotId, u64> = HashMap::new();
         for manifest in &self.manifests {
+            skipped.insert(manifest.snapshot, manifest.unreadable.len() as u64);
             let sequences = by_instance.entry(&manifest.instance).or_default();
             sequences
                 .entry(manifest.sequence)
@@ -220,7 +237,7 @@ impl Snapshots {
                 .push(manifest.snapshot);
         }
         for (instance, sequences) in by_instance {
-            let mut expected = 1;
+            let mut expected: u64 = 1;
             for (sequence, ids) in sequences {
                 let mut report = |what: String| {
                     self.damage.push(Damage {
@@ -230,7 +247,9 @@ impl Snapshots {
                         snapshots: ids.clone(),
                     });
                 };
-                if sequence > expected {
+                let explained = ids.iter().filter_map(|id| skipped.get(id)).max();
+                let explained = explained.copied().unwrap_or(0);
+                if sequence > expected.saturating_add(explained) {
                     let last = sequence - 1;
                     report(if last == expected {
                         format!("snapshot {expected} of instance {instance:?} is missing")
@@ -269,6 +288,7 @@ mod tests {
             instance: instance.into(),
             sequence,
             parent: None,
+            unreadable: vec![],
             time: Timestamp::from_second(i64::from(id)).unwrap(),
             roots: Roots::new(),
             totals: Totals::default(),

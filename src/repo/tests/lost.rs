@@ -11,7 +11,7 @@ async fn packs(store: &dyn Store, directory: &str) -> Vec<Key> {
     listed.into_iter().map(|meta| meta.key).collect()
 }
 
-async fn damage(repo: &Repository) -> usize {
+async fn damage_count(repo: &Repository) -> usize {
     let report = repo.check(&[], CheckBytes::All).await.unwrap();
     report.damage.len()
 }
@@ -45,14 +45,14 @@ async fn the_next_backup_stores_again_what_lost_packs_held() {
             backup(&repo, "b", &other).await.unwrap();
             let of_first = packs(&*store, directory).await;
             lose(&*store, &of_first[0], loss).await;
-            assert!(damage(&open(store.clone()).await.unwrap()).await > 0);
+            assert!(damage_count(&open(store.clone()).await.unwrap()).await > 0);
 
             // Each instance stores again what it has.
             let repo = open(store.clone()).await.unwrap();
             let (again, _) = backup(&repo, "a", &data).await.unwrap();
             backup(&repo, "b", &other).await.unwrap();
             let healed = open(store.clone()).await.unwrap();
-            assert_eq!(damage(&healed).await, 0, "{directory} {loss:?}");
+            assert_eq!(damage_count(&healed).await, 0, "{directory} {loss:?}");
             let view = healed.view().await.unwrap();
             for manifest in [&first, &again] {
                 assert_eq!(restore(&view, manifest).await.unwrap(), data);
@@ -95,7 +95,35 @@ async fn what_nobody_stores_again_stays_named_and_comes_back_with_its_pack() {
 
     store.put(&key, bytes, PutOptions::default()).await.unwrap();
     let repo = open(store).await.unwrap();
-    assert_eq!(damage(&repo).await, 0);
+    assert_eq!(damage_count(&repo).await, 0);
     let view = repo.view().await.unwrap();
     assert_eq!(restore(&view, &old).await.unwrap(), data);
+}
+
+#[tokio::test]
+async fn a_backup_beside_an_unreadable_manifest_takes_no_number_that_it_may_have() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let (hidden, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    backup(&repo, "b", &objects(3)).await.unwrap();
+    let key = Key::new(format!("snapshots/{}", hidden.snapshot)).unwrap();
+    let bytes = store.get(&key, crate::store::GetOptions::default()).await;
+    let bytes = bytes.unwrap();
+    let put = |bytes| async {
+        store.delete(&key, None).await.unwrap();
+        store.put(&key, bytes, PutOptions::default()).await.unwrap();
+    };
+    put(bytes.slice(..bytes.len() - 1)).await;
+    let (of_a, _) = backup(&repo, "a", &objects(4)).await.unwrap();
+    let (of_b, _) = backup(&repo, "b", &objects(5)).await.unwrap();
+    assert_eq!((of_a.sequence, of_b.sequence), (3, 3));
+    assert_eq!(of_a.unreadable, [hidden.snapshot]);
+    let damage = repo.snapshots().await.unwrap().damage;
+    assert_eq!(damage.len(), 1, "the manifest itself: {damage:?}");
+    put(bytes).await;
+    assert_eq!(repo.snapshots().await.unwrap().damage, []);
+    let (next, _) = backup(&repo, "a", &objects(6)).await.unwrap();
+    assert_eq!((next.sequence, next.unreadable), (4, vec![]));
+    assert_eq!(damage_count(&repo).await, 0);
 }

@@ -227,12 +227,15 @@ impl Writer {
         refuse_marks(repo).await?;
         let snapshots = repo.snapshots().await?;
         let parent = snapshots.newest_of(&self.instance);
+        let unreadable = snapshots.unreadable();
+        let skipped = unreadable.len() as u64;
         let manifest = Manifest {
             format: FORMAT,
             snapshot: SnapshotId(repo.env().id()),
             instance: self.instance.clone(),
-            sequence: parent.map_or(1, |parent| parent.sequence.saturating_add(1)),
+            sequence: parent.map_or(0, |parent| parent.sequence) + 1 + skipped,
             parent: parent.map(|parent| parent.snapshot),
+            unreadable,
             time: draft.time,
             roots: draft.roots,
             totals: draft.totals,
