@@ -10,6 +10,7 @@ use super::{
 use crate::cli::progress::ProgressLine;
 use crate::cli::report::ErrorDocument;
 use crate::config::model::File;
+use crate::manifest::Body;
 
 /// Every schema with the name of its file, without `.json`.
 #[must_use]
@@ -24,6 +25,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("error", output::<ErrorDocument>()),
         ("init", output::<InitDocument>()),
         ("ls", output::<Vec<LsEntry>>()),
+        // What a manifest says beside what the repository keeps in it (docs/format.md, section 10).
+        ("manifest", output::<Body>()),
         ("progress", output::<ProgressLine>()),
         ("restore", output::<RestoreDocument>()),
         ("restore-plan", output::<RestorePlanDocument>()),
