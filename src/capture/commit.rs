@@ -160,7 +160,7 @@ async fn store(
     let mut attempt = 1;
     let (anchored, keys, copied) = loop {
         let mut anchored = match options.mode {
-            Mode::Cold => cold::anchor(context, planned).await?,
+            Mode::Cold => cold::anchor(context, planned).await.map_err(of_instance)?,
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
                 .map_err(of_instance)?,
@@ -172,7 +172,8 @@ async fn store(
         let keys = anchored.store_keys(writer).await?;
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
-        let store = open_objects(context, &anchored.catalog).await?;
+        let store = open_objects(context, &anchored.catalog).await;
+        let store = store.map_err(of_instance)?;
         let copied = objects::copy(
             context,
             writer,

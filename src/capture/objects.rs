@@ -56,7 +56,8 @@ pub(super) async fn copy(
     scope: Scope,
     known: Map,
 ) -> Result<Copied> {
-    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
+    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await;
+    let listed = listed.map_err(of_source)?;
     context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
     let copier = Copier {
@@ -198,7 +199,7 @@ impl Copier<'_> {
         match self.store.head(&Key::new(&object.path)?).await {
             Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(of_source(error)),
         }
     }
 }
@@ -286,6 +287,15 @@ fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
     amount
 }
 
+/// What a failure of the storage that is captured means, whatever it is: the repository is not to
+/// blame. That an object is not there is for the caller to judge.
+fn of_source(error: Error) -> Error {
+    match error.kind() {
+        Kind::NotFound => error,
+        _ => error.with_kind(Kind::Instance),
+    }
+}
+
 /// An object of a store, to be captured.
 #[derive(Debug)]
 pub(super) struct Object {
@@ -310,6 +320,7 @@ impl ObjectSource for Object {
             range,
             version: None,
         };
-        self.store.get(&self.key, options).await
+        let read = self.store.get(&self.key, options).await;
+        read.map_err(of_source)
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::objects::{Copied, copy};
 use super::{Context, commit, view};
+use crate::Kind;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, Variables};
 use crate::env::Env;
@@ -25,6 +26,7 @@ use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
+use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
 use crate::store::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
@@ -161,6 +163,27 @@ async fn what_lost_packs_held_is_read_again_and_counted() {
         assert_eq!(again.objects_read, again.objects, "{lost}");
         assert_eq!(read.len() as u64, again.objects);
         assert_eq!(again.root, first.root, "the same snapshot as before");
+    }
+}
+
+#[tokio::test]
+async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys() {
+    for op in [Op::Get, Op::List] {
+        for kind in [Kind::Unavailable, Kind::AccessDenied, Kind::Failed] {
+            let (catalog, repository) = (catalog(), repository().await);
+            let faulty = FaultStore::new(Arc::new(source(&catalog).await));
+            let script = faulty.faults();
+            script.add(Rule::on(op, Action::Fail(kind)).from(2));
+            let store: SharedStore = Arc::new(faulty);
+            let writer = repository.begin_writer("main", vec![], Compression::Auto);
+            let writer = writer.await.unwrap();
+            let known = writer.view().map(None);
+            let error = copy(&context(), &writer, &store, &catalog, Scope::Live, known)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), Kind::Instance, "{op:?} {kind:?}");
+            writer.finish().await.unwrap();
+        }
     }
 }
 
