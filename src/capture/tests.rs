@@ -26,9 +26,9 @@ use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
-use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
-use crate::store::record::{Op, RecordStore};
+use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
 
 const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";

@@ -11,9 +11,9 @@ pub mod management;
 pub mod objects;
 pub mod probe;
 pub mod proto;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(any(test, feature = "testing"))]
 pub mod recorded;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(any(test, feature = "testing"))]
 pub mod simulated;
 pub mod status;
 pub mod validate;

@@ -10,8 +10,8 @@ use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::plan::tests::body;
 use crate::restore::prove::prove;
 use crate::restore::snapshot::{Snapshot, Which};
-use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
+use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{Key, ListOptions};
 
 fn contents() -> Contents {

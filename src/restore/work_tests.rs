@@ -14,8 +14,8 @@ use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::marker::MarkerKeys;
 use crate::restore::plan::tests::body;
-use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
+use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 
 fn contents(state: WalState) -> Contents {

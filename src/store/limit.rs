@@ -185,9 +185,9 @@ impl Parts for LimitParts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::conformance;
-    use crate::store::fault::{Action, FaultStore, Rule};
     use crate::store::memory::MemoryStore;
+    use crate::store::testing::conformance;
+    use crate::store::testing::fault::{Action, FaultStore, Rule};
     use futures::future;
 
     fn rate(bytes_per_second: u64) -> RateLimit {

@@ -1,4 +1,4 @@
-//! A store in memory, for tests and simulation.
+//! A store in memory: an object layer that is not there yet, and for tests.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::{
+use crate::env::lock;
+use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions, Store,
 };
-use crate::env::lock;
 use crate::{Error, Kind, Result};
 
 /// A store in memory. Clones share one content; [`fork`](MemoryStore::fork) copies it.
@@ -280,7 +280,7 @@ impl Parts for MemoryParts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::conformance;
+    use crate::store::testing::conformance;
 
     #[tokio::test]
     async fn conforms() {

@@ -3,20 +3,19 @@
 //! A [`Store`] is a flat map from [`Key`] to immutable bytes under one root (a directory, a bucket
 //! prefix). The repository lives on one; the segment objects of an instance live on another.
 //!
-//! Every backend passes the same [`conformance`] suite. Retries ([`retry`]), limits ([`limit`]),
-//! recording ([`record`]) and injected faults ([`fault`]) are decorators, never part of a backend.
+//! Every backend passes the same conformance suite. Retries ([`retry`]), limits ([`limit`]),
+//! recording and injected faults (both in `testing`) are decorators, never part of a backend.
 //! [`open`] turns a URL into a store, [`probe`] finds out what a store really does.
 
-pub mod conformance;
-pub mod fault;
 pub mod limit;
 pub mod local;
 pub mod memory;
 pub mod open;
 pub mod probe;
-pub mod record;
 pub mod retry;
 pub mod s3;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod upload;
 
 use std::fmt;

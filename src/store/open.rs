@@ -141,8 +141,8 @@ pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::conformance;
     use crate::store::local::MissingRoot;
+    use crate::store::testing::conformance;
     use rstest::rstest;
 
     #[rstest]

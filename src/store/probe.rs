@@ -300,10 +300,10 @@ impl Probe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fault::{Action, FaultStore, Rule};
     use crate::store::local::{LocalSettings, LocalStore};
     use crate::store::memory::MemoryStore;
-    use crate::store::record::Op;
+    use crate::store::testing::fault::{Action, FaultStore, Rule};
+    use crate::store::testing::record::Op;
     use jiff::Timestamp;
     use std::sync::Arc;
 

@@ -13,9 +13,9 @@ use crate::repo::ids::SessionId;
 use crate::repo::lease::{LeaseFile, SessionKind, lease_path, leases};
 use crate::repo::sealed::FileKind;
 use crate::repo::{Compression, Repository, Unlock};
-use crate::store::fault::{Action, FaultStore, Rule};
 use crate::store::memory::MemoryStore;
-use crate::store::record::Op;
+use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::record::Op;
 use crate::store::{Key, PutOptions, SharedStore, Store};
 
 async fn plant(repo: &Repository, host: Host, beat: u64) {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::store::{Durability, PutMode, conformance};
+use crate::store::testing::conformance;
+use crate::store::{Durability, PutMode};
 use futures::stream::TryStreamExt;
 use proptest::prelude::*;
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 use super::*;
-use crate::store::conformance;
-use crate::store::fault::{Action, FaultStore, Faults, Rule};
 use crate::store::memory::MemoryStore;
-use crate::store::record::Op;
+use crate::store::testing::conformance;
+use crate::store::testing::fault::{Action, FaultStore, Faults, Rule};
+use crate::store::testing::record::Op;
 use crate::store::{MIN_PART_SIZE, Upload};
 use jiff::Timestamp;
 use rstest::rstest;

@@ -1,0 +1,5 @@
+//! What tests of stores and on stores need; behind the feature `testing`.
+
+pub mod conformance;
+pub mod fault;
+pub mod record;
