@@ -4,7 +4,7 @@ STORAGE ?= local
 # The lab's Python; the bootstrap installs what is missing and prints its path.
 LAB = PYTHONPATH=tests "$$(sh tests/lab/bootstrap.sh --rust)"
 
-.PHONY: demo test test-rust test-e2e lint bench scale setup
+.PHONY: demo test test-rust test-e2e check lint advisories bench scale setup
 
 ## The main job end to end on a real Milvus: STORAGE=local (default), s3 or embedded.
 demo: setup
@@ -17,16 +17,28 @@ test: test-rust test-e2e
 test-rust: setup
 	$(LAB) -m lab exec --minio -- cargo test
 
+## The tests on real servers; ARGS goes to pytest (docs/testing.md).
 test-e2e: setup
 	cargo build
-	EYRIE_BIN=$(CURDIR)/target/debug/eyrie $(LAB) -m pytest tests/e2e
+	EYRIE_BIN=$(CURDIR)/target/debug/eyrie $(LAB) -m pytest tests/e2e $(ARGS)
+
+## What to run after each change: minutes, not a quarter of an hour.
+check: setup
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(LAB) -m lab exec -- cargo test --lib
 
 lint: setup
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	$(LAB) -m lab exec -- cargo deny --locked check bans licenses sources
 
-bench: setup
-	cargo bench
+## Known vulnerabilities of what eyrie is built from; fetches their database from GitHub.
+advisories: setup
+	$(LAB) -m lab exec -- cargo deny --locked check advisories
+
+bench:
+	cargo bench --bench '*'
 
 ## Backs up and restores made instances of 10^5 and 10^6 objects, and one object of 12 GiB: about
 ## 40 GB of disk below SCALE_DIR, and the figures of docs/performance.md.

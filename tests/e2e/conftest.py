@@ -20,10 +20,37 @@ from lab import eyrie as lab_eyrie  # noqa: E402
 from lab import oracle, writer  # noqa: E402
 from lab.dataset import Dataset  # noqa: E402
 from lab.eyrie import Eyrie  # noqa: E402
-from lab.instance import Instance  # noqa: E402
+from lab.instance import LAYOUTS, Instance  # noqa: E402
+
+# Fixtures that take long to make: the tests that share one run in one process, one after the other.
+SHARED = ("trip", "known", "intact", "captured", "secured")
+# A test waits for servers most of the time, so a core bears some; each runs up to three Milvus of 0.5 GiB.
+TESTS_PER_CORE = 2
+MEMORY_PER_TEST = 2 << 30
 
 # Compaction replaces segments whenever it likes; a target that is compared must stay as restored.
 STILL = {"dataCoord.compaction.enableAutoCompaction": False}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many tests run at once, unless `-n` says it: as many as cores and free memory bear."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    available = int(line.split()[1]) << 10
+    return max(1, min(len(os.sched_getaffinity(0)) * TESTS_PER_CORE, available // MEMORY_PER_TEST))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test with its layouts, and those that share a fixture with a group for xdist."""
+    for item in items:
+        params = getattr(item, "callspec", None)
+        layouts = [value for value in params.params.values() if value in LAYOUTS] if params else []
+        marked = any(item.get_closest_marker(layout) for layout in LAYOUTS)
+        for layout in layouts or ([] if marked else ["local"]):
+            item.add_marker(layout)
+        shared = [name for name in SHARED if name in item.fixturenames]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group("-".join([*shared, *layouts[:1]])))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from blake3 import blake3
 from conftest import Lab, objects_of
-from lab.eyrie import PASSPHRASE, Eyrie, merged
+from lab.eyrie import PASSPHRASE, TIMEOUT, Eyrie, merged
 from lab.faults import FaultyS3
 from lab.servers import wait_until
 from pymilvus import Collection, CollectionSchema, DataType, FieldSchema
@@ -93,6 +93,7 @@ def test_a_tikv_metastore_is_refused_with_20(known: Eyrie, source: Callable[[str
     assert "tikv" in result.err.lower()
 
 
+@pytest.mark.s3
 def test_a_missing_bucket_is_refused_with_20_and_named(source: Callable[[str], Lab], binary: Path) -> None:
     lab = source("s3")
     eyrie = lab.eyrie(binary, "no-bucket")
@@ -102,6 +103,7 @@ def test_a_missing_bucket_is_refused_with_20_and_named(source: Callable[[str], L
     assert "there-is-no-such-bucket" in result.err
 
 
+@pytest.mark.embedded
 def test_embedded_etcd_refuses_a_write_hold_with_20_and_names_hot_and_cold(
     source: Callable[[str], Lab], binary: Path
 ) -> None:
@@ -180,19 +182,19 @@ def test_a_second_backup_of_an_instance_is_refused_with_11_while_one_is_at_work(
     eyrie.expect(0, "init")
     # Slow enough to be met at its work, which begins when its session is there.
     first = eyrie.start("--json", "backup", "--limit-rate", "128KiB")
-    wait_until(lambda: any((root / "leases").rglob("*")), "the first backup is at work", 60)
+    wait_until(lambda: any((root / "leases").rglob("*")), "the first backup is at work")
     second = eyrie.expect(11, "backup")
     assert "source-local" in second.err, str(second)
     assert first.poll() is None, "the first has ended already: it was not met at its work"
     # Who only looks is not in the way, nor is another instance.
     eyrie.expect(0, "snapshots")
-    out, err = first.communicate(timeout=300)
+    out, err = first.communicate(timeout=TIMEOUT)
     assert first.returncode == 0, err
     done = json.loads(out)
     assert [one["snapshot"] for one in eyrie.json("snapshots")] == [done["snapshot"]]
     eyrie.expect(0, "verify", "--level", "bytes")
     eyrie.expect(0, "backup")
-    await_writes(source("local").instance, 60)
+    await_writes(source("local").instance)
     lost_nothing(eyrie, source("local"))
 
 
@@ -228,12 +230,12 @@ def test_an_operators_own_denial_is_used_and_left_alone(known: Eyrie, source: Ca
     key = f"{instance.root_path}/{FORCE_DENY}"
     instance.etcd.put(key, b"true")
     try:
-        wait_until(lambda: not writes_pass(instance), "the operator's denial takes effect", 30)
+        wait_until(lambda: not writes_pass(instance), "the operator's denial takes effect")
         known.expect(0, "backup")
         assert instance.etcd.get(key) == b"true"
     finally:
         instance.etcd.delete(key)
-    await_writes(instance, 30)
+    await_writes(instance)
 
 
 def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(fresh: Callable[..., Lab], binary: Path) -> None:
@@ -242,12 +244,12 @@ def test_a_flush_that_never_finishes_ends_with_20_and_no_hold_left(fresh: Callab
     eyrie = lab.eyrie(binary)
     eyrie.expect(0, "init")
     process = eyrie.start("backup", "--flush-timeout", "5s")
-    wait_until(lambda: bool(holds(lab.instance)), "writes are held", 60)
+    wait_until(lambda: bool(holds(lab.instance)), "writes are held")
     os.kill(lab.instance.milvus.pid, signal.SIGSTOP)
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=TIMEOUT)
     lab.instance.milvus.kill()
     assert process.returncode == 20, err
-    wait_until(lambda: not holds(lab.instance), "the holds are gone", 60)
+    wait_until(lambda: not holds(lab.instance), "the holds are gone")
     assert eyrie.json("snapshots") == []
     lab.instance.kill()
 
@@ -257,14 +259,14 @@ def test_a_hold_that_lapsed_never_becomes_a_good_snapshot(known: Eyrie, source: 
     instance = source("local").instance
     before = len(known.json("snapshots"))
     process = known.start("--json", "backup")
-    wait_until(lambda: bool(holds(instance)), "writes are held", 60)
+    wait_until(lambda: bool(holds(instance)), "writes are held")
     process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: not holds(instance), "the leases run out", 120)
+    wait_until(lambda: not holds(instance), "the leases run out")
     process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode in (0, 20), err
     assert len(known.json("snapshots")) == before + (process.returncode == 0)
-    await_writes(instance, 60)
+    await_writes(instance)
     lost_nothing(known, source("local"))
 
 
@@ -291,6 +293,7 @@ def one_row(layout: str, fresh: Callable[..., Lab]) -> Lab:
     return lab
 
 
+@pytest.mark.s3
 def test_a_store_that_answers_503_and_drops_connections_does_not_stop_a_backup(
     source: Callable[[str], Lab], binary: Path
 ) -> None:

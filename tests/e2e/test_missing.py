@@ -62,8 +62,8 @@ def lossy(source: Lab, fresh: Callable[..., Lab], binary: Path) -> tuple[Eyrie, 
 
 def loaded(client: Client, database: str, name: str) -> Collection:
     collection = client.collection(database, name)
-    collection.load(timeout=120)
-    utility.wait_for_loading_complete(name, using=client.using(database), timeout=120)
+    collection.load(timeout=300)
+    utility.wait_for_loading_complete(name, using=client.using(database), timeout=300)
     return collection
 
 

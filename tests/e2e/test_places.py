@@ -83,6 +83,7 @@ def test_a_restore_elsewhere_shows_everything(
     target.instance.kill()
 
 
+@pytest.mark.embedded
 def test_a_replace_of_a_milvus_with_etcd_inside_saves_its_keys_and_shows_everything(
     captured: Callable[[str], Captured], fresh: Callable[..., Lab], binary: Path
 ) -> None:

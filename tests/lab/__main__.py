@@ -32,8 +32,9 @@ def up(args: argparse.Namespace) -> int:
 
 
 def exec_command(args: argparse.Namespace) -> int:
-    """Runs a command with an etcd on its PATH and, if asked, a MinIO to test against."""
-    environment = {**os.environ, "PATH": f"{cache.etcd().parent}:{os.environ['PATH']}"}
+    """Runs a command with an etcd and the lab's tools on its PATH and, if asked, a MinIO to test against."""
+    path = f"{cache.etcd().parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
     with tempfile.TemporaryDirectory(prefix="eyrie-lab-") as directory:
         if args.minio:
             minio = Minio(Path(directory), ports.take(), ports.take())
@@ -73,7 +74,7 @@ def main() -> int:
     verb.add_argument("--auth", action="store_true", help="with authorizationEnabled")
     verb.add_argument("--detached", action="store_true", help="ends at SIGTERM only, not when stdin closes")
     verb.set_defaults(run=up)
-    verb = verbs.add_parser("exec", help="run a command with the lab's etcd on its PATH")
+    verb = verbs.add_parser("exec", help="run a command with the lab's etcd and tools on its PATH")
     verb.add_argument("--minio", action="store_true", help="with EYRIE_TEST_S3_* pointing at a MinIO")
     verb.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ARG…")
     verb.set_defaults(run=exec_command)

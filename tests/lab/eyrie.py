@@ -18,6 +18,8 @@ from .instance import ROOT_PASSWORD, Instance
 from .servers import Minio
 
 REPOSITORY_BUCKET = "eyrie-repository"
+# Seconds that a run may take on a machine that is busy with other things, before it counts as stuck.
+TIMEOUT = 900.0
 PASSPHRASE = "correct horse battery staple"
 
 
@@ -115,7 +117,7 @@ class Eyrie:
             text=True,
         )
 
-    def run(self, *args: str, timeout: float = 300.0) -> Result:
+    def run(self, *args: str, timeout: float = TIMEOUT) -> Result:
         process = self.start(*args)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -125,11 +127,11 @@ class Eyrie:
             raise TimeoutError(f"eyrie {shlex.join(args)} ran longer than {timeout:.0f} s\n{out}\n{err}") from None
         return Result(shlex.join(["eyrie", *args]), process.returncode, out, err)
 
-    def expect(self, code: int, *args: str, timeout: float = 300.0) -> Result:
+    def expect(self, code: int, *args: str, timeout: float = TIMEOUT) -> Result:
         result = self.run(*args, timeout=timeout)
         assert result.code == code, f"expected exit code {code}\n{result}"
         return result
 
-    def json(self, *args: str, code: int = 0, timeout: float = 300.0) -> Any:
+    def json(self, *args: str, code: int = 0, timeout: float = TIMEOUT) -> Any:
         """The JSON document that a verb prints."""
         return self.expect(code, "--json", *args, timeout=timeout).json()

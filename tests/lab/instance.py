@@ -166,7 +166,7 @@ class Instance:
         With `most` 1, until those of the running one are the only ones: flushes and
         loads fail until then. With 0, until nothing shows that Milvus ever ran.
         """
-        wait_until(lambda: len(self.sessions()) <= most, "old sessions of Milvus are gone", 60)
+        wait_until(lambda: len(self.sessions()) <= most, "old sessions of Milvus are gone")
 
     def stop_milvus(self) -> None:
         self.milvus.stop()

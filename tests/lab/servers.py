@@ -37,7 +37,8 @@ def http_ok(url: str) -> bool:
         return False
 
 
-def wait_until(done: Callable[[], bool], what: str, timeout: float = 120.0) -> None:
+def wait_until(done: Callable[[], bool], what: str, timeout: float = 300.0) -> None:
+    """Waits; `timeout`, in seconds, is for what will never come, not for what is slow."""
     deadline = time.monotonic() + timeout
     while not done():
         if time.monotonic() > deadline:
@@ -49,7 +50,7 @@ class Process:
     """One server: start, wait until ready, stop or kill."""
 
     name = "server"
-    start_timeout = 120.0
+    start_timeout = 300.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
