@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Tells work that it should stop; all clones are one handle.
 ///
@@ -15,7 +15,7 @@ use crate::{Error, Kind, Result};
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     token: CancellationToken,
-    cause: Arc<OnceLock<Kind>>,
+    cause: Arc<OnceLock<Cause>>,
 }
 
 impl Cancel {
@@ -25,9 +25,9 @@ impl Cancel {
         Self::default()
     }
 
-    /// Asks to stop because of `cause`, [`Kind::Interrupted`] or [`Kind::Terminated`]; the first
+    /// Asks to stop because of `cause`, [`Cause::Interrupted`] or [`Cause::Terminated`]; the first
     /// cause stays.
-    pub fn request(&self, cause: Kind) {
+    pub fn request(&self, cause: Cause) {
         let _first_cause_stays = self.cause.set(cause);
         self.token.cancel();
     }
@@ -47,8 +47,8 @@ impl Cancel {
     #[must_use]
     pub fn error(&self) -> Error {
         match self.cause.get() {
-            Some(Kind::Terminated) => Error::new(Kind::Terminated, "terminated by SIGTERM"),
-            _ => Error::new(Kind::Interrupted, "interrupted"),
+            Some(Cause::Terminated) => Error::new(Cause::Terminated, "terminated by SIGTERM"),
+            _ => Error::new(Cause::Interrupted, "interrupted"),
         }
     }
 
@@ -84,7 +84,7 @@ impl Cancel {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when the handlers cannot be installed.
+    /// [`Cause::Failed`] when the handlers cannot be installed.
     pub fn on_signals(&self) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -92,12 +92,12 @@ impl Cancel {
         tokio::spawn(async move {
             loop {
                 let cause = tokio::select! {
-                    received = interrupt.recv() => received.map(|()| Kind::Interrupted),
-                    received = terminate.recv() => received.map(|()| Kind::Terminated),
+                    received = interrupt.recv() => received.map(|()| Cause::Interrupted),
+                    received = terminate.recv() => received.map(|()| Cause::Terminated),
                 };
                 let Some(cause) = cause else { return };
                 if cancel.is_requested() {
-                    std::process::exit(i32::from(cause.exit_code()));
+                    std::process::exit(i32::from(cause.exit_code(None)));
                 }
                 tracing::warn!("stopping: releasing holds; a second signal ends at once");
                 cancel.request(cause);
@@ -117,13 +117,13 @@ mod tests {
         assert!(cancel.check().is_ok());
         assert_eq!(cancel.run(async { Ok(7) }).await.unwrap(), 7);
         let other = cancel.clone();
-        other.request(Kind::Terminated);
-        other.request(Kind::Interrupted);
+        other.request(Cause::Terminated);
+        other.request(Cause::Interrupted);
         let error = cancel
             .run(std::future::pending::<Result<()>>())
             .await
             .unwrap_err();
-        assert_eq!(error.kind().exit_code(), 143);
-        assert_eq!(cancel.check().unwrap_err().kind(), Kind::Terminated);
+        assert_eq!(error.exit_code(), 143);
+        assert_eq!(cancel.check().unwrap_err().cause(), Cause::Terminated);
     }
 }

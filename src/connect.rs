@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, S3Credentials, SecretSource, Switch};
 use crate::env::Env;
+use crate::error::Context as _;
 use crate::etcd::{Etcd, Settings, Status};
 use crate::manifest::ObjectLayer;
 use crate::milvus::auth::{self as milvus_auth, Credentials};
@@ -20,16 +21,17 @@ use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
 use crate::store::s3::{Addressing, S3Settings};
+use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
-/// Connects to an instance's etcd and asks for its status.
+/// Connects to the etcd of an instance on `side` and asks for its status.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when a password or certificate cannot be read, [`Kind::Instance`] when etcd
-/// does not answer or refuses the user.
-pub async fn etcd(etcd: &config::Etcd) -> Result<(Etcd, Status)> {
+/// [`Cause::Invalid`] when a password or certificate cannot be read, otherwise those of
+/// [`Etcd::connect`].
+pub async fn etcd(etcd: &config::Etcd, side: Side) -> Result<(Etcd, Status)> {
     let user = match (&etcd.username, &etcd.password) {
         (Some(name), Some(password)) => Some((name.clone(), password.read()?)),
         _ => None,
@@ -38,6 +40,7 @@ pub async fn etcd(etcd: &config::Etcd) -> Result<(Etcd, Status)> {
         endpoints: etcd.endpoints.clone(),
         user,
         tls: etcd_tls(&etcd.tls)?,
+        side,
     })
     .await
 }
@@ -64,23 +67,24 @@ fn etcd_tls(tls: &config::Tls) -> Result<Option<TlsOptions>> {
 fn pem(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).map_err(|error| {
         Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!("cannot read the certificate {}", file.display()),
         )
         .with_source(error)
     })
 }
 
-/// Opens an instance's object layer for reading.
+/// Opens the object layer of an instance on `side` for reading.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when the directory or bucket is not there or the credentials cannot be read.
-pub async fn objects(objects: &config::Objects, env: &Env) -> Result<SharedStore> {
+/// [`Cause::Absent`] when the directory is not there, [`Cause::Invalid`] when the credentials cannot
+/// be read.
+pub async fn objects(objects: &config::Objects, side: Side, env: &Env) -> Result<SharedStore> {
     match objects {
         config::Objects::Local(local) => {
-            local.require()?;
-            directory(&local.path)
+            local.require().on(side)?;
+            directory(&local.path, side)
         }
         config::Objects::S3(s3) => {
             let location = Location::S3 {
@@ -95,17 +99,18 @@ pub async fn objects(objects: &config::Objects, env: &Env) -> Result<SharedStore
                 &s3.credentials,
                 &s3.tls,
             )?;
-            open(&location, settings, env).await
+            open(&location, settings, side, env).await
         }
     }
 }
 
-async fn open(location: &Location, s3: S3Settings, env: &Env) -> Result<SharedStore> {
+async fn open(location: &Location, s3: S3Settings, side: Side, env: &Env) -> Result<SharedStore> {
     let settings = OpenSettings {
         s3,
         ..OpenSettings::default()
     };
-    store::open::open(location, settings, env).await
+    let store = store::open::open(location, settings, env).await.on(side)?;
+    Ok(Arc::new(SidedStore::new(store, side)))
 }
 
 fn s3_settings(
@@ -144,9 +149,10 @@ fn s3_settings(
     Ok(settings)
 }
 
-/// Opens a directory for reading.
-pub fn directory(path: &Path) -> Result<SharedStore> {
-    Ok(Arc::new(LocalStore::open(path, LocalSettings::default())?))
+/// Opens a directory of an instance on `side` for reading.
+pub fn directory(path: &Path, side: Side) -> Result<SharedStore> {
+    let store = LocalStore::open(path, LocalSettings::default()).on(side)?;
+    Ok(Arc::new(SidedStore::new(Arc::new(store), side)))
 }
 
 /// `store`, no faster than `rate`.
@@ -173,13 +179,14 @@ pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
     }
 }
 
-/// Connects to the configured proxy of a Milvus.
+/// Connects to the configured proxy of a Milvus on `side`.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when a password or certificate is missing, [`Kind::Instance`] when nothing answers.
-pub async fn milvus(milvus: &config::MilvusEndpoint) -> Result<Client> {
-    milvus_at(milvus, &milvus.address).await
+/// [`Cause::Invalid`] when a password or certificate is missing, otherwise those of
+/// [`Client::connect`].
+pub async fn milvus(milvus: &config::MilvusEndpoint, side: Side) -> Result<Client> {
+    milvus_at(milvus, &milvus.address, side).await
 }
 
 /// Connects to another proxy of the same Milvus, at `address`.
@@ -187,8 +194,12 @@ pub async fn milvus(milvus: &config::MilvusEndpoint) -> Result<Client> {
 /// # Errors
 ///
 /// As [`milvus`].
-pub async fn milvus_at(milvus: &config::MilvusEndpoint, address: &str) -> Result<Client> {
-    let mut options = ClientOptions::new(address);
+pub async fn milvus_at(
+    milvus: &config::MilvusEndpoint,
+    address: &str,
+    side: Side,
+) -> Result<Client> {
+    let mut options = ClientOptions::new(address, side);
     if let Some((user, password)) = milvus.credentials()? {
         let password = Zeroizing::new(password.read()?.expose().to_owned());
         options.credentials = Some(Credentials::new(user, password));
@@ -197,13 +208,13 @@ pub async fn milvus_at(milvus: &config::MilvusEndpoint, address: &str) -> Result
     Client::connect(options).await
 }
 
-/// The management interface of a Milvus. Nothing is connected yet.
+/// The management interface of a Milvus on `side`. Nothing is connected yet.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when the address or a certificate is not usable.
-pub fn management(milvus: &config::MilvusEndpoint) -> Result<Management> {
-    Management::new(&milvus.management, milvus_tls(&milvus.tls)?.as_ref())
+/// [`Cause::Invalid`] when the address or a certificate is not usable.
+pub fn management(milvus: &config::MilvusEndpoint, side: Side) -> Result<Management> {
+    Management::new(&milvus.management, milvus_tls(&milvus.tls)?.as_ref(), side)
 }
 
 fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
@@ -237,7 +248,7 @@ pub enum Make {
 ///
 /// # Errors
 ///
-/// [`Kind::NoRepository`] when its directory is missing and is not to be made.
+/// [`Cause::Absent`] when its directory is missing and is not to be made.
 pub async fn repository_store(
     repository: &config::Repository,
     make: Make,
@@ -254,19 +265,19 @@ pub async fn repository_store(
                 ..LocalSettings::default()
             };
             let store = LocalStore::open(path, settings).map_err(|error| {
-                if error.kind() == Kind::NotFound {
+                if error.cause() == Cause::NotFound {
                     let message = format!(
                         "there is no repository at {}: the directory is missing",
                         path.display()
                     );
-                    Error::new(Kind::NoRepository, message).with_hint(
+                    Side::Repository.error(Cause::Absent, message).with_hint(
                         "is its volume mounted? otherwise `eyrie init` makes a repository",
                     )
                 } else {
-                    error
+                    error.on(Side::Repository)
                 }
             })?;
-            Ok(Arc::new(store))
+            Ok(Arc::new(SidedStore::new(Arc::new(store), Side::Repository)))
         }
         config::Location::S3(s3) => bucket(s3, None, env).await,
     }
@@ -293,7 +304,7 @@ async fn bucket(
     if let Some(findings) = findings {
         findings.apply(&mut settings);
     }
-    open(&location, settings, env).await
+    open(&location, settings, Side::Repository, env).await
 }
 
 /// Opens `store`, which is a repository's, once more as a probe of it advises.
@@ -313,8 +324,8 @@ pub async fn as_probed(
 ///
 /// # Errors
 ///
-/// [`Kind::NoRepository`], [`Kind::WrongKey`], [`Kind::NewerFormat`], [`Kind::Damage`], and
-/// [`Kind::Usage`] when a passphrase is needed and none is set.
+/// [`Cause::Absent`], [`Cause::WrongKey`], [`Cause::NewerFormat`], [`Cause::Damage`], and
+/// [`Cause::Invalid`] when a passphrase is needed and none is set.
 pub async fn repository(repository: &config::Repository, env: &Env) -> Result<Repository> {
     repository_at_rate(repository, None, env).await
 }

@@ -1,4 +1,4 @@
-//! The one error type: what was being done to what, a kind, and the way out.
+//! The one error type: what was being done to what, why it failed, on which side, and the way out.
 
 use std::fmt;
 
@@ -7,35 +7,31 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What class of failure an [`Error`] is.
-///
-/// The kind decides the exit code (the contract of the command line) and whether a retry can help.
+/// Why something failed. It tells nothing about who is to blame: that is the [`Side`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum Cause {
     /// The operation failed; nothing more specific is known.
     Failed,
     /// The command line or the configuration is wrong.
-    Usage,
-    /// There is no repository at the place named.
-    NoRepository,
+    Invalid,
+    /// The place named is not there: a bucket, or a repository in it.
+    Absent,
     /// Another session holds the repository.
     Locked,
     /// The passphrase or key does not open the repository.
     WrongKey,
     /// The repository needs a newer eyrie.
     NewerFormat,
-    /// The instance cannot be captured as asked.
-    Instance,
-    /// The target refuses the restore.
-    Target,
+    /// It cannot be done as asked: what stands in the way is named.
+    Refused,
     /// Stored data is damaged or missing.
     Damage,
     /// The key does not exist. Never retried.
     NotFound,
     /// The key exists already (conditional create). Never retried.
     AlreadyExists,
-    /// The store refuses these credentials. Never retried.
+    /// These credentials are refused. Never retried.
     AccessDenied,
     /// The store is full. Never retried.
     NoSpace,
@@ -49,61 +45,145 @@ pub enum Kind {
     Terminated,
 }
 
-impl Kind {
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Failed,
+        Self::Invalid,
+        Self::Absent,
+        Self::Locked,
+        Self::WrongKey,
+        Self::NewerFormat,
+        Self::Refused,
+        Self::Damage,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::AccessDenied,
+        Self::NoSpace,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// The exit code of the interface contract for a failure on `side` (docs/errors.md has the
+    /// table).
+    ///
+    /// What the person at the command line did wrong, and a signal, are what they are on any side. An
+    /// instance has one code for each side; the repository, and what is on no side, one for each cause.
+    #[must_use]
+    pub const fn exit_code(self, side: Option<Side>) -> u8 {
+        match (self, side) {
+            (Self::Invalid, _) => 2,
+            (Self::Interrupted, _) => 130,
+            (Self::Terminated, _) => 143,
+            (_, Some(Side::Source)) => 20,
+            (_, Some(Side::Target)) => 21,
+            (Self::Absent, _) => 10,
+            (Self::Locked, _) => 11,
+            (Self::WrongKey, _) => 12,
+            (Self::NewerFormat, _) => 13,
+            (Self::Damage, _) => 22,
+            (
+                Self::Failed
+                | Self::Refused
+                | Self::NotFound
+                | Self::AlreadyExists
+                | Self::AccessDenied
+                | Self::NoSpace
+                | Self::Throttled
+                | Self::Unavailable,
+                _,
+            ) => 1,
+        }
+    }
+
     /// Whether the same call may succeed when it is made again.
     #[must_use]
     pub const fn retryable(self) -> bool {
         matches!(self, Self::Throttled | Self::Unavailable)
     }
 
-    /// The process exit code of the interface contract.
+    /// The name in JSON documents.
     #[must_use]
-    pub const fn exit_code(self) -> u8 {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Usage => 2,
-            Self::NoRepository => 10,
-            Self::Locked => 11,
-            Self::WrongKey => 12,
-            Self::NewerFormat => 13,
-            Self::Instance => 20,
-            Self::Target => 21,
-            Self::Damage => 22,
-            Self::Interrupted => 130,
-            Self::Terminated => 143,
-            Self::Failed
-            | Self::NotFound
-            | Self::AlreadyExists
-            | Self::AccessDenied
-            | Self::NoSpace
-            | Self::Throttled
-            | Self::Unavailable => 1,
+            Self::Failed => "failed",
+            Self::Invalid => "invalid",
+            Self::Absent => "absent",
+            Self::Locked => "locked",
+            Self::WrongKey => "wrong-key",
+            Self::NewerFormat => "newer-format",
+            Self::Refused => "refused",
+            Self::Damage => "damage",
+            Self::NotFound => "not-found",
+            Self::AlreadyExists => "already-exists",
+            Self::AccessDenied => "access-denied",
+            Self::NoSpace => "no-space",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Interrupted => "interrupted",
+            Self::Terminated => "terminated",
         }
     }
 }
 
-/// An error: a kind, a lower-case message that names the thing, an optional hint of the way out,
-/// and an optional source.
+/// Where something failed: stamped once, by what was opened on that side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The repository.
+    Repository,
+    /// The instance that is captured, checked or looked at.
+    Source,
+    /// The instance that is restored onto.
+    Target,
+}
+
+impl Side {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Repository, Self::Source, Self::Target];
+
+    /// Makes an error on this side; `message` is lower case and ends without a period.
+    pub fn error(self, cause: Cause, message: impl Into<String>) -> Error {
+        Error::new(cause, message).on(self)
+    }
+
+    /// The name in JSON documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Repository => "repository",
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// An error: a cause, a side, a lower-case message that names the thing, an optional hint of the way
+/// out, and an optional source.
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    cause: Cause,
+    side: Option<Side>,
     message: String,
     hint: Option<String>,
     source: Option<Source>,
 }
 
 impl Error {
-    /// Makes an error of `kind`; `message` is lower case and ends without a period.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    /// Makes an error on no side yet; `message` is lower case and ends without a period.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
-            kind,
+            cause,
+            side: None,
             message: message.into(),
             hint: None,
             source: None,
         }))
     }
 
-    /// Adds the cause.
+    /// Adds the error that this one comes from.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
@@ -117,29 +197,42 @@ impl Error {
         self
     }
 
-    /// Replaces the kind, for a caller that knows better what a failure means.
+    /// Says on which side it failed, unless that is known already: who was nearest knows best.
     #[must_use]
-    pub fn with_kind(mut self, kind: Kind) -> Self {
-        self.0.kind = kind;
+    pub fn on(mut self, side: Side) -> Self {
+        self.0.side.get_or_insert(side);
         self
     }
 
-    /// Wraps this error under a message that says what was being done; kind and hint stay.
+    /// Wraps this error under a message that says what was being done; cause, side and hint stay.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
-        let (kind, hint) = (self.0.kind, self.0.hint.clone());
+        let (cause, side, hint) = (self.0.cause, self.0.side, self.0.hint.clone());
         Self(Box::new(Inner {
-            kind,
+            cause,
+            side,
             message: message.into(),
             hint,
             source: Some(Box::new(self)),
         }))
     }
 
-    /// The kind.
+    /// Why it failed.
     #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.0.kind
+    pub fn cause(&self) -> Cause {
+        self.0.cause
+    }
+
+    /// Where it failed; `None` for what belongs to no side, such as the command line.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        self.0.side
+    }
+
+    /// The process exit code of the interface contract.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.0.cause.exit_code(self.0.side)
     }
 
     /// The way out, when one is known.
@@ -151,7 +244,7 @@ impl Error {
     /// Whether the same call may succeed when it is made again.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        self.0.kind.retryable()
+        self.0.cause.retryable()
     }
 
     /// The message and all its causes in one line, each once.
@@ -179,7 +272,10 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.0.kind, self.chain())
+        match self.0.side {
+            Some(side) => write!(f, "{:?} on {side:?}: {}", self.0.cause, self.chain()),
+            None => write!(f, "{:?}: {}", self.0.cause, self.chain()),
+        }
     }
 }
 
@@ -189,32 +285,39 @@ impl std::error::Error for Error {
     }
 }
 
-/// Adds what was being done to a failed result.
+/// Adds to a failed result what was being done, and on which side.
 pub trait Context<T> {
-    /// Wraps the error under `message()`; its kind and hint stay.
+    /// Wraps the error under `message()`; its cause, side and hint stay.
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
+
+    /// As [`Error::on`].
+    fn on(self, side: Side) -> Result<T>;
 }
 
 impl<T> Context<T> for Result<T> {
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Self {
         self.map_err(|error| error.context(message()))
     }
+
+    fn on(self, side: Side) -> Self {
+        self.map_err(|error| error.on(side))
+    }
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind as E;
-        let kind = match error.kind() {
-            E::NotFound => Kind::NotFound,
-            E::AlreadyExists => Kind::AlreadyExists,
-            E::PermissionDenied => Kind::AccessDenied,
-            E::StorageFull | E::QuotaExceeded | E::FileTooLarge => Kind::NoSpace,
+        let cause = match error.kind() {
+            E::NotFound => Cause::NotFound,
+            E::AlreadyExists => Cause::AlreadyExists,
+            E::PermissionDenied => Cause::AccessDenied,
+            E::StorageFull | E::QuotaExceeded | E::FileTooLarge => Cause::NoSpace,
             E::TimedOut | E::ConnectionReset | E::ConnectionAborted | E::ConnectionRefused => {
-                Kind::Unavailable
+                Cause::Unavailable
             }
-            _ => Kind::Failed,
+            _ => Cause::Failed,
         };
-        Self::new(kind, error.to_string()).with_source(error)
+        Self::new(cause, error.to_string()).with_source(error)
     }
 }
 
@@ -223,26 +326,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn context_keeps_kind_and_hint_and_chain_names_each_cause_once() {
-        let error = Error::new(Kind::Target, "etcd root by-dev is not empty")
+    fn context_keeps_cause_side_and_hint_and_chain_names_each_cause_once() {
+        let error = Side::Target
+            .error(Cause::Refused, "etcd root by-dev is not empty")
             .with_hint("use --replace")
             .context("restore 1234")
             .context("restore 1234");
-        assert_eq!(error.kind().exit_code(), 21);
+        assert_eq!(error.exit_code(), 21);
         assert_eq!(error.hint(), Some("use --replace"));
         assert_eq!(error.chain(), "restore 1234: etcd root by-dev is not empty");
     }
 
     #[test]
+    fn the_side_that_was_nearest_stays() {
+        let error = Side::Repository.error(Cause::NoSpace, "full");
+        assert_eq!(error.on(Side::Target).side(), Some(Side::Repository));
+        let error = Error::new(Cause::NoSpace, "full").on(Side::Target);
+        assert_eq!(error.context("restore").side(), Some(Side::Target));
+    }
+
+    #[test]
     fn only_passing_faults_are_retryable() {
-        assert!(Kind::Throttled.retryable() && Kind::Unavailable.retryable());
-        for kind in [
-            Kind::NotFound,
-            Kind::AccessDenied,
-            Kind::Damage,
-            Kind::NoSpace,
+        assert!(Cause::Throttled.retryable() && Cause::Unavailable.retryable());
+        for cause in [
+            Cause::NotFound,
+            Cause::AccessDenied,
+            Cause::Damage,
+            Cause::NoSpace,
         ] {
-            assert!(!kind.retryable());
+            assert!(!cause.retryable());
         }
+    }
+
+    #[test]
+    fn the_page_about_errors_has_the_table_of_all_causes_and_sides() {
+        let page = include_str!("../docs/errors.md");
+        for cause in Cause::ALL {
+            let [repository, source, target] = Side::ALL.map(|side| cause.exit_code(Some(side)));
+            let (name, alone) = (cause.name(), cause.exit_code(None));
+            let row = format!("| `{name}` | {alone} | {repository} | {source} | {target} |");
+            assert!(page.contains(&row), "docs/errors.md lacks {row}");
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, Cause::ALL.len());
     }
 }

@@ -42,4 +42,4 @@ pub mod store;
 pub mod sys;
 pub mod verify;
 
-pub use error::{Error, Kind, Result};
+pub use error::{Cause, Error, Result, Side};

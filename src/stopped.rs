@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use tokio::net::TcpStream;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How long a port is tried.
 const PORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ pub async fn answers(address: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`Kind::AccessDenied`] when the lock file cannot be opened.
+/// [`Cause::AccessDenied`] when the lock file cannot be opened.
 pub fn rocksdb_holder(directory: &Path) -> Result<Option<i32>> {
     let path = directory.join("LOCK");
     let Some(file) = open(&path)? else {
@@ -50,7 +50,7 @@ pub fn rocksdb_holder(directory: &Path) -> Result<Option<i32>> {
 ///
 /// # Errors
 ///
-/// [`Kind::AccessDenied`] when the database cannot be opened.
+/// [`Cause::AccessDenied`] when the database cannot be opened.
 pub fn etcd_directory_in_use(data_dir: &Path) -> Result<bool> {
     let path = data_dir.join("member/snap/db");
     let Some(file) = open(&path)? else {
@@ -72,10 +72,10 @@ fn open(path: &Path) -> Result<Option<File>> {
 }
 
 fn examined(path: &Path, error: std::io::Error) -> Error {
-    let kind = Error::from(std::io::Error::from(error.kind())).kind();
+    let kind = Error::from(std::io::Error::from(error.kind())).cause();
     Error::new(
-        if kind == Kind::NotFound {
-            Kind::Failed
+        if kind == Cause::NotFound {
+            Cause::Failed
         } else {
             kind
         },

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use eyrie::Kind;
+use eyrie::Cause;
 use eyrie::cancel::Cancel;
 use nix::sys::signal::{Signal, raise};
 
@@ -18,7 +18,7 @@ fn the_first_signal_asks_and_the_second_ends_at_once() {
         cancel.on_signals().unwrap();
         raise(Signal::SIGTERM).unwrap();
         cancel.requested().await;
-        assert_eq!(cancel.error().kind(), Kind::Terminated);
+        assert_eq!(cancel.error().cause(), Cause::Terminated);
         if std::env::var_os(CHILD).is_some() {
             raise(Signal::SIGINT).unwrap();
             std::future::pending::<()>().await;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use eyrie::repo::Compression;
-use eyrie::{Error, Kind, Result};
+use eyrie::{Cause, Error, Result};
 
 /// Files are worked on in pieces of this size, in bytes, as a repository cuts them.
 const PIECE: u64 = 16 << 20;
@@ -53,7 +53,7 @@ pub(crate) struct Ceiling<'a> {
 }
 
 fn refused<E>(_: E) -> Error {
-    Error::new(Kind::Failed, "the cipher refused the data")
+    Error::new(Cause::Failed, "the cipher refused the data")
 }
 
 fn nonce(number: u64) -> Nonce {
@@ -95,7 +95,7 @@ impl<'a> Ceiling<'a> {
             workers.into_iter().try_for_each(|worker| {
                 worker
                     .join()
-                    .map_err(|_| Error::new(Kind::Failed, "a worker panicked"))?
+                    .map_err(|_| Error::new(Cause::Failed, "a worker panicked"))?
             })
         })
     }

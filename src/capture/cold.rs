@@ -23,7 +23,7 @@ use crate::milvus::version::MilvusVersion;
 use crate::repo::{Entry, NodeRef, Writer};
 use crate::stopped;
 use crate::store::{ListOptions, Meta};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
 /// (docs/milvus.md 3.4).
@@ -33,41 +33,43 @@ const SESSIONS_WAIT: Duration = Duration::from_secs(75);
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when an etcd holds the directory or it is none; [`Kind::Usage`] when there is
+/// [`Side::Source`] when an etcd holds the directory or it is none; [`Cause::Invalid`] when there is
 /// no etcd program on this host.
 pub(super) async fn etcd_copy(
     config: &config::Etcd,
     data_dir: &Path,
 ) -> Result<(EtcdCopy, Etcd, Status)> {
     if stopped::etcd_directory_in_use(data_dir)? {
-        return Err(Error::new(
-            Kind::Instance,
-            format!(
-                "milvus is running: its embedded etcd holds {}",
-                data_dir.display()
-            ),
-        )
-        .with_hint("stop Milvus for a cold capture, or use --mode hot"));
+        return Err(Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "milvus is running: its embedded etcd holds {}",
+                    data_dir.display()
+                ),
+            )
+            .with_hint("stop Milvus for a cold capture, or use --mode hot"));
     }
     if !data_dir.join(MEMBER).is_dir() {
-        return Err(Error::new(
-            Kind::Instance,
-            format!(
-                "{} is no etcd data directory: it has no {MEMBER}/",
-                data_dir.display()
-            ),
-        )
-        .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
+        return Err(Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "{} is no etcd data directory: it has no {MEMBER}/",
+                    data_dir.display()
+                ),
+            )
+            .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
     }
     let binary = find_binary(config.binary.as_deref())?;
-    EtcdCopy::start(&binary, data_dir).await
+    EtcdCopy::start(&binary, data_dir, Side::Source).await
 }
 
 /// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] naming the sign of life, or a queue that cannot be captured.
+/// [`Side::Source`] naming the sign of life, or a queue that cannot be captured.
 pub(super) async fn prove_stopped(
     context: &Context,
     etcd: &mut Etcd,
@@ -134,7 +136,8 @@ pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<
 }
 
 fn alive(sign: &str) -> Error {
-    Error::new(Kind::Instance, format!("milvus is not stopped: {sign}"))
+    Side::Source
+        .error(Cause::Refused, format!("milvus is not stopped: {sign}"))
         .with_hint("stop Milvus and wait until its process is gone, or use --mode quiesced or hot")
 }
 
@@ -142,7 +145,7 @@ fn alive(sign: &str) -> Error {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] for a queue that is not in directories of this host.
+/// [`Side::Source`] for a queue that is not in directories of this host.
 pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
     match &context.instance.wal.kind {
         WalKind::Rocksmq { path } => {
@@ -150,8 +153,7 @@ pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
             meta.push("_meta_kv");
             Ok(vec![path.clone(), PathBuf::from(meta)])
         }
-        other => Err(Error::new(
-            Kind::Instance,
+        other => Err(Side::Source.error(Cause::Refused,
             format!("a cold capture needs the message queue with it, and {} is not in directories of this host", other.name()),
         )
         .with_hint("use --mode quiesced (or hot) while Milvus runs: its flush makes the queue unnecessary")),
@@ -162,7 +164,7 @@ pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when nothing tells the version.
+/// [`Side::Source`] when nothing tells the version.
 pub(super) fn identity(
     context: &Context,
     anchor: &Anchor,
@@ -183,8 +185,7 @@ pub(super) fn identity(
         .map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
     let before = previous.map(|body| body.milvus.version.clone());
     let Some(version) = declared.or(recorded).or(before) else {
-        return Err(Error::new(
-            Kind::Instance,
+        return Err(Side::Source.error(Cause::Refused,
             "the version of this Milvus is not known: it is stopped, and there is no earlier snapshot of it",
         )
         .with_hint("set instance.milvus.version, such as 2.3.5"));
@@ -217,7 +218,10 @@ pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<A
 pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
     let mut files = Vec::new();
     for (name, directory) in WAL_NAMES.iter().zip(wal_directories(context)?) {
-        let store = connect::limited(connect::directory(&directory)?, context.rate.as_ref());
+        let store = connect::limited(
+            connect::directory(&directory, Side::Source)?,
+            context.rate.as_ref(),
+        );
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
         let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);
         files.extend(listed.into_iter().map(of_store));

@@ -10,17 +10,18 @@ use tracing::{info, warn};
 use super::anchor::Anchored;
 use super::denial::Writes;
 use super::objects::{self, Copied};
-use super::plan::{Planned, of_instance, plan};
+use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
+use crate::error::Context as _;
 use crate::hold;
 use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weakening, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(25);
@@ -160,10 +161,10 @@ async fn store(
     let mut attempt = 1;
     let (anchored, keys, copied) = loop {
         let mut anchored = match options.mode {
-            Mode::Cold => cold::anchor(context, planned).await.map_err(of_instance)?,
+            Mode::Cold => cold::anchor(context, planned).await.on(Side::Source)?,
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
-                .map_err(of_instance)?,
+                .on(Side::Source)?,
         };
         let problems = problems(&anchored.catalog);
         if !problems.is_empty() && options.missing == Missing::Refuse {
@@ -172,8 +173,7 @@ async fn store(
         let keys = anchored.store_keys(writer).await?;
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
-        let store = open_objects(context, &anchored.catalog).await;
-        let store = store.map_err(of_instance)?;
+        let store = open_objects(context, &anchored.catalog).await?;
         let copied = objects::copy(
             context,
             writer,
@@ -234,15 +234,16 @@ async fn store(
         roots,
         totals,
         labels: options.labels.clone(),
-        body: serde_json::to_value(&body)
-            .map_err(|error| Error::new(Kind::Failed, "writing the manifest").with_source(error))?,
+        body: serde_json::to_value(&body).map_err(|error| {
+            Error::new(Cause::Failed, "writing the manifest").with_source(error)
+        })?,
     };
     Ok((draft, body))
 }
 
 /// Pauses garbage collection, before anything else: no client feels it.
 async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Result<()> {
-    let management = connect::management(&context.instance.milvus)?;
+    let management = connect::management(&context.instance.milvus, Side::Source)?;
     let sessions = format!("{}/{}/session/", planned.roots.root, planned.roots.meta);
     let hint = "check instance.milvus.management (metrics.port of Milvus, 9091 by default)";
     let hold = hold::hold_gc(management, planned.etcd.client.clone(), sessions);
@@ -252,7 +253,6 @@ async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Res
         Err(error) => {
             return Err(error
                 .context("garbage collection cannot be held")
-                .with_kind(Kind::Instance)
                 .with_hint(hint));
         }
     }
@@ -310,8 +310,7 @@ fn invalid(problems: &[Finding]) -> Error {
     } else {
         String::new()
     };
-    Error::new(
-        Kind::Instance,
+    Side::Source.error(Cause::Refused,
         format!("the metadata contradicts itself: {}{more}", named.join("; ")),
     )
     .with_hint("a compaction may have been half saved: run the backup again; --allow-missing captures it as it is, weakened")
@@ -368,7 +367,7 @@ fn gone(missing: &Weakening) -> Error {
     } else {
         String::new()
     };
-    Error::new(Kind::Instance, format!("{}: {}{more}", missing.message, named.join("; ")))
+    Side::Source.error(Cause::Refused, format!("{}: {}{more}", missing.message, named.join("; ")))
         .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 

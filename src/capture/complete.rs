@@ -50,7 +50,7 @@ pub(super) enum Completed {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`](crate::Kind::Instance) when the anchor shows what no other anchor would lack.
+/// [`Cause::Refused`](crate::Cause::Refused) when the anchor shows what no other anchor would lack.
 pub(super) async fn complete(reader: &Reader<'_>, settled: Settled) -> Result<Completed> {
     let revision = settled.look.revision;
     let Some(look) = reader.whole(settled.look).await? else {

@@ -13,7 +13,7 @@ use crate::milvus::catalog::{Catalog, DROPPED, Segment, Standing};
 use crate::milvus::keys::{LogKind, Roots, SegmentKey};
 use crate::milvus::validate::Refusal;
 use crate::milvus::version::MilvusVersion;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// What an error names of what is not flushed.
 const NAMED: usize = 5;
@@ -259,16 +259,17 @@ impl Unsettled {
             .chain(self.open.iter().map(|segment| format!("segment {segment}")))
             .take(NAMED)
             .collect();
-        Error::new(
-            Kind::Instance,
-            format!(
-                "the flush did not finish for {} channels and {} segments: {}",
-                self.lagging.len(),
-                self.open.len(),
-                named.join("; ")
-            ),
-        )
-        .with_hint("run the backup again, or allow more time with --flush-timeout")
+        Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "the flush did not finish for {} channels and {} segments: {}",
+                    self.lagging.len(),
+                    self.open.len(),
+                    named.join("; ")
+                ),
+            )
+            .with_hint("run the backup again, or allow more time with --flush-timeout")
     }
 }
 

@@ -8,7 +8,7 @@ use super::reach::Running;
 use crate::milvus::client::Client;
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::probe::ProbeOutcome;
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 /// Between two probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
@@ -109,7 +109,7 @@ async fn probe(proxy: &Client, targets: &[CollectionName]) -> ProbeOutcome {
     for target in targets {
         outcome = proxy.probe_write(target).await;
         match &outcome {
-            ProbeOutcome::Other(error) if error.kind() == Kind::NotFound => {}
+            ProbeOutcome::Other(error) if error.cause() == Cause::NotFound => {}
             _ => return outcome,
         }
     }

@@ -6,10 +6,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::env::Env;
+use crate::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Lease};
 use crate::hold::{ConfigItem, GcHold, Placed, TTL, place};
 use crate::manifest::{HoldRecord, HoldState};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// The holds of one capture, released together on every way out.
 #[derive(Debug, Default)]
@@ -51,16 +52,12 @@ impl Holds {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`] when Milvus does not pause it any more; then nothing holds it.
+    /// [`Side::Source`] when Milvus does not pause it any more; then nothing holds it.
     pub async fn retake_gc(&mut self) -> Result<()> {
         if let Some(lost) = self.gc.take() {
             let again = Box::pin(lost.again()).await;
             self.records.push(lost.release().await);
-            self.gc = again.map_err(|error| {
-                error
-                    .context("garbage collection cannot be held again")
-                    .with_kind(Kind::Instance)
-            })?;
+            self.gc = again.context(|| "garbage collection cannot be held again")?;
         }
         Ok(())
     }
@@ -87,15 +84,14 @@ impl Holds {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`]: the capture is void.
+    /// [`Side::Source`]: the capture is void.
     pub fn prove(&self, keys: &[KeyValue], revision: i64) -> Result<()> {
         if let Some(lease) = &self.lease {
             lease.check("holds")?;
         }
         match self.placed.iter().find(|(placed, _)| !placed.proven_by(keys)) {
             None => Ok(()),
-            Some((placed, _)) => Err(Error::new(
-                Kind::Instance,
+            Some((placed, _)) => Err(Side::Source.error(Cause::Refused,
                 format!(
                     "the {} hold was lost before revision {revision}: {} is not there as it was placed",
                     placed.item().name,

@@ -117,7 +117,7 @@ const ANCHOR_ATTEMPTS: usize = 3;
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when the instance cannot be captured as asked, [`Kind::Locked`] when another
+/// [`Side::Source`](crate::Side::Source) when the instance cannot be captured as asked, [`Cause::Locked`] when another
 /// writer of the instance is at work. Whatever the error: holds are released, older snapshots are
 /// whole, and nothing of this one is visible.
 pub async fn capture(

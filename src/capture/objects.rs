@@ -17,7 +17,7 @@ use crate::progress::Amount;
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
 use crate::source::{Identity, Listed};
 use crate::store::{GetOptions, Key, SharedStore};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Objects under way at once: enough to hide a store's latency for the many tiny ones; the bytes
 /// in flight are bounded by the repository's own budget.
@@ -57,7 +57,7 @@ pub(super) async fn copy(
     known: Map,
 ) -> Result<Copied> {
     let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await;
-    let listed = listed.map_err(of_source)?;
+    let listed = listed?;
     context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
     let copier = Copier {
@@ -107,7 +107,7 @@ fn readable<'a>(
     known: BoxStream<'a, Result<Entry>>,
 ) -> BoxStream<'a, Result<Entry>> {
     let goes_on = |entry: &Result<Entry>| match entry {
-        Err(error) if error.kind() == Kind::Damage && writer.lost_packs() > 0 => {
+        Err(error) if error.cause() == Cause::Damage && writer.lost_packs() > 0 => {
             warn!(error = %error.chain(), "what is known ends here; the rest is read again");
             false
         }
@@ -149,24 +149,25 @@ impl Copier<'_> {
             size,
         };
         let stored = match self.writer.store_object(&source).await {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(One::Gone(object)),
+            Err(error) if is_gone(&error) => return Ok(One::Gone(object)),
             other => other.context(|| format!("capturing {}", object.path))?,
         };
         if stored.pieces.len() > 1 && self.now(&object).await? != Some((identity, size)) {
-            return Err(Error::new(
-                Kind::Instance,
-                format!("{} changed while it was read", object.path),
-            )
-            .with_hint(
-                "Milvus writes an object once: does something else write into its storage?",
-            ));
+            return Err(Side::Source
+                .error(
+                    Cause::Refused,
+                    format!("{} changed while it was read", object.path),
+                )
+                .with_hint(
+                    "Milvus writes an object once: does something else write into its storage?",
+                ));
         }
         if let Some(expected) = object
             .expected_size
             .filter(|expected| *expected != stored.size)
         {
-            return Err(Error::new(
-                Kind::Instance,
+            return Err(Side::Source.error(
+                Cause::Refused,
                 format!(
                     "{} has {} bytes and etcd says {expected}: the file is not what Milvus wrote",
                     object.path, stored.size
@@ -177,7 +178,7 @@ impl Copier<'_> {
             kind: object.kind.to_string(),
             identity: named,
         })
-        .map_err(|error| Error::new(Kind::Failed, "describing an object").with_source(error))?;
+        .map_err(|error| Error::new(Cause::Failed, "describing an object").with_source(error))?;
         let entry = Entry {
             key: object.tree_key().into(),
             value: value.into(),
@@ -198,8 +199,8 @@ impl Copier<'_> {
     async fn now(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
         match self.store.head(&Key::new(&object.path)?).await {
             Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
-            Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            Err(error) => Err(of_source(error)),
+            Err(error) if error.cause() == Cause::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
@@ -287,13 +288,9 @@ fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
     amount
 }
 
-/// What a failure of the storage that is captured means, whatever it is: the repository is not to
-/// blame. That an object is not there is for the caller to judge.
-fn of_source(error: Error) -> Error {
-    match error.kind() {
-        Kind::NotFound => error,
-        _ => error.with_kind(Kind::Instance),
-    }
+/// Whether the instance's storage says that an object is not there.
+fn is_gone(error: &Error) -> bool {
+    (error.cause(), error.side()) == (Cause::NotFound, Some(Side::Source))
 }
 
 /// An object of a store, to be captured.
@@ -320,7 +317,6 @@ impl ObjectSource for Object {
             range,
             version: None,
         };
-        let read = self.store.get(&self.key, options).await;
-        read.map_err(of_source)
+        self.store.get(&self.key, options).await
     }
 }

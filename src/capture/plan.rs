@@ -13,6 +13,7 @@ use super::survey::write_hold;
 use super::{Context, Options, cold};
 use crate::config::WalKind;
 use crate::connect;
+use crate::error::Context as _;
 use crate::etcd::Status;
 use crate::hold::{self, ConfigItem};
 use crate::manifest::{
@@ -23,7 +24,7 @@ use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// What a capture would do.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -89,7 +90,7 @@ pub struct Planned {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] with the reason and the way out when no capture could start.
+/// [`Side::Source`] with the reason and the way out when no capture could start.
 pub async fn plan(
     context: &Context,
     options: &Options,
@@ -97,17 +98,7 @@ pub async fn plan(
 ) -> Result<Planned> {
     Box::pin(make(context, options, previous))
         .await
-        .map_err(of_instance)
-}
-
-/// What a failure of the instance's own servers or storage means for a capture.
-pub(super) fn of_instance(error: Error) -> Error {
-    match error.kind() {
-        Kind::Unavailable | Kind::Throttled | Kind::AccessDenied | Kind::NotFound => {
-            error.with_kind(Kind::Instance)
-        }
-        _ => error,
-    }
+        .on(Side::Source)
 }
 
 async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> Result<Planned> {
@@ -209,7 +200,9 @@ pub(super) fn refuse(catalog: &Catalog) -> Result<()> {
 
 /// Why an anchor is not captured, and the way out.
 pub(super) fn refused(refusal: &Refusal) -> Error {
-    Error::new(Kind::Instance, refusal.what.clone()).with_hint(refusal.hint.clone())
+    Side::Source
+        .error(Cause::Refused, refusal.what.clone())
+        .with_hint(refusal.hint.clone())
 }
 
 fn etcd_identity(context: &Context, status: &Status) -> EtcdIdentity {

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{Context, Options, cold};
 use crate::config;
 use crate::connect;
+use crate::error::Context as _;
 use crate::etcd::{Etcd, EtcdCopy, Status, prefix_end};
 use crate::manifest::Mode;
 use crate::milvus::catalog::Catalog;
@@ -21,7 +22,7 @@ use crate::milvus::objects::Scope;
 use crate::milvus::version::{MilvusVersion, Rules};
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, Meta, SharedStore};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
 /// must run out first, within 60 s by default (docs/milvus.md 3.4).
@@ -29,10 +30,6 @@ const HEALTH_WAIT: Duration = Duration::from_secs(90);
 
 /// Between two looks at its health.
 const HEALTH_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long the first look at the object layer may take, retries included: a wrong address should
-/// not look like a slow store.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
 
 /// Objects whose presence proves that the bucket and the etcd belong together.
 const SAMPLED_OBJECTS: usize = 32;
@@ -63,7 +60,7 @@ pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached
         let copy = Some(copy);
         return Ok((Reached { client, copy }, status));
     }
-    let (client, status) = connect::etcd(config).await?;
+    let (client, status) = connect::etcd(config, Side::Source).await?;
     Ok((Reached { client, copy: None }, status))
 }
 
@@ -71,7 +68,7 @@ pub(super) async fn reach_milvus(
     context: &Context,
     options: &Options,
 ) -> Result<(Client, Identity)> {
-    let client = connect::milvus(&context.instance.milvus).await?;
+    let client = connect::milvus(&context.instance.milvus, Side::Source).await?;
     let give_up = Instant::now() + options.flush_timeout.min(HEALTH_WAIT);
     loop {
         let health = client.health().await?;
@@ -80,11 +77,12 @@ pub(super) async fn reach_milvus(
         }
         let reasons = health.reasons.join("; ");
         if Instant::now() > give_up {
-            return Err(Error::new(
-                Kind::Instance,
-                format!("milvus at {} is not healthy: {reasons}", client.address()),
-            )
-            .with_hint("wait until it is healthy, or stop it and use --mode cold"));
+            return Err(Side::Source
+                .error(
+                    Cause::Refused,
+                    format!("milvus at {} is not healthy: {reasons}", client.address()),
+                )
+                .with_hint("wait until it is healthy, or stop it and use --mode cold"));
         }
         info!(
             reasons,
@@ -115,8 +113,7 @@ pub(super) async fn running_parts(
     let created = catalog.collections.values().filter(|c| c.is_created());
     let named: BTreeSet<i64> = created.map(|c| c.id).collect();
     if !answered.is_empty() && !named.is_empty() && answered.is_disjoint(&named) {
-        return Err(Error::new(
-            Kind::Instance,
+        return Err(Side::Source.error(Cause::Refused,
             format!(
                 "milvus at {} and the keys under {}/ are of two instances: no collection id is in both",
                 client.address(),
@@ -156,11 +153,9 @@ pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result
         return Ok(Arc::new(MemoryStore::new()));
     }
     if let config::Objects::Local(local) = objects {
-        local
-            .require()
-            .map_err(|error| error.with_kind(Kind::Instance))?;
+        local.require().on(Side::Source)?;
     }
-    let store = connect::objects(objects, &context.env).await?;
+    let store = connect::objects(objects, Side::Source, &context.env).await?;
     Ok(connect::limited(store, context.rate.as_ref()))
 }
 
@@ -170,17 +165,6 @@ pub(super) async fn belongs_together(
     store: &SharedStore,
     catalog: &Catalog,
 ) -> Result<(bool, Vec<String>)> {
-    let look = look_at_sample(store, catalog);
-    tokio::time::timeout(FIRST_CONTACT, look).await.map_err(|_| {
-        Error::new(
-            Kind::Instance,
-            format!("{} does not answer within {} s", store.location(), FIRST_CONTACT.as_secs()),
-        )
-        .with_hint("check instance.objects: endpoint (minio.address and minio.port), tls, access_key_id and secret_access_key_file")
-    })?
-}
-
-async fn look_at_sample(store: &SharedStore, catalog: &Catalog) -> Result<(bool, Vec<String>)> {
     let total = catalog.objects().count();
     if total == 0 {
         return Ok((store.capabilities().versions, Vec::new()));
@@ -191,7 +175,7 @@ async fn look_at_sample(store: &SharedStore, catalog: &Catalog) -> Result<(bool,
         .map(|object| async move {
             match store.head(&Key::new(&object.path)?).await {
                 Ok(meta) => Ok(Some(meta)),
-                Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                Err(error) if error.cause() == Cause::NotFound => Ok(None),
                 Err(error) => Err(error),
             }
         })
@@ -201,8 +185,7 @@ async fn look_at_sample(store: &SharedStore, catalog: &Catalog) -> Result<(bool,
     let found = found.into_iter().collect::<Result<Vec<_>>>()?;
     let missing = found.iter().filter(|found| found.is_none()).count();
     if missing == found.len() {
-        return Err(Error::new(
-            Kind::Instance,
+        return Err(Side::Source.error(Cause::Refused,
             format!(
                 "none of {missing} objects that etcd names is in {}; the first is {}",
                 store.location(),
@@ -225,8 +208,8 @@ async fn look_at_sample(store: &SharedStore, catalog: &Catalog) -> Result<(bool,
 
 pub(super) async fn nothing_under_root(etcd: &mut Etcd, roots: &Roots) -> Error {
     let found = milvus_roots(etcd).await.unwrap_or_default();
-    let error = Error::new(
-        Kind::Instance,
+    let error = Side::Source.error(
+        Cause::Refused,
         format!(
             "etcd at {} has no key under {}/: nothing to capture",
             etcd.endpoints(),
@@ -263,7 +246,13 @@ async fn proxies(context: &Context, client: &Client, catalog: &Catalog) -> Vec<C
         .rsplit_once(':')
         .unwrap_or((client.address(), "19530"));
     for host in hosts.into_iter().filter(|host| *host != own) {
-        match connect::milvus_at(&context.instance.milvus, &format!("{host}:{port}")).await {
+        match connect::milvus_at(
+            &context.instance.milvus,
+            &format!("{host}:{port}"),
+            Side::Source,
+        )
+        .await
+        {
             Ok(proxy) => proxies.push(proxy),
             Err(error) => {
                 debug!(host, %error, "a proxy cannot be reached; the cut will show what it let through");

@@ -12,7 +12,7 @@ use crate::manifest::{Body, Mode};
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
 use crate::store::ListOptions;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// What was found of an instance.
 #[derive(Debug)]
@@ -116,13 +116,13 @@ pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option
         }
         Some(_) => return None,
     };
-    let error = Error::new(Kind::Instance, format!("writes cannot be denied: {why}"));
+    let error = Side::Source.error(Cause::Refused, format!("writes cannot be denied: {why}"));
     Some(error.with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold"))
 }
 
 async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
     let etcd = &context.instance.etcd;
-    let (mut client, status) = connect::etcd(etcd).await?;
+    let (mut client, status) = connect::etcd(etcd, Side::Source).await?;
     let anchor = client.read_prefix(&format!("{}/", etcd.root_path)).await?;
     Ok(SurveyedEtcd {
         status,
@@ -131,7 +131,7 @@ async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
 }
 
 async fn milvus(context: &Context) -> Result<SurveyedMilvus> {
-    let client = connect::milvus(&context.instance.milvus).await?;
+    let client = connect::milvus(&context.instance.milvus, Side::Source).await?;
     let health = client.health().await?;
     let unhealthy = if health.healthy {
         Vec::new()
@@ -154,10 +154,9 @@ async fn collections(client: &Client) -> Result<u64> {
 }
 
 async fn management(context: &Context) -> Result<()> {
-    let management = connect::management(&context.instance.milvus)?;
+    let management = connect::management(&context.instance.milvus, Side::Source)?;
     let health = management.health().await.map_err(|error| {
         error
-            .with_kind(Kind::Instance)
             .with_hint("check instance.milvus.management (metrics.port of Milvus, 9091 by default)")
     })?;
     if !health.healthy {
@@ -178,7 +177,7 @@ async fn objects(context: &Context) -> Result<SurveyedObjects> {
     {
         return Ok(SurveyedObjects { versions: None });
     }
-    let store = connect::objects(&context.instance.objects, &context.env).await?;
+    let store = connect::objects(&context.instance.objects, Side::Source, &context.env).await?;
     if store.capabilities().versions {
         let versions = Some(true);
         return Ok(SurveyedObjects { versions });

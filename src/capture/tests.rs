@@ -1,5 +1,6 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
+use crate::{Cause, Side};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -9,7 +10,6 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::objects::{Copied, copy};
 use super::{Context, commit, view};
-use crate::Kind;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, Variables};
 use crate::env::Env;
@@ -27,6 +27,7 @@ use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::progress::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
+use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
@@ -169,19 +170,19 @@ async fn what_lost_packs_held_is_read_again_and_counted() {
 #[tokio::test]
 async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys() {
     for op in [Op::Get, Op::List] {
-        for kind in [Kind::Unavailable, Kind::AccessDenied, Kind::Failed] {
+        for cause in [Cause::Unavailable, Cause::AccessDenied, Cause::Failed] {
             let (catalog, repository) = (catalog(), repository().await);
             let faulty = FaultStore::new(Arc::new(source(&catalog).await));
             let script = faulty.faults();
-            script.add(Rule::on(op, Action::Fail(kind)).from(2));
-            let store: SharedStore = Arc::new(faulty);
+            script.add(Rule::on(op, Action::Fail(cause)).from(2));
+            let store: SharedStore = Arc::new(SidedStore::new(Arc::new(faulty), Side::Source));
             let writer = repository.begin_writer("main", vec![], Compression::Auto);
             let writer = writer.await.unwrap();
             let known = writer.view().map(None);
             let error = copy(&context(), &writer, &store, &catalog, Scope::Live, known)
                 .await
                 .unwrap_err();
-            assert_eq!(error.kind(), Kind::Instance, "{op:?} {kind:?}");
+            assert_eq!(error.exit_code(), 20, "{op:?} {cause:?}");
             writer.finish().await.unwrap();
         }
     }

@@ -20,7 +20,7 @@ use crate::manifest::Mode;
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::Roots;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
 /// limits every 3 s (docs/milvus.md 2.3); three times that.
@@ -53,7 +53,7 @@ pub(super) async fn take(
 ) -> Result<Anchored> {
     let Some(running) = &planned.milvus else {
         return Err(Error::new(
-            Kind::Failed,
+            Cause::Failed,
             "a running Milvus is needed for this mode",
         ));
     };
@@ -118,11 +118,12 @@ impl Window<'_> {
                 "the anchor is void; the next is read whole within the holds"
             );
         }
-        Err(Error::new(
-            Kind::Instance,
-            format!("no anchor bears out what was decided under the holds: {why}"),
-        )
-        .with_hint("run the backup again; something changes etcd that is not this Milvus"))
+        Err(Side::Source
+            .error(
+                Cause::Refused,
+                format!("no anchor bears out what was decided under the holds: {why}"),
+            )
+            .with_hint("run the backup again; something changes etcd that is not this Milvus"))
     }
 
     /// Takes the holds, settles, and releases all but the one on garbage collection.
@@ -325,20 +326,20 @@ impl Window<'_> {
         } else {
             "is quotaAndLimits.enabled true, and is this the etcd that Milvus reads?"
         };
-        Error::new(
-            Kind::Instance,
-            format!(
-                "writes cannot be denied: {}/config/{} was put into etcd, and {why} ({reason})",
-                self.roots.root,
-                hold::WRITES.path
-            ),
-        )
-        .with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold")
+        Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "writes cannot be denied: {}/config/{} was put into etcd, and {why} ({reason})",
+                    self.roots.root,
+                    hold::WRITES.path
+                ),
+            )
+            .with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold")
     }
 
     fn too_long(&self) -> Error {
-        Error::new(
-            Kind::Instance,
+        Side::Source.error(Cause::Refused,
             format!(
                 "the write hold would have exceeded {} s (--max-write-hold); it was released and nothing was stored",
                 self.options.max_write_hold.as_secs()
@@ -438,11 +439,12 @@ impl Window<'_> {
 }
 
 fn overtaken() -> Error {
-    Error::new(
-        Kind::Instance,
-        "etcd compacts faster than the keys that decide can be read",
-    )
-    .with_hint("does something compact this etcd without a retention?")
+    Side::Source
+        .error(
+            Cause::Refused,
+            "etcd compacts faster than the keys that decide can be read",
+        )
+        .with_hint("does something compact this etcd without a retention?")
 }
 
 #[async_trait]

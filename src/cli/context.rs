@@ -12,7 +12,7 @@ use crate::cancel::Cancel;
 use crate::config::{DEFAULT_PATH, Repository, Resolved, Variables};
 use crate::env::Env;
 use crate::progress::SharedProgress;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How long tasks that nobody waits for may go on after a verb ended.
 const GRACE: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when it is missing or wrong.
+    /// [`Cause::Invalid`] when it is missing or wrong.
     pub fn config(&self) -> Result<Resolved> {
         Resolved::load(&self.config_path(), &self.variables)
     }
@@ -69,7 +69,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when there is none.
+    /// [`Cause::Invalid`] when there is none.
     pub fn repository<'a>(&self, config: &'a Resolved) -> Result<&'a Repository> {
         config.repository(self.global.repo.as_deref())
     }
@@ -84,13 +84,13 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// Those of `work`, and [`Kind::Failed`] when no runtime can be started.
+    /// Those of `work`, and [`Cause::Failed`] when no runtime can be started.
     pub fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| {
-                Error::new(Kind::Failed, "cannot start the runtime").with_source(error)
+                Error::new(Cause::Failed, "cannot start the runtime").with_source(error)
             })?;
         let result = runtime.block_on(async {
             self.cancel.on_signals()?;
@@ -112,10 +112,10 @@ mod tests {
         let cancel = context.cancel.clone();
         let result = context.run(async {
             progress.note("working");
-            cancel.request(Kind::Interrupted);
+            cancel.request(Cause::Interrupted);
             cancel.run(std::future::pending::<Result<()>>()).await
         });
-        assert_eq!(result.unwrap_err().kind().exit_code(), 130);
+        assert_eq!(result.unwrap_err().exit_code(), 130);
     }
 
     #[test]

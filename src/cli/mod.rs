@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 use args::{Cli, Command};
 use context::Context;
 use output::Format;
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::report(&error, context.global.format());
-            ExitCode::from(error.kind().exit_code())
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -83,12 +83,12 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
                 .unwrap_or("the command line is wrong"),
         };
         let message = message.trim_start_matches("error: ").trim_end();
-        let error = Error::new(Kind::Usage, message).with_hint("see `eyrie --help`");
+        let error = Error::new(Cause::Invalid, message).with_hint("see `eyrie --help`");
         report::report(&error, Format::Json);
     }
     if asked_for_help {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(Kind::Usage.exit_code())
+        ExitCode::from(Cause::Invalid.exit_code(None))
     }
 }

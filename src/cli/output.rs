@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// [`Kind::NoSpace`] or [`Kind::Failed`] when it cannot be written; a closed pipe is no error.
+    /// [`Cause::NoSpace`] or [`Cause::Failed`] when it cannot be written; a closed pipe is no error.
     pub fn show<D: Serialize + Render>(&self, document: &D) -> Result<()> {
         match self.format {
             Format::Json => self.json(document),
@@ -207,7 +207,7 @@ impl Output {
             Look::Plain => serde_json::to_string(document),
         };
         let mut text = text.map_err(|error| {
-            Error::new(Kind::Failed, "cannot write the result as JSON").with_source(error)
+            Error::new(Cause::Failed, "cannot write the result as JSON").with_source(error)
         })?;
         text.push('\n');
         write(text.as_bytes())
@@ -277,7 +277,7 @@ impl Rows {
             }
             Format::Json => {
                 let json = serde_json::to_string(row).map_err(|error| {
-                    Error::new(Kind::Failed, "cannot write the result as JSON").with_source(error)
+                    Error::new(Cause::Failed, "cannot write the result as JSON").with_source(error)
                 })?;
                 self.pending.push(if self.written == 0 { '[' } else { ',' });
                 self.pending.push_str(&json);

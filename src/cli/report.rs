@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::output::Format;
-use crate::{Error, Kind};
+use crate::{Cause, Error, Side};
 
 /// What `--json` writes to standard error when a verb fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -19,8 +19,13 @@ pub struct ErrorDocument {
 /// A failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ErrorBody {
-    /// What class of failure it is.
+    /// What class of failure it is, as the exit code tells it.
     pub kind: &'static str,
+    /// Why it failed, whoever is to blame.
+    pub cause: &'static str,
+    /// Where it failed: `repository`, `source` or `target`; null for what is on no side, such as the
+    /// command line.
+    pub side: Option<&'static str>,
     /// What failed.
     pub message: String,
     /// The causes, the outermost first.
@@ -37,11 +42,13 @@ impl ErrorDocument {
     pub fn new(error: &Error) -> Self {
         Self {
             error: ErrorBody {
-                kind: kind_name(error.kind()),
+                kind: kind_name(error),
+                cause: error.cause().name(),
+                side: error.side().map(Side::name),
                 message: error.to_string(),
                 chain: causes(error),
                 hint: error.hint().map(ToOwned::to_owned),
-                exit_code: error.kind().exit_code(),
+                exit_code: error.exit_code(),
             },
         }
     }
@@ -88,25 +95,14 @@ fn causes(error: &Error) -> Vec<String> {
     said.split_off(1)
 }
 
-const fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Failed => "failed",
-        Kind::Usage => "usage",
-        Kind::NoRepository => "no-repository",
-        Kind::Locked => "locked",
-        Kind::WrongKey => "wrong-key",
-        Kind::NewerFormat => "newer-format",
-        Kind::Instance => "instance",
-        Kind::Target => "target",
-        Kind::Damage => "damage",
-        Kind::NotFound => "not-found",
-        Kind::AlreadyExists => "already-exists",
-        Kind::AccessDenied => "access-denied",
-        Kind::NoSpace => "no-space",
-        Kind::Throttled => "throttled",
-        Kind::Unavailable => "unavailable",
-        Kind::Interrupted => "interrupted",
-        Kind::Terminated => "terminated",
+/// The class of a failure as the exit codes tell it, and where they do not the cause.
+fn kind_name(error: &Error) -> &'static str {
+    match (error.exit_code(), error.side(), error.cause()) {
+        (20, ..) => "instance",
+        (21, ..) => "target",
+        (_, _, Cause::Invalid) => "usage",
+        (_, _, Cause::Absent) => "no-repository",
+        (_, _, cause) => cause.name(),
     }
 }
 
@@ -115,9 +111,9 @@ mod tests {
     use super::*;
 
     fn sample() -> Error {
-        Error::new(Kind::Unavailable, "connection refused")
+        Side::Source
+            .error(Cause::Unavailable, "connection refused")
             .context("cannot reach etcd at localhost:2379")
-            .with_kind(Kind::Instance)
             .with_hint("is etcd running?")
             .context("backup of main")
     }

@@ -13,7 +13,7 @@ use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::version::MilvusVersion;
 use crate::repo::{KeyRange, Manifest, Map, Repository, SnapshotId, Snapshots, View};
-use crate::{Error, Kind, Result, capture, connect};
+use crate::{Cause, Error, Result, Side, capture, connect};
 
 /// An open repository and its snapshots.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Stored {
     ///
     /// # Errors
     ///
-    /// Those of [`Snapshots::find`]; [`Kind::Usage`] when `latest` could be of several instances.
+    /// Those of [`Snapshots::find`]; [`Cause::Invalid`] when `latest` could be of several instances.
     pub fn find(&self, name: &SnapshotName) -> Result<&Manifest> {
         match name {
             SnapshotName::Prefix(prefix) => self.snapshots.find(prefix, None),
@@ -82,7 +82,7 @@ impl Stored {
             [] => Ok(configured),
             [only] => Ok(Some(only)),
             _ => Err(Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!(
                     "the repository has snapshots of several instances: {}; the latest of which?",
                     others.join(", ")
@@ -116,7 +116,7 @@ impl Stored {
     ///
     /// # Errors
     ///
-    /// Those of [`Stored::find`], and [`Kind::NewerFormat`] when its own words do not read.
+    /// Those of [`Stored::find`], and [`Cause::NewerFormat`] when its own words do not read.
     pub fn snapshot(&self, name: &SnapshotName, view: &View) -> Result<Snapshot> {
         let manifest = self.find(name)?.clone();
         let body = body(&manifest)?;
@@ -132,14 +132,14 @@ impl Stored {
 ///
 /// # Errors
 ///
-/// [`Kind::NewerFormat`] when it says something that this eyrie does not understand.
+/// [`Cause::NewerFormat`] when it says something that this eyrie does not understand.
 pub fn body(manifest: &Manifest) -> Result<Body> {
     serde_json::from_value(manifest.body.clone()).map_err(|error| {
         let message = format!(
             "snapshot {} was made by an eyrie that says more than this one understands",
             manifest.snapshot.short()
         );
-        Error::new(Kind::NewerFormat, message).with_source(error)
+        Error::new(Cause::NewerFormat, message).with_source(error)
     })
 }
 
@@ -160,7 +160,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when tree nodes are missing or damaged.
+    /// [`Cause::Damage`] when tree nodes are missing or damaged.
     pub async fn catalog(&self) -> Result<Catalog> {
         let keys: Vec<KeyValue> = self
             .map(capture::ANCHOR_ROOT)
@@ -180,7 +180,9 @@ impl Snapshot {
                 "the keys in snapshot {} cannot be decoded",
                 self.manifest.snapshot.short()
             );
-            error.context(message).with_kind(Kind::Damage)
+            Side::Repository
+                .error(Cause::Damage, message)
+                .with_source(error)
         })
     }
 }

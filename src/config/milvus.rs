@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::parse::read_tree;
 use super::source::{Place, Source};
 use super::yaml::{Node, Value};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The prefix by which a variable outranks its plain spelling (`pkg/config/env_source.go`).
 const ENV_PREFIX: &str = "MILVUS_CONF_";
@@ -39,7 +39,7 @@ impl MilvusSettings {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`], naming the key of our own configuration and the file, when one cannot be
+    /// [`Cause::Invalid`], naming the key of our own configuration and the file, when one cannot be
     /// read or is not what it should be.
     pub fn read(
         yaml: &[PathBuf],
@@ -101,7 +101,7 @@ impl MilvusSettings {
             Value::Null => {}
             Value::Scalar(_) | Value::List(_) => {
                 let message = format!("{name}:{}: this is no milvus.yaml", tree.line);
-                return Err(Error::new(Kind::Usage, message).with_hint(
+                return Err(Error::new(Cause::Invalid, message).with_hint(
                     "instance.milvus_yaml names the file that holds `etcd:`, `minio:` and so on",
                 ));
             }
@@ -143,7 +143,7 @@ impl MilvusSettings {
             let line = line.strip_prefix("export ").unwrap_or(line);
             let Some((key, value)) = line.split_once('=') else {
                 let message = format!("{place}: {line:?} is not KEY=VALUE");
-                return Err(Error::new(Kind::Usage, message));
+                return Err(Error::new(Cause::Invalid, message));
             };
             let found = Found {
                 text: unquote(value.trim()).to_owned(),
@@ -164,7 +164,7 @@ impl MilvusSettings {
 fn read(key: &str, path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| {
         Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!("cannot read {} ({key})", path.display()),
         )
         .with_source(error)

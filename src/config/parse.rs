@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::Error as YamlError;
 
 use super::yaml::Node;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Names closer than this to an unknown key are offered instead; 1 is equal, 0 shares nothing.
 /// Jaro-Winkler above 0.7 is what cargo and clap use for the same purpose.
@@ -14,7 +14,7 @@ const SIMILAR: f64 = 0.7;
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] as `name:line: key: what is wrong`; for an unknown key the hint names the nearest
+/// [`Cause::Invalid`] as `name:line: key: what is wrong`; for an unknown key the hint names the nearest
 /// known one or lists all that would be right there.
 pub fn parse<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
     let tree = read_tree(text, name)?;
@@ -25,12 +25,12 @@ pub fn parse<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] as `name:line: what is wrong` when it is not YAML.
+/// [`Cause::Invalid`] as `name:line: what is wrong` when it is not YAML.
 pub fn read_tree(text: &str, name: &str) -> Result<Node> {
     Node::parse(text).map_err(|error| {
         let what = error.to_string();
         let what = what.strip_prefix("line ").unwrap_or(&what);
-        Error::new(error.kind(), format!("{name}:{what} (not valid YAML)"))
+        Error::new(error.cause(), format!("{name}:{what} (not valid YAML)"))
     })
 }
 
@@ -46,7 +46,7 @@ fn explain(error: &YamlError, tree: &Node, name: &str) -> Error {
         let place = path
             .as_deref()
             .map_or_else(String::new, |p| format!("{}: ", shown(p)));
-        Error::new(Kind::Usage, format!("{name}:{line}: {place}{what}"))
+        Error::new(Cause::Invalid, format!("{name}:{line}: {place}{what}"))
     };
     match error {
         YamlError::SerdeUnknownField {
@@ -55,14 +55,14 @@ fn explain(error: &YamlError, tree: &Node, name: &str) -> Error {
             let key = path.filter(|p| last(p) == field);
             let key = key.map_or_else(|| field.clone(), |p| shown(&p));
             let message = format!("{name}:{line}: unknown key {key}");
-            Error::new(Kind::Usage, message).with_hint(suggestion(field, expected))
+            Error::new(Cause::Invalid, message).with_hint(suggestion(field, expected))
         }
         YamlError::SerdeMissingField { field, .. } => {
             let parent = path.and_then(|path| tree.lacking(&path, field));
             let key =
                 parent.map_or_else(|| (*field).to_owned(), |p| format!("{}.{field}", shown(&p)));
             let message = format!("{name}:{line}: the key {key} is missing");
-            Error::new(Kind::Usage, message)
+            Error::new(Cause::Invalid, message)
                 .with_hint("see `eyrie config example` for a complete file")
         }
         YamlError::SerdeUnknownVariant {
@@ -155,7 +155,7 @@ mod tests {
         match parse::<File>(text, "eyrie.yaml") {
             Ok(file) => format!("{file:?}"),
             Err(error) => {
-                assert_eq!(error.kind(), Kind::Usage);
+                assert_eq!(error.cause(), Cause::Invalid);
                 format!("{error}\nhint: {}", error.hint().unwrap_or("-"))
             }
         }

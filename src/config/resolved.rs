@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::secret::SecretSource;
 use super::source::{Setting, Source};
 use crate::milvus::MilvusVersion;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Everything that one configuration file says, with discovery and defaults applied.
 #[derive(Debug, Clone)]
@@ -27,11 +27,11 @@ impl Resolved {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when the file has none.
+    /// [`Cause::Invalid`] when the file has none.
     pub fn instance(&self) -> Result<&Instance> {
         self.instance.as_ref().ok_or_else(|| {
             let message = format!("{} has no `instance:`", self.path.display());
-            Error::new(Kind::Usage, message)
+            Error::new(Cause::Invalid, message)
                 .with_hint("add instance.name and instance.milvus_yaml; see `eyrie config example`")
         })
     }
@@ -40,7 +40,7 @@ impl Resolved {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when there is none, naming those that are there.
+    /// [`Cause::Invalid`] when there is none, naming those that are there.
     pub fn repository(&self, name: Option<&str>) -> Result<&Repository> {
         let found = match name {
             Some(name) => self.repositories.iter().find(|r| r.name == name),
@@ -53,10 +53,10 @@ impl Resolved {
                 Some(name) if !names.is_empty() => {
                     let message = format!("{file} has no repository called {name}");
                     let hint = super::parse::suggestion(name, &names);
-                    Error::new(Kind::Usage, message)
+                    Error::new(Cause::Invalid, message)
                         .with_hint(hint.replace("what belongs there is one of", "there are"))
                 }
-                _ => Error::new(Kind::Usage, format!("{file} has no `repositories:`"))
+                _ => Error::new(Cause::Invalid, format!("{file} has no `repositories:`"))
                     .with_hint("add one with a name, a url and a passphrase_file"),
             }
         })
@@ -94,13 +94,13 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// What of this instance eyrie cannot capture or restore, as errors of [`Kind::Instance`] that
+    /// What of this instance eyrie cannot capture or restore, as errors that
     /// name the setting, the reason and the way out. Empty when nothing stands in the way.
     #[must_use]
     pub fn refusals(&self) -> Vec<Error> {
         let mut refusals = Vec::new();
         let mut refuse = |message: String, hint: &str| {
-            refusals.push(Error::new(Kind::Instance, message).with_hint(hint));
+            refusals.push(Side::Source.error(Cause::Refused, message).with_hint(hint));
         };
         if let Metastore::Other(kind) = &self.metastore {
             refuse(
@@ -173,7 +173,7 @@ impl MilvusEndpoint {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when Milvus asks for a user and none, or no password, is set.
+    /// [`Cause::Invalid`] when Milvus asks for a user and none, or no password, is set.
     pub fn credentials(&self) -> Result<Option<(&str, &SecretSource)>> {
         match (&self.username, &self.password) {
             (Some(username), Some(password)) => Ok(Some((username, password))),
@@ -181,7 +181,7 @@ impl MilvusEndpoint {
             _ => {
                 let message = "milvus asks for a user (common.security.authorizationEnabled) and \
                                instance.milvus has not both username and password_file";
-                Err(Error::new(Kind::Usage, message).with_hint(
+                Err(Error::new(Cause::Invalid, message).with_hint(
                     "name a user that may flush and describe every collection, such as root",
                 ))
             }
@@ -245,7 +245,7 @@ impl LocalObjects {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when it is not a directory on this host.
+    /// [`Cause::Absent`] when it is not a directory on this host.
     pub fn require(&self) -> Result<()> {
         if self.path.is_dir() {
             return Ok(());
@@ -254,7 +254,7 @@ impl LocalObjects {
             "the segment objects should be in {}, which is no directory on this host",
             self.path.display()
         );
-        Err(Error::new(Kind::Usage, message).with_hint(
+        Err(Error::new(Cause::Absent, message).with_hint(
             "if Milvus runs in a container, instance.path_map says where its paths are on this \
              host; otherwise set instance.objects.path",
         ))
@@ -452,11 +452,11 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when nothing names one or it cannot be read.
+    /// [`Cause::Invalid`] when nothing names one or it cannot be read.
     pub fn require_passphrase(&self) -> Result<super::Secret> {
         let source = self.passphrase.as_ref().ok_or_else(|| {
             let message = format!("repository {} has no passphrase", self.name);
-            Error::new(Kind::Usage, message).with_hint(
+            Error::new(Cause::Invalid, message).with_hint(
                 "set passphrase_file under it, or EYRIE_PASSPHRASE_FILE; a repository that keeps \
                  its keys in the clear is made with `eyrie init --no-encryption`",
             )

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 pub use crate::secret::{MASK, Secret};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Permission bits that let others than the owner and the group read a file.
 const OTHERS_READ: u32 = 0o004;
@@ -37,7 +37,7 @@ impl SecretSource {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`], naming the key and the file, when the file cannot be read, is not UTF-8, or
+    /// [`Cause::Invalid`], naming the key and the file, when the file cannot be read, is not UTF-8, or
     /// holds nothing but a line break.
     pub fn read(&self) -> Result<Secret> {
         match self {
@@ -50,7 +50,7 @@ impl SecretSource {
 fn read_file(key: &str, path: &Path) -> Result<Secret> {
     let name = format!("{key}: {}", path.display());
     let bytes = fs::read(path).map_err(|error| {
-        Error::new(Kind::Usage, format!("cannot read the secret of {name}"))
+        Error::new(Cause::Invalid, format!("cannot read the secret of {name}"))
             .with_source(error)
             .with_hint(format!(
                 "write the secret into that file, or point {key} at the right one"
@@ -59,7 +59,7 @@ fn read_file(key: &str, path: &Path) -> Result<Secret> {
     let bytes = Zeroizing::new(bytes);
     let text = std::str::from_utf8(&bytes).map_err(|_| {
         Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!("the secret of {name} is not UTF-8 text"),
         )
     })?;
@@ -67,7 +67,7 @@ fn read_file(key: &str, path: &Path) -> Result<Secret> {
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
         let message = format!("the secret of {name} is empty");
-        return Err(Error::new(Kind::Usage, message));
+        return Err(Error::new(Cause::Invalid, message));
     }
     let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode());
     if mode & OTHERS_READ != 0 {
@@ -112,7 +112,7 @@ mod tests {
         };
         for (source, key) in [(empty, "passphrase_file"), (missing, "password_file")] {
             let error = source.read().unwrap_err();
-            assert_eq!(error.kind(), Kind::Usage);
+            assert_eq!(error.cause(), Cause::Invalid);
             assert!(error.to_string().contains(key), "{error}");
         }
     }

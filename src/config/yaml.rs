@@ -3,7 +3,7 @@
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle};
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Nodes nested deeper than this are refused; Milvus's own file nests six deep.
 const MAX_DEPTH: usize = 64;
@@ -50,7 +50,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] with the line when `text` is not YAML, nests too deep, or has a key that is
+    /// [`Cause::Invalid`] with the line when `text` is not YAML, nests too deep, or has a key that is
     /// itself a list or mapping.
     pub fn parse(text: &str) -> Result<Self> {
         Builder::new(text).document()
@@ -136,7 +136,7 @@ impl<'a> Builder<'a> {
         let parser = Parser::new_from_str(text).map(|event| match event {
             Ok((event, span)) => Ok((event, (span.start.line(), span.start.col() + 1))),
             Err(error) => Err(Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("line {}: {}", error.marker().line(), error.info()),
             )),
         });
@@ -165,7 +165,7 @@ impl<'a> Builder<'a> {
         let (line, column) = at;
         if depth > MAX_DEPTH {
             let message = format!("line {line}: nested more than {MAX_DEPTH} levels deep");
-            return Err(Error::new(Kind::Usage, message));
+            return Err(Error::new(Cause::Invalid, message));
         }
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, _) => {
@@ -242,7 +242,7 @@ fn key_name(node: Node) -> Result<String> {
         Value::Null => Ok(String::new()),
         Value::List(_) | Value::Map(_) => {
             let message = format!("line {}: a key must be a plain word", node.line);
-            Err(Error::new(Kind::Usage, message))
+            Err(Error::new(Cause::Invalid, message))
         }
     }
 }

@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 
 use super::process::{MEMBER, Process};
 use super::{Etcd, Status};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// A running etcd on a copy; both are gone when it is dropped.
 #[derive(Debug)]
@@ -21,13 +21,14 @@ pub struct EtcdCopy {
 }
 
 impl EtcdCopy {
-    /// Copies the data below `data_dir`, which no etcd may hold, and starts `binary` on the copy.
+    /// Copies the data below `data_dir`, which is of an instance on `side` and which no etcd may hold,
+    /// and starts `binary` on the copy.
     ///
     /// # Errors
     ///
-    /// [`Kind::NoSpace`] when the temporary directory is too small, otherwise those of
+    /// [`Cause::NoSpace`] when the temporary directory is too small, otherwise those of
     /// [`Process::start`]. The copy is removed then.
-    pub async fn start(binary: &Path, data_dir: &Path) -> Result<(Self, Etcd, Status)> {
+    pub async fn start(binary: &Path, data_dir: &Path, side: Side) -> Result<(Self, Etcd, Status)> {
         let directory = tempfile::Builder::new()
             .prefix("eyrie-etcd-")
             .permissions(PermissionsExt::from_mode(0o700))
@@ -40,13 +41,13 @@ impl EtcdCopy {
         tokio::task::spawn_blocking(move || copy_tree(&from, &to))
             .await
             .map_err(|error| {
-                Error::new(Kind::Failed, "copying etcd's data").with_source(error)
+                Error::new(Cause::Failed, "copying etcd's data").with_source(error)
             })??;
         // etcd refuses a data directory that others may read.
         std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o700))
             .map_err(|error| copying(&copy, error))?;
         let log = directory.path().join("etcd.log");
-        let (process, etcd, status) = Process::start(binary, &copy, &log).await?;
+        let (process, etcd, status) = Process::start(binary, &copy, &log, side).await?;
         Ok((Self { process, directory }, etcd, status))
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::{Etcd, classify};
+use super::Etcd;
 use crate::env::{Env, lock};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result};
 
 /// Whether a lease still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Etcd {
             .client
             .lease_grant(seconds, None)
             .await
-            .map_err(|e| classify(&e, "asking etcd for a lease"))?;
+            .map_err(|e| self.error(&e, "asking etcd for a lease"))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let renewed = Arc::new(Mutex::new(Renewal {
             at: asked_at,
@@ -102,12 +102,11 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`]: what hangs on the lease may have been gone for a while.
+    /// [`Cause::Refused`]: what hangs on the lease may have been gone for a while.
     pub fn check(&self, what: &str) -> Result<()> {
         match self.state() {
             LeaseState::Held => Ok(()),
-            LeaseState::Lost => Err(Error::new(
-                Kind::Instance,
+            LeaseState::Lost => Err(self.etcd.side.error(Cause::Refused,
                 format!("the lease of the {what} was lost: etcd did not renew it within {} s", self.ttl.as_secs()),
             )
             .with_hint("is this host or etcd overloaded, or was the process suspended? nothing was left behind; run the backup again")),
@@ -149,7 +148,7 @@ async fn revoke(mut etcd: Etcd, id: i64) -> Result<()> {
         {
             Ok(())
         }
-        Err(error) => Err(classify(&error, "revoking a lease in etcd")),
+        Err(error) => Err(etcd.error(&error, "revoking a lease in etcd")),
     }
 }
 
@@ -173,7 +172,7 @@ async fn keep_alive_stream(
     env: &Env,
     renewed: &Mutex<Renewal>,
 ) -> Result<()> {
-    let renewing = |e: etcd_client::Error| classify(&e, "renewing a lease in etcd");
+    let renewing = |e: etcd_client::Error| etcd.error(&e, "renewing a lease in etcd");
     let mut client = etcd.client.lease_client();
     loop {
         let (mut keeper, mut answers) = client.keep_alive(id).await.map_err(renewing)?;

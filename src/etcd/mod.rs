@@ -21,7 +21,7 @@ pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
 use crate::secret::Secret;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub struct Settings {
     pub user: Option<(String, Secret)>,
     /// TLS, when etcd listens with it.
     pub tls: Option<TlsOptions>,
+    /// Whose etcd it is: its errors are on that side.
+    pub side: Side,
 }
 
 /// One etcd key as it was at a revision.
@@ -99,6 +101,7 @@ pub struct Status {
 pub struct Etcd {
     client: Client,
     endpoints: String,
+    side: Side,
 }
 
 impl fmt::Debug for Etcd {
@@ -112,7 +115,7 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`] when no endpoint answers or the user is refused.
+    /// [`Cause::Unavailable`] when no endpoint answers, [`Cause::AccessDenied`] when the user is refused.
     pub async fn connect(settings: &Settings) -> Result<(Self, Status)> {
         let endpoints = settings.endpoints.join(", ");
         let mut options = ConnectOptions::new()
@@ -130,27 +133,30 @@ impl Etcd {
         let hint = "check instance.etcd (or etcd.* in milvus.yaml): endpoints, tls, username and password_file";
         let failed = |error: etcd_client::Error| {
             classify(&error, &format!("connecting to etcd at {endpoints}"))
-                .with_kind(Kind::Instance)
+                .on(settings.side)
                 .with_hint(hint)
         };
         let connect = Client::connect(&settings.endpoints, Some(options));
         let client = tokio::time::timeout(CONNECT_TIMEOUT * 2, connect)
             .await
             .map_err(|_| {
-                Error::new(
-                    Kind::Instance,
-                    format!("etcd at {endpoints} did not answer within 10 s"),
-                )
-                .with_hint(hint)
+                settings
+                    .side
+                    .error(
+                        Cause::Unavailable,
+                        format!("etcd at {endpoints} did not answer within 10 s"),
+                    )
+                    .with_hint(hint)
             })?
             .map_err(failed)?;
-        let mut etcd = Self { client, endpoints };
+        let mut etcd = Self {
+            client,
+            endpoints,
+            side: settings.side,
+        };
         let status = etcd.status().await.map_err(|error| {
             let message = format!("etcd at {} does not answer", etcd.endpoints);
-            error
-                .context(message)
-                .with_kind(Kind::Instance)
-                .with_hint(hint)
+            error.context(message).with_hint(hint)
         })?;
         Ok((etcd, status))
     }
@@ -161,13 +167,18 @@ impl Etcd {
         &self.endpoints
     }
 
+    /// The error of this crate for one of etcd's; `doing` says what was being done.
+    fn error(&self, error: &etcd_client::Error, doing: &str) -> Error {
+        classify(error, doing).on(self.side)
+    }
+
     /// Version, identity and newest revision.
     pub async fn status(&mut self) -> Result<Status> {
         let status = self
             .client
             .status()
             .await
-            .map_err(|e| classify(&e, "asking etcd for its status"))?;
+            .map_err(|e| self.error(&e, "asking etcd for its status"))?;
         let header = status.header();
         Ok(Status {
             version: status.version().to_owned(),
@@ -186,21 +197,21 @@ fn classify(error: &etcd_client::Error, doing: &str) -> Error {
         E::GRpcStatus(status) => {
             let kind = match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => {
-                    Kind::Unavailable
+                    Cause::Unavailable
                 }
-                Code::Unauthenticated | Code::PermissionDenied => Kind::AccessDenied,
+                Code::Unauthenticated | Code::PermissionDenied => Cause::AccessDenied,
                 Code::ResourceExhausted if status.message().contains("space exceeded") => {
-                    Kind::NoSpace
+                    Cause::NoSpace
                 }
                 Code::InvalidArgument if status.message().contains("authentication failed") => {
-                    Kind::AccessDenied
+                    Cause::AccessDenied
                 }
-                _ => Kind::Failed,
+                _ => Cause::Failed,
             };
             (kind, status.message().to_owned())
         }
-        E::TransportError(_) | E::IoError(_) => (Kind::Unavailable, source_chain(error)),
-        _ => (Kind::Failed, source_chain(error)),
+        E::TransportError(_) | E::IoError(_) => (Cause::Unavailable, source_chain(error)),
+        _ => (Cause::Failed, source_chain(error)),
     };
     Error::new(kind, format!("{doing}: {text}"))
 }

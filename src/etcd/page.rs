@@ -3,7 +3,7 @@
 use etcd_client::{GetOptions, SortOrder, SortTarget};
 
 use super::read::{PAGE_KEYS, convert, prefix_end};
-use super::{Etcd, KeyValue, classify};
+use super::{Etcd, KeyValue};
 use crate::Result;
 
 impl Etcd {
@@ -25,7 +25,7 @@ impl Etcd {
             .max_decoding_message_size(usize::MAX)
             .get(from, Some(options))
             .await
-            .map_err(|e| classify(&e, &format!("reading {prefix} from etcd")))?;
+            .map_err(|e| self.error(&e, &format!("reading {prefix} from etcd")))?;
         Ok(answer.take_kvs().into_iter().map(convert).collect())
     }
 }

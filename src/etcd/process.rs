@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::{Etcd, Settings, Status};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// The data of an etcd below its data directory.
 pub const MEMBER: &str = "member";
@@ -32,15 +32,22 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Process {
     child: Child,
     log: PathBuf,
+    side: Side,
 }
 
 impl Process {
-    /// Starts `binary` on `data_dir` and connects to it; its log goes to `log`.
+    /// Starts `binary` on `data_dir`, which is of an instance on `side`, and connects to it; its log
+    /// goes to `log`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] with the end of its log when it does not come up.
-    pub async fn start(binary: &Path, data_dir: &Path, log: &Path) -> Result<(Self, Etcd, Status)> {
+    /// [`Cause::Failed`] with the end of its log when it does not come up.
+    pub async fn start(
+        binary: &Path,
+        data_dir: &Path,
+        log: &Path,
+        side: Side,
+    ) -> Result<(Self, Etcd, Status)> {
         let (client, peer) = (free_port()?, free_port()?);
         let client_url = format!("http://127.0.0.1:{client}");
         let peer_url = format!("http://127.0.0.1:{peer}");
@@ -68,11 +75,13 @@ impl Process {
         let mut process = Self {
             child,
             log: log.to_owned(),
+            side,
         };
         let settings = Settings {
             endpoints: vec![client_url],
             user: None,
             tls: None,
+            side,
         };
         let give_up = Instant::now() + START_TIMEOUT;
         loop {
@@ -108,8 +117,8 @@ impl Process {
         let tail: Vec<&str> = log.lines().rev().take(5).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         let downgrade = log.contains("cannot be downgraded");
-        let error = Error::new(
-            Kind::Failed,
+        let error = self.side.error(
+            Cause::Failed,
             format!(
                 "the etcd that eyrie started {what}; its log ends: {}",
                 tail.join(" | ")
@@ -127,7 +136,7 @@ impl Process {
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when there is none.
+/// [`Cause::Invalid`] when there is none.
 pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = configured {
         if path.is_file() {
@@ -137,7 +146,7 @@ pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
             "instance.etcd.binary is {}, which is no file",
             path.display()
         );
-        return Err(Error::new(Kind::Usage, message));
+        return Err(Error::new(Cause::Invalid, message));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -145,7 +154,7 @@ pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| {
             Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 "etcd runs inside this Milvus, and no etcd program was found on PATH",
             )
             .with_hint("install etcd 3.5 on this host, or set instance.etcd.binary to it")
@@ -177,6 +186,8 @@ pub(crate) async fn scratch() -> (Etcd, Process, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let binary = find_binary(None).unwrap();
     let (data, log) = (directory.path().join("data"), directory.path().join("log"));
-    let (process, etcd, _) = Process::start(&binary, &data, &log).await.unwrap();
+    let (process, etcd, _) = Process::start(&binary, &data, &log, Side::Source)
+        .await
+        .unwrap();
     (etcd, process, directory)
 }

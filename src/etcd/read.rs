@@ -3,8 +3,9 @@
 use etcd_client::{GetOptions, KvClient, SortOrder, SortTarget};
 use tracing::{debug, info};
 
-use super::{Etcd, KeyValue, classify};
-use crate::{Error, Kind, Result};
+use super::{Etcd, KeyValue};
+use crate::error::Context as _;
+use crate::{Cause, Error, Result};
 
 /// Keys that a page holds at most.
 pub const PAGE_KEYS: i64 = 2_000;
@@ -80,7 +81,7 @@ impl Etcd {
         match self.large_answers().get(prefix, Some(options)).await {
             Ok(mut answer) => Ok(Some(answer.take_kvs().into_iter().map(convert).collect())),
             Err(error) if is_compacted(&error) => Ok(None),
-            Err(error) => Err(classify(&error, &reading(prefix))),
+            Err(error) => Err(self.error(&error, &reading(prefix))),
         }
     }
 
@@ -103,10 +104,10 @@ impl Etcd {
             let mut page = match client.get(from.clone(), Some(options)).await {
                 Ok(page) => page,
                 Err(error) if is_compacted(&error) => return Ok(Paged::Compacted),
-                Err(error) => return Err(classify(&error, &reading(prefix))),
+                Err(error) => return Err(self.error(&error, &reading(prefix))),
             };
             if anchor.revision == NEWEST {
-                anchor.revision = revision_of(&page)?;
+                anchor.revision = revision_of(&page).on(self.side)?;
             }
             let more = page.more();
             limit = next_limit(page.kvs());
@@ -133,9 +134,9 @@ impl Etcd {
             .large_answers()
             .get(prefix, Some(options))
             .await
-            .map_err(|e| classify(&e, &reading(prefix)))?;
+            .map_err(|e| self.error(&e, &reading(prefix)))?;
         Ok(Anchor {
-            revision: revision_of(&answer)?,
+            revision: revision_of(&answer).on(self.side)?,
             keys: answer.take_kvs().into_iter().map(convert).collect(),
         })
     }
@@ -158,7 +159,7 @@ impl Etcd {
             .client
             .get(from, Some(options))
             .await
-            .map_err(|e| classify(&e, "looking for keys in etcd"))?;
+            .map_err(|e| self.error(&e, "looking for keys in etcd"))?;
         Ok(answer.take_kvs().pop().map(|kv| kv.into_key_value().0))
     }
 
@@ -168,7 +169,7 @@ impl Etcd {
             .client
             .get(key, None)
             .await
-            .map_err(|e| classify(&e, &reading(key)))?;
+            .map_err(|e| self.error(&e, &reading(key)))?;
         Ok(answer.take_kvs().pop().map(convert))
     }
 }
@@ -208,7 +209,7 @@ fn revision_of(answer: &etcd_client::GetResponse) -> Result<i64> {
     answer
         .header()
         .map(etcd_client::ResponseHeader::revision)
-        .ok_or_else(|| Error::new(Kind::Failed, "etcd answered a read without a revision"))
+        .ok_or_else(|| Error::new(Cause::Failed, "etcd answered a read without a revision"))
 }
 
 fn is_compacted(error: &etcd_client::Error) -> bool {

@@ -2,7 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 
-use super::{Etcd, KeyValue, Lease, classify};
+use super::{Etcd, KeyValue, Lease};
 use crate::Result;
 
 /// A key and its value.
@@ -71,7 +71,7 @@ pub enum Applied {
 impl Etcd {
     /// Puts keys in one transaction when all `conditions` hold, under `lease` when one is given.
     ///
-    /// `doing` names the write in errors. After [`crate::Kind::Unavailable`] it is unknown whether
+    /// `doing` names the write in errors. After [`crate::Cause::Unavailable`] it is unknown whether
     /// the transaction took place.
     pub async fn put_all(
         &mut self,
@@ -126,7 +126,7 @@ impl Etcd {
             .client
             .txn(txn)
             .await
-            .map_err(|e| classify(&e, doing))?;
+            .map_err(|e| self.error(&e, doing))?;
         let revision = answer
             .header()
             .map_or(0, etcd_client::ResponseHeader::revision);

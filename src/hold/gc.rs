@@ -215,6 +215,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::Side;
     use crate::etcd;
     use crate::milvus::simulated::{Script, SimulatedMilvus};
 
@@ -271,7 +272,7 @@ mod tests {
         begins(&mut etcd, "datacoord").await;
         let asked = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = asked.local_addr().unwrap().to_string();
-        let management = Management::new(&address, None).unwrap();
+        let management = Management::new(&address, None, Side::Source).unwrap();
         let pausing = hold_gc(management, etcd.clone(), SESSIONS.to_owned());
         let (hold, ()) = tokio::join!(pausing, restarts_when_asked(asked, &mut etcd));
         let hold = hold.unwrap().unwrap();

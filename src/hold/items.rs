@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::TTL;
 use crate::etcd::{Applied, Condition, Etcd, KeyValue, Lease};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// An item of the dynamic configuration and the value that holds something off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +122,8 @@ const FOREIGN_WAIT: Duration = Duration::from_secs(TTL.as_secs() + 10);
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when it is set to another value in any spelling that Milvus takes for the
-/// same item. After [`Kind::Unavailable`] the key may exist; it ends with the lease.
+/// [`Side::Source`] when it is set to another value in any spelling that Milvus takes for the
+/// same item. After [`Cause::Unavailable`] the key may exist; it ends with the lease.
 pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease) -> Result<Placed> {
     let prefix = format!("{root}/config/");
     let key = format!("{prefix}{}", item.path).into_bytes();
@@ -162,7 +162,7 @@ pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease)
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`], naming the key.
+/// [`Side::Source`], naming the key.
 pub fn allowed(keys: &[KeyValue], root: &str, item: ConfigItem) -> Result<()> {
     match in_force(keys, root, item) {
         Some(found) if found.lease == 0 => external(found, item).map(|_| ()),
@@ -192,27 +192,29 @@ fn external(found: &KeyValue, item: ConfigItem) -> Result<Placed> {
     let spelling = String::from_utf8_lossy(&found.key).into_owned();
     let value = String::from_utf8_lossy(&found.value);
     if !value.eq_ignore_ascii_case(item.value) {
-        return Err(Error::new(
-            Kind::Instance,
-            format!(
-                "the {} hold is refused: an operator has set {spelling} to {value:?} in etcd",
-                item.name
-            ),
-        )
-        .with_hint(format!(
-            "remove that key, or set it to {:?} yourself for the time of the backup",
-            item.value
-        )));
+        return Err(Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "the {} hold is refused: an operator has set {spelling} to {value:?} in etcd",
+                    item.name
+                ),
+            )
+            .with_hint(format!(
+                "remove that key, or set it to {:?} yourself for the time of the backup",
+                item.value
+            )));
     }
     if found.lease != 0 {
-        return Err(Error::new(
-            Kind::Instance,
-            format!(
-                "the {} hold is refused: {spelling} is held by another agent under lease {:x}",
-                item.name, found.lease
-            ),
-        )
-        .with_hint("another backup of this instance is running: wait until it has ended"));
+        return Err(Side::Source
+            .error(
+                Cause::Refused,
+                format!(
+                    "the {} hold is refused: {spelling} is held by another agent under lease {:x}",
+                    item.name, found.lease
+                ),
+            )
+            .with_hint("another backup of this instance is running: wait until it has ended"));
     }
     Ok(Placed::External {
         item,
@@ -302,7 +304,7 @@ mod tests {
         ];
         assert!(allowed(&keys[..1], "by-dev", WRITES).is_ok());
         let error = allowed(&keys, "by-dev", WRITES).unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.exit_code(), 20);
         assert!(error.chain().contains("limitWriting/forceDeny"));
         let leased = [kv(
             "by-dev/config/quotaAndLimits/limitWriting/forceDeny",
@@ -328,7 +330,7 @@ mod tests {
             }
         ));
         for other in [kv("k", 1, 1, 0, "false"), kv("k", 1, 1, 5, "true")] {
-            assert_eq!(external(&other, WRITES).unwrap_err().kind(), Kind::Instance);
+            assert_eq!(external(&other, WRITES).unwrap_err().exit_code(), 20);
         }
     }
 }

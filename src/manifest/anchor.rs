@@ -1,7 +1,7 @@
 //! How a key of the anchor is stored (docs/format.md, section 10).
 
 use crate::etcd::KeyValue;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The value of a key in the `anchor` map: revisions, version and lease as varints, then the value.
 #[must_use]
@@ -19,7 +19,7 @@ pub fn encode(kv: &KeyValue) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`] when it is not such a value.
+/// [`Cause::Damage`] when it is not such a value.
 pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
     let mut rest = stored;
     let mut numbers = [0; 4];
@@ -28,7 +28,7 @@ pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
             .ok_or_else(|| {
                 let key = String::from_utf8_lossy(key);
                 Error::new(
-                    Kind::Damage,
+                    Cause::Damage,
                     format!("the stored value of {key} is no key of an anchor"),
                 )
             })?
@@ -90,6 +90,6 @@ mod tests {
 
     #[test]
     fn a_value_that_is_cut_off_is_damage() {
-        assert_eq!(decode(b"k", &[0x80]).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(decode(b"k", &[0x80]).unwrap_err().cause(), Cause::Damage);
     }
 }

@@ -24,7 +24,7 @@ impl WalState {
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`](crate::Kind::Damage) when a node of the map is missing or damaged.
+/// [`Cause::Damage`](crate::Cause::Damage) when a node of the map is missing or damaged.
 pub async fn missing(
     objects: &Map,
     catalog: &Catalog,

@@ -8,7 +8,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// A user and its password; the password never shows in logs or errors (I9).
 #[derive(Clone)]
@@ -38,7 +38,7 @@ impl Credentials {
         let plain = Zeroizing::new(format!("{}:{}", self.username, self.password.as_str()));
         let encoded = Zeroizing::new(STANDARD.encode(plain.as_bytes()));
         let mut value = MetadataValue::try_from(encoded.as_str())
-            .map_err(|_| Error::new(Kind::Usage, "the milvus credentials cannot be sent"))?;
+            .map_err(|_| Error::new(Cause::Invalid, "the milvus credentials cannot be sent"))?;
         value.set_sensitive(true);
         Ok(value)
     }

@@ -16,7 +16,7 @@ use super::proto::milvus as api;
 use super::proto::milvus::milvus_service_client::MilvusServiceClient;
 use super::status::{Refusal, RefusalClass, broken_connection, concise, transport_error};
 use super::version::MilvusVersion;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a connection may take by default: that of pymilvus.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub struct ClientOptions {
     pub credentials: Option<Credentials>,
     /// TLS; an `https://` address turns it on with the system's authorities.
     pub tls: Option<Tls>,
+    /// Whose Milvus it is: its errors are on that side.
+    pub side: Side,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long one call may take, flushes excepted, which have their deadline.
@@ -45,8 +47,9 @@ pub struct ClientOptions {
 
 impl ClientOptions {
     /// Options with the default time-outs, no user and no TLS.
-    pub fn new(address: impl Into<String>) -> Self {
+    pub fn new(address: impl Into<String>, side: Side) -> Self {
         Self {
+            side,
             address: address.into(),
             credentials: None,
             tls: None,
@@ -62,6 +65,7 @@ pub struct Client {
     grpc: Grpc,
     address: Arc<str>,
     user: Option<Arc<str>>,
+    side: Side,
     request_timeout: Duration,
 }
 
@@ -118,12 +122,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] for an address that is none; [`Kind::Instance`] when nothing answers there.
+    /// [`Cause::Invalid`] for an address that is none; [`Cause::Unavailable`] when nothing answers there.
     pub async fn connect(options: ClientOptions) -> Result<Self> {
         let (uri, tls) = endpoint_uri(&options)?;
         let bad_address = |error: tonic::transport::Error| {
             Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("the milvus address {:?} is not usable", options.address),
             )
             .with_source(error)
@@ -136,13 +140,13 @@ impl Client {
             .tcp_keepalive(Some(Duration::from_secs(30)));
         if let Some(tls) = tls {
             endpoint = endpoint.tls_config(tls.grpc()).map_err(|error| {
-                Error::new(Kind::Usage, "the TLS settings of milvus are not usable")
+                Error::new(Cause::Invalid, "the TLS settings of milvus are not usable")
                     .with_source(error)
             })?;
         }
         let channel = endpoint.connect().await.map_err(|error| {
             let what = format!("milvus at {} cannot be reached", options.address);
-            broken_connection(&error, &what, Kind::Instance)
+            broken_connection(&error, &what).on(options.side)
         })?;
         let attach = Attach {
             authorization: options
@@ -158,6 +162,7 @@ impl Client {
             user: options
                 .credentials
                 .map(|credentials| credentials.username().into()),
+            side: options.side,
             request_timeout: options.request_timeout,
         })
     }
@@ -172,7 +177,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`] when user or password are not accepted (the message names the user), otherwise
+    /// [`Cause::AccessDenied`] when user or password are not accepted (the message names the user), otherwise
     /// as any call.
     pub async fn identity(&self) -> Result<Identity> {
         let doing = "ask milvus for its version";
@@ -313,12 +318,18 @@ impl Client {
 
     /// The error of this crate for `failure`; `doing` says what was asked.
     pub(super) fn error(&self, failure: Failure, doing: &str) -> Error {
-        match failure {
+        let error = match failure {
             Failure::Transport(status) => {
                 transport_error(&status, doing, &self.address, self.user.as_deref())
             }
             Failure::Refused(refusal) => refusal.into_error(doing),
-        }
+        };
+        error.on(self.side)
+    }
+
+    /// Whose Milvus this is.
+    pub(super) const fn side(&self) -> Side {
+        self.side
     }
 }
 
@@ -382,7 +393,7 @@ answers!(
 fn endpoint_uri(options: &ClientOptions) -> Result<(String, Option<Tls>)> {
     let bad = |why: &str| {
         Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!("the milvus address {:?} {why}", options.address),
         )
         .with_hint("write host:port, for example localhost:19530")
@@ -441,7 +452,7 @@ mod tests {
         ] {
             let options = ClientOptions {
                 tls,
-                ..ClientOptions::new(address)
+                ..ClientOptions::new(address, Side::Source)
             };
             match (endpoint_uri(&options), expected) {
                 (Ok((uri, tls)), Ok(expected)) => {
@@ -449,7 +460,7 @@ mod tests {
                     assert_eq!(tls.is_some(), uri.starts_with("https"));
                 }
                 (Err(error), Err(expected)) => {
-                    assert_eq!(error.kind(), Kind::Usage);
+                    assert_eq!(error.cause(), Cause::Invalid);
                     assert!(error.to_string().contains(expected), "{error}");
                 }
                 (result, _) => panic!("{address}: {result:?}"),
@@ -493,7 +504,7 @@ mod tests {
         let connect = |credentials| {
             Client::connect(ClientOptions {
                 credentials,
-                ..ClientOptions::new(milvus.address())
+                ..ClientOptions::new(milvus.address(), Side::Source)
             })
         };
         let password =
@@ -510,7 +521,8 @@ mod tests {
             .identity()
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::AccessDenied);
+        assert_eq!(error.exit_code(), 20);
         assert!(error.to_string().contains("user \"backup\""), "{error}");
         assert!(
             !error.chain().contains("wrong"),
@@ -531,10 +543,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = Client::connect(ClientOptions::new(&address))
+        let error = Client::connect(ClientOptions::new(&address, Side::Source))
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::Unavailable);
+        assert_eq!(error.exit_code(), 20);
         assert!(error.to_string().contains(&address));
         assert!(error.hint().is_some());
     }
@@ -546,7 +559,7 @@ mod tests {
         let milvus = SimulatedMilvus::start(script).await;
         let options = ClientOptions {
             request_timeout: Duration::from_millis(50),
-            ..ClientOptions::new(milvus.address())
+            ..ClientOptions::new(milvus.address(), Side::Source)
         };
         let error = Client::connect(options)
             .await
@@ -554,7 +567,7 @@ mod tests {
             .health()
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.cause(), Cause::Unavailable);
         assert!(
             error.to_string().contains("no answer within 50 ms"),
             "{error}"

@@ -16,7 +16,7 @@ use super::inventory::CollectionName;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
 use super::version::{FlushMethod, FlushShape, Rules};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many lagging channels an error names.
 const NAMED_CHANNELS: usize = 5;
@@ -100,7 +100,7 @@ pub struct FlushOutcome {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when it is not done within the budget, naming what failed last or the channels that
+/// [`Cause::Unavailable`] when it is not done within the budget, naming what failed last or the channels that
 /// lag, and when Milvus does not permit it. A flush that failed may still go on inside Milvus, which does
 /// no harm.
 pub async fn flush_all(
@@ -165,7 +165,7 @@ impl Run<'_> {
         let answered = matches!(failure, Failure::Refused(_));
         let error = self.client.error(failure, "flush");
         if hopeless {
-            return Err(error.with_kind(Kind::Instance));
+            return Err(error);
         }
         let reason = error.chain();
         if answered {
@@ -322,10 +322,7 @@ impl Run<'_> {
                 return Err(self.client.error(failure, "wait for the flush"));
             }
             Err(failure) if failure.is_unimplemented() && self.options.checkpoints.is_none() => {
-                return Err(self
-                    .client
-                    .error(failure, "wait for the flush")
-                    .with_kind(Kind::Instance));
+                return Err(self.client.error(failure, "wait for the flush"));
             }
             Err(_) => None,
         };
@@ -345,14 +342,16 @@ impl Run<'_> {
     }
 
     fn late(&self, why: &str) -> Error {
-        Error::new(
-            Kind::Instance,
-            format!(
-                "the flush of milvus did not finish within {:?}: {why}",
-                self.options.budget
-            ),
-        )
-        .with_hint("give it more time with --flush-timeout, or look at the data nodes' logs")
+        self.client
+            .side()
+            .error(
+                Cause::Unavailable,
+                format!(
+                    "the flush of milvus did not finish within {:?}: {why}",
+                    self.options.budget
+                ),
+            )
+            .with_hint("give it more time with --flush-timeout, or look at the data nodes' logs")
     }
 }
 
@@ -523,7 +522,7 @@ mod tests {
         let milvus = SimulatedMilvus::start(script).await;
         let (outcome, _) = flush(&milvus, SHORT, FAST, None).await;
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::Unavailable);
         assert!(error.to_string().contains("node not match"), "{error}");
         assert!(error.hint().unwrap().contains("--flush-timeout"));
     }
@@ -536,7 +535,7 @@ mod tests {
         let reached = Reached(Mutex::new((0..7).map(lag).collect()));
         let (outcome, events) = flush(&milvus, SHORT, FAST, Some(&reached)).await;
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::Unavailable);
         assert!(
             error
                 .to_string()
@@ -628,7 +627,7 @@ mod tests {
         let milvus = SimulatedMilvus::start(script).await;
         let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::AccessDenied);
         assert!(error.to_string().contains("PrivilegeFlushAll"), "{error}");
         assert_eq!(events.len(), 1);
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::client::Client;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 /// The database that always exists.
 pub const DEFAULT_DATABASE: &str = "default";
@@ -96,7 +96,7 @@ impl Client {
             collections.extend(self.show_collections(name).await?);
             match self.describe_database(name).await {
                 Ok(database) => databases.push(database),
-                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) if error.cause() == Cause::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
@@ -201,7 +201,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::NotFound`] when it is gone.
+    /// [`crate::Cause::NotFound`] when it is gone.
     pub async fn describe_collection(
         &self,
         collection: &CollectionName,
@@ -381,7 +381,7 @@ impl Client {
     async fn collection(&self, name: CollectionName) -> Result<Option<Collection>> {
         match self.collection_parts(&name).await {
             Ok(collection) => Ok(Some(collection)),
-            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) if error.cause() == Cause::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -409,7 +409,7 @@ impl Client {
 mod tests {
     use super::super::simulated::{Script, SimulatedMilvus};
     use super::*;
-    use crate::Kind;
+    use crate::Cause;
 
     #[tokio::test]
     async fn everything_is_asked_for_simulated_milvus_2_2_16_to_2_6_13() {
@@ -485,7 +485,7 @@ mod tests {
             .describe_collection(&gone)
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(error.cause(), Cause::NotFound);
         assert!(error.to_string().contains("other.gone"), "{error}");
     }
 }

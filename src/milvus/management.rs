@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::auth::Tls;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// The port of the management interface.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -30,6 +30,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Management {
     http: reqwest::Client,
     base: Url,
+    side: Side,
 }
 
 /// What a request for a pause led to.
@@ -89,15 +90,17 @@ struct Answer {
 }
 
 impl Management {
-    /// Takes the address: `host`, `host:port`, or either with `http://` or `https://` before it.
+    /// Takes the address of a Milvus on `side`: `host`, `host:port`, or either with `http://` or
+    /// `https://` before it.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when address or certificates are not usable. Nothing is connected yet.
-    pub fn new(address: &str, tls: Option<&Tls>) -> Result<Self> {
+    /// [`Cause::Invalid`] when address or certificates are not usable. Nothing is connected yet.
+    pub fn new(address: &str, tls: Option<&Tls>, side: Side) -> Result<Self> {
         let base = base_url(address)?;
         let bad = |error: reqwest::Error| {
-            Error::new(Kind::Usage, "the TLS settings of milvus are not usable").with_source(error)
+            Error::new(Cause::Invalid, "the TLS settings of milvus are not usable")
+                .with_source(error)
         };
         let mut builder = reqwest::Client::builder()
             .no_proxy()
@@ -111,6 +114,7 @@ impl Management {
         Ok(Self {
             http: builder.build().map_err(bad)?,
             base,
+            side,
         })
     }
 
@@ -124,7 +128,7 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unavailable`] when nothing answers.
+    /// [`Cause::Unavailable`] when nothing answers.
     pub async fn health(&self) -> Result<HealthCheck> {
         let url = self.url(HEALTH, &[])?;
         let (status, body) = self.get(url, REQUEST_TIMEOUT).await?;
@@ -145,7 +149,7 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unavailable`] when it was not paused within the budget. Whether a pause whose answer was
+    /// [`Cause::Unavailable`] when it was not paused within the budget. Whether a pause whose answer was
     /// lost is in force is not known; it runs out by itself.
     pub async fn pause_gc(&self, length: Duration, budget: Duration) -> Result<GcSupport> {
         let end = Instant::now() + budget;
@@ -168,7 +172,7 @@ impl Management {
                     length: Duration::from_secs(seconds),
                 }));
             }
-            let error = refused("pause garbage collection", status, &body);
+            let error = refused("pause garbage collection", status, &body).on(self.side);
             if !status.is_server_error() || Instant::now() + RETRY >= end {
                 return Err(error);
             }
@@ -181,7 +185,7 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// As [`pause_gc`](Self::pause_gc); then `pause` is still what it was. [`Kind::Failed`] when the
+    /// As [`pause_gc`](Self::pause_gc); then `pause` is still what it was. [`Cause::Failed`] when the
     /// route has vanished, so that another Milvus answers now.
     pub async fn renew_gc(
         &self,
@@ -195,8 +199,8 @@ impl Management {
                 let _ = self.release_gc(pause).await;
                 Ok(renewed)
             }
-            GcSupport::Absent => Err(Error::new(
-                Kind::Failed,
+            GcSupport::Absent => Err(self.side.error(
+                Cause::Failed,
                 format!(
                     "milvus at {} no longer knows the pause of garbage collection",
                     self.base
@@ -209,7 +213,7 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unavailable`] when Milvus does not answer or does not resume; the pause runs out then.
+    /// [`Cause::Unavailable`] when Milvus does not answer or does not resume; the pause runs out then.
     pub async fn release_gc(&self, pause: &GcPause) -> Result<GcRelease> {
         let Some(ticket) = &pause.ticket else {
             return Ok(GcRelease::RunsOut);
@@ -220,7 +224,7 @@ impl Management {
         if status.is_success() || body.contains("not enabled") {
             return Ok(GcRelease::Resumed);
         }
-        Err(refused("resume garbage collection", status, &body))
+        Err(refused("resume garbage collection", status, &body).on(self.side))
     }
 
     async fn get(&self, url: Url, timeout: Duration) -> Result<(reqwest::StatusCode, String)> {
@@ -231,9 +235,10 @@ impl Management {
                 "cannot be reached"
             };
             Error::new(
-                Kind::Unavailable,
+                Cause::Unavailable,
                 format!("the management interface of milvus at {} {what}", self.base),
             )
+            .on(self.side)
             .with_source(error.without_url())
             .with_hint("is instance.milvus.management right? (metrics.port, or METRICS_PORT)")
         };
@@ -251,7 +256,7 @@ impl Management {
     fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url> {
         let mut url = self.base.join(path).map_err(|error| {
             Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("the address {} is not usable", self.base),
             )
             .with_source(error)
@@ -271,13 +276,13 @@ fn parse(body: &str) -> Answer {
 }
 
 fn refused(doing: &str, status: reqwest::StatusCode, body: &str) -> Error {
-    let kind = if status.is_server_error() {
-        Kind::Unavailable
+    let cause = if status.is_server_error() {
+        Cause::Unavailable
     } else {
-        Kind::Failed
+        Cause::Failed
     };
     Error::new(
-        kind,
+        cause,
         format!(
             "{doing}: milvus answers {}: {}",
             status.as_u16(),
@@ -289,7 +294,7 @@ fn refused(doing: &str, status: reqwest::StatusCode, body: &str) -> Error {
 fn base_url(address: &str) -> Result<Url> {
     let bad = || {
         Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!("the management address {address:?} is not usable"),
         )
         .with_hint("write host:port, for example localhost:9091")
@@ -339,8 +344,8 @@ mod tests {
         }
         for address in ["", "ftp://milvus", "http://"] {
             assert_eq!(
-                base_url(address).unwrap_err().kind(),
-                Kind::Usage,
+                base_url(address).unwrap_err().cause(),
+                Cause::Invalid,
                 "{address}"
             );
         }
@@ -410,7 +415,7 @@ mod tests {
             .pause_gc(HOUR, Duration::from_millis(50))
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.cause(), Cause::Unavailable);
         assert!(
             error.chain().contains("did not answer in time"),
             "{}",
@@ -443,12 +448,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = Management::new(&address, None)
+        let error = Management::new(&address, None, Side::Source)
             .unwrap()
             .health()
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.cause(), Cause::Unavailable);
         assert!(error.to_string().contains(&address));
         assert!(error.hint().unwrap().contains("instance.milvus.management"));
     }

@@ -65,7 +65,7 @@ impl Client {
 mod tests {
     use super::super::simulated::{Script, SimulatedMilvus, Writes};
     use super::*;
-    use crate::Kind;
+    use crate::Cause;
 
     async fn probe(version: &str, writes: Writes, collection: &str) -> ProbeOutcome {
         let mut script = Script::new(version);
@@ -110,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_collection_that_is_gone_proves_nothing_simulated_milvus_2_3_5() {
         match probe("2.3.5", Writes::ForceDenied, "gone").await {
-            ProbeOutcome::Other(error) => assert_eq!(error.kind(), Kind::NotFound),
+            ProbeOutcome::Other(error) => assert_eq!(error.cause(), Cause::NotFound),
             outcome => panic!("{outcome:?}"),
         }
     }

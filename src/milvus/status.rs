@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::proto::common;
-use crate::{Error, Kind};
+use crate::{Cause, Error};
 
 /// A refusal in a message's `status` (docs/milvus.md 1.1): a code since 2.3, a deprecated one in 2.2, a
 /// reason.
@@ -160,15 +160,15 @@ impl Refusal {
     /// The error of this crate; `doing` says what was asked of Milvus.
     #[must_use]
     pub fn into_error(self, doing: impl fmt::Display) -> Error {
-        let kind = match self.class() {
-            RefusalClass::RateLimited => Kind::Throttled,
-            RefusalClass::NotReady => Kind::Unavailable,
-            RefusalClass::NotFound => Kind::NotFound,
-            RefusalClass::ForceDeny | RefusalClass::Quota => Kind::Instance,
-            RefusalClass::Invalid | RefusalClass::Other => Kind::Failed,
+        let cause = match self.class() {
+            RefusalClass::RateLimited => Cause::Throttled,
+            RefusalClass::NotReady => Cause::Unavailable,
+            RefusalClass::NotFound => Cause::NotFound,
+            RefusalClass::ForceDeny | RefusalClass::Quota => Cause::Refused,
+            RefusalClass::Invalid | RefusalClass::Other => Cause::Failed,
         };
         Error::new(
-            kind,
+            cause,
             format!("{doing}: milvus answers {} ({})", self.reason, self.code()),
         )
     }
@@ -211,18 +211,17 @@ pub(super) fn transport_error(
         return broken_connection(
             cause,
             &format!("{doing}: the connection to milvus at {address} broke"),
-            Kind::Unavailable,
         );
     }
-    let (kind, text, hint) = match status.code() {
+    let (cause, text, hint) = match status.code() {
         Code::Unauthenticated => match user {
             None => (
-                Kind::Instance,
+                Cause::AccessDenied,
                 format!("milvus at {address} asks for a user and password"),
                 Some("set instance.milvus.username and instance.milvus.password_file".to_owned()),
             ),
             Some(user) => (
-                Kind::Instance,
+                Cause::AccessDenied,
                 format!("milvus at {address} does not accept the password of user {user:?}"),
                 Some(format!(
                     "check instance.milvus.password_file, and that user {user:?} exists"
@@ -230,7 +229,7 @@ pub(super) fn transport_error(
             ),
         },
         Code::PermissionDenied => (
-            Kind::Instance,
+            Cause::AccessDenied,
             format!(
                 "{doing}: milvus at {address} does not permit it to user {:?}: {message}",
                 user.unwrap_or("")
@@ -238,27 +237,27 @@ pub(super) fn transport_error(
             Some("give the user the role admin, or the privilege that is named".to_owned()),
         ),
         Code::Unimplemented => (
-            Kind::Failed,
+            Cause::Failed,
             format!("{doing}: milvus at {address} does not know this call"),
             None,
         ),
         Code::ResourceExhausted => (
-            Kind::Throttled,
+            Cause::Throttled,
             format!("{doing}: milvus at {address} is overloaded: {message}"),
             None,
         ),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => (
-            Kind::Unavailable,
+            Cause::Unavailable,
             format!("{doing}: milvus at {address} does not answer: {message}"),
             None,
         ),
         code => (
-            Kind::Failed,
+            Cause::Failed,
             format!("{doing}: milvus at {address} answers {code:?}: {message}"),
             None,
         ),
     };
-    let error = Error::new(kind, text).with_source(status.clone());
+    let error = Error::new(cause, text).with_source(status.clone());
     match hint {
         Some(hint) => error.with_hint(hint),
         None => error,
@@ -266,11 +265,7 @@ pub(super) fn transport_error(
 }
 
 /// The error for a connection that `cause` ended; what is wrong about TLS says so only in the last cause.
-pub(super) fn broken_connection(
-    cause: &(dyn std::error::Error + 'static),
-    what: &str,
-    kind: Kind,
-) -> Error {
+pub(super) fn broken_connection(cause: &(dyn std::error::Error + 'static), what: &str) -> Error {
     let mut root = cause;
     while let Some(next) = root.source() {
         root = next;
@@ -290,7 +285,7 @@ pub(super) fn broken_connection(
         // A server that wants a certificate of ours may just close the connection.
         "is it running, and is instance.milvus.address right? does common.security.tlsMode ask for instance.milvus.tls?"
     };
-    Error::new(kind, format!("{what}: {root}")).with_hint(hint)
+    Error::new(Cause::Unavailable, format!("{what}: {root}")).with_hint(hint)
 }
 
 #[cfg(test)]
@@ -432,7 +427,7 @@ mod tests {
             "host:19530",
             Some("backup"),
         );
-        assert_eq!(error.kind(), Kind::Instance);
+        assert_eq!(error.cause(), Cause::AccessDenied);
         assert!(error.to_string().contains("password of user \"backup\""));
         assert!(error.hint().unwrap().contains("password_file"));
         let mut status = tonic::Status::unknown("transport error");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The key of the write hold, below `{root}/config/` (docs/milvus.md 2.3).
 pub const FORCE_DENY_WRITING: &str = "quotaAndLimits/limitWriting/forceDeny";
@@ -233,7 +233,7 @@ impl std::str::FromStr for MilvusVersion {
             return Ok(version);
         }
         Err(
-            Error::new(Kind::Usage, format!("{text:?} is not a Milvus version"))
+            Error::new(Cause::Invalid, format!("{text:?} is not a Milvus version"))
                 .with_hint("write the version that runs, such as 2.3.5"),
         )
     }

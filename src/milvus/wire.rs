@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The largest field number protobuf has.
 const MAX_FIELD: u32 = (1 << 29) - 1;
@@ -113,7 +113,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] with the offset when the bytes are not a message: cut short, a varint that does
+    /// [`Cause::Damage`] with the offset when the bytes are not a message: cut short, a varint that does
     /// not end, a field number out of range, a wire type that does not exist, or a group (wire types 3
     /// and 4), which proto3 does not have.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
@@ -186,7 +186,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the field has another wire type.
+    /// [`Cause::Damage`] when the field has another wire type.
     pub fn varint(&self, number: u32) -> Result<Option<u64>> {
         self.last(number, WireType::Varint)?
             .map(|field| read_varint(field.payload(), &mut 0))
@@ -197,7 +197,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the field has another wire type.
+    /// [`Cause::Damage`] when the field has another wire type.
     pub fn bytes(&self, number: u32) -> Result<Option<&[u8]>> {
         Ok(self.last(number, WireType::Bytes)?.map(Field::payload))
     }
@@ -234,7 +234,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when such a field is not a message; otherwise what `edit` returns. `self` may be
+    /// [`Cause::Damage`] when such a field is not a message; otherwise what `edit` returns. `self` may be
     /// edited in part then.
     pub fn edit<F>(&mut self, number: u32, mut edit: F) -> Result<usize>
     where
@@ -264,7 +264,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the field has another wire type.
+    /// [`Cause::Damage`] when the field has another wire type.
     pub fn edit_bytes<F>(&mut self, number: u32, mut edit: F) -> Result<usize>
     where
         F: FnMut(&[u8]) -> Option<Vec<u8>>,
@@ -335,7 +335,7 @@ fn expect_type(field: &Field, wire_type: WireType) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!(
             "protobuf field {} has wire type {:?} where {wire_type:?} is expected",
             field.number, field.wire_type
@@ -345,7 +345,7 @@ fn expect_type(field: &Field, wire_type: WireType) -> Result<()> {
 
 fn malformed(at: usize, what: &str) -> Error {
     Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!("malformed protobuf at byte {at}: {what}"),
     )
 }
@@ -465,7 +465,7 @@ mod tests {
             (Some(450), None)
         );
         assert_eq!(message.bytes(4).unwrap(), Some(&b"channel"[..]));
-        assert_eq!(message.varint(4).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(message.varint(4).unwrap_err().cause(), Cause::Damage);
         assert_eq!(message.remove(11), 1);
         assert!(!message.has(11));
     }
@@ -533,7 +533,7 @@ mod tests {
         ];
         for (bytes, what) in cases {
             let error = Message::parse(bytes).unwrap_err();
-            assert_eq!(error.kind(), Kind::Damage);
+            assert_eq!(error.cause(), Cause::Damage);
             assert!(error.to_string().contains(what), "{bytes:x?}: {error}");
         }
         let mut message = Message::parse(&[0x0a, 0x01, 0x08]).unwrap();

@@ -220,7 +220,7 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::Damage`] that says what is wrong with it.
+    /// [`crate::Cause::Damage`] that says what is wrong with it.
     pub(crate) fn open_blob(&self, stored: BytesMut) -> Result<(Header, Bytes)> {
         let header = Header::read(&stored)?;
         let bad = |why: &str| damaged(format!("blob {} is damaged: {why}", header.id));
@@ -394,7 +394,7 @@ mod tests {
                 let mut bad = BytesMut::from(&blob.bytes[..]);
                 bad[bit / 8] ^= 1 << (bit % 8);
                 let error = vault.open_blob(bad).unwrap_err();
-                assert_eq!(error.kind(), crate::Kind::Damage, "bit {bit}");
+                assert_eq!(error.cause(), crate::Cause::Damage, "bit {bit}");
             }
         }
     }

@@ -7,7 +7,7 @@ use super::hash::Cuts;
 use super::ids::RepositoryId;
 use super::vault::Vault;
 use super::wire::damaged;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Path of the file.
 pub(crate) const CONFIG: &str = "config";
@@ -44,7 +44,9 @@ impl Config {
     /// The bytes of the file.
     pub(crate) fn seal(&self, vault: &Vault) -> Result<String> {
         let line = serde_json::to_string(self).map_err(|error| {
-            Error::new(Kind::Failed, "the repository's config cannot be written").with_source(error)
+            Side::Repository
+                .error(Cause::Failed, "the repository's config cannot be written")
+                .with_source(error)
         })?;
         let mac = mac(vault, &line);
         Ok(format!("{}{mac}\n", with_sum(&line)))
@@ -111,11 +113,12 @@ fn knows(verb: &str, required: &[String], known: &[&str]) -> Result<()> {
 }
 
 fn newer(why: &str) -> Error {
-    Error::new(
-        Kind::NewerFormat,
-        format!("the repository was written by a newer eyrie: {why}"),
-    )
-    .with_hint("use the newest eyrie that has written to this repository, or a later one")
+    Side::Repository
+        .error(
+            Cause::NewerFormat,
+            format!("the repository was written by a newer eyrie: {why}"),
+        )
+        .with_hint("use the newest eyrie that has written to this repository, or a later one")
 }
 
 /// `line` and a second line with its plain BLAKE3, which tells damage from a wrong key.
@@ -170,7 +173,7 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let read = Config::read(&bad).and_then(|unproven| unproven.prove(&vault));
-            assert_eq!(read.unwrap_err().kind(), Kind::Damage, "bit {bit}");
+            assert_eq!(read.unwrap_err().cause(), Cause::Damage, "bit {bit}");
         }
     }
 
@@ -187,7 +190,7 @@ mod tests {
             .unwrap()
             .prove(&vault)
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::Damage);
+        assert_eq!(error.cause(), Cause::Damage);
     }
 
     #[test]
@@ -199,18 +202,21 @@ mod tests {
             .unwrap()
             .prove(&vault)
             .unwrap();
-        assert_eq!(read.check_writable().unwrap_err().kind(), Kind::NewerFormat);
+        assert_eq!(
+            read.check_writable().unwrap_err().cause(),
+            Cause::NewerFormat
+        );
 
         config.required_read.push("tree-2".into());
         let text = config.seal(&vault).unwrap();
         let error = Config::read(text.as_bytes()).err().unwrap();
-        assert_eq!(error.kind().exit_code(), 13);
+        assert_eq!(error.exit_code(), 13);
         assert!(error.to_string().contains("tree-2"));
 
         let future = with_sum(r#"{"format":2,"something":"else"}"#);
         assert_eq!(
-            Config::read(future.as_bytes()).err().unwrap().kind(),
-            Kind::NewerFormat
+            Config::read(future.as_bytes()).err().unwrap().cause(),
+            Cause::NewerFormat
         );
     }
 }

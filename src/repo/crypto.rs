@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use zeroize::Zeroize;
 
 use crate::env::fill_secret;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Length of a GCM nonce, in bytes.
 pub(crate) const NONCE: usize = NONCE_LEN;
@@ -149,7 +149,7 @@ pub(crate) fn new_nonce() -> [u8; NONCE] {
 }
 
 fn cipher_failed() -> Error {
-    Error::new(Kind::Failed, "AES-256-GCM refused the data")
+    Side::Repository.error(Cause::Failed, "AES-256-GCM refused the data")
 }
 
 #[cfg(test)]

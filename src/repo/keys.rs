@@ -13,7 +13,7 @@ use super::vault::Keyring;
 use super::wire::damaged;
 use crate::env::fill_secret;
 use crate::secret::Secret;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// What opens a repository.
 #[derive(Debug, Clone)]
@@ -121,7 +121,7 @@ pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<St
         }
     };
     let Some(key) = stretch(&kdf, &new.repository, unlock)? else {
-        return Err(Error::new(Kind::Failed, "the key cannot be made"));
+        return Err(Side::Repository.error(Cause::Failed, "the key cannot be made"));
     };
     let sealed = key
         .derive("eyrie 1 key wrap")
@@ -138,7 +138,9 @@ pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<St
         sealed: BASE64.encode(sealed),
     };
     let line = serde_json::to_string(&file).map_err(|error| {
-        Error::new(Kind::Failed, "the key file cannot be written").with_source(error)
+        Side::Repository
+            .error(Cause::Failed, "the key file cannot be written")
+            .with_source(error)
     })?;
     Ok(with_sum(&line))
 }
@@ -147,7 +149,7 @@ pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<St
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`] when the file is damaged.
+/// [`Cause::Damage`] when the file is damaged.
 pub(crate) fn unwrap(
     path: &str,
     bytes: &[u8],
@@ -224,7 +226,9 @@ fn stretch(kdf: &Kdf, repository: &RepositoryId, unlock: &Unlock) -> Result<Opti
             let mut key = Key([0; 32]);
             Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
                 .hash_password_into(passphrase.expose().as_bytes(), &raw, &mut key.0)
-                .map_err(|error| Error::new(Kind::Failed, format!("argon2id failed: {error}")))?;
+                .map_err(|error| {
+                    Side::Repository.error(Cause::Failed, format!("argon2id failed: {error}"))
+                })?;
             Ok(Some(key))
         }
         _ => Ok(None),
@@ -272,7 +276,9 @@ pub(crate) fn seal_ring(
     let json = serde_json::to_vec(ring)
         .map(zeroize::Zeroizing::new)
         .map_err(|error| {
-            Error::new(Kind::Failed, "the keyring cannot be written").with_source(error)
+            Side::Repository
+                .error(Cause::Failed, "the keyring cannot be written")
+                .with_source(error)
         })?;
     master
         .derive("eyrie 1 keyring")
@@ -358,7 +364,7 @@ mod tests {
             let mut bad = file.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let error = unwrap(&path, &bad, &ID, &passphrase("p")).unwrap_err();
-            assert_eq!(error.kind(), Kind::Damage, "bit {bit}");
+            assert_eq!(error.cause(), Cause::Damage, "bit {bit}");
         }
     }
 
@@ -372,7 +378,7 @@ mod tests {
             .unwrap()
             .replace("\"m_kib\":8,", "\"m_kib\":4000000000,");
         let error = unwrap(&path, with_sum(&line).as_bytes(), &ID, &passphrase("p")).unwrap_err();
-        assert_eq!(error.kind(), Kind::Damage);
+        assert_eq!(error.cause(), Cause::Damage);
     }
 
     #[test]
@@ -391,8 +397,8 @@ mod tests {
         open_ring(&bytes, &master, &ID, &path).unwrap();
         let other = ring_path(1, &ID, &[5; 32]);
         assert_eq!(
-            open_ring(&bytes, &master, &ID, &other).unwrap_err().kind(),
-            Kind::Damage
+            open_ring(&bytes, &master, &ID, &other).unwrap_err().cause(),
+            Cause::Damage
         );
     }
 }

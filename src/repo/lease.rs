@@ -16,7 +16,7 @@ use super::sealed::FileKind;
 use crate::env::lock;
 use crate::error::Context;
 use crate::store::{self, PutOptions};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
 /// minute, short enough that a killed session is out of the way soon.
@@ -78,7 +78,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`Kind::Locked`] when another session of this instance writes or may write.
+    /// [`Cause::Locked`] when another session of this instance writes or may write.
     pub(crate) async fn take(
         repo: &Repository,
         kind: SessionKind,
@@ -128,7 +128,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when it was not renewed in time: whatever the session made must not be
+    /// [`Cause::Failed`] when it was not renewed in time: whatever the session made must not be
     /// committed, as others may have taken the session for dead.
     pub(crate) fn check(&self) -> Result<()> {
         self.held.check()
@@ -185,15 +185,16 @@ impl Held {
         if !self.lapsed.load(Ordering::SeqCst) {
             return Ok(());
         }
-        Err(Error::new(
-            Kind::Failed,
-            format!(
-                "the lease {} lapsed: it was not renewed for {} s",
-                self.key,
-                silent.as_secs()
-            ),
-        )
-        .with_hint("was the machine suspended, or the repository out of reach? run it again"))
+        Err(Side::Repository
+            .error(
+                Cause::Failed,
+                format!(
+                    "the lease {} lapsed: it was not renewed for {} s",
+                    self.key,
+                    silent.as_secs()
+                ),
+            )
+            .with_hint("was the machine suspended, or the repository out of reach? run it again"))
     }
 
     async fn renew(&self) -> Result<()> {
@@ -264,7 +265,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Locked`] as soon as one shows that it is alive.
+    /// [`Cause::Locked`] as soon as one shows that it is alive.
     pub async fn outlast_writers(&self, instance: &str) -> Result<()> {
         let mut beats: HashMap<SessionId, u64> = HashMap::new();
         let mut told = false;
@@ -297,7 +298,7 @@ impl Repository {
     }
 }
 
-/// Fails with [`Kind::Locked`] when a session other than `own` writes for `instance`.
+/// Fails with [`Cause::Locked`] when a session other than `own` writes for `instance`.
 async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>) -> Result<()> {
     for lease in leases(repo).await? {
         let file = lease.file;
@@ -330,14 +331,14 @@ pub(crate) struct Seen {
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`] for a lease that cannot be read: its session may be alive.
+/// [`Cause::Damage`] for a lease that cannot be read: its session may be alive.
 pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
     let ids: Vec<SessionId> = repo.list_ids("leases/").await?;
     let mut found = Vec::new();
     for id in &ids {
         let path = lease_path(id);
         let bytes = match repo.get_file(&path).await {
-            Err(error) if error.kind() == Kind::NotFound => continue,
+            Err(error) if error.cause() == Cause::NotFound => continue,
             other => other?,
         };
         let file: LeaseFile = repo
@@ -378,8 +379,8 @@ fn locked(instance: &str, file: &LeaseFile) -> Error {
         ttl_s,
         ..
     } = file;
-    Error::new(
-        Kind::Locked,
+    Side::Repository.error(
+        Cause::Locked,
         format!(
             "another session writes for instance {instance:?}: process {} on {} since {created}",
             host.pid, host.name

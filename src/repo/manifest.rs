@@ -13,7 +13,7 @@ use super::repository::Repository;
 use super::sealed::FileKind;
 use super::tree::NodeRef;
 use super::wire::damaged;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -95,7 +95,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`], [`Kind::Damage`].
+    /// [`Cause::NotFound`], [`Cause::Damage`].
     pub(crate) async fn read(repo: &Repository, id: &SnapshotId) -> Result<Self> {
         let path = manifest_path(id);
         let bytes = repo.get_file(&path).await?;
@@ -121,7 +121,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// What the store fails with; never [`Kind::Damage`].
+    /// What the store fails with; never [`Cause::Damage`].
     pub async fn snapshots(&self) -> Result<Snapshots> {
         let ids: Vec<SnapshotId> = self.list_ids("snapshots/").await?;
         let mut read = futures::stream::iter(ids)
@@ -132,8 +132,8 @@ impl Repository {
             match result {
                 Ok(manifest) => all.manifests.push(manifest),
                 // Forgotten between the listing and the reading.
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) if error.kind() == Kind::Damage => all.damage.push(Damage {
+                Err(error) if error.cause() == Cause::NotFound => {}
+                Err(error) if error.cause() == Cause::Damage => all.damage.push(Damage {
                     kind: DamageKind::Manifest,
                     what: error.chain(),
                     place: manifest_path(&id),
@@ -156,7 +156,7 @@ impl Snapshots {
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`]; [`Kind::Usage`] when several match; [`Kind::Damage`] when the manifest is
+    /// [`Cause::NotFound`]; [`Cause::Invalid`] when several match; [`Cause::Damage`] when the manifest is
     /// damaged, or for `latest` when any is, as that one may be the latest.
     pub fn find(&self, spec: &str, instance: Option<&str>) -> Result<&Manifest> {
         let mut candidates = self
@@ -189,11 +189,12 @@ impl Snapshots {
             candidates.filter(|manifest| is_id && manifest.snapshot.to_string().starts_with(&spec));
         match (matching.next(), matching.next()) {
             (Some(only), None) => Ok(only),
-            (Some(_), Some(_)) => Err(Error::new(
-                Kind::Usage,
-                format!("several snapshots begin with {spec:?}"),
-            )
-            .with_hint("give more digits")),
+            (Some(_), Some(_)) => Err(Side::Repository
+                .error(
+                    Cause::Invalid,
+                    format!("several snapshots begin with {spec:?}"),
+                )
+                .with_hint("give more digits")),
             (None, _) => match unreadable(&spec).filter(|_| is_id) {
                 Some(damage) => Err(damaged(damage.what.clone())),
                 None => Err(not_found(
@@ -274,7 +275,9 @@ fn not_found(what: &str, instance: Option<&str>) -> Error {
     let of = instance
         .map(|name| format!(" of instance {name:?}"))
         .unwrap_or_default();
-    Error::new(Kind::NotFound, format!("{what}{of}")).with_hint("eyrie snapshots lists them")
+    Side::Repository
+        .error(Cause::NotFound, format!("{what}{of}"))
+        .with_hint("eyrie snapshots lists them")
 }
 
 #[cfg(test)]
@@ -318,16 +321,16 @@ mod tests {
         let found = |spec, instance| all.find(spec, instance).map(|m| m.snapshot.0[0]);
         assert_eq!(found("latest", None).unwrap(), 0x13);
         assert_eq!(found("latest", Some("a")).unwrap(), 0x12);
-        assert_eq!(found("1112", None).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(found("1112", None).unwrap_err().cause(), Cause::NotFound);
         assert_eq!(found("12", None).unwrap(), 0x12);
         assert_eq!(found(&whole, None).unwrap(), 0x11);
-        assert_eq!(found("1", None).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(found("1", None).unwrap_err().cause(), Cause::Invalid);
         for none in [
             found("12", Some("b")),
             found("", None),
             found("latest", Some("c")),
         ] {
-            assert_eq!(none.unwrap_err().kind(), Kind::NotFound);
+            assert_eq!(none.unwrap_err().cause(), Cause::NotFound);
         }
     }
 
@@ -361,8 +364,8 @@ mod tests {
             place: format!("snapshots/{}", "22".repeat(32)),
             snapshots: vec![],
         });
-        assert_eq!(all.find("latest", None).unwrap_err().kind(), Kind::Damage);
-        assert_eq!(all.find("22", None).unwrap_err().kind(), Kind::Damage);
+        assert_eq!(all.find("latest", None).unwrap_err().cause(), Cause::Damage);
+        assert_eq!(all.find("22", None).unwrap_err().cause(), Cause::Damage);
         assert_eq!(all.find("11", None).unwrap().sequence, 1);
     }
 }

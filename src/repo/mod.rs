@@ -5,7 +5,7 @@
 //! both see: the blobs that the index knew when the session began.
 //!
 //! What is stored is never believed: a piece that is read has been authenticated, expanded and
-//! hashed again before anyone sees it, and anything wrong is [`Kind::Damage`](crate::Kind::Damage).
+//! hashed again before anyone sees it, and anything wrong is [`Cause::Damage`](crate::Cause::Damage).
 
 mod blob;
 mod check;

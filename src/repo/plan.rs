@@ -15,7 +15,7 @@ use super::repository::Repository;
 use super::view::{View, open_piece};
 use super::wire::{damaged, missing_is_damage};
 use crate::error::Context;
-use crate::{Error, Kind, Result, store};
+use crate::{Cause, Error, Result, store};
 
 /// Ranges of a pack that are closer than this are read as one, in bytes: what lies between costs
 /// less than another request.
@@ -121,7 +121,7 @@ impl ReadPlan {
     ///
     /// # Errors
     ///
-    /// What the sink or the store fails with; [`Kind::Damage`] unless the sink takes damage.
+    /// What the sink or the store fails with; [`Cause::Damage`] unless the sink takes damage.
     pub async fn execute(&self, sink: &dyn Sink) -> Result<()> {
         for (item, piece) in &self.missing {
             let error = damaged(format!(
@@ -155,7 +155,7 @@ impl ReadPlan {
                 pool.run(move || Ok(open_all(&repo, &needs, start, bytes)))
                     .await?
             }
-            Err(error) if error.kind() == Kind::Damage => {
+            Err(error) if error.cause() == Cause::Damage => {
                 let message = error.chain();
                 needs
                     .iter()

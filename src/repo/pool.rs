@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// How much data may be between its source and its destination at once, in bytes: enough for a
 /// dozen of the largest pieces, and a bound on memory together with about as much again for what
@@ -31,7 +31,8 @@ impl Pool {
             .thread_name(|n| format!("cpu-{n}"))
             .build()
             .map_err(|error| {
-                Error::new(Kind::Failed, "the threads for hashing cannot be started")
+                Side::Repository
+                    .error(Cause::Failed, "the threads for hashing cannot be started")
                     .with_source(error)
             })?;
         Ok(Self {
@@ -47,7 +48,7 @@ impl Pool {
             .clone()
             .acquire_many_owned(bytes)
             .await
-            .map_err(|_| Error::new(Kind::Failed, "the memory budget is closed"))
+            .map_err(|_| Side::Repository.error(Cause::Failed, "the memory budget is closed"))
     }
 
     /// Runs `work` on the pool. It runs to its end also when this future is dropped.
@@ -59,12 +60,14 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         self.threads.spawn(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-                .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a worker thread panicked")));
+                .unwrap_or_else(|_| {
+                    Err(Side::Repository.error(Cause::Failed, "a worker thread panicked"))
+                });
             // Nobody waits any more when the session was given up.
             let _ = sender.send(result);
         });
         receiver
             .await
-            .map_err(|_| Error::new(Kind::Failed, "a worker thread ended early"))?
+            .map_err(|_| Side::Repository.error(Cause::Failed, "a worker thread ended early"))?
     }
 }

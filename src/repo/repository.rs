@@ -24,7 +24,7 @@ use crate::env::Env;
 use crate::error::Context;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How a repository is made.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +74,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when there is a repository, or the remains of one, already.
+    /// [`Cause::Failed`] when there is a repository, or the remains of one, already.
     pub async fn init(
         store: SharedStore,
         unlock: Unlock,
@@ -84,7 +84,7 @@ impl Repository {
         let cuts = options
             .cuts
             .check()
-            .map_err(|error| error.with_kind(Kind::Usage))?;
+            .map_err(|error| Error::new(Cause::Invalid, error.to_string()))?;
         Self::refuse_occupied(&store).await?;
         let repository = RepositoryId(env.id());
         let created = env.now();
@@ -137,17 +137,18 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::NoRepository`] without a `config`, [`Kind::WrongKey`], [`Kind::NewerFormat`],
-    /// [`Kind::Damage`].
+    /// [`Cause::Absent`] without a `config`, [`Cause::WrongKey`], [`Cause::NewerFormat`],
+    /// [`Cause::Damage`].
     pub async fn open(store: SharedStore, unlock: Unlock, env: &Env) -> Result<Self> {
         let location = store.location();
         let bytes = match get(&store, CONFIG, GetOptions::default()).await {
-            Err(error) if error.kind() == Kind::NotFound => {
-                return Err(Error::new(
-                    Kind::NoRepository,
-                    format!("there is no repository at {location}"),
-                )
-                .with_hint("eyrie init makes one"));
+            Err(error) if error.cause() == Cause::NotFound => {
+                return Err(Side::Repository
+                    .error(
+                        Cause::Absent,
+                        format!("there is no repository at {location}"),
+                    )
+                    .with_hint("eyrie init makes one"));
             }
             other => other?,
         };
@@ -189,7 +190,7 @@ impl Repository {
     /// What the store fails with; damage is for `open` to tell.
     pub async fn probed(store: &SharedStore) -> Result<Option<Findings>> {
         let bytes = match get(store, CONFIG, GetOptions::default()).await {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) if error.cause() == Cause::NotFound => return Ok(None),
             other => other?,
         };
         let recorded = Config::read(&bytes).ok().map(|read| read.config.store);
@@ -200,17 +201,17 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] naming what is there.
+    /// [`Cause::Failed`] naming what is there.
     pub async fn refuse_occupied(store: &SharedStore) -> Result<()> {
         let location = store.location();
         match store.head(&store::Key::new(CONFIG)?).await {
             Ok(_) => {
-                return Err(Error::new(
-                    Kind::Failed,
+                return Err(Side::Repository.error(
+                    Cause::Failed,
                     format!("there is a repository at {location} already"),
                 ));
             }
-            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) if error.cause() == Cause::NotFound => {}
             Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
         }
         for prefix in ["snapshots/", "index/", "tree/", "data/"] {
@@ -220,11 +221,14 @@ impl Repository {
                 .await?
                 .is_some()
             {
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!("{location} holds {prefix} of a repository whose config is missing"),
-                )
-                .with_hint("bring its config back, or choose an empty place"));
+                return Err(Side::Repository
+                    .error(
+                        Cause::Failed,
+                        format!(
+                            "{location} holds {prefix} of a repository whose config is missing"
+                        ),
+                    )
+                    .with_hint("bring its config back, or choose an empty place"));
             }
         }
         Ok(())
@@ -336,7 +340,7 @@ impl Repository {
         };
         match self.0.store.put(&key, bytes.clone(), options).await {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == Kind::AlreadyExists => {
+            Err(error) if error.cause() == Cause::AlreadyExists => {
                 if self.get_file(path).await? == bytes {
                     return Ok(());
                 }
@@ -378,16 +382,20 @@ async fn list(store: &SharedStore, prefix: &str) -> Result<Vec<Meta>> {
 
 fn check_unlock(encrypted: bool, unlock: &Unlock, location: &str) -> Result<()> {
     match (encrypted, unlock) {
-        (true, Unlock::None) => Err(Error::new(
-            Kind::WrongKey,
-            format!("the repository at {location} is encrypted"),
-        )
-        .with_hint("give its passphrase")),
-        (false, Unlock::Passphrase(_)) => Err(Error::new(
-            Kind::WrongKey,
-            format!("the repository at {location} is not encrypted, but a passphrase was given"),
-        )
-        .with_hint("leave the passphrase out, if this is the repository you mean")),
+        (true, Unlock::None) => Err(Side::Repository
+            .error(
+                Cause::WrongKey,
+                format!("the repository at {location} is encrypted"),
+            )
+            .with_hint("give its passphrase")),
+        (false, Unlock::Passphrase(_)) => Err(Side::Repository
+            .error(
+                Cause::WrongKey,
+                format!(
+                    "the repository at {location} is not encrypted, but a passphrase was given"
+                ),
+            )
+            .with_hint("leave the passphrase out, if this is the repository you mean")),
         _ => Ok(()),
     }
 }
@@ -430,8 +438,8 @@ async fn find_master(
         (None, _, Unlock::None) => Err(damaged(format!(
             "the key files of the repository at {location} do not open"
         ))),
-        (None, _, Unlock::Passphrase(_)) => Err(Error::new(
-            Kind::WrongKey,
+        (None, _, Unlock::Passphrase(_)) => Err(Side::Repository.error(
+            Cause::WrongKey,
             format!("wrong passphrase for the repository at {location}"),
         )),
     }

@@ -8,7 +8,7 @@ use super::blob::expand;
 use super::crypto::Key;
 use super::vault::Vault;
 use super::wire::{Reader, damaged};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// What a sealed file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,9 @@ impl Vault {
         body: &impl Serialize,
     ) -> Result<Bytes> {
         let json = serde_json::to_vec(body).map_err(|error| {
-            Error::new(Kind::Failed, format!("{name} cannot be written as JSON")).with_source(error)
+            Side::Repository
+                .error(Cause::Failed, format!("{name} cannot be written as JSON"))
+                .with_source(error)
         })?;
         let (codec, body) = if json.len() < COMPRESS_FROM {
             (0, json)
@@ -77,7 +79,7 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] that names the file.
+    /// [`Cause::Damage`] that names the file.
     pub(crate) fn open_json<T: DeserializeOwned>(
         &self,
         kind: FileKind,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::SnapshotId;
 use super::repository::Repository;
 use super::sealed::FileKind;
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 /// How many results are read at once: they are small.
 const READ_AT_ONCE: usize = 16;
@@ -67,7 +67,7 @@ impl Repository {
         while let Some(result) = read.next().await {
             match result {
                 Ok(verification) => all.push(verification),
-                Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => {
+                Err(error) if matches!(error.cause(), Cause::Damage | Cause::NotFound) => {
                     tracing::warn!("a verification's result is left out: {}", error.chain());
                 }
                 Err(error) => return Err(error),

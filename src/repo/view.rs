@@ -49,7 +49,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] that names the segment that is damaged.
+    /// [`Cause::Damage`] that names the segment that is damaged.
     pub async fn view(&self) -> Result<View> {
         let index = Index::load(self).await?;
         Ok(View(Arc::new(Seen {
@@ -64,7 +64,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the index is damaged.
+    /// [`Cause::Damage`] when the index is damaged.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
         let lease = match Lease::take(self, SessionKind::Reader, instance, parents).await {
             Ok(lease) => Some(lease),
@@ -99,7 +99,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when it lapsed.
+    /// [`Cause::Failed`] when it lapsed.
     pub fn check_lease(&self) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), Lease::check)
     }

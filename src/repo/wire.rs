@@ -1,16 +1,16 @@
 //! Reading and writing the integers, lengths and strings of section 1 of the format.
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// An error that says that stored data is damaged.
 pub(crate) fn damaged(message: impl Into<String>) -> Error {
-    Error::new(Kind::Damage, message)
+    Side::Repository.error(Cause::Damage, message)
 }
 
 /// Turns "no such object" into damage: what a repository file names must exist.
 pub(crate) fn missing_is_damage(error: Error) -> Error {
-    if error.kind() == Kind::NotFound {
-        error.with_kind(Kind::Damage)
+    if error.cause() == Cause::NotFound {
+        damaged(error.to_string()).with_source(error)
     } else {
         error
     }
@@ -37,8 +37,9 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A length or count as a `u32`; what is larger has no place in the format.
 pub(crate) fn to_u32(value: usize, what: &str) -> Result<u32> {
-    u32::try_from(value)
-        .map_err(|_| Error::new(Kind::Failed, format!("{what} of {value} is above 32 bits")))
+    u32::try_from(value).map_err(|_| {
+        Side::Repository.error(Cause::Failed, format!("{what} of {value} is above 32 bits"))
+    })
 }
 
 /// Reads from a byte slice; each error names what was being read.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::etcd::MEMBER;
-use crate::{Error, Result};
+use crate::{Error, Result, Side};
 
 /// Where a directory's old content waits until it is removed at the very end.
 const ASIDE: &str = ".eyrie-replaced";
@@ -69,7 +69,9 @@ pub(crate) fn sync(directory: &Path) -> Result<()> {
 }
 
 fn failed(doing: &str, directory: &Path, error: std::io::Error) -> Error {
-    Error::from(error).context(format!("{doing} {}", directory.display()))
+    Error::from(error)
+        .on(Side::Target)
+        .context(format!("{doing} {}", directory.display()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::facts::{
 };
 use crate::manifest::WalState;
 use crate::milvus::version::TargetFit;
-use crate::{Error, Kind};
+use crate::{Cause, Error, Side};
 
 /// Why a target refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -39,7 +39,9 @@ impl Refusal {
     /// As an error.
     #[must_use]
     pub fn to_error(&self) -> Error {
-        Error::new(Kind::Target, self.found.clone()).with_hint(self.hint.clone())
+        Side::Target
+            .error(Cause::Refused, self.found.clone())
+            .with_hint(self.hint.clone())
     }
 }
 

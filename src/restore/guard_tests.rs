@@ -70,7 +70,7 @@ fn replace() -> Options {
 fn rules(target: &TargetFacts, options: &Options) -> Vec<&'static str> {
     let refusals = refusals(&source(), target, options);
     for refusal in &refusals {
-        assert_eq!(refusal.to_error().kind().exit_code(), 21);
+        assert_eq!(refusal.to_error().exit_code(), 21);
         assert!(!refusal.hint.is_empty());
     }
     refusals.iter().map(|refusal| refusal.rule).collect()

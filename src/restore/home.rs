@@ -12,8 +12,9 @@ use tempfile::TempDir;
 
 use super::aside::{self, What};
 use super::owner::Owner;
+use crate::error::Context as _;
 use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Process, Status, find_binary};
-use crate::{Error, Result, stopped};
+use crate::{Error, Result, Side, stopped};
 
 /// Where a new etcd is prepared.
 const STAGING: &str = ".eyrie-restore";
@@ -48,7 +49,7 @@ impl Embedded {
     ///
     /// # Errors
     ///
-    /// [`Usage`](crate::Kind::Usage) when there is no etcd program on this host.
+    /// [`Usage`](crate::Cause::Invalid) when there is no etcd program on this host.
     pub(crate) fn open(data_dir: &Path, binary: Option<&Path>) -> Result<Self> {
         let logs = tempfile::Builder::new().prefix("eyrie-etcd-").tempdir();
         Ok(Self {
@@ -98,7 +99,7 @@ impl Embedded {
             (&self.data_dir, "its embedded etcd"),
             (&self.staging(), "another restore"),
         ] {
-            if stopped::etcd_directory_in_use(directory)? {
+            if stopped::etcd_directory_in_use(directory).on(Side::Target)? {
                 return Ok(Some(format!("{who} holds {}", directory.display())));
             }
         }
@@ -111,7 +112,8 @@ impl Embedded {
 
     /// Reads what the embedded etcd left, from a copy.
     pub(crate) async fn read_left(&self, prefix: &str) -> Result<(Anchor, Status)> {
-        let (copy, mut etcd, status) = EtcdCopy::start(&self.binary, &self.data_dir).await?;
+        let (copy, mut etcd, status) =
+            EtcdCopy::start(&self.binary, &self.data_dir, Side::Target).await?;
         let read = etcd.read_prefix(prefix).await;
         copy.stop().await?;
         Ok((read?, status))
@@ -136,7 +138,8 @@ impl Embedded {
             make(&staging)?;
         }
         let log = self.logs.path().join("etcd.log");
-        let (process, mut etcd, _) = Process::start(&self.binary, &staging, &log).await?;
+        let (process, mut etcd, _) =
+            Process::start(&self.binary, &staging, &log, Side::Target).await?;
         self.process = Some(process);
         // Only an etcd with a leader answers a read.
         etcd.get(READY).await?;
@@ -192,7 +195,9 @@ fn ready(staging: &Path) -> Result<()> {
 }
 
 fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::from(error).context(format!("{doing} {}", path.display()))
+    Error::from(error)
+        .on(Side::Target)
+        .context(format!("{doing} {}", path.display()))
 }
 
 #[cfg(test)]

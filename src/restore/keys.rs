@@ -18,7 +18,7 @@ use crate::manifest::{Body, ObjectLayer, WalState};
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::keys::{self, Roots};
-use crate::{Kind, Result};
+use crate::{Result, Side};
 
 /// The anchor of a snapshot, decoded.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Anchor {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when a key cannot be decoded.
+    /// [`Cause::Damage`] when a key cannot be decoded.
     pub(crate) fn make(
         &self,
         body: &Body,
@@ -110,7 +110,7 @@ impl Anchor {
         };
         let made = match transform::transform_decoded(&self.catalog, &self.keys, &options) {
             Ok(made) => made,
-            Err(error) if error.kind() == Kind::Target => {
+            Err(error) if error.side() == Some(Side::Target) => {
                 let hint = error.hint().unwrap_or_default().to_owned();
                 return Ok(Made {
                     refusal: Some(Refusal::new("keys", error.chain(), hint)),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::env::Env;
 use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// Keys and values of one transaction.
 pub type Pairs = [(Vec<u8>, Vec<u8>)];
@@ -29,7 +29,7 @@ pub trait Keyspace: Send {
 
     /// Puts keys in one transaction when all `conditions` hold.
     ///
-    /// After [`Kind::Unavailable`] it is unknown whether it took place.
+    /// After [`Cause::Unavailable`] it is unknown whether it took place.
     async fn put(
         &mut self,
         doing: &str,
@@ -39,7 +39,7 @@ pub trait Keyspace: Send {
 
     /// Deletes keys in one transaction when all `conditions` hold.
     ///
-    /// After [`Kind::Unavailable`] it is unknown whether it took place.
+    /// After [`Cause::Unavailable`] it is unknown whether it took place.
     async fn delete(
         &mut self,
         doing: &str,
@@ -118,7 +118,7 @@ impl Keyspace for Etcd {
 ///
 /// # Errors
 ///
-/// [`Kind::Target`] when another restore is at work.
+/// [`Side::Target`] when another restore is at work.
 pub async fn lock(keys: &mut dyn Keyspace, key: &[u8], value: &[u8], env: &Env) -> Result<Lock> {
     let give_up = Instant::now() + LOCK_WAIT;
     loop {
@@ -130,7 +130,8 @@ pub async fn lock(keys: &mut dyn Keyspace, key: &[u8], value: &[u8], env: &Env) 
                 "another restore is at work on this target: {} exists",
                 String::from_utf8_lossy(key)
             );
-            return Err(Error::new(Kind::Target, message)
+            return Err(Side::Target
+                .error(Cause::Refused, message)
                 .with_hint("wait until it has ended; the lock of a killed one runs out in 20 s"));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -146,7 +147,7 @@ pub(crate) mod memory {
 
     use super::{Anchor, Applied, Condition, Env, KeyValue, Keyspace, Lock, Pairs, async_trait};
     use crate::env::lock as guard;
-    use crate::{Error, Kind, Result};
+    use crate::{Cause, Error, Result};
 
     /// Keys of a page: few, so that there are several.
     const PAGE: usize = 3;
@@ -216,7 +217,7 @@ pub(crate) mod memory {
 
         fn write(&self, conditions: &[Condition], act: impl FnOnce(&mut State)) -> Result<Applied> {
             let mut state = guard(&self.0);
-            let dead = || Error::new(Kind::Failed, "the process died");
+            let dead = || Error::new(Cause::Failed, "the process died");
             if state.dead {
                 return Err(dead());
             }
@@ -248,7 +249,7 @@ pub(crate) mod memory {
                     state.dead = true;
                     Err(dead())
                 }
-                Some(Fault::Lost) => Err(Error::new(Kind::Unavailable, "the answer was lost")),
+                Some(Fault::Lost) => Err(Error::new(Cause::Unavailable, "the answer was lost")),
                 _ if holds => Ok(Applied::At(state.revision)),
                 _ => Ok(Applied::No),
             }
@@ -260,7 +261,7 @@ pub(crate) mod memory {
         async fn read(&mut self, prefix: &str) -> Result<Anchor> {
             let state = guard(&self.0);
             if state.dead {
-                return Err(Error::new(Kind::Failed, "the process died"));
+                return Err(Error::new(Cause::Failed, "the process died"));
             }
             let keys = state
                 .keys

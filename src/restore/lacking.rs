@@ -155,7 +155,7 @@ impl Lack {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`](crate::Kind::Damage) when a node of the map is missing or damaged.
+    /// [`Cause::Damage`](crate::Cause::Damage) when a node of the map is missing or damaged.
     pub(crate) async fn find(snapshot: &Snapshot, catalog: &Catalog) -> Result<Self> {
         let body = &snapshot.body;
         let scope = body.wal.state.scope();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{Occupied, Options};
 use crate::etcd::KeyValue;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The area of eyrie's own keys below the root.
 pub const AREA: &str = "eyrie/";
@@ -93,7 +93,7 @@ impl Marker {
     /// As the value of its key.
     pub fn to_value(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self)
-            .map_err(|e| Error::new(Kind::Failed, "writing the restore's marker").with_source(e))
+            .map_err(|e| Error::new(Cause::Failed, "writing the restore's marker").with_source(e))
     }
 
     /// Reads a value; `None` when it is not one of ours.

@@ -131,7 +131,7 @@ impl Restored {
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Damage`] when the snapshot's keys do not read, [`crate::Kind::Instance`] when the
+/// [`crate::Cause::Damage`] when the snapshot's keys do not read, [`crate::Side::Source`] when the
 /// target's etcd does not answer.
 pub async fn plan(
     context: &Context<'_>,
@@ -148,8 +148,8 @@ pub async fn plan(
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Target`] when the target refuses; nothing is changed then, as with
-/// [`crate::Kind::Damage`] before the first object is written. After any other error the same call
+/// [`crate::Side::Target`] when the target refuses; nothing is changed then, as with
+/// [`crate::Cause::Damage`] before the first object is written. After any other error the same call
 /// goes on where it stopped.
 pub async fn restore(
     context: &Context<'_>,
@@ -307,7 +307,7 @@ impl Prepared {
         let old = self.old(context, options);
         let Some(storage) = self.storage.take() else {
             return Err(Error::new(
-                crate::Kind::Failed,
+                crate::Cause::Failed,
                 "the restore has run already",
             ));
         };

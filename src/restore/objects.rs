@@ -21,7 +21,7 @@ use crate::error::Context;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{ObjectHash, Sink, View};
 use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Objects that are planned at once: a plan costs about 120 bytes a piece.
 const WINDOW: usize = 65_536;
@@ -107,7 +107,7 @@ impl Placing<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when bytes of the snapshot do not prove; what the store fails with. Some
+    /// [`Cause::Damage`] when bytes of the snapshot do not prove; what the store fails with. Some
     /// objects are in place then, each of them whole.
     pub(crate) async fn place(
         &self,
@@ -164,7 +164,7 @@ impl Placing<'_> {
             Some(_) => match hash(&**self.store, item).await {
                 Ok(hash) if hash == item.hash => Ok(State::Same),
                 Ok(_) => Ok(State::Different),
-                Err(error) if error.kind() == Kind::NotFound => Ok(State::Absent),
+                Err(error) if error.cause() == Cause::NotFound => Ok(State::Absent),
                 Err(error) => Err(error),
             },
         }
@@ -254,7 +254,7 @@ impl PieceSink {
 
 fn ended(done: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     done.unwrap_or_else(|error| {
-        Err(Error::new(Kind::Failed, "writing an object stopped").with_source(error))
+        Err(Error::new(Cause::Failed, "writing an object stopped").with_source(error))
     })
 }
 
@@ -265,7 +265,7 @@ impl Sink for PieceSink {
         let item = usize::try_from(item)
             .ok()
             .and_then(|at| self.items.get(at))
-            .ok_or_else(|| Error::new(Kind::Failed, "a piece of an unknown object was read"))?;
+            .ok_or_else(|| Error::new(Cause::Failed, "a piece of an unknown object was read"))?;
         let hasher = updated(blake3::Hasher::new(), bytes.clone()).await?;
         proved(item, &hasher.finalize())?;
         if item.size > SMALL {
@@ -278,7 +278,7 @@ impl Sink for PieceSink {
             .acquire_owned()
             .await
             .map_err(|error| {
-                Error::new(Kind::Failed, "the restore has ended already").with_source(error)
+                Error::new(Cause::Failed, "the restore has ended already").with_source(error)
             })?;
         let (store, item, progress) = (self.store.clone(), item.clone(), self.progress.clone());
         lock(&self.writes).spawn(async move {
@@ -327,7 +327,7 @@ pub(crate) fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!(
             "object {} of the snapshot is damaged: its BLAKE3 is {hash} and should be {}",
             item.key, item.hash
@@ -346,7 +346,7 @@ pub(crate) async fn updated(mut hasher: blake3::Hasher, bytes: Bytes) -> Result<
         hasher
     })
     .await
-    .map_err(|error| Error::new(Kind::Failed, "hashing an object stopped").with_source(error))
+    .map_err(|error| Error::new(Cause::Failed, "hashing an object stopped").with_source(error))
 }
 
 /// The hash of an object as the store has it.
@@ -375,7 +375,7 @@ async fn hash(store: &dyn Store, item: &Item) -> Result<ObjectHash> {
 ///
 /// # Errors
 ///
-/// [`Kind::Failed`] that names the first object that is not what was written.
+/// [`Cause::Failed`] that names the first object that is not what was written.
 pub(crate) async fn read_back(
     store: &dyn Store,
     items: impl futures::Stream<Item = Result<Item>> + Send,
@@ -386,10 +386,7 @@ pub(crate) async fn read_back(
         .map(|item| async {
             let item = item?;
             if cancel.run(hash(store, &item)).await? != item.hash {
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!(
-                        "{} of {} is not what was written to it",
+                return Err(Side::Target.error(Cause::Failed, format!("{} of {} is not what was written to it",
                         item.key,
                         store.location()
                     ),

@@ -108,7 +108,7 @@ async fn a_crash_at_any_write_is_resumed() {
     let case = case().await;
     for crash in 1.. {
         let memory = MemoryStore::new();
-        let rule = Rule::on_writes(Action::Fail(Kind::Failed)).from(crash);
+        let rule = Rule::on_writes(Action::Fail(Cause::Failed)).from(crash);
         let faulty = FaultStore::new(Arc::new(memory.clone()));
         faulty.faults().add(rule);
         let faulty: SharedStore = Arc::new(faulty);
@@ -188,12 +188,12 @@ async fn damage_is_found_before_it_harms() {
         let snapshot = case.snapshot().await;
         case.repo_store.delete(&key, None).await.unwrap();
         let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Damage, "{name} missing");
+        assert_eq!(error.cause(), Cause::Damage, "{name} missing");
 
         put(&case.repo_store, name, &whole[..whole.len() - 1]).await;
         if name.starts_with("data/") {
             let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::Damage, "{name} cut short");
+            assert_eq!(error.cause(), Cause::Damage, "{name} cut short");
         }
         for at in (0..whole.len()).step_by(whole.len() / 50 + 1) {
             let mut flipped = whole.to_vec();
@@ -205,8 +205,8 @@ async fn damage_is_found_before_it_harms() {
                 Ok(_) => assert_eq!(all(&memory).await, contents().objects),
                 Err(error) => {
                     assert_eq!(
-                        error.kind(),
-                        Kind::Damage,
+                        error.cause(),
+                        Cause::Damage,
                         "{name} at {at}: {}",
                         error.chain()
                     );
@@ -231,7 +231,7 @@ async fn being_told_to_stop_stops() {
     let memory = MemoryStore::new();
     let store: SharedStore = Arc::new(memory.clone());
     let cancel = Cancel::new();
-    cancel.request(Kind::Interrupted);
+    cancel.request(Cause::Interrupted);
     let placing = Placing {
         view: snapshot.view(),
         store: &store,
@@ -244,6 +244,6 @@ async fn being_told_to_stop_stops() {
         .place(snapshot.items(Which::Objects))
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Interrupted);
+    assert_eq!(error.cause(), Cause::Interrupted);
     assert!(all(&memory).await.is_empty());
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Side};
 
 /// The owner of a directory as it was before the restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::AccessDenied`] when the file system refuses.
+    /// [`crate::Cause::AccessDenied`] when the file system refuses.
     pub(crate) fn adopt(self, paths: &[PathBuf]) -> Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(());
@@ -52,7 +52,9 @@ impl Owner {
                 if (meta.uid(), meta.gid()) != (self.uid, self.gid) {
                     lchown(entry.path(), Some(self.uid), Some(self.gid)).map_err(|error| {
                         let path = entry.path().display();
-                        Error::from(error).context(format!("giving {path} to its owner"))
+                        Error::from(error)
+                            .on(Side::Target)
+                            .context(format!("giving {path} to its owner"))
                     })?;
                 }
             }
@@ -62,7 +64,9 @@ impl Owner {
 }
 
 fn looking(path: &Path, error: std::io::Error) -> Error {
-    Error::from(error).context(format!("looking at the owner of {}", path.display()))
+    Error::from(error)
+        .on(Side::Target)
+        .context(format!("looking at the owner of {}", path.display()))
 }
 
 #[cfg(test)]

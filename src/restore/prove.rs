@@ -13,7 +13,7 @@ use super::snapshot::{Item, Snapshot, Which};
 use crate::cancel::Cancel;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::View;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
@@ -34,7 +34,7 @@ pub(crate) struct Proved {
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`] that names the first objects whose blobs are missing; the target is untouched.
+/// [`Cause::Damage`] that names the first objects whose blobs are missing; the target is untouched.
 pub(crate) async fn prove(
     snapshot: &Snapshot,
     progress: &SharedProgress,
@@ -70,7 +70,7 @@ pub(crate) async fn prove(
         return Ok(proved);
     }
     Err(Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!(
             "snapshot {} cannot be restored: {damaged} objects have blobs that are not in the repository, such as {}",
             snapshot.manifest.snapshot.short(),
@@ -84,7 +84,7 @@ pub(crate) async fn prove(
 ///
 /// # Errors
 ///
-/// [`Kind::Damage`] that names the first object whose bytes are not the captured ones.
+/// [`Cause::Damage`] that names the first object whose bytes are not the captured ones.
 pub(crate) async fn bytes(
     view: &View,
     items: BoxStream<'_, Result<Item>>,

@@ -12,10 +12,12 @@ use super::owner::Owner;
 use super::snapshot::{Item, Snapshot, Which};
 use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::error::Context as _;
 use crate::progress::SharedProgress;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
+use crate::store::sided::SidedStore;
 use crate::store::{Key, SharedStore};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// How the two directories of rocksmq are called in a snapshot.
 const NAMES: [&str; 2] = ["rdb_data", "rdb_data_meta_kv"];
@@ -51,8 +53,7 @@ impl Queue {
         cancel: &Cancel,
     ) -> Result<Usage> {
         if self.directories.len() != NAMES.len() {
-            return Err(Error::new(
-                Kind::Target,
+            return Err(Side::Target.error(Cause::Refused,
                 "the captured queue has two directories, and the target's is not in directories of this host",
             ));
         }
@@ -64,8 +65,9 @@ impl Queue {
                 access: Access::Umask,
                 missing: MissingRoot::Create,
             };
-            let local = LocalStore::open(directory, settings)?;
-            let store: SharedStore = Arc::new(local.clone());
+            let local = LocalStore::open(directory, settings).on(Side::Target)?;
+            let store: SharedStore =
+                Arc::new(SidedStore::new(Arc::new(local.clone()), Side::Target));
             let placing = Placing {
                 view: snapshot.view(),
                 store: &store,
@@ -77,7 +79,7 @@ impl Queue {
             let placed = placing.place(Box::pin(files(snapshot, name))).await?;
             usage.objects += placed.written.objects + placed.kept.objects;
             usage.bytes += placed.written.bytes + placed.kept.bytes;
-            local.remove_leftovers(env.now()).await?;
+            local.remove_leftovers(env.now()).await.on(Side::Target)?;
             owner.adopt(std::slice::from_ref(directory))?;
             store.sync().await?;
             read_back(&*store, files(snapshot, name), progress, cancel).await?;

@@ -20,7 +20,7 @@ use crate::manifest::{
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::store::{ListOptions, Store};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Objects being deleted at once.
 const DELETES_AT_ONCE: usize = 16;
@@ -68,7 +68,7 @@ pub(crate) async fn save(
         }
         let root = map.finish().await?;
         let body = serde_json::to_value(body(old)).map_err(|error| {
-            Error::new(Kind::Failed, "describing the old keys").with_source(error)
+            Error::new(Cause::Failed, "describing the old keys").with_source(error)
         })?;
         let label = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         writer

@@ -8,7 +8,7 @@ use crate::etcd::KeyValue;
 use crate::manifest::{Body, anchor};
 use crate::repo::{Content, Entry, KeyRange, Manifest, Map, ObjectHash, PieceRef, View};
 use crate::store::Key;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// The name of the map of objects.
 const OBJECTS_ROOT: &str = "objects";
@@ -50,14 +50,14 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// [`Kind::NewerFormat`] when the snapshot's own words do not read.
+    /// [`Cause::NewerFormat`] when the snapshot's own words do not read.
     pub fn new(view: &View, manifest: Manifest) -> Result<Self> {
         let body = serde_json::from_value(manifest.body.clone()).map_err(|error| {
             let message = format!(
                 "snapshot {} was made by an eyrie that says more than this one understands",
                 manifest.snapshot.short()
             );
-            Error::new(Kind::NewerFormat, message).with_source(error)
+            Error::new(Cause::NewerFormat, message).with_source(error)
         })?;
         Ok(Self {
             manifest,
@@ -137,7 +137,12 @@ fn wal_file(entry: Entry) -> Result<Item> {
 }
 
 fn item(path: &str, content: Content) -> Result<Item> {
-    let key = Key::new(path).map_err(|error| error.with_kind(Kind::Damage))?;
+    let key = Key::new(path).map_err(|error| {
+        let message = format!("the snapshot names an object {path:?}");
+        Side::Repository
+            .error(Cause::Damage, message)
+            .with_source(error)
+    })?;
     match content {
         Content::Object { hash, size, pieces } => Ok(Item {
             key,
@@ -148,7 +153,7 @@ fn item(path: &str, content: Content) -> Result<Item> {
         Content::External { .. } => {
             let message =
                 format!("the bytes of {path} are not in the repository but pinned elsewhere");
-            Err(Error::new(Kind::NewerFormat, message)
+            Err(Error::new(Cause::NewerFormat, message)
                 .with_hint("restore with the eyrie that took the snapshot"))
         }
         Content::None => Err(odd(path, "it has no content")),
@@ -162,7 +167,7 @@ fn text(key: &[u8]) -> Result<String> {
 
 fn odd(name: &str, why: &str) -> Error {
     Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!("object {name} of the snapshot is damaged: {why}"),
     )
 }

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use super::facts::{Counted, Usage};
 use crate::config::{self, Objects, WalKind};
 use crate::store::{ListOptions, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, Side};
 
 /// Directories below the storage root that are Milvus's own objects (docs/milvus.md 4.2); `--replace`
 /// wipes these and nothing else.
@@ -110,7 +110,9 @@ pub(crate) fn directory(path: &Path) -> Result<Usage> {
 }
 
 fn looking(path: &Path, error: std::io::Error) -> Error {
-    Error::from(error).context(format!("looking into {}", path.display()))
+    Error::from(error)
+        .on(Side::Target)
+        .context(format!("looking into {}", path.display()))
 }
 
 /// The prefixes below the directory `root` that belong to `others`, each ending with `/`.

@@ -20,11 +20,13 @@ use super::survey::{self, Stored};
 use super::work::{Local, Storage};
 use super::{Context, Purpose};
 use crate::config::{Objects, WalKind};
+use crate::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Status};
 use crate::milvus::MilvusVersion;
 use crate::store::SharedStore;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
-use crate::{Error, Kind, Result, connect, stopped};
+use crate::store::sided::SidedStore;
+use crate::{Cause, Error, Result, Side, connect, stopped};
 
 /// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
 /// (docs/milvus.md 3.4).
@@ -59,7 +61,7 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// [`Kind::Instance`] when etcd does not answer, [`Kind::Usage`] when an etcd program is needed
+    /// [`Side::Target`] when etcd does not answer, [`Cause::Invalid`] when an etcd program is needed
     /// and there is none.
     pub(crate) async fn open(context: &Context<'_>, purpose: Purpose) -> Result<Self> {
         let running = signs_of_life(context).await?;
@@ -78,7 +80,7 @@ impl Home {
         purpose: Purpose,
         mut running: Vec<String>,
     ) -> Result<Self> {
-        let (mut etcd, status) = connect::etcd(&context.instance.etcd).await?;
+        let (mut etcd, status) = connect::etcd(&context.instance.etcd, Side::Target).await?;
         let names = MarkerKeys::new(&context.instance.etcd.root_path);
         let give_up = Instant::now() + SESSIONS_WAIT;
         let (read, sessions) = loop {
@@ -270,7 +272,7 @@ impl Home {
             }
         }
         let Some(mut etcd) = self.etcd.take() else {
-            return Err(Error::new(Kind::Failed, "the target's etcd is not open"));
+            return Err(Error::new(Cause::Failed, "the target's etcd is not open"));
         };
         if let Marked::Other { .. } = marked {
             let names = MarkerKeys::new(&context.instance.etcd.root_path);
@@ -313,7 +315,7 @@ async fn signs_of_life(context: &Context<'_>) -> Result<Vec<String>> {
         signs.push(format!("something answers at {address}"));
     }
     for directory in survey::queue_directories(&context.instance.wal.kind) {
-        if let Some(pid) = stopped::rocksdb_holder(&directory)? {
+        if let Some(pid) = stopped::rocksdb_holder(&directory).on(Side::Target)? {
             signs.push(format!("process {pid} holds {}", directory.display()));
         }
     }
@@ -383,7 +385,8 @@ impl FoundStorage {
             Objects::Local(local) => {
                 let owner = Owner::of(&local.path)?;
                 let is_new = !local.path.exists();
-                let store = LocalStore::open(&local.path, settings(MissingRoot::Create))?;
+                let store = LocalStore::open(&local.path, settings(MissingRoot::Create));
+                let store = store.on(Side::Target)?;
                 if is_new {
                     owner.adopt(std::slice::from_ref(&local.path))?;
                 }
@@ -391,10 +394,13 @@ impl FoundStorage {
             }
         };
         let store = match (&local, self.store) {
-            (Some(local), _) => Arc::new(local.store.clone()) as SharedStore,
+            (Some(local), _) => sided(local.store.clone()),
             (None, Some(store)) => store,
             (None, None) => {
-                return Err(Error::new(Kind::Failed, "the target's storage is not open"));
+                return Err(Error::new(
+                    Cause::Failed,
+                    "the target's storage is not open",
+                ));
             }
         };
         Ok(Storage {
@@ -409,7 +415,7 @@ type Opened = (Option<SharedStore>, Place, Vec<String>);
 
 async fn open(context: &Context<'_>) -> Result<Opened> {
     let Objects::Local(local) = &context.instance.objects else {
-        return match connect::objects(&context.instance.objects, context.env).await {
+        return match connect::objects(&context.instance.objects, Side::Target, context.env).await {
             Ok(store) => Ok((Some(store), Place::There, vec![])),
             Err(error) if is_missing(&error) => Ok((None, Place::Missing(error.chain()), vec![])),
             Err(error) => Err(error),
@@ -426,8 +432,8 @@ async fn open(context: &Context<'_>) -> Result<Opened> {
     );
     let outside = survey::below(&local.path, &others);
     if local.path.is_dir() {
-        let store = LocalStore::open(&local.path, settings(MissingRoot::Fail))?;
-        return Ok((Some(Arc::new(store)), Place::There, outside));
+        let store = LocalStore::open(&local.path, settings(MissingRoot::Fail)).on(Side::Target)?;
+        return Ok((Some(sided(store)), Place::There, outside));
     }
     let above = local.path.parent().is_some_and(std::path::Path::is_dir);
     let place = if local.path.exists() {
@@ -450,8 +456,12 @@ fn settings(missing: MissingRoot) -> LocalSettings {
     }
 }
 
+fn sided(store: LocalStore) -> SharedStore {
+    Arc::new(SidedStore::new(Arc::new(store), Side::Target))
+}
+
 fn is_missing(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Usage | Kind::NotFound)
+    matches!(error.cause(), Cause::Absent | Cause::NotFound)
 }
 
 /// Looks at the queue.

@@ -17,7 +17,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::keys::{Area, KeyKind, KeyValue, Roots, normalise_item, parse_meta};
 use crate::milvus::version::GARBAGE_COLLECTION;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 mod counters;
 mod edit;
@@ -167,8 +167,8 @@ pub struct Transformed {
 ///
 /// # Errors
 ///
-/// [`Kind::Target`] when the keys cannot be restored as asked, with the reason and the way out;
-/// [`Kind::Damage`] naming the key that cannot be decoded.
+/// [`Side::Target`] when the keys cannot be restored as asked, with the reason and the way out;
+/// [`Cause::Damage`] naming the key that cannot be decoded.
 pub fn transform(keys: &[KeyValue], options: &Options) -> Result<Transformed> {
     let catalog = Catalog::decode(&options.source, keys, &options.version)?;
     transform_decoded(&catalog, keys, options)
@@ -280,7 +280,10 @@ impl<'a> Run<'a> {
         }
         let moved = self.options.source.reroot(&key.key, &self.options.target);
         let moved = moved.ok_or_else(|| {
-            Error::new(Kind::Target, format!("{} is outside the root path", name()))
+            Side::Target.error(
+                Cause::Refused,
+                format!("{} is outside the root path", name()),
+            )
         })?;
         let new = NewKey {
             key: moved,
@@ -305,7 +308,7 @@ impl<'a> Run<'a> {
         let mut seen = BTreeSet::new();
         if let Some(twice) = keys.iter().find(|key| !seen.insert(&key.key)) {
             let key = String::from_utf8_lossy(&twice.key);
-            return Err(Error::new(Kind::Target, format!("two keys become {key}")));
+            return Err(Side::Target.error(Cause::Refused, format!("two keys become {key}")));
         }
         Ok(Transformed {
             keys,

@@ -29,12 +29,13 @@ use super::survey::FAMILIES;
 use super::write::{Target, Writer};
 use crate::cancel::Cancel;
 use crate::env::Env;
+use crate::error::Context as _;
 use crate::manifest::WalState;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::Repository;
 use crate::store::SharedStore;
 use crate::store::local::LocalStore;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// The way out of damage on a target that held nothing.
 const NOTHING_VISIBLE: &str = "no key was written, and the target is marked: eyrie verify --level bytes names the \
@@ -101,8 +102,8 @@ impl Work<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] when the repository's bytes do not prove, before etcd is written and before
-    /// anything old is gone; [`Kind::Target`] when a Milvus starts meanwhile.
+    /// [`Cause::Damage`] when the repository's bytes do not prove, before etcd is written and before
+    /// anything old is gone; [`Side::Target`](crate::Side::Target) when a Milvus starts meanwhile.
     pub(crate) async fn run(
         &self,
         keys: &mut dyn Keyspace,
@@ -213,7 +214,7 @@ impl Work<'_> {
 
     /// Says what damage that shows at `stage` leaves.
     fn told(&self, error: Error, stage: Stage) -> Error {
-        if error.kind() != Kind::Damage {
+        if error.cause() != Cause::Damage {
             return error;
         }
         error.with_hint(match (self.options.occupied, stage) {
@@ -274,14 +275,15 @@ impl Work<'_> {
     /// Gives files to their owner and makes everything durable.
     async fn settle_files(&self) -> Result<()> {
         if let Some(local) = &self.storage.local {
-            local.store.remove_leftovers(self.env.now()).await?;
+            let leftovers = local.store.remove_leftovers(self.env.now());
+            leftovers.await.on(Side::Target)?;
             let root = local.store.root();
             let families = FAMILIES.iter().map(|family| root.join(family));
             let paths: Vec<PathBuf> = families.collect();
             let owner = local.owner;
             let adopted = tokio::task::spawn_blocking(move || owner.adopt(&paths));
             adopted.await.map_err(|error| {
-                Error::new(Kind::Failed, "giving files to their owner").with_source(error)
+                Error::new(Cause::Failed, "giving files to their owner").with_source(error)
             })??;
         }
         self.storage.store.sync().await

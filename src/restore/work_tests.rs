@@ -6,7 +6,6 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::*;
-use crate::Kind;
 use crate::manifest::{EtcdIdentity, WalState};
 use crate::progress::Silent;
 use crate::repo::Manifest;
@@ -17,6 +16,7 @@ use crate::restore::plan::tests::body;
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
+use crate::{Cause, Result};
 
 fn contents(state: WalState) -> Contents {
     let objects = (0..6)
@@ -359,7 +359,7 @@ async fn a_crash_at_any_write_to_the_storage_is_resumed() {
         for at in 1.. {
             let world = World::on(&captured, occupied, state).await;
             let faulty = FaultStore::new(world.plain());
-            let rule = Rule::on_writes(Action::Fail(Kind::Failed)).from(at);
+            let rule = Rule::on_writes(Action::Fail(Cause::Failed)).from(at);
             faulty.faults().add(rule);
             let first = world.run(Arc::new(faulty)).await;
             world.old_is_whole_before_the_swap().await;
@@ -380,7 +380,7 @@ async fn a_full_disk_stops_before_etcd_is_written() {
     let faulty = FaultStore::new(world.plain());
     faulty.faults().leave_space(500);
     let error = world.run(Arc::new(faulty)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(error.cause(), Cause::NoSpace);
     assert!(
         world
             .keys
@@ -422,7 +422,7 @@ async fn damage_of_any_blob_shows_while_the_old_instance_is_whole() {
                     continue;
                 };
                 hit += 1;
-                assert_eq!(error.kind(), Kind::Damage, "{}", error.chain());
+                assert_eq!(error.cause(), Cause::Damage, "{}", error.chain());
                 assert!(error.hint().unwrap().contains("nothing was replaced"));
                 assert_eq!(world.keys.dump()["r/eyrie/restore-stage"], b"objects");
                 world.old_is_whole_before_the_swap().await;

@@ -14,7 +14,7 @@ use super::keyspace::{Keyspace, Lock, Pairs, lock};
 use super::marker::{Marker, MarkerKeys, Stage};
 use crate::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// The names that sessions begin with below `session/` (docs/milvus.md 3.4); `session/id` and
 /// `session/version` are no sessions.
@@ -109,7 +109,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Target`] when another restore is at work, another marker is there, or a Milvus has a
+    /// [`Side::Target`] when another restore is at work, another marker is there, or a Milvus has a
     /// session.
     pub async fn begin(
         keys: &'a mut dyn Keyspace,
@@ -219,7 +219,7 @@ impl<'a> Writer<'a> {
         } else {
             "this restore lost its lock: etcd did not hear of it in time".to_owned()
         };
-        Error::new(Kind::Target, format!("{doing}: {why}"))
+        Side::Target.error(Cause::Refused, format!("{doing}: {why}"))
             .with_hint("stop what runs on the target, then run the same command again: it goes on where it stopped")
     }
 
@@ -240,17 +240,18 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Target`] when keys are in the way and nothing is to be replaced.
+    /// [`Side::Target`] when keys are in the way and nothing is to be replaced.
     pub async fn clear(&mut self, target: &Target, occupied: Occupied) -> Result<u64> {
         if occupied == Occupied::Refuse {
             let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
             if let Some(key) = in_the_way(&found, &self.names, &self.meta, target).next() {
                 let key = String::from_utf8_lossy(&key.key).into_owned();
-                return Err(Error::new(
-                    Kind::Target,
-                    format!("something wrote to the target while it was restored: {key}"),
-                )
-                .with_hint("look at it, then run the same command again"));
+                return Err(Side::Target
+                    .error(
+                        Cause::Refused,
+                        format!("something wrote to the target while it was restored: {key}"),
+                    )
+                    .with_hint("look at it, then run the same command again"));
             }
         }
         let early = target.split().0.len();
@@ -312,15 +313,18 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when a key is missing, differs or should not be there.
+    /// [`Cause::Failed`] when a key is missing, differs or should not be there.
     pub async fn compare(&mut self, target: &Target) -> Result<()> {
         let differs = |key: &[u8], what: &str| {
             let key = String::from_utf8_lossy(key).into_owned();
-            Error::new(
-                Kind::Failed,
-                format!("etcd does not hold what was written: {key} {what}"),
-            )
-            .with_hint("does something else write to this etcd root? run the same command again")
+            Side::Target
+                .error(
+                    Cause::Failed,
+                    format!("etcd does not hold what was written: {key} {what}"),
+                )
+                .with_hint(
+                    "does something else write to this etcd root? run the same command again",
+                )
         };
         let mut found = vec![false; target.keys.len()];
         let places = target.places();

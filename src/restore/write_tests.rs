@@ -98,7 +98,7 @@ async fn only_a_replacing_restore_removes_keys() {
         .await
         .unwrap();
     let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Target);
+    assert_eq!(error.exit_code(), 21);
     assert!(left.dump().contains_key("r/meta/old"));
     assert_eq!(writer.clear(&target(), Occupied::Replace).await.unwrap(), 3);
     writer.clear(&target(), Occupied::Refuse).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_session_stops_the_writer() {
         .unwrap();
     other.insert("r/meta/session/querynode-7", b"{}");
     let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Target);
+    assert_eq!(error.exit_code(), 21);
     assert!(error.to_string().contains("querynode-7"), "{error}");
     assert!(!other.dump().contains_key("r/meta/k0000"));
     let _ = other.read("").await;
@@ -126,7 +126,7 @@ async fn another_restores_marker_is_refused() {
     let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Target);
+    assert_eq!(error.exit_code(), 21);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +139,7 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
     let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Target);
+    assert_eq!(error.exit_code(), 21);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::{
     Store,
 };
 use crate::env::lock;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// So many bytes a second. Clones share one budget, also across stores.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl LimitStore {
         let permit = requests.acquire().await;
         permit
             .map(Some)
-            .map_err(|error| Error::new(Kind::Failed, "the limit is closed").with_source(error))
+            .map_err(|error| Error::new(Cause::Failed, "the limit is closed").with_source(error))
     }
 
     async fn pass(&self, bytes: usize) {

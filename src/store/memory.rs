@@ -12,7 +12,7 @@ use crate::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions, Store,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// A store in memory. Clones share one content; [`fork`](MemoryStore::fork) copies it.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl MemoryStore {
         let exists = versions.last().is_some_and(|last| last.bytes.is_some());
         if exists && mode == PutMode::Create {
             return Err(Error::new(
-                Kind::AlreadyExists,
+                Cause::AlreadyExists,
                 format!("{key} exists already in memory"),
             ));
         }
@@ -115,7 +115,7 @@ impl Default for MemoryStore {
 }
 
 fn not_found(key: &Key) -> Error {
-    Error::new(Kind::NotFound, format!("{key} does not exist in memory"))
+    Error::new(Cause::NotFound, format!("{key} does not exist in memory"))
 }
 
 #[async_trait]
@@ -237,7 +237,7 @@ struct MemoryParts {
 impl MemoryParts {
     fn gone(&self) -> Error {
         Error::new(
-            Kind::NotFound,
+            Cause::NotFound,
             format!("the upload of {} has ended", self.key),
         )
     }
@@ -260,7 +260,7 @@ impl Parts for MemoryParts {
         for (expected, (number, part)) in (1..).zip(all.iter()) {
             if *number != expected || part.offset != bytes.len() as u64 {
                 return Err(Error::new(
-                    Kind::Failed,
+                    Cause::Failed,
                     format!("part {expected} of {} is missing", self.key),
                 ));
             }

@@ -14,6 +14,7 @@ pub mod open;
 pub mod probe;
 pub mod retry;
 pub mod s3;
+pub mod sided;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod upload;
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// A path inside a store: components joined by `/`, without a leading or trailing one.
 ///
@@ -40,12 +41,12 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when a component is empty, `.` or `..`, or holds a NUL byte.
+    /// [`Cause::Invalid`] when a component is empty, `.` or `..`, or holds a NUL byte.
     pub fn new(path: impl Into<String>) -> Result<Self> {
         let path = path.into();
         if path.split('/').any(is_bad_component) {
             return Err(Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("the object path {path:?} has an empty, dot or NUL component"),
             ));
         }
@@ -83,7 +84,7 @@ pub enum PutMode {
     /// Replace it.
     #[default]
     Overwrite,
-    /// Fail with [`Kind::AlreadyExists`]; where the store has no conditional write
+    /// Fail with [`Cause::AlreadyExists`]; where the store has no conditional write
     /// ([`Capabilities::conditional_create`]) the check is a HEAD before, which is not atomic.
     Create,
 }
@@ -180,7 +181,7 @@ pub trait Upload: Send {
 
     /// Makes the object visible with all that was written, durable as the options asked.
     ///
-    /// After an error other than [`Kind::AlreadyExists`] it is unknown whether the object exists.
+    /// After an error other than [`Cause::AlreadyExists`] it is unknown whether the object exists.
     async fn finish(self: Box<Self>) -> Result<Put>;
 
     /// Gives the upload up and removes what it left.
@@ -200,7 +201,7 @@ pub struct Part {
 
 /// An object being written in parts, as backends and decorators see it.
 ///
-/// Every call may be made again after [`Kind::Unavailable`]; that is why this is not [`Upload`],
+/// Every call may be made again after [`Cause::Unavailable`]; that is why this is not [`Upload`],
 /// where an error cannot be laid at the door of one part.
 #[async_trait]
 pub trait Parts: fmt::Debug + Send + Sync {
@@ -211,8 +212,8 @@ pub trait Parts: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Kind::AlreadyExists`] under [`PutMode::Create`]; [`Kind::NotFound`] when the upload is gone,
-    /// because it was finished or aborted before. After [`Kind::Unavailable`] it is unknown whether
+    /// [`Cause::AlreadyExists`] under [`PutMode::Create`]; [`Cause::NotFound`] when the upload is gone,
+    /// because it was finished or aborted before. After [`Cause::Unavailable`] it is unknown whether
     /// the object exists.
     async fn finish(&self, last: Part) -> Result<Put>;
 
@@ -244,14 +245,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] when there is no such object or version.
+    /// [`Cause::NotFound`] when there is no such object or version.
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes>;
 
     /// Writes an object in one operation: readers see all of it or nothing.
     ///
     /// # Errors
     ///
-    /// [`Kind::AlreadyExists`] under [`PutMode::Create`]. After [`Kind::Unavailable`] it is unknown
+    /// [`Cause::AlreadyExists`] under [`PutMode::Create`]. After [`Cause::Unavailable`] it is unknown
     /// whether the object was written.
     async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put>;
 
@@ -269,7 +270,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] when there is none.
+    /// [`Cause::NotFound`] when there is none.
     async fn head(&self, key: &Key) -> Result<Meta>;
 
     /// Lists objects whose key begins with `prefix` (a plain string prefix; `""` for all), in

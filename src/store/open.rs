@@ -3,13 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
 
 use super::local::{LocalSettings, LocalStore};
 use super::retry::{RetryPolicy, RetryStore};
 use super::s3::{S3Settings, S3Store};
-use super::{Key, SharedStore};
+use super::{Key, ListOptions, SharedStore, Store as _};
 use crate::env::Env;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Where a store is. Displayed as the URL that it was parsed from, without a trailing `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +53,9 @@ pub struct OpenSettings {
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] for anything else. The error does not repeat a URL that may hold a password.
+/// [`Cause::Invalid`] for anything else. The error does not repeat a URL that may hold a password.
 pub fn parse_location(url: &str) -> Result<Location> {
-    let bad = |message: String| Error::new(Kind::Usage, message);
+    let bad = |message: String| Error::new(Cause::Invalid, message);
     if url.trim().is_empty() || url.contains('\0') {
         return Err(bad(format!("{url:?} is no directory and no s3:// URL")));
     }
@@ -82,7 +85,7 @@ fn parse_s3(rest: &str) -> Result<Location> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.contains(['@', ':']) {
         return Err(Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             "the s3:// URL holds a port or credentials where the bucket should be",
         )
         .with_hint("endpoint, access key and secret have settings of their own"));
@@ -92,13 +95,13 @@ fn parse_s3(rest: &str) -> Result<Location> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(allowed) {
         return Err(
-            Error::new(Kind::Usage, format!("{bucket:?} is no name of a bucket"))
+            Error::new(Cause::Invalid, format!("{bucket:?} is no name of a bucket"))
                 .with_hint("write s3://bucket/prefix"),
         );
     }
     if prefix.contains(['?', '#']) {
         return Err(Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             "the s3:// URL holds parameters after its prefix",
         )
         .with_hint("endpoint, region and the like have settings of their own"));
@@ -113,12 +116,18 @@ fn parse_s3(rest: &str) -> Result<Location> {
     })
 }
 
-/// Opens the store at `location`, with retries. A bucket is not asked yet; a directory is opened.
+/// How long the first contact with a bucket may take, retries included: a wrong address should not
+/// look like a slow store.
+const FIRST_CONTACT: Duration = Duration::from_secs(30);
+
+/// Opens the store at `location`, with retries. A bucket is asked whether it is there.
 ///
 /// # Errors
 ///
-/// [`Kind::NotFound`] for a directory that is missing and is not to be made, [`Kind::Usage`] for
-/// settings that cannot be right.
+/// [`Cause::NotFound`] for a directory that is missing and is not to be made, [`Cause::Absent`] for a
+/// bucket that is not there, [`Cause::Unavailable`] when nothing answers within 30 s,
+/// [`Cause::Invalid`] for settings that cannot be right. What else a server refuses shows at the calls
+/// that need it.
 pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {
     let store: SharedStore = match location {
         Location::Directory(path) => Arc::new(LocalStore::open(path, settings.local)?),
@@ -128,7 +137,9 @@ pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Res
                 prefix: prefix.clone(),
                 ..settings.s3
             };
-            Arc::new(S3Store::open(settings).await?)
+            let store: SharedStore = Arc::new(S3Store::open(settings).await?);
+            first_contact(store.clone(), env).await?;
+            store
         }
     };
     Ok(Arc::new(RetryStore::new(
@@ -136,6 +147,29 @@ pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Res
         settings.retry,
         env.clone(),
     )))
+}
+
+async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
+    let policy = RetryPolicy {
+        deadline: FIRST_CONTACT,
+        ..RetryPolicy::default()
+    };
+    let store = RetryStore::new(store, policy, env.clone());
+    // A HEAD would not tell a missing bucket from a missing object.
+    match store.list("", ListOptions::default()).try_next().await {
+        Err(error) if error.cause() == Cause::Absent => Err(error),
+        Err(error) if error.retryable() => {
+            let message = format!(
+                "{} does not answer within {} s",
+                store.location(),
+                FIRST_CONTACT.as_secs()
+            );
+            Err(error
+                .context(message)
+                .with_hint("check endpoint, port and tls, and that the server runs"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +219,7 @@ mod tests {
     #[case("~/backup")]
     fn anything_else_is_an_error(#[case] url: &str) {
         let error = parse_location(url).unwrap_err();
-        assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+        assert_eq!(error.cause(), Cause::Invalid, "{error:?}");
     }
 
     #[test]
@@ -204,7 +238,7 @@ mod tests {
         let mut settings = OpenSettings::default();
         let env = Env::system();
         let missing = open(&location, settings.clone(), &env).await.unwrap_err();
-        assert_eq!(missing.kind(), Kind::NotFound);
+        assert_eq!(missing.cause(), Cause::NotFound);
         settings.local.missing = MissingRoot::Create;
         let store = open(&location, settings, &env).await.unwrap();
         conformance::run(&*store).await.unwrap();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::s3::{ConditionalWrites, S3Settings, Versioning};
 use super::{GetOptions, Key, ListOptions, Put, PutMode, PutOptions, Store};
 use crate::env::Env;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many writers race for one name.
 const RACERS: usize = 8;
@@ -91,7 +91,7 @@ impl Findings {
 ///
 /// # Errors
 ///
-/// What a repository cannot do without failed; under [`Kind::AccessDenied`] the hint names the
+/// What a repository cannot do without failed; under [`Cause::AccessDenied`] the hint names the
 /// missing permission. What the probe wrote may stay behind.
 pub async fn probe(store: &dyn Store, env: &Env) -> Result<Findings> {
     let id = hex::encode(&env.id()[..8]);
@@ -128,7 +128,7 @@ impl Probe<'_> {
         let list_after_write = self.is_listed(&key).await?;
         let (overwrite, replaced) = match self.put(&key, second.clone(), OVERWRITE).await {
             Ok(put) => (self.read(&key, None).await? == second, Some(put)),
-            Err(error) if error.kind() == Kind::AccessDenied => (false, None),
+            Err(error) if error.cause() == Cause::AccessDenied => (false, None),
             Err(error) => return Err(error),
         };
         let versions = self.versions(&key, &put, replaced.as_ref(), &first).await?;
@@ -177,7 +177,7 @@ impl Probe<'_> {
         if !same {
             let location = self.store.location();
             return Err(Error::new(
-                Kind::Failed,
+                Cause::Failed,
                 format!("{location} does not give back what was written"),
             ));
         }
@@ -223,8 +223,8 @@ impl Probe<'_> {
         let bytes = Bytes::from_static(b"third");
         match self.put(taken, bytes, PutMode::Create).await {
             Ok(_) => return Ok(ConditionalCreate::Ignored),
-            Err(error) if error.kind() == Kind::AlreadyExists => {}
-            Err(error) if error.kind() == Kind::Failed => return Ok(ConditionalCreate::Refused),
+            Err(error) if error.cause() == Cause::AlreadyExists => {}
+            Err(error) if error.cause() == Cause::Failed => return Ok(ConditionalCreate::Refused),
             Err(error) => return Err(self.needs("create", "s3:PutObject", error)),
         }
         let contested = self.key("contested")?;
@@ -253,7 +253,7 @@ impl Probe<'_> {
         for (key, put) in &self.written {
             match self.remove(key, put.version.as_deref()).await {
                 Ok(()) => {}
-                Err(error) if error.kind() == Kind::AccessDenied => left.push(key.to_string()),
+                Err(error) if error.cause() == Cause::AccessDenied => left.push(key.to_string()),
                 Err(error) => return Err(error.context(format!("remove the probe's {key}"))),
             }
         }
@@ -280,7 +280,7 @@ impl Probe<'_> {
 
     /// Names the permission that `error` shows to be missing.
     fn needs(&self, verb: &str, permission: &str, error: Error) -> Error {
-        if error.kind() != Kind::AccessDenied {
+        if error.cause() != Cause::AccessDenied {
             return error;
         }
         let location = self.store.location();
@@ -289,7 +289,7 @@ impl Probe<'_> {
             None => format!("this user needs the right to {verb} in {location}"),
         };
         Error::new(
-            Kind::AccessDenied,
+            Cause::AccessDenied,
             format!("these credentials may not {verb} in {location}"),
         )
         .with_source(error)
@@ -345,10 +345,10 @@ mod tests {
         for (op, verb) in [(Op::Put, "write"), (Op::Get, "read"), (Op::List, "list")] {
             let memory = MemoryStore::new();
             let store = FaultStore::new(Arc::new(memory.clone()));
-            let denied = Action::Fail(Kind::AccessDenied);
+            let denied = Action::Fail(Cause::AccessDenied);
             store.faults().add(Rule::on(op, denied));
             let error = run(&store).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::AccessDenied);
+            assert_eq!(error.cause(), Cause::AccessDenied);
             let said = format!("these credentials may not {verb} in memory");
             assert_eq!(error.to_string(), said);
             assert!(is_empty(&memory).await, "a failed probe cleans up too");
@@ -358,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn an_append_only_store_is_found_and_what_stays_is_told() {
         let store = FaultStore::new(Arc::new(MemoryStore::new()));
-        let denied = Action::Fail(Kind::AccessDenied);
+        let denied = Action::Fail(Cause::AccessDenied);
         store.faults().add(Rule::on(Op::Delete, denied));
         let findings = run(&store).await.unwrap();
         assert_eq!(findings.deletion, Deletion::Denied);

@@ -16,7 +16,7 @@ use super::{
     SharedStore, Store,
 };
 use crate::env::{Env, lock};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// When to try again and when to give up. Times are those of tokio, which a test can pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A store that tries again what failed with a [retryable](Error::retryable) kind.
+/// A store that tries again what failed with a [retryable](Error::retryable) cause.
 ///
 /// A creation whose answer was lost finds its own object at the next try; it is read back, and
 /// when the bytes are those that were to be written, the creation succeeded.
@@ -153,7 +153,7 @@ impl Store for RetryStore {
             .run(|| async { doubt.note(self.inner.put(key, bytes.clone(), options).await) })
             .await;
         match put {
-            Err(error) if error.kind() == Kind::AlreadyExists && doubt.exists() => {
+            Err(error) if error.cause() == Cause::AlreadyExists && doubt.exists() => {
                 self.holds(key, &bytes).await?.ok_or(error)
             }
             put => put,
@@ -205,7 +205,7 @@ struct Doubt(AtomicBool);
 
 impl Doubt {
     fn note<T>(&self, result: Result<T>) -> Result<T> {
-        if matches!(&result, Err(error) if error.kind() == Kind::Unavailable) {
+        if matches!(&result, Err(error) if error.cause() == Cause::Unavailable) {
             self.0.store(true, Ordering::Relaxed);
         }
         result
@@ -277,7 +277,7 @@ impl RetryParts {
     /// Whether the object is what was sent, and of which version.
     async fn holds_sent(&self) -> Result<Option<Put>> {
         let head = match self.store.head(&self.key).await {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) if error.cause() == Cause::NotFound => return Ok(None),
             head => head?,
         };
         let sent: Vec<Sent> = lock(&self.sent).values().cloned().collect();
@@ -317,7 +317,7 @@ impl Parts for RetryParts {
         match put {
             // The upload is gone because it was finished, or the name is taken by ourselves.
             Err(error)
-                if matches!(error.kind(), Kind::NotFound | Kind::AlreadyExists)
+                if matches!(error.cause(), Cause::NotFound | Cause::AlreadyExists)
                     && doubt.exists() =>
             {
                 self.holds_sent().await?.ok_or(error)

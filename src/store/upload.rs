@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::task::{JoinError, JoinSet};
 
 use super::{MIN_PART_SIZE, Part, Parts, Put, Upload};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many parts of one upload are in flight: with parts of 8 MiB, four fill a loopback `MinIO`.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -46,7 +46,7 @@ impl PartsUpload {
     fn take_part(&mut self) -> Result<Part> {
         if self.number > MAX_PARTS {
             return Err(Error::new(
-                Kind::Failed,
+                Cause::Failed,
                 format!("an object of more than {MAX_PARTS} parts cannot be written"),
             ));
         }
@@ -77,7 +77,7 @@ impl PartsUpload {
 
 fn flatten(joined: Result<Result<()>, JoinError>) -> Result<()> {
     joined.unwrap_or_else(|error| {
-        Err(Error::new(Kind::Failed, "a part's upload stopped").with_source(error))
+        Err(Error::new(Cause::Failed, "a part's upload stopped").with_source(error))
     })
 }
 
@@ -146,7 +146,7 @@ mod tests {
     impl Parts for Seen {
         async fn part(&self, part: Part) -> Result<()> {
             if part.bytes.first() == Some(&b'!') {
-                return Err(Error::new(Kind::NoSpace, "full"));
+                return Err(Error::new(Cause::NoSpace, "full"));
             }
             lock(&self.0).push((part.number, part.offset, part.bytes.len()));
             Ok(())
@@ -197,6 +197,6 @@ mod tests {
             .await
             .unwrap();
         upload.write(Bytes::from_static(b"last")).await.unwrap();
-        assert_eq!(upload.finish().await.unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(upload.finish().await.unwrap_err().cause(), Cause::NoSpace);
     }
 }

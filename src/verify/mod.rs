@@ -15,7 +15,7 @@ use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::progress::SharedProgress;
 use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId};
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 /// How far to look.
 #[derive(
@@ -81,7 +81,7 @@ pub struct VerifyReport {
 ///
 /// # Errors
 ///
-/// What the store fails with; [`Kind::Interrupted`] when told to stop.
+/// What the store fails with; [`Cause::Interrupted`] when told to stop.
 pub async fn verify(
     repository: &Repository,
     options: &Options,
@@ -95,7 +95,7 @@ pub async fn verify(
     let reader = match repository.begin_reader("verify", parents).await {
         Ok(reader) => Some(reader),
         // The index is damaged: what is wrong with it is the report's business.
-        Err(error) if error.kind() == Kind::Damage => None,
+        Err(error) if error.cause() == Cause::Damage => None,
         Err(error) => return Err(error),
     };
     let looked = cancel.run(look(repository, options, env)).await;

@@ -10,7 +10,7 @@ use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::version::MilvusVersion;
 use crate::repo::{Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Objects that are named for each snapshot; the rest are counted.
 const NAMED: usize = 20;
@@ -50,11 +50,11 @@ async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
         let id = manifest.snapshot.short();
         let message =
             format!("snapshot {id} was made by an eyrie that says more than this one understands");
-        Error::new(Kind::NewerFormat, message).with_source(error)
+        Error::new(Cause::NewerFormat, message).with_source(error)
     })?;
     match missing(view, manifest, &body).await {
         Ok(missing) => Ok(missing),
-        Err(error) if error.kind() == Kind::Damage => Ok(vec![damaged(manifest, error.chain())]),
+        Err(error) if error.cause() == Cause::Damage => Ok(vec![damaged(manifest, error.chain())]),
         Err(error) => Err(error),
     }
 }
@@ -86,8 +86,12 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
         kv: etcd.kv_sub_path.clone(),
     };
     let version = MilvusVersion::parse(&body.milvus.version);
-    let catalog =
-        Catalog::decode(&roots, &keys, &version).map_err(|error| error.with_kind(Kind::Damage))?;
+    let catalog = Catalog::decode(&roots, &keys, &version).map_err(|error| {
+        let message = "its keys cannot be decoded";
+        Side::Repository
+            .error(Cause::Damage, message)
+            .with_source(error)
+    })?;
     let weakenings = body.weakenings.iter();
     let named: Vec<&String> = weakenings
         .filter(|weakening| weakening.code == weakening::MISSING_OBJECTS)

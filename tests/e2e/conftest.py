@@ -131,6 +131,15 @@ def source(scratch: Path) -> Iterator[Callable[[str], Lab]]:
 
 
 @pytest.fixture(scope="session")
+def known(source: Callable[[str], Lab], binary: Path) -> Eyrie:
+    """A repository of the local source that holds one good snapshot."""
+    eyrie = source("local").eyrie(binary, "bad-input")
+    eyrie.expect(0, "init")
+    eyrie.expect(0, "backup")
+    return eyrie
+
+
+@pytest.fixture(scope="session")
 def fresh(scratch: Path) -> Iterator[Callable[..., Lab]]:
     """Makes instances that never ran; they end with the run."""
     made: list[Lab] = []

@@ -14,7 +14,7 @@ use aws_sdk_s3::types::{
     ObjectLockEnabled, ObjectLockRetentionMode, ObjectLockRule, VersioningConfiguration,
 };
 use bytes::Bytes;
-use eyrie::Kind;
+use eyrie::Cause;
 use eyrie::env::Env;
 use eyrie::secret::Secret;
 use eyrie::store::open::{OpenSettings, open, parse_location};
@@ -160,10 +160,10 @@ async fn errors_say_what_is_wrong() {
         store.get(&key("missing"), options).await.unwrap_err()
     };
     let bucket = bucket(Versioning::Off).await;
-    assert_eq!(read(settings(&bucket)).await.kind(), Kind::NotFound);
+    assert_eq!(read(settings(&bucket)).await.cause(), Cause::NotFound);
 
     let error = read(settings("eyrie-test-no-such-bucket")).await;
-    assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+    assert_eq!(error.cause(), Cause::Absent, "{error:?}");
     assert!(error.to_string().contains("NoSuchBucket"), "{error:?}");
 
     for (id, secret) in [
@@ -175,7 +175,7 @@ async fn errors_say_what_is_wrong() {
         wrong.secret_access_key = Some(Secret::new(secret.unwrap_or("0123456789")));
         assert!(!format!("{wrong:?}").contains("0123456789"));
         let error = read(wrong).await;
-        assert_eq!(error.kind(), Kind::AccessDenied, "{error:?}");
+        assert_eq!(error.cause(), Cause::AccessDenied, "{error:?}");
         assert!(error.hint().is_some(), "{error:?}");
     }
 
@@ -184,7 +184,7 @@ async fn errors_say_what_is_wrong() {
     drop(nobody);
     let mut wrong = settings(&bucket);
     wrong.endpoint = Some(format!("http://{address}"));
-    assert_eq!(read(wrong).await.kind(), Kind::Unavailable);
+    assert_eq!(read(wrong).await.cause(), Cause::Unavailable);
 }
 
 #[tokio::test]
@@ -223,8 +223,8 @@ async fn a_large_upload_reads_back() {
         again.write(Bytes::from(vec![0; 5 << 20])).await.unwrap();
     }
     assert_eq!(
-        again.finish().await.unwrap_err().kind(),
-        Kind::AlreadyExists
+        again.finish().await.unwrap_err().cause(),
+        Cause::AlreadyExists
     );
     assert_eq!(
         unfinished_uploads(&bucket).await,
@@ -333,5 +333,5 @@ async fn a_probe_of_a_missing_bucket_says_so() {
         .await
         .unwrap();
     let error = probe(&store, &Env::system()).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+    assert_eq!(error.cause(), Cause::Absent, "{error:?}");
 }

@@ -52,3 +52,8 @@ class EtcdClient:
     def delete_prefix(self, prefix: str) -> None:
         start = prefix.encode()
         self._call("kv/deleterange", {"key": _encode(start), "range_end": _encode(_prefix_end(start))})
+
+    def fill(self) -> None:
+        """Raises the alarm that etcd raises at its quota: from then on it refuses every write."""
+        member = self._call("maintenance/status", {})["header"]["member_id"]
+        self._call("maintenance/alarm", {"action": "ACTIVATE", "memberID": member, "alarm": "NOSPACE"})

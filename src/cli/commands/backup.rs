@@ -13,7 +13,7 @@ use crate::cli::output::{Page, Render, count};
 use crate::cli::stored;
 use crate::cli::values::{Bytes, Label, duration, took};
 use crate::store::limit::RateLimit;
-use crate::{Error, Kind, Result, connect, manifest};
+use crate::{Cause, Error, Result, connect, manifest};
 
 /// Take one snapshot of the instance
 ///
@@ -74,7 +74,7 @@ pub enum MethodChoice {
 ///
 /// # Errors
 ///
-/// [`Kind::Instance`] when the instance cannot be captured as asked; see [`capture::capture`].
+/// [`Side::Source`](crate::Side::Source) when the instance cannot be captured as asked; see [`capture::capture`].
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     if !matches!(args.method, MethodChoice::Auto | MethodChoice::Copy) {
         let method = args
@@ -82,7 +82,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             .to_possible_value()
             .map(|v| v.get_name().to_owned());
         return Err(Error::new(
-            Kind::Usage,
+            Cause::Invalid,
             format!(
                 "this eyrie cannot capture by {}",
                 method.unwrap_or_default()
@@ -135,7 +135,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 
 /// A budget of bytes a second, for all that is read and written.
 fn rate(limit: Bytes) -> Result<RateLimit> {
-    let wrong = || Error::new(Kind::Usage, "--limit-rate 0 lets nothing through");
+    let wrong = || Error::new(Cause::Invalid, "--limit-rate 0 lets nothing through");
     NonZeroU64::new(limit.0)
         .map(RateLimit::new)
         .ok_or_else(wrong)

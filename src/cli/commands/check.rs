@@ -11,7 +11,7 @@ use crate::cli::documents::{
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::{self, Stored};
 use crate::config::{self, Deploy, Objects, WalKind};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Reach everything and say what a backup would do
 ///
@@ -24,7 +24,7 @@ pub struct Args {}
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when the configuration is wrong. What is found wrong outside is in the document.
+/// [`Cause::Invalid`] when the configuration is wrong. What is found wrong outside is in the document.
 pub fn run(_: Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let repository = context.repository(&config)?;
@@ -85,8 +85,8 @@ fn exit_code(findings: &[Finding], repository: Option<&Error>) -> u8 {
         .iter()
         .any(|f| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY);
     match repository {
-        _ if refused => Kind::Instance.exit_code(),
-        Some(error) => error.kind().exit_code(),
+        _ if refused => Cause::Refused.exit_code(Some(Side::Source)),
+        Some(error) => error.exit_code(),
         None => 0,
     }
 }
@@ -296,7 +296,7 @@ mod tests {
             what: String::new(),
             hint: None,
         };
-        let repository = Error::new(Kind::WrongKey, "wrong passphrase");
+        let repository = Error::new(Cause::WrongKey, "wrong passphrase");
         let own = finding(Severity::Refusal, findings::REPOSITORY);
         let note = finding(Severity::Note, "metadata");
         assert_eq!(exit_code(std::slice::from_ref(&note), None), 0);

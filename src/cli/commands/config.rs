@@ -34,7 +34,7 @@ pub enum What {
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`](crate::Kind::Usage) when the configuration is missing or wrong.
+/// [`Cause::Invalid`](crate::Cause::Invalid) when the configuration is missing or wrong.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     match args.what {
         What::Show => {

@@ -34,7 +34,7 @@ pub struct Args {
 /// # Errors
 ///
 /// Those of [`Stored::open`] and [`Stored::find`];
-/// [`Kind::Damage`](crate::Kind::Damage) when their metadata cannot be read.
+/// [`Cause::Damage`](crate::Cause::Damage) when their metadata cannot be read.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let document = context.run(context.cancel.run(async {

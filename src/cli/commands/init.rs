@@ -6,7 +6,7 @@ use crate::cli::output::{Page, Render};
 use crate::connect::{self, Make};
 use crate::repo::{InitOptions, Repository, Unlock};
 use crate::store::probe::{ConditionalCreate, Deletion, Findings, VersionsKept, probe};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Make the repository, after probing what its store can do
 ///
@@ -24,7 +24,7 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] without a passphrase, [`Kind::Failed`] when there is a repository already.
+/// [`Cause::Invalid`] without a passphrase, [`Cause::Failed`] when there is a repository already.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let repository = context.repository(&config)?;
@@ -56,7 +56,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 /// What the probe found, as the repository's config keeps it.
 fn recorded(findings: &Findings) -> Result<serde_json::Value> {
     serde_json::to_value(findings).map_err(|error| {
-        Error::new(Kind::Failed, "writing the probe's findings").with_source(error)
+        Error::new(Cause::Failed, "writing the probe's findings").with_source(error)
     })
 }
 

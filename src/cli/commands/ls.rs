@@ -10,7 +10,7 @@ use crate::cli::values::SnapshotName;
 use crate::manifest::ObjectEntry;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{Content, Entry, KeyRange};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// List the objects in a snapshot with their size and BLAKE3
 ///
@@ -34,7 +34,7 @@ const KIND_WIDTH: usize = 18;
 ///
 /// # Errors
 ///
-/// Those of [`Stored::open`] and [`Stored::find`]; [`Kind::Damage`] when a tree node is missing or
+/// Those of [`Stored::open`] and [`Stored::find`]; [`Cause::Damage`] when a tree node is missing or
 /// damaged, after the objects before it.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
@@ -68,7 +68,7 @@ fn listed(entry: &Entry) -> Result<LsEntry> {
     let odd = |why: &str| {
         let key = String::from_utf8_lossy(&entry.key);
         Error::new(
-            Kind::Damage,
+            Cause::Damage,
             format!("object {key} of the snapshot is damaged: {why}"),
         )
     };

@@ -16,7 +16,7 @@ use crate::config::Resolved;
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
-use crate::{Kind, Result, manifest};
+use crate::{Cause, Result, Side, manifest};
 
 /// Restore a snapshot onto its own instance or another
 ///
@@ -68,7 +68,7 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// [`Kind::Target`] when the target refuses, [`Kind::Damage`] when the snapshot does not prove.
+/// [`Side::Target`](crate::Side::Target) when the target refuses, [`Cause::Damage`] when the snapshot does not prove.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let repository = context.repository(&config)?;
@@ -105,7 +105,11 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
                 document: plan_document(&plan, &config.accept),
                 text: plan.to_string(),
             })?;
-            Ok(if refused { Kind::Target.exit_code() } else { 0 })
+            Ok(if refused {
+                Cause::Refused.exit_code(Some(Side::Target))
+            } else {
+                0
+            })
         }
         Outcome::Restored(restored) => {
             let document = document(&restored, &config.accept);

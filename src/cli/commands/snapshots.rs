@@ -8,7 +8,7 @@ use crate::cli::output::{Column, Page, Render};
 use crate::cli::report;
 use crate::cli::stored::{Stored, body};
 use crate::cli::values::Bytes;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// List the snapshots in the repository, the oldest first
 ///
@@ -51,12 +51,12 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
         }
     }
     let damage = stored.snapshots.damage.iter();
-    wrong.extend(damage.map(|damage| Error::new(Kind::Damage, damage.what.clone())));
+    wrong.extend(damage.map(|damage| Error::new(Cause::Damage, damage.what.clone())));
     context.output.show(&Snapshots(listed))?;
     let mut code = 0;
     for error in wrong {
         report::report(&error, context.global.format());
-        code = code.max(error.kind().exit_code());
+        code = code.max(error.exit_code());
     }
     Ok(code)
 }

@@ -12,7 +12,7 @@ use crate::cli::stored::Stored;
 use crate::cli::values::{Bytes, Sample, SnapshotName, took};
 use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
 use crate::verify::{self, VerifyReport};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
 ///
@@ -74,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     if args.sample.is_some() && args.level != Level::Bytes {
         let message = "--sample is of bytes, which this level does not read";
-        return Err(Error::new(Kind::Usage, message).with_hint("add --level bytes"));
+        return Err(Error::new(Cause::Invalid, message).with_hint("add --level bytes"));
     }
     let sample = match args.sample {
         None => verify::Sample::All,
@@ -96,7 +96,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let report = Box::pin(work).await?;
         let result = result(&stored, &options, &report, context.env.now());
         match repository.record_verification(&result).await {
-            Err(error) if error.kind() == Kind::AccessDenied => {
+            Err(error) if error.cause() == Cause::AccessDenied => {
                 tracing::warn!("the result is not kept: {}", error.chain());
             }
             kept => kept?,
@@ -168,7 +168,7 @@ fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
 fn kind(kind: DamageKind) -> Result<String> {
     serde_json::to_value(kind)
         .and_then(serde_json::from_value)
-        .map_err(|error| Error::new(Kind::Failed, "naming a kind of damage").with_source(error))
+        .map_err(|error| Error::new(Cause::Failed, "naming a kind of damage").with_source(error))
 }
 
 /// The exit code of a verification.
@@ -177,7 +177,7 @@ pub const fn exit_code(document: &VerifyDocument) -> u8 {
     if document.damage.is_empty() {
         0
     } else {
-        Kind::Damage.exit_code()
+        Cause::Damage.exit_code(Some(Side::Repository))
     }
 }
 

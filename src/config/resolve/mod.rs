@@ -17,7 +17,7 @@ use super::secret::{MASK, Secret, SecretSource};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
 use crate::manifest::weakening;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The variables of our own process that configuration may come from: those that begin with
 /// `EYRIE_`, since `MILVUS_PORT` and its like are set by Kubernetes.
@@ -56,13 +56,13 @@ impl Resolved {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when a file cannot be read, has an unknown key or a wrong type, or when
+    /// [`Cause::Invalid`] when a file cannot be read, has an unknown key or a wrong type, or when
     /// Milvus's own configuration contradicts itself.
     pub fn load(path: &Path, variables: &Variables) -> Result<Self> {
         let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("cannot read the configuration {}", path.display()),
             )
             .with_source(error)
@@ -482,7 +482,7 @@ fn wrong(source: &Source, what: &str, hint: &str) -> Error {
         Source::Variable(name) => format!("${name}: {what}"),
         Source::Derived(_) | Source::Default => what.to_owned(),
     };
-    Error::new(Kind::Usage, message).with_hint(hint)
+    Error::new(Cause::Invalid, message).with_hint(hint)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
     Access, Catalog, Collection, Counters, DROPPED, FieldIndex, IndexVersions, Load, MAX_NAMED,
     MilvusVersion, Partition, Segment, Tasks, WalEvidence,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 mod state;
 mod values;
@@ -32,8 +32,8 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damage`] naming the key whose value is not what the family holds;
-    /// [`Kind::Instance`] when there is no database key, as under a wrong root path.
+    /// [`Cause::Damage`] naming the key whose value is not what the family holds;
+    /// [`Side::Source`](crate::Side::Source) when there is no database key, as under a wrong root path.
     pub fn decode(roots: &Roots, keys: &[KeyValue], version: &MilvusVersion) -> Result<Self> {
         let mut decoder = Decoder::new(roots, version.clone());
         // What belongs to segments comes second, and goes right where it belongs: there is so much
@@ -198,7 +198,7 @@ impl Decoder {
         if self.catalog.databases.is_empty() && self.catalog.collections.is_empty() {
             let prefix = self.catalog.roots.prefix();
             return Err(Error::new(
-                Kind::Instance,
+                Cause::Refused,
                 format!("no Milvus metadata under {prefix} in etcd: no database and no collection"),
             )
             .with_hint("check instance.etcd.root_path and meta_sub_path against milvus.yaml"));
@@ -345,12 +345,12 @@ fn decode<M: Message + Default>(value: &[u8]) -> Result<M> {
 }
 
 fn not(what: &str) -> Error {
-    Error::new(Kind::Damage, format!("the value is not {what}"))
+    Error::new(Cause::Damage, format!("the value is not {what}"))
 }
 
 fn unknown_state(error: prost::UnknownEnumValue) -> Error {
     Error::new(
-        Kind::Damage,
+        Cause::Damage,
         format!("state or level {} is not known to this eyrie", error.0),
     )
 }

@@ -188,5 +188,5 @@ fn a_broken_value_names_its_key_and_an_empty_root_is_an_error() {
     let error = Catalog::decode(&roots, &broken, &version).unwrap_err();
     assert!(error.chain().contains(key), "{}", error.chain());
     let elsewhere = Catalog::decode(&Roots::new("prod"), &recorded::keys(), &version);
-    assert_eq!(elsewhere.unwrap_err().kind(), crate::Kind::Instance);
+    assert_eq!(elsewhere.unwrap_err().cause(), crate::Cause::Refused);
 }

@@ -14,7 +14,7 @@ use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::proto::common::SegmentState;
 use crate::milvus::proto::data::SegmentInfo;
 use crate::milvus::version::{AUTO_COMPACTION, FORCE_DENY_WRITING, MilvusVersion};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// A real etcd with the keys of an instance, and the directory of its objects.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ impl Backing {
     pub(super) async fn flush(&self, collection: i64, timestamp: u64) -> Result<()> {
         let catalog = self.catalog().await?;
         let found = catalog.collection(collection);
-        let found = found.ok_or_else(|| Error::new(Kind::NotFound, "no such collection"))?;
+        let found = found.ok_or_else(|| Error::new(Cause::NotFound, "no such collection"))?;
         let mut set = SimulatedKeys::empty(self.version.clone());
         for kv in self.keys().await? {
             let grown = match self.roots.parse(&kv.key) {
@@ -168,5 +168,5 @@ fn checkpoints(set: &mut SimulatedKeys, collection: &Collection, timestamp: u64)
 
 fn decode(kv: &KeyValue) -> Result<SegmentInfo> {
     SegmentInfo::decode(&kv.value[..])
-        .map_err(|error| Error::new(Kind::Failed, "decoding a segment").with_source(error))
+        .map_err(|error| Error::new(Cause::Failed, "decoding a segment").with_source(error))
 }

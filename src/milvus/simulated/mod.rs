@@ -29,6 +29,7 @@ use super::management::Management;
 use super::proto::common;
 use super::proto::milvus::milvus_service_server::MilvusServiceServer;
 use super::version::MilvusVersion;
+use crate::Side;
 use crate::env::lock;
 
 /// What a simulated Milvus is and does.
@@ -208,7 +209,7 @@ impl SimulatedMilvus {
     ///
     /// When it cannot connect.
     pub async fn client(&self) -> Client {
-        Client::connect(ClientOptions::new(self.address()))
+        Client::connect(ClientOptions::new(self.address(), Side::Source))
             .await
             .expect("a connection")
     }
@@ -220,7 +221,7 @@ impl SimulatedMilvus {
     /// When the address is not usable.
     #[must_use]
     pub fn management(&self) -> Management {
-        Management::new(&self.management_address(), None).expect("an address")
+        Management::new(&self.management_address(), None, Side::Source).expect("an address")
     }
 
     /// The gRPC calls so far, by name.

@@ -11,7 +11,7 @@ use crate::repo::pack::{PackEntry, pack_key};
 use crate::repo::repository::Repository;
 use crate::repo::view::View;
 use crate::repo::wire::{damaged, missing_is_damage};
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 /// How many parts the blobs of a pack are opened in, at once.
 const CHUNKS: usize = 4;
@@ -37,7 +37,7 @@ pub(super) async fn check_pack(
         .map_err(missing_is_damage)
     {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == Kind::Damage => {
+        Err(error) if error.cause() == Cause::Damage => {
             let blobs = records.iter().map(|record| record.entry.id).collect();
             return Ok(PackFaults {
                 why: Some(error.chain()),

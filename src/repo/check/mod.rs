@@ -22,7 +22,7 @@ use super::sealed::FileKind;
 use super::tree::{EnvelopeNode, NodeRef};
 use super::view::View;
 use super::wire::missing_is_damage;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many packs are read at once; the byte budget bounds them too.
 const PACKS_AT_ONCE: usize = 4;
@@ -130,7 +130,7 @@ impl Repository {
         report.snapshots = manifests.len() as u64;
         let view = match self.view().await {
             Ok(view) => view,
-            Err(error) if error.kind() == Kind::Damage => {
+            Err(error) if error.cause() == Cause::Damage => {
                 report.damage.push(Damage {
                     kind: DamageKind::Index,
                     what: error.chain(),
@@ -157,7 +157,7 @@ impl Repository {
     /// Checks the small files that open by themselves.
     async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
         let mut note = |kind: DamageKind, place: &str, result: Result<()>| match result {
-            Err(error) if error.kind() == Kind::Damage => {
+            Err(error) if error.cause() == Cause::Damage => {
                 let (what, place) = (error.chain(), place.to_owned());
                 damage.push(Damage {
                     kind,
@@ -187,7 +187,7 @@ impl Repository {
         for id in self.list_ids::<SessionId>("leases/").await? {
             let path = lease_path(&id);
             let lease = match self.get_file(&path).await {
-                Err(error) if error.kind() == Kind::NotFound => continue,
+                Err(error) if error.cause() == Cause::NotFound => continue,
                 read => read.and_then(|bytes| {
                     self.vault()
                         .open_json::<LeaseFile>(FileKind::Lease, &path, &bytes)

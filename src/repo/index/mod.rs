@@ -33,7 +33,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::Damage`] that names a segment that is damaged or went missing.
+    /// [`crate::Cause::Damage`] that names a segment that is damaged or went missing.
     pub(crate) async fn load(repo: &Repository) -> Result<Self> {
         let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
         ids.sort_unstable();
@@ -281,7 +281,7 @@ mod tests {
             (IndexId([2; 32]), segment(vec![other], vec![], vec![])),
         ])
         .unwrap_err();
-        assert_eq!(error.kind(), crate::Kind::Damage);
+        assert_eq!(error.cause(), crate::Cause::Damage);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::repo::pack::PackEntry;
 use crate::repo::sealed::{FILE_HEADER, FileKind, file_header};
 use crate::repo::vault::Vault;
 use crate::repo::wire::{Reader, to_u32};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// A segment holds at most this many records: about 7 MiB.
 pub(crate) const SEGMENT_RECORDS: usize = 131_072;
@@ -61,10 +61,9 @@ impl Segment {
         self.records.sort_unstable_by_key(|record| record.entry.id);
         self.records.dedup_by_key(|record| record.entry.id);
         if self.records.len() > SEGMENT_RECORDS {
-            return Err(Error::new(
-                Kind::Failed,
-                "an index segment has too many records",
-            ));
+            return Err(
+                Side::Repository.error(Cause::Failed, "an index segment has too many records")
+            );
         }
         let header = file_header(FileKind::Index, 0);
         let seals = Seals::new(vault, name);
@@ -324,7 +323,7 @@ mod tests {
             let mut bad = bytes.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
             let error = Segment::open(&vault, "index/x", &bad).unwrap_err();
-            assert_eq!(error.kind(), Kind::Damage, "bit {bit}");
+            assert_eq!(error.cause(), Cause::Damage, "bit {bit}");
         }
         for len in 0..bytes.len() {
             assert!(Segment::open(&vault, "index/x", &bytes[..len]).is_err());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::support::*;
-use crate::Kind;
+use crate::Cause;
 use crate::env::lock;
 use crate::repo::{CheckBytes, Repository};
 use crate::store::SharedStore;
@@ -88,8 +88,8 @@ async fn a_crash_after_any_write_of_init_can_be_repeated() {
     for (path, state) in &states[..2] {
         let store: SharedStore = Arc::new(state.fork());
         assert_eq!(
-            open(store.clone()).await.unwrap_err().kind(),
-            Kind::NoRepository,
+            open(store.clone()).await.unwrap_err().cause(),
+            Cause::Absent,
             "{path}"
         );
         init(store.clone()).await;
@@ -119,7 +119,7 @@ async fn a_store_that_runs_full_at_any_write_fails_the_session_and_nothing_else(
                 break;
             }
             Err(error) => {
-                assert_eq!(error.kind(), Kind::NoSpace, "room for {room}: {error:?}");
+                assert_eq!(error.cause(), Cause::NoSpace, "room for {room}: {error:?}");
                 assert_eq!(repo.list("leases/").await.unwrap(), [], "room for {room}");
             }
         }

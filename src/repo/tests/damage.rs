@@ -12,7 +12,7 @@ use crate::repo::{
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{GetOptions, Key, PutOptions, Store};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 struct Fixture {
     store: MemoryStore,
@@ -92,7 +92,7 @@ async fn every_kind_of_file_in_every_way() {
                 damage(&store, &key, how).await;
                 let case = format!("{name} in {key}");
                 if let Err(error) = open(Arc::new(store.clone())).await {
-                    assert_eq!(error.kind(), Kind::Damage, "{case}: {error:?}");
+                    assert_eq!(error.cause(), Cause::Damage, "{case}: {error:?}");
                     assert!(prefix == "keys/" || prefix == "config", "{case}: {error:?}");
                     continue;
                 }
@@ -125,7 +125,7 @@ async fn restore_never_lies(store: &MemoryStore, fixture: &Fixture, case: &str) 
         };
         match read {
             Ok(read) => assert_eq!(read, restore(&good, manifest).await.unwrap(), "{case}"),
-            Err(error) => assert_eq!(error.kind(), Kind::Damage, "{case}: {error:?}"),
+            Err(error) => assert_eq!(error.cause(), Cause::Damage, "{case}: {error:?}"),
         }
     }
 }
@@ -141,8 +141,8 @@ async fn a_damaged_manifest_does_not_hide_the_others() {
     assert_eq!(snapshots.damage.len(), 1);
     assert_eq!(snapshots.damage[0].snapshots, [fixture.first.snapshot]);
     assert_eq!(
-        snapshots.find("latest", None).unwrap_err().kind(),
-        Kind::Damage
+        snapshots.find("latest", None).unwrap_err().cause(),
+        Cause::Damage
     );
     // The next backup goes on.
     backup(&repo, "a", &objects(1)).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_config_of_another_repository_is_damage() {
         .await
         .unwrap();
     let error = open(Arc::new(fixture.store.clone())).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Damage);
+    assert_eq!(error.cause(), Cause::Damage);
 }
 
 #[tokio::test]
@@ -244,14 +244,11 @@ async fn a_repository_that_needs_a_newer_writer_can_be_read() {
     let again = open(Arc::new(store.clone())).await.unwrap();
     assert_eq!(again.snapshots().await.unwrap().manifests.len(), 1);
     let error = writer(&again, "a").await.unwrap_err();
-    assert_eq!(error.kind().exit_code(), 13);
+    assert_eq!(error.exit_code(), 13);
 
     let read = rewrite(|config| config.required_read.push("new".into()));
     store.put(&key, read, PutOptions::default()).await.unwrap();
-    assert_eq!(
-        open(Arc::new(store)).await.unwrap_err().kind().exit_code(),
-        13
-    );
+    assert_eq!(open(Arc::new(store)).await.unwrap_err().exit_code(), 13);
 }
 
 #[tokio::test]
@@ -268,10 +265,10 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
         .await
         .unwrap();
     let error = write_snapshot(&open_writer, &objects(1)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::NewerFormat);
+    assert_eq!(error.cause(), Cause::NewerFormat);
     assert_eq!(
-        writer(&repo, "b").await.unwrap_err().kind(),
-        Kind::NewerFormat
+        writer(&repo, "b").await.unwrap_err().cause(),
+        Cause::NewerFormat
     );
     repo.begin_reader("a", vec![]).await.unwrap().finish().await;
     open_writer.abort().await.unwrap();
@@ -291,7 +288,7 @@ impl Sink for Tolerant {
     }
 
     async fn damaged(&self, item: u64, piece: PieceRef, error: Error) -> Result<()> {
-        assert_eq!(error.kind(), Kind::Damage);
+        assert_eq!(error.cause(), Cause::Damage);
         lock(&self.damaged).push((item, piece));
         Ok(())
     }

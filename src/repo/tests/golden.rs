@@ -7,12 +7,12 @@ use bytes::Bytes;
 use walkdir::WalkDir;
 
 use super::support::*;
-use crate::Kind;
 use crate::env::Env;
 use crate::repo::{CheckBytes, Cuts, InitOptions, Repository, Unlock};
 use crate::secret::Secret;
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
+use crate::{Cause, Result};
 
 const PASSPHRASE: &str = "golden eagle";
 
@@ -140,7 +140,7 @@ async fn every_flipped_byte_is_found() {
             let case = format!("byte {at} of {}", meta.key);
             if opens_with {
                 let error = open(Arc::new(good.clone())).await.unwrap_err();
-                assert_eq!(error.kind(), Kind::Damage, "{case}: {error:?}");
+                assert_eq!(error.cause(), Cause::Damage, "{case}: {error:?}");
             }
             let report = repo.check(&[], CheckBytes::All).await.unwrap();
             assert!(!report.damage.is_empty(), "{case}");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::support::*;
 use crate::repo::{Change, Content, Entry, KeyRange, NodeRef, ObjectHash, PieceRef, Repository};
-use crate::{Kind, Result};
+use crate::{Cause, Result};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -173,8 +173,8 @@ async fn keys_out_of_order_or_too_long_are_refused() {
     map.push(plain(b"b", b"")).await.unwrap();
     for bad in [&b"b"[..], b"a", &vec![b'c'; 65_536]] {
         assert_eq!(
-            map.push(plain(bad, b"")).await.unwrap_err().kind(),
-            Kind::Failed
+            map.push(plain(bad, b"")).await.unwrap_err().cause(),
+            Cause::Failed
         );
     }
     map.push(plain(&vec![b'c'; 65_535], b"")).await.unwrap();

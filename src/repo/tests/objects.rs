@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use proptest::prelude::*;
 
 use super::support::*;
-use crate::Kind;
+use crate::Cause;
 use crate::env::Env;
 use crate::repo::{Compression, InitOptions, Repository, Unlock};
 use crate::secret::Secret;
@@ -76,7 +76,6 @@ async fn with_a_passphrase_only_that_opens_it() {
         Repository::open(store.clone(), unlock, &env)
             .await
             .unwrap_err()
-            .kind()
             .exit_code()
     };
     assert_eq!(error(unlock("wrong")).await, 12);
@@ -96,14 +95,14 @@ async fn with_a_passphrase_only_that_opens_it() {
     let refused = Repository::open(plain, unlock("right"), &env)
         .await
         .unwrap_err();
-    assert_eq!(refused.kind(), Kind::WrongKey);
+    assert_eq!(refused.cause(), Cause::WrongKey);
 }
 
 #[tokio::test]
 async fn an_empty_backendis_no_repository_and_an_occupied_one_is_not_made_anew() {
     let (memory, store) = memory();
     let error = open(store.clone()).await.unwrap_err();
-    assert_eq!(error.kind().exit_code(), 10);
+    assert_eq!(error.exit_code(), 10);
     let repo = init(store.clone()).await;
     let again = Repository::init(store.clone(), Unlock::None, options(), &Env::system()).await;
     assert!(
@@ -134,7 +133,7 @@ async fn impossible_cuts_are_refused() {
     let mut options: InitOptions = options();
     options.cuts.cut = 5000;
     let made = Repository::init(store, Unlock::None, options, &Env::system()).await;
-    assert_eq!(made.unwrap_err().kind(), Kind::Usage);
+    assert_eq!(made.unwrap_err().cause(), Cause::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

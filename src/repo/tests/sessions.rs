@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::support::*;
-use crate::Kind;
 use crate::env::Env;
 use crate::repo::host::Host;
 use crate::repo::ids::SessionId;
@@ -17,6 +16,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::Op;
 use crate::store::{Key, PutOptions, SharedStore, Store};
+use crate::{Cause, Result};
 
 async fn plant(repo: &Repository, host: Host, beat: u64) {
     let session = SessionId([7; 32]);
@@ -56,7 +56,7 @@ async fn two_writers_of_one_instance_exclude_each_other_and_others_do_not() {
     let repo = init(store.clone()).await;
     let first = writer(&repo, "a").await.unwrap();
     let error = writer(&open(store).await.unwrap(), "a").await.unwrap_err();
-    assert_eq!(error.kind().exit_code(), 11);
+    assert_eq!(error.exit_code(), 11);
     assert!(
         error
             .to_string()
@@ -98,7 +98,7 @@ async fn at_most_one_of_many_that_begin_at_once_wins() {
         assert!(won.len() <= 1);
         assert!(
             lost.iter()
-                .all(|lost| lost.as_ref().unwrap_err().kind() == Kind::Locked)
+                .all(|lost| lost.as_ref().unwrap_err().cause() == Cause::Locked)
         );
         for writer in won {
             writer.unwrap().finish().await.unwrap();
@@ -133,7 +133,7 @@ async fn a_writer_elsewhere_is_dead_only_after_two_lifetimes_without_a_beat() {
         .await
         .unwrap();
     plant(&repo, elsewhere(), 1).await;
-    let locked = || async { writer(&repo, "a").await.unwrap_err().kind() == Kind::Locked };
+    let locked = || async { writer(&repo, "a").await.unwrap_err().cause() == Cause::Locked };
     assert!(locked().await);
     clock.advance(Duration::from_secs(239));
     assert!(locked().await);
@@ -194,7 +194,7 @@ async fn a_lease_that_cannot_be_read_is_named() {
         .await
         .unwrap();
     let error = writer(&repo, "a").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Damage);
+    assert_eq!(error.cause(), Cause::Damage);
     assert!(error.hint().unwrap().contains("leases/0101"));
     let report = repo
         .check(&[], crate::repo::CheckBytes::None)
@@ -225,7 +225,7 @@ async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
     };
     let began = env.boottime();
     tokio::select! {
-        (outcome, ()) = lives => assert_eq!(outcome.unwrap_err().kind(), Kind::Locked),
+        (outcome, ()) = lives => assert_eq!(outcome.unwrap_err().cause(), Cause::Locked),
         () = time_passes => {}
     }
     assert!(
@@ -258,7 +258,7 @@ async fn a_writer_of_this_host_that_runs_is_told_at_once() {
     let repo = init(store).await;
     plant(&repo, Host::current(), 1).await;
     let error = repo.outlast_writers("a").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Locked);
+    assert_eq!(error.cause(), Cause::Locked);
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn where_nothing_may_be_removed_everything_goes_on() {
     let faults = FaultStore::new(backend);
     faults
         .faults()
-        .add(Rule::on(Op::Delete, Action::Fail(Kind::AccessDenied)));
+        .add(Rule::on(Op::Delete, Action::Fail(Cause::AccessDenied)));
     let store: SharedStore = Arc::new(faults);
     let repo = init(store.clone()).await;
     for round in 0..3 {
@@ -286,7 +286,7 @@ async fn where_nothing_may_be_removed_everything_goes_on() {
 
 #[tokio::test]
 async fn a_repository_that_cannot_be_written_can_be_read() {
-    for kind in [Kind::AccessDenied, Kind::NoSpace, Kind::Failed] {
+    for kind in [Cause::AccessDenied, Cause::NoSpace, Cause::Failed] {
         let (_, backend) = memory();
         let faults = FaultStore::new(backend);
         let script = faults.faults();

@@ -19,7 +19,7 @@ use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Pieces of 4 KiB, so that small objects have many.
 pub const CUTS: Cuts = Cuts {
@@ -236,7 +236,7 @@ pub struct Journal {
 impl Journal {
     fn write(&self) -> Result<()> {
         match &mut *lock(&self.room) {
-            Some(0) => Err(Error::new(Kind::NoSpace, "the store is full")),
+            Some(0) => Err(Error::new(Cause::NoSpace, "the store is full")),
             Some(room) => {
                 *room -= 1;
                 Ok(())

@@ -6,7 +6,7 @@ use super::encode::{NodeWriter, check_key};
 use super::node::{Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill};
 use crate::repo::hash::PieceRef;
 use crate::repo::writer::Writer;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// Builds one map of a snapshot. Holds one node of each level, about 1 MiB each.
 ///
@@ -40,16 +40,14 @@ impl<'a> MapBuilder<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when the key is not, or has more than 65,535 bytes; what the store fails with.
+    /// [`Cause::Failed`] when the key is not, or has more than 65,535 bytes; what the store fails with.
     pub async fn push(&mut self, entry: Entry) -> Result<()> {
         check_key(&entry.key, self.last.as_deref())?;
         let large = match &entry.content {
             Content::Object { size, pieces, .. } if !pieces_fill(pieces, *size) => {
                 let key = String::from_utf8_lossy(&entry.key);
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!("the pieces of {key} do not fill it"),
-                ));
+                return Err(Side::Repository
+                    .error(Cause::Failed, format!("the pieces of {key} do not fill it")));
             }
             Content::Object { pieces, .. } if pieces.len() as u64 > NODE_ENTRIES => {
                 Some(self.store_pieces(pieces).await?)
@@ -83,7 +81,7 @@ impl<'a> MapBuilder<'a> {
         loop {
             let open = std::mem::take(&mut self.levels[level].open);
             let height = u8::try_from(level)
-                .map_err(|_| Error::new(Kind::Failed, "a map has too many levels"))?;
+                .map_err(|_| Side::Repository.error(Cause::Failed, "a map has too many levels"))?;
             let node = open.finish(height, Shape::at(height))?;
             let (cv, length) = self.writer.store_node(node).await?;
             let child = Child {

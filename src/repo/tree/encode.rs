@@ -6,7 +6,7 @@ use super::node::{Child, Content, Entry, MAGIC, NODE_ENTRIES, NodeRef, Shape};
 use crate::repo::hash::PieceRef;
 use crate::repo::ids::ObjectHash;
 use crate::repo::wire::{put_bytes, put_varint, to_u32};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// A node closes when it has reached this size, in bytes.
 const NODE_SIZE: usize = 1 << 20;
@@ -154,11 +154,11 @@ pub(crate) fn check_key(key: &[u8], last: Option<&[u8]>) -> Result<()> {
             "the key {shown}… has {} bytes; a map takes {KEY_MAX}",
             key.len()
         );
-        return Err(Error::new(Kind::Failed, message));
+        return Err(Side::Repository.error(Cause::Failed, message));
     }
     if last.is_some_and(|last| last >= key) {
-        return Err(Error::new(
-            Kind::Failed,
+        return Err(Side::Repository.error(
+            Cause::Failed,
             format!("the key {shown} is not above the one before it"),
         ));
     }

@@ -12,7 +12,7 @@ use super::node::{
 use crate::repo::ids::Cv;
 use crate::repo::view::View;
 use crate::repo::wire::damaged;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many nodes are read ahead: they are small, and a store answers in tens of milliseconds.
 const NODES_AT_ONCE: usize = 16;
@@ -97,7 +97,7 @@ impl View {
     ///
     /// # Errors
     ///
-    /// What `visit` fails with, and what the store fails with other than [`Kind::Damage`].
+    /// What `visit` fails with, and what the store fails with other than [`Cause::Damage`].
     pub async fn walk_envelopes<F>(
         &self,
         roots: impl IntoIterator<Item = NodeRef>,
@@ -125,7 +125,7 @@ impl View {
                     visit(&node, Ok(&read.envelope))?;
                     queue.extend(read.envelope.nodes);
                 }
-                Err(error) if error.kind() == Kind::Damage => visit(&node, Err(error))?,
+                Err(error) if error.cause() == Cause::Damage => visit(&node, Err(error))?,
                 Err(error) => return Err(error),
             }
         }

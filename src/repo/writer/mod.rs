@@ -27,7 +27,7 @@ use super::tree::MapBuilder;
 use super::view::View;
 use super::wire::to_u32;
 use crate::env::lock;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// A writer session of one instance.
 ///
@@ -70,7 +70,7 @@ fn short(id: &BlobId) -> ShortId {
 /// The first error of a session, to be told to every later caller.
 #[derive(Debug, Clone)]
 struct Failure {
-    kind: Kind,
+    kind: Cause,
     message: String,
     hint: Option<String>,
 }
@@ -90,8 +90,8 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Kind::Locked`] when another session writes for the instance, [`Kind::NewerFormat`] when the
-    /// repository needs a newer writer, [`Kind::Damage`] when the index or a lease is damaged.
+    /// [`Cause::Locked`] when another session writes for the instance, [`Cause::NewerFormat`] when the
+    /// repository needs a newer writer, [`Cause::Damage`] when the index or a lease is damaged.
     pub async fn begin_writer(
         &self,
         instance: &str,
@@ -136,14 +136,15 @@ impl Repository {
 async fn refuse_marks(repo: &Repository) -> Result<()> {
     match repo.list("marks/").await?.first() {
         None => Ok(()),
-        Some(mark) => Err(Error::new(
-            Kind::NewerFormat,
-            format!(
-                "{} marks packs to be removed, which this eyrie does not know how to heed",
-                mark.key
-            ),
-        )
-        .with_hint("let the eyrie that prunes finish, or write with that one")),
+        Some(mark) => Err(Side::Repository
+            .error(
+                Cause::NewerFormat,
+                format!(
+                    "{} marks packs to be removed, which this eyrie does not know how to heed",
+                    mark.key
+                ),
+            )
+            .with_hint("let the eyrie that prunes finish, or write with that one")),
     }
 }
 
@@ -170,7 +171,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Kind::Failed`] when it lapsed: nothing can be committed any more.
+    /// [`Cause::Failed`] when it lapsed: nothing can be committed any more.
     pub fn check_lease(&self) -> Result<()> {
         self.lease.check()
     }
@@ -218,7 +219,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// After [`Kind::Unavailable`] it is unknown whether the snapshot exists; otherwise it does not.
+    /// After [`Cause::Unavailable`] it is unknown whether the snapshot exists; otherwise it does not.
     pub async fn commit(&self, draft: ManifestDraft) -> Result<Manifest> {
         self.flush().await?;
         let mended = self.session.mend_index().await;
@@ -289,7 +290,9 @@ impl Writer {
             Ok(stored)
         };
         tokio::spawn(work).await.map_err(|error| {
-            Error::new(Kind::Failed, "storing a blob was cut short").with_source(error)
+            Side::Repository
+                .error(Cause::Failed, "storing a blob was cut short")
+                .with_source(error)
         })?
     }
 }
@@ -334,7 +337,7 @@ impl Session {
     /// Remembers the session's first error.
     fn fail(&self, error: &Error) {
         lock(&self.failure).get_or_insert_with(|| Failure {
-            kind: error.kind(),
+            kind: error.cause(),
             message: error.chain(),
             hint: error.hint().map(str::to_owned),
         });
@@ -349,7 +352,7 @@ impl Session {
                 message,
                 hint,
             }) => {
-                let error = Error::new(kind, message);
+                let error = Side::Repository.error(kind, message);
                 Err(match hint {
                     Some(hint) => error.with_hint(hint),
                     None => error,
@@ -360,8 +363,8 @@ impl Session {
 
     /// The error that the session failed with.
     fn failure(&self) -> Error {
-        self.check()
-            .err()
-            .unwrap_or_else(|| Error::new(Kind::Failed, "the writer session has ended"))
+        self.check().err().unwrap_or_else(|| {
+            Side::Repository.error(Cause::Failed, "the writer session has ended")
+        })
     }
 }

@@ -17,7 +17,7 @@ use crate::repo::pack::{PackEntry, pack_header, pack_key};
 use crate::repo::pool::Share;
 use crate::repo::wire::to_u32;
 use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// A pack is closed when it has reached this size, in bytes.
 const PACK_TARGET: u64 = 64 << 20;
@@ -226,7 +226,9 @@ impl Packer {
             return Ok(());
         };
         finishing.await.map_err(|error| {
-            Error::new(Kind::Failed, "finishing a pack was cut short").with_source(error)
+            Side::Repository
+                .error(Cause::Failed, "finishing a pack was cut short")
+                .with_source(error)
         })?
     }
 
@@ -283,7 +285,7 @@ impl OpenPack {
     async fn append(&mut self, session: &Session, blob: SealedBlob) -> Result<()> {
         let stored = to_u32(blob.bytes.len(), "a blob's stored length")?;
         let position = u32::try_from(self.position)
-            .map_err(|_| Error::new(Kind::Failed, "a pack is too large"))?;
+            .map_err(|_| Side::Repository.error(Cause::Failed, "a pack is too large"))?;
         let SealedBlob {
             id,
             plain,

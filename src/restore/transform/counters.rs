@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::milvus::catalog::Catalog;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The low bits of a hybrid timestamp count within a millisecond.
 pub(super) const LOGICAL_BITS: u32 = 18;
@@ -63,6 +63,6 @@ pub(super) fn session_id(saved: i64, least: i64) -> i64 {
 pub(super) fn read_mark(value: &[u8]) -> Result<u64> {
     let bytes = value
         .try_into()
-        .map_err(|_| Error::new(Kind::Damage, "the value is not an 8-byte counter"))?;
+        .map_err(|_| Error::new(Cause::Damage, "the value is not an 8-byte counter"))?;
     Ok(u64::from_be_bytes(bytes))
 }

@@ -4,7 +4,7 @@ use super::StorageRoots;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::{TTL_PROPERTY, WalKind};
 use crate::milvus::wire::Message;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// Positions at the beginning of a fresh WAL (docs/milvus.md 5.3).
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ fn moved(path: &[u8], directories: &[&str], roots: &StorageRoots) -> Option<Vec<
 fn move_manifest(manifest: &[u8], roots: &StorageRoots) -> Result<Vec<u8>> {
     let bad = || {
         Error::new(
-            Kind::Damage,
+            Cause::Damage,
             "the manifest path is not the JSON that it should be",
         )
     };

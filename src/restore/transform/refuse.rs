@@ -3,7 +3,7 @@
 use super::{Options, Unproven, Wal};
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::validate::RefusalKind;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Result, Side};
 
 /// Steps of this restore that never ran against a real broker here; `plan` and `check` name them.
 #[must_use]
@@ -25,7 +25,8 @@ pub fn unproven(catalog: &Catalog, options: &Options) -> Vec<String> {
 }
 
 pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
-    let refused = |what: String, hint: &str| Err(Error::new(Kind::Target, what).with_hint(hint));
+    let refused =
+        |what: String, hint: &str| Err(Side::Target.error(Cause::Refused, what).with_hint(hint));
     let cannot = [
         RefusalKind::LegacyLogs,
         RefusalKind::Manifest,

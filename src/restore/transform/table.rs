@@ -9,7 +9,7 @@ use crate::milvus::keys::{KeyKind, KeyValue, SegmentKey, normalise_item};
 use crate::milvus::proto::meta::{AliasInfo, AliasState, DatabaseState};
 use crate::milvus::proto::{data, index, msg, streaming};
 use crate::milvus::wire::Message;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 pub(super) struct Table<'a> {
     catalog: &'a Catalog,
@@ -344,7 +344,7 @@ impl<'a> Table<'a> {
             let saved: i64 = text
                 .trim()
                 .parse()
-                .map_err(|_| Error::new(Kind::Damage, "the value is not a decimal number"))?;
+                .map_err(|_| Error::new(Cause::Damage, "the value is not a decimal number"))?;
             let next = counters::session_id(saved, self.options.least_session_id);
             note(saved.unsigned_abs(), next.unsigned_abs());
             let why = "node ids are never given out twice";
@@ -471,7 +471,7 @@ fn rewritten(key: &KeyValue, value: Vec<u8>, why: &'static str) -> Verdict {
 fn decode<M: prost::Message + Default>(value: &[u8]) -> Result<M> {
     M::decode(value).map_err(|error| {
         Error::new(
-            Kind::Damage,
+            Cause::Damage,
             "the value is not the protobuf message it should be",
         )
         .with_source(error)

@@ -153,7 +153,7 @@ fn simulated_refusals_say_the_way_out() {
     let set = SimulatedKeys::v2_6(&[]);
     let refused = |options: Options, keys: &[KeyValue]| {
         let error = transform(keys, &options).unwrap_err();
-        assert_eq!(error.kind(), Kind::Target);
+        assert_eq!(error.exit_code(), 21);
         format!("{error} / {}", error.hint().unwrap())
     };
     let with = |wal| Options {
@@ -337,7 +337,7 @@ proptest! {
         let at = at % set.keys.len();
         set.keys[at].value = bytes;
         let options = Options { unproven: Unproven::Accept, ..of(&set) };
-        if let Err(error) = transform(&set.keys, &options) && error.kind() == Kind::Damage {
+        if let Err(error) = transform(&set.keys, &options) && error.cause() == Cause::Damage {
             let key = String::from_utf8_lossy(&set.keys[at].key);
             prop_assert!(error.chain().contains(&*key), "{}", error.chain());
         }

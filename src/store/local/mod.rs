@@ -25,7 +25,7 @@ use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, Store,
 };
 use crate::env::lock;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// The directory under the root where objects are written before they get their names.
 pub const TEMP_DIRECTORY: &str = ".eyrie-tmp";
@@ -44,7 +44,7 @@ pub enum Access {
 /// What opening does when the root directory is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingRoot {
-    /// Fail with [`Kind::NotFound`].
+    /// Fail with [`Cause::NotFound`].
     #[default]
     Fail,
     /// Make it and its parents.
@@ -77,7 +77,7 @@ impl LocalStore {
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] when it is missing and is not to be made; [`Kind::AccessDenied`] when it
+    /// [`Cause::NotFound`] when it is missing and is not to be made; [`Cause::AccessDenied`] when it
     /// may not be read.
     pub fn open(root: impl AsRef<Path>, settings: LocalSettings) -> Result<Self> {
         let tree = Arc::new(Tree::open(root.as_ref(), settings)?);
@@ -113,7 +113,7 @@ impl LocalStore {
         tokio::task::spawn_blocking(move || work(&tree))
             .await
             .unwrap_or_else(|error| {
-                Err(Error::new(Kind::Failed, "a file operation stopped").with_source(error))
+                Err(Error::new(Cause::Failed, "a file operation stopped").with_source(error))
             })
     }
 }
@@ -196,7 +196,7 @@ struct LocalParts {
 impl LocalParts {
     fn gone(&self) -> Error {
         Error::new(
-            Kind::NotFound,
+            Cause::NotFound,
             format!("the upload of {} has ended", self.key),
         )
     }

@@ -50,7 +50,7 @@ async fn a_missing_root_is_an_error_or_made() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("a/b");
     let error = LocalStore::open(&root, LocalSettings::default()).unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.cause(), Cause::NotFound);
     assert!(error.to_string().contains("a/b"), "{error:?}");
     let missing = MissingRoot::Create;
     let access = Access::Private;
@@ -128,12 +128,12 @@ async fn temporary_files_are_no_objects() {
     let name = temporary.unwrap().next().unwrap().unwrap().file_name();
     let path = format!("{TEMP_DIRECTORY}/{}", name.display());
     assert_eq!(
-        store.head(&key(&path)).await.unwrap_err().kind(),
-        Kind::NotFound
+        store.head(&key(&path)).await.unwrap_err().cause(),
+        Cause::NotFound
     );
     assert_eq!(
-        put(&store, ".eyrie-tmp/x").await.unwrap_err().kind(),
-        Kind::Usage
+        put(&store, ".eyrie-tmp/x").await.unwrap_err().cause(),
+        Cause::Invalid
     );
     store.delete(&key(&path), None).await.unwrap();
     assert!(keys(&store, "", None).await.unwrap().is_empty());
@@ -149,7 +149,7 @@ async fn temporary_files_are_no_objects() {
         let path = scratch.path().join(TEMP_DIRECTORY).join(name);
         assert!(path.exists(), "{name} is not ours");
     }
-    assert_eq!(upload.finish().await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(upload.finish().await.unwrap_err().cause(), Cause::NotFound);
 }
 
 #[tokio::test]
@@ -170,15 +170,15 @@ async fn a_file_is_no_directory() {
     let (_scratch, store) = scratch(LocalSettings::default());
     put(&store, "a").await.unwrap();
     assert_eq!(
-        store.head(&key("a/b")).await.unwrap_err().kind(),
-        Kind::NotFound
+        store.head(&key("a/b")).await.unwrap_err().cause(),
+        Cause::NotFound
     );
     store.delete(&key("a/b"), None).await.unwrap();
-    assert_eq!(put(&store, "a/b").await.unwrap_err().kind(), Kind::Failed);
+    assert_eq!(put(&store, "a/b").await.unwrap_err().cause(), Cause::Failed);
     put(&store, "b/c").await.unwrap();
     assert_eq!(
-        store.head(&key("b")).await.unwrap_err().kind(),
-        Kind::NotFound
+        store.head(&key("b")).await.unwrap_err().cause(),
+        Cause::NotFound
     );
     assert!(put(&store, "b").await.is_err());
     store.delete(&key("b"), None).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_full_disk_is_no_space_and_names_the_path() {
     let error = full.write_all_at(b"x", 0).unwrap_err();
     let (_scratch, store) = scratch(LocalSettings::default());
     let error = store.tree.failed("write", "data/x", error);
-    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(error.cause(), Cause::NoSpace);
     assert!(error.to_string().ends_with("data/x"), "{error}");
     assert!(error.hint().is_some());
 }

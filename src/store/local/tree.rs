@@ -20,7 +20,7 @@ use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 use super::temporary::Temporary;
 use super::{Access, LocalSettings, MissingRoot, TEMP_DIRECTORY};
 use crate::store::{Durability, Key, Meta, PutMode, PutOptions};
-use crate::{Error, Kind, Result, env};
+use crate::{Cause, Error, Result, env};
 
 /// How often a write makes its directories anew when a concurrent delete removes them as empty.
 const PUBLISH_TRIES: usize = 16;
@@ -73,11 +73,11 @@ impl Tree {
     pub(super) fn failed(&self, action: &str, below: &str, error: std::io::Error) -> Error {
         let path = self.path.join(below);
         let error = Error::from(error);
-        let kind = error.kind();
+        let kind = error.cause();
         let error = error.context(format!("{action} {}", path.display()));
         match kind {
-            Kind::NoSpace => error.with_hint("free space on this file system or raise the quota"),
-            Kind::AccessDenied => error.with_hint("run as the owner, or change the permissions"),
+            Cause::NoSpace => error.with_hint("free space on this file system or raise the quota"),
+            Cause::AccessDenied => error.with_hint("run as the owner, or change the permissions"),
             _ => error,
         }
     }
@@ -85,7 +85,7 @@ impl Tree {
     fn refused_link(&self, below: &str) -> Error {
         let path = self.path.join(below);
         Error::new(
-            Kind::Failed,
+            Cause::Failed,
             format!("{} is a symbolic link", path.display()),
         )
         .with_hint("links below a store's root are not followed; move the data or mount it there")
@@ -135,7 +135,7 @@ impl Tree {
         }
     }
 
-    /// Opens the directory of `key`; [`Kind::NotFound`] when there is none.
+    /// Opens the directory of `key`; [`Cause::NotFound`] when there is none.
     fn parent<'k>(&self, key: &'k Key) -> Result<(OwnedFd, &'k str)> {
         let (names, name) = split(key);
         let reserved = names.first().unwrap_or(&name) == &TEMP_DIRECTORY;
@@ -150,7 +150,10 @@ impl Tree {
 
     fn absent(&self, key: &Key) -> Error {
         let path = self.path.join(key.as_str());
-        Error::new(Kind::NotFound, format!("{} does not exist", path.display()))
+        Error::new(
+            Cause::NotFound,
+            format!("{} does not exist", path.display()),
+        )
     }
 
     pub(super) fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
@@ -169,7 +172,7 @@ impl Tree {
         let size = size_of(&stat);
         let range = range.unwrap_or(0..size);
         let length = range.end.min(size).saturating_sub(range.start);
-        let too_large = |_| Error::new(Kind::Failed, format!("{key} exceeds memory"));
+        let too_large = |_| Error::new(Cause::Failed, format!("{key} exceeds memory"));
         let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(too_large)?);
         let mut file = File::from(opened);
         file.seek(SeekFrom::Start(range.start)).map_err(fail)?;
@@ -218,7 +221,7 @@ impl Tree {
             });
             match opened {
                 Ok(opened) => break opened,
-                Err(error) if error.kind() == Kind::NotFound && tries < PUBLISH_TRIES => {}
+                Err(error) if error.cause() == Cause::NotFound && tries < PUBLISH_TRIES => {}
                 Err(error) => return Err(error),
             }
         };
@@ -235,7 +238,7 @@ impl Tree {
     pub(super) fn temporary(&self, key: &Key) -> Result<Temporary> {
         if key.as_str().split('/').next() == Some(TEMP_DIRECTORY) {
             return Err(Error::new(
-                Kind::Usage,
+                Cause::Invalid,
                 format!("{key} lies in the directory for temporary files"),
             ));
         }
@@ -422,7 +425,7 @@ fn is_absent(error: &Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::NotADirectory)
     };
-    error.kind() == Kind::NotFound
+    error.cause() == Cause::NotFound
         || std::iter::successors(std::error::Error::source(error), |e| e.source())
             .any(not_directory)
 }

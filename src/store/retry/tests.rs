@@ -43,7 +43,7 @@ async fn conforms() {
 async fn every_operation_survives_passing_faults() {
     let inner = FaultStore::new(Arc::new(MemoryStore::new()));
     for n in 0..4_000 {
-        let down = Action::Fail([Kind::Unavailable, Kind::Throttled][n % 2]);
+        let down = Action::Fail([Cause::Unavailable, Cause::Throttled][n % 2]);
         inner.faults().add(Rule::any(down).nth(3 * n as u64 + 1));
     }
     let faults = inner.faults();
@@ -63,16 +63,16 @@ async fn every_operation_survives_passing_faults() {
 }
 
 #[rstest]
-#[case(Kind::NotFound)]
-#[case(Kind::AccessDenied)]
-#[case(Kind::NoSpace)]
-#[case(Kind::Failed)]
+#[case(Cause::NotFound)]
+#[case(Cause::AccessDenied)]
+#[case(Cause::NoSpace)]
+#[case(Cause::Failed)]
 #[tokio::test(start_paused = true)]
-async fn what_cannot_pass_is_not_tried_again(#[case] kind: Kind) {
+async fn what_cannot_pass_is_not_tried_again(#[case] kind: Cause) {
     let (store, faults, _) = faulty();
     faults.add(Rule::any(Action::Fail(kind)));
     let started = Instant::now();
-    assert_eq!(store.head(&key("a")).await.unwrap_err().kind(), kind);
+    assert_eq!(store.head(&key("a")).await.unwrap_err().cause(), kind);
     assert_eq!(faults.fired(), 1);
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
@@ -80,10 +80,10 @@ async fn what_cannot_pass_is_not_tried_again(#[case] kind: Kind) {
 #[tokio::test(start_paused = true)]
 async fn tries_end_before_the_deadline() {
     let (store, faults, _) = faulty();
-    faults.add(Rule::any(Action::Fail(Kind::Unavailable)));
+    faults.add(Rule::any(Action::Fail(Cause::Unavailable)));
     let started = Instant::now();
     let error = store.head(&key("a")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(error.cause(), Cause::Unavailable);
     assert!(error.to_string().starts_with("gave up after"), "{error:?}");
     let (elapsed, policy) = (started.elapsed(), RetryPolicy::default());
     assert!(
@@ -97,13 +97,13 @@ async fn tries_end_before_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_succeeded() {
     let (store, faults, memory) = faulty();
-    faults.add(Rule::on(Op::Put, Action::LoseAnswer(Kind::Unavailable)).first(1));
+    faults.add(Rule::on(Op::Put, Action::LoseAnswer(Cause::Unavailable)).first(1));
     let put = store.put(&key("a"), bytes(), CREATE).await.unwrap();
     assert_eq!(put.version, memory.head(&key("a")).await.unwrap().version);
     let again = store.put(&key("a"), bytes(), CREATE).await;
     assert_eq!(
-        again.unwrap_err().kind(),
-        Kind::AlreadyExists,
+        again.unwrap_err().cause(),
+        Cause::AlreadyExists,
         "no doubt, no excuse"
     );
 }
@@ -113,17 +113,17 @@ async fn a_creation_does_not_take_anothers_object_for_its_own() {
     let (store, faults, memory) = faulty();
     let theirs = Bytes::from_static(b"their byte");
     memory.put(&key("a"), theirs, CREATE).await.unwrap();
-    faults.add(Rule::on(Op::Put, Action::Fail(Kind::Unavailable)).first(2));
+    faults.add(Rule::on(Op::Put, Action::Fail(Cause::Unavailable)).first(2));
     let put = store.put(&key("a"), bytes(), CREATE).await;
-    assert_eq!(put.unwrap_err().kind(), Kind::AlreadyExists);
+    assert_eq!(put.unwrap_err().cause(), Cause::AlreadyExists);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_torn_creation_is_no_success() {
     let (store, faults, _) = faulty();
-    faults.add(Rule::on(Op::Put, Action::Tear(Kind::Unavailable)).first(1));
+    faults.add(Rule::on(Op::Put, Action::Tear(Cause::Unavailable)).first(1));
     let put = store.put(&key("a"), bytes(), CREATE).await;
-    assert_eq!(put.unwrap_err().kind(), Kind::AlreadyExists);
+    assert_eq!(put.unwrap_err().cause(), Cause::AlreadyExists);
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,9 +136,9 @@ async fn a_listing_goes_on_after_the_last_key() {
             .await
             .unwrap();
     }
-    faults.add(Rule::on(Op::List, Action::Fail(Kind::Throttled)).first(2));
+    faults.add(Rule::on(Op::List, Action::Fail(Cause::Throttled)).first(2));
     for n in [1, 2, 50, 51, 52, 99] {
-        faults.add(Rule::on(Op::Listed, Action::Fail(Kind::Unavailable)).nth(n));
+        faults.add(Rule::on(Op::Listed, Action::Fail(Cause::Unavailable)).nth(n));
     }
     let listed: Vec<Meta> = store
         .list("p/", ListOptions::default())
@@ -159,12 +159,12 @@ async fn upload(store: &RetryStore, options: PutOptions) -> Result<Put> {
 }
 
 #[rstest]
-#[case(Rule::on(Op::Parts, Action::Fail(Kind::Unavailable)).first(2))]
-#[case(Rule::on(Op::Part, Action::Fail(Kind::Throttled)).first(3))]
-#[case(Rule::on(Op::Part, Action::LoseAnswer(Kind::Unavailable)).first(3))]
-#[case(Rule::on(Op::Part, Action::Tear(Kind::Unavailable)).first(1))]
-#[case(Rule::on(Op::Finish, Action::Fail(Kind::Unavailable)).first(2))]
-#[case(Rule::on(Op::Finish, Action::LoseAnswer(Kind::Unavailable)).first(1))]
+#[case(Rule::on(Op::Parts, Action::Fail(Cause::Unavailable)).first(2))]
+#[case(Rule::on(Op::Part, Action::Fail(Cause::Throttled)).first(3))]
+#[case(Rule::on(Op::Part, Action::LoseAnswer(Cause::Unavailable)).first(3))]
+#[case(Rule::on(Op::Part, Action::Tear(Cause::Unavailable)).first(1))]
+#[case(Rule::on(Op::Finish, Action::Fail(Cause::Unavailable)).first(2))]
+#[case(Rule::on(Op::Finish, Action::LoseAnswer(Cause::Unavailable)).first(1))]
 #[tokio::test(start_paused = true)]
 async fn an_upload_survives(#[case] rule: Rule) {
     for options in [CREATE, PutOptions::default()] {
@@ -188,7 +188,7 @@ async fn an_upload_does_not_take_anothers_object_for_its_own() {
     let (store, faults, memory) = faulty();
     let theirs = Bytes::from(vec![9; 3 * MIN_PART_SIZE]);
     memory.put(&key("u"), theirs, CREATE).await.unwrap();
-    faults.add(Rule::on(Op::Finish, Action::Fail(Kind::Unavailable)).first(1));
+    faults.add(Rule::on(Op::Finish, Action::Fail(Cause::Unavailable)).first(1));
     let put = upload(&store, CREATE).await;
-    assert_eq!(put.unwrap_err().kind(), Kind::AlreadyExists);
+    assert_eq!(put.unwrap_err().cause(), Cause::AlreadyExists);
 }

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::http::Response;
 
-use crate::{Error, Kind};
+use crate::{Cause, Error};
 
 /// Turns the failure of `action` (what was being done to what) into an error of ours.
 pub(super) fn classify<E>(action: &str, error: SdkError<E, Response>) -> Error
@@ -15,7 +15,7 @@ where
     let code = error.code().unwrap_or_default().to_owned();
     let said = error.message().unwrap_or_default().to_owned();
     let status = error.raw_response().map(|raw| raw.status().as_u16());
-    let (kind, hint) = match &error {
+    let (cause, hint) = match &error {
         // `MinIO` has no code of its own for an object under Object Lock.
         SdkError::ServiceError(_) if said.contains("WORM protected") => {
             of_answer("ObjectLocked", 403)
@@ -24,7 +24,7 @@ where
         SdkError::ConstructionFailure(_) => of_no_request(&error),
         SdkError::DispatchFailure(_) => of_no_answer(&error),
         // A time-out, or an answer that broke off or is not S3's.
-        _ => (Kind::Unavailable, None),
+        _ => (Cause::Unavailable, None),
     };
     let what = match (code.as_str(), status) {
         ("", Some(status)) => format!(": the server answers {status}"),
@@ -32,7 +32,7 @@ where
         (code, _) if said.is_empty() => format!(": {code}"),
         (code, _) => format!(": {code}: {}", said.trim_end_matches('.')),
     };
-    let ours = Error::new(kind, format!("{action}{what}"));
+    let ours = Error::new(cause, format!("{action}{what}"));
     // What the server said is in the message; the SDK's text around it would say it twice.
     let ours = match error {
         SdkError::ServiceError(_) => ours,
@@ -44,47 +44,47 @@ where
     }
 }
 
-type Meaning = (Kind, Option<&'static str>);
+type Meaning = (Cause, Option<&'static str>);
 
 /// Codes: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>, and `MinIO`'s own
 /// that begin with `XMinio`. HEAD has no body: there the status is all.
 fn of_answer(code: &str, status: u16) -> Meaning {
     match code {
         "NoSuchBucket" => (
-            Kind::Usage,
+            Cause::Absent,
             Some("create the bucket, or correct its name and the endpoint"),
         ),
-        "InvalidBucketName" | "InvalidAccessPoint" => (Kind::Usage, None),
+        "InvalidBucketName" | "InvalidAccessPoint" => (Cause::Invalid, None),
         "PermanentRedirect"
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => (
-            Kind::Usage,
+            Cause::Invalid,
             Some("the bucket is in another region: correct the region or the endpoint"),
         ),
-        "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" | "NotFound" => (Kind::NotFound, None),
-        "PreconditionFailed" => (Kind::AlreadyExists, None),
+        "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" | "NotFound" => (Cause::NotFound, None),
+        "PreconditionFailed" => (Cause::AlreadyExists, None),
         "RequestTimeTooSkewed" => (
-            Kind::AccessDenied,
+            Cause::AccessDenied,
             Some("this host's clock differs from the server's by more than 15 minutes"),
         ),
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => (
-            Kind::AccessDenied,
+            Cause::AccessDenied,
             Some("correct the access key or its secret"),
         ),
         "ExpiredToken" | "InvalidToken" => {
-            (Kind::AccessDenied, Some("renew the session credentials"))
+            (Cause::AccessDenied, Some("renew the session credentials"))
         }
         "InvalidObjectState" => (
-            Kind::Failed,
+            Cause::Failed,
             Some("the object is archived: restore it to a readable storage class first"),
         ),
         "ObjectLocked" => (
-            Kind::AccessDenied,
+            Cause::AccessDenied,
             Some("the object is locked: it can be deleted when its retention ends"),
         ),
-        "NotImplemented" => (Kind::Failed, Some("this store lacks the operation")),
+        "NotImplemented" => (Cause::Failed, Some("this store lacks the operation")),
         "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => (
-            Kind::NoSpace,
+            Cause::NoSpace,
             Some("free space in the store or raise the quota"),
         ),
         "SlowDown"
@@ -94,27 +94,27 @@ fn of_answer(code: &str, status: u16) -> Meaning {
         | "Throttling"
         | "ThrottlingException"
         | "TooManyRequests"
-        | "TooManyRequestsException" => (Kind::Throttled, None),
+        | "TooManyRequestsException" => (Cause::Throttled, None),
         "InternalError"
         | "ServiceUnavailable"
         | "RequestTimeout"
         | "OperationAborted"
-        | "ConditionalRequestConflict" => (Kind::Unavailable, None),
+        | "ConditionalRequestConflict" => (Cause::Unavailable, None),
         _ => (of_status(status), None),
     }
 }
 
-fn of_status(status: u16) -> Kind {
+fn of_status(status: u16) -> Cause {
     match status {
-        401 | 403 => Kind::AccessDenied,
-        404 => Kind::NotFound,
-        412 => Kind::AlreadyExists,
-        429 => Kind::Throttled,
-        507 => Kind::NoSpace,
-        501 => Kind::Failed,
+        401 | 403 => Cause::AccessDenied,
+        404 => Cause::NotFound,
+        412 => Cause::AlreadyExists,
+        429 => Cause::Throttled,
+        507 => Cause::NoSpace,
+        501 => Cause::Failed,
         // A conflict passes, and so does a server's own fault.
-        408 | 409 | 500.. => Kind::Unavailable,
-        _ => Kind::Failed,
+        408 | 409 | 500.. => Cause::Unavailable,
+        _ => Cause::Failed,
     }
 }
 
@@ -123,12 +123,12 @@ fn of_no_request(error: &(dyn StdError + 'static)) -> Meaning {
     if chain_contains(error, "credential") {
         return no_credentials();
     }
-    (Kind::Failed, None)
+    (Cause::Failed, None)
 }
 
 fn no_credentials() -> Meaning {
     (
-        Kind::AccessDenied,
+        Cause::AccessDenied,
         Some("set the access key and its secret, or give the AWS credential chain some"),
     )
 }
@@ -137,7 +137,7 @@ fn no_credentials() -> Meaning {
 fn of_no_answer(error: &(dyn StdError + 'static)) -> Meaning {
     if chain_contains(error, "certificate") {
         return (
-            Kind::Failed,
+            Cause::Failed,
             Some("the server's certificate is not trusted: set the CA file"),
         );
     }
@@ -146,7 +146,7 @@ fn of_no_answer(error: &(dyn StdError + 'static)) -> Meaning {
     {
         return no_credentials();
     }
-    (Kind::Unavailable, None)
+    (Cause::Unavailable, None)
 }
 
 fn chain_contains(error: &(dyn StdError + 'static), text: &str) -> bool {
@@ -160,24 +160,24 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case("NoSuchKey", 404, Kind::NotFound)]
-    #[case("NoSuchBucket", 404, Kind::Usage)]
-    #[case("", 404, Kind::NotFound)]
-    #[case("PreconditionFailed", 412, Kind::AlreadyExists)]
-    #[case("ConditionalRequestConflict", 409, Kind::Unavailable)]
-    #[case("AccessDenied", 403, Kind::AccessDenied)]
-    #[case("", 403, Kind::AccessDenied)]
-    #[case("InvalidAccessKeyId", 403, Kind::AccessDenied)]
-    #[case("SignatureDoesNotMatch", 403, Kind::AccessDenied)]
-    #[case("SlowDown", 503, Kind::Throttled)]
-    #[case("SlowDownWrite", 503, Kind::Throttled)]
-    #[case("", 429, Kind::Throttled)]
-    #[case("", 503, Kind::Unavailable)]
-    #[case("InternalError", 500, Kind::Unavailable)]
-    #[case("XMinioStorageFull", 507, Kind::NoSpace)]
-    #[case("NotImplemented", 501, Kind::Failed)]
-    #[case("InvalidRequest", 400, Kind::Failed)]
-    fn answers(#[case] code: &str, #[case] status: u16, #[case] kind: Kind) {
-        assert_eq!(of_answer(code, status).0, kind);
+    #[case("NoSuchKey", 404, Cause::NotFound)]
+    #[case("NoSuchBucket", 404, Cause::Absent)]
+    #[case("", 404, Cause::NotFound)]
+    #[case("PreconditionFailed", 412, Cause::AlreadyExists)]
+    #[case("ConditionalRequestConflict", 409, Cause::Unavailable)]
+    #[case("AccessDenied", 403, Cause::AccessDenied)]
+    #[case("", 403, Cause::AccessDenied)]
+    #[case("InvalidAccessKeyId", 403, Cause::AccessDenied)]
+    #[case("SignatureDoesNotMatch", 403, Cause::AccessDenied)]
+    #[case("SlowDown", 503, Cause::Throttled)]
+    #[case("SlowDownWrite", 503, Cause::Throttled)]
+    #[case("", 429, Cause::Throttled)]
+    #[case("", 503, Cause::Unavailable)]
+    #[case("InternalError", 500, Cause::Unavailable)]
+    #[case("XMinioStorageFull", 507, Cause::NoSpace)]
+    #[case("NotImplemented", 501, Cause::Failed)]
+    #[case("InvalidRequest", 400, Cause::Failed)]
+    fn answers(#[case] code: &str, #[case] status: u16, #[case] cause: Cause) {
+        assert_eq!(of_answer(code, status).0, cause);
     }
 }

@@ -30,7 +30,7 @@ use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,
     may_begin_a_key,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// A bucket, or what lies under a prefix of it.
 #[derive(Clone)]
@@ -57,10 +57,10 @@ impl S3Store {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when the settings cannot be right.
+    /// [`Cause::Invalid`] when the settings cannot be right.
     pub async fn open(settings: S3Settings) -> Result<Self> {
         if settings.bucket.is_empty() {
-            return Err(Error::new(Kind::Usage, "no S3 bucket is named"));
+            return Err(Error::new(Cause::Invalid, "no S3 bucket is named"));
         }
         let prefix = settings.prefix.trim_matches('/');
         let prefix = match prefix {
@@ -99,9 +99,9 @@ impl S3Store {
         match self.head(key).await {
             Ok(_) => {
                 let said = format!("{} exists already", self.describe(key));
-                Err(Error::new(Kind::AlreadyExists, said))
+                Err(Error::new(Cause::AlreadyExists, said))
             }
-            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) if error.cause() == Cause::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -136,13 +136,13 @@ impl S3Store {
         let broken = || self.doing("read", key);
         let announced = answer.content_length.unwrap_or_default();
         let size = usize::try_from(announced)
-            .map_err(|_| Error::new(Kind::Failed, format!("{}: it exceeds memory", broken())))?;
+            .map_err(|_| Error::new(Cause::Failed, format!("{}: it exceeds memory", broken())))?;
         let mut body = answer.body;
         let mut whole = BytesMut::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| {
                 Error::new(
-                    Kind::Unavailable,
+                    Cause::Unavailable,
                     format!("{}: the answer broke off", broken()),
                 )
                 .with_source(error)
@@ -156,7 +156,7 @@ impl S3Store {
         if whole.len() != size {
             let got = whole.len();
             return Err(Error::new(
-                Kind::Unavailable,
+                Cause::Unavailable,
                 format!("{}: {got} of {size} bytes came", broken()),
             ));
         }
@@ -324,7 +324,7 @@ impl Store for S3Store {
             .await
             .map_err(|error| classify(&self.doing("delete", key), error));
         match deleted {
-            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            Err(error) if error.cause() != Cause::NotFound => Err(error),
             _ => Ok(()),
         }
     }

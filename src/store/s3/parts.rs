@@ -13,7 +13,7 @@ use super::settings::ConditionalWrites;
 use super::{S3Store, classify};
 use crate::env::lock;
 use crate::store::{Key, Part, Parts, Put, PutMode, PutOptions};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// An upload to S3.
 pub(super) struct S3Parts {
@@ -60,7 +60,7 @@ impl S3Parts {
                 "{}: the server names no upload",
                 self.doing("begin to upload")
             );
-            Error::new(Kind::Failed, said)
+            Error::new(Cause::Failed, said)
         })
     }
 
@@ -71,14 +71,14 @@ impl S3Parts {
     fn check_open(&self) -> Result<()> {
         if *lock(&self.ended) {
             let said = format!("the upload of {} has ended", self.store.describe(&self.key));
-            return Err(Error::new(Kind::NotFound, said));
+            return Err(Error::new(Cause::NotFound, said));
         }
         Ok(())
     }
 
     async fn send(&self, upload: &str, part: Part) -> Result<()> {
         let number = i32::try_from(part.number)
-            .map_err(|_| Error::new(Kind::Failed, "a part's number is too large"))?;
+            .map_err(|_| Error::new(Cause::Failed, "a part's number is too large"))?;
         let request = self
             .store
             .client
@@ -154,7 +154,7 @@ impl Parts for S3Parts {
                     self.send(upload, last).await?;
                 }
                 let completed = self.complete(upload).await;
-                if matches!(&completed, Err(error) if error.kind() == Kind::AlreadyExists)
+                if matches!(&completed, Err(error) if error.cause() == Cause::AlreadyExists)
                     && let Err(error) = self.abort().await
                 {
                     tracing::debug!(%error, "an upload that lost stays behind");
@@ -182,7 +182,7 @@ impl Parts for S3Parts {
             .await
             .map_err(|error| classify(&self.doing("give up the upload of"), error));
         match aborted {
-            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) if error.cause() == Cause::NotFound => Ok(()),
             Err(error) => {
                 *lock(&self.ended) = false;
                 Err(error)

@@ -17,7 +17,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 
 use crate::error::Context;
 use crate::secret::Secret;
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ impl S3Settings {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when the settings contradict themselves or the CA file holds no certificate.
+    /// [`Cause::Invalid`] when the settings contradict themselves or the CA file holds no certificate.
     pub(super) async fn client(&self) -> Result<Client> {
         let credentials = self.credentials()?;
         if let Some(endpoint) = &self.endpoint {
@@ -216,7 +216,7 @@ impl S3Settings {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Kind::Usage, message)
+    Error::new(Cause::Invalid, message)
 }
 
 fn check_endpoint(endpoint: &str) -> Result<()> {

@@ -179,20 +179,20 @@ async fn get(store: &dyn Store) -> Result<Bytes> {
 #[tokio::test]
 async fn simulated_answers_have_their_kinds() {
     for (answer, kind) in [
-        (Answer::Error(503, "SlowDown"), Kind::Throttled),
-        (Answer::Error(503, "ServiceUnavailable"), Kind::Unavailable),
-        (Answer::Error(500, "InternalError"), Kind::Unavailable),
-        (Answer::Error(502, ""), Kind::Unavailable),
-        (Answer::Drop, Kind::Unavailable),
-        (Answer::BreakOff, Kind::Unavailable),
-        (Answer::Error(403, "AccessDenied"), Kind::AccessDenied),
-        (Answer::Error(301, "PermanentRedirect"), Kind::Usage),
-        (Answer::Error(507, "XMinioStorageFull"), Kind::NoSpace),
-        (Answer::Error(403, "InvalidObjectState"), Kind::Failed),
+        (Answer::Error(503, "SlowDown"), Cause::Throttled),
+        (Answer::Error(503, "ServiceUnavailable"), Cause::Unavailable),
+        (Answer::Error(500, "InternalError"), Cause::Unavailable),
+        (Answer::Error(502, ""), Cause::Unavailable),
+        (Answer::Drop, Cause::Unavailable),
+        (Answer::BreakOff, Cause::Unavailable),
+        (Answer::Error(403, "AccessDenied"), Cause::AccessDenied),
+        (Answer::Error(301, "PermanentRedirect"), Cause::Invalid),
+        (Answer::Error(507, "XMinioStorageFull"), Cause::NoSpace),
+        (Answer::Error(403, "InvalidObjectState"), Cause::Failed),
     ] {
         let server = Simulated::start(&[answer]).await;
         let error = get(&server.store().await).await.unwrap_err();
-        assert_eq!(error.kind(), kind, "{answer:?}: {error:?}");
+        assert_eq!(error.cause(), kind, "{answer:?}: {error:?}");
         assert!(
             error.chain().contains("s3://bucket/prefix/object"),
             "{error:?}"
@@ -223,7 +223,7 @@ async fn simulated_loss_of_a_creations_answer_is_no_conflict() {
     let bytes = Bytes::from_static(b"ours");
     store.put(&key(), bytes.clone(), CREATE).await.unwrap();
     let again = store.put(&key(), bytes, CREATE).await.unwrap_err();
-    assert_eq!(again.kind(), Kind::AlreadyExists);
+    assert_eq!(again.cause(), Cause::AlreadyExists);
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn settings_that_cannot_be_right_are_refused() {
         };
         assert!(!format!("{settings:?}").contains("hidden"));
         let error = S3Store::open(settings).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Usage);
+        assert_eq!(error.cause(), Cause::Invalid);
         assert!(error.to_string().contains(said), "{error:?}");
     }
     for endpoint in [
@@ -279,7 +279,7 @@ async fn settings_that_cannot_be_right_are_refused() {
             ..S3Settings::default()
         };
         let error = S3Store::open(settings).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Usage, "{endpoint}");
+        assert_eq!(error.cause(), Cause::Invalid, "{endpoint}");
         assert!(!error.chain().contains("hidden"), "{error:?}");
     }
     let half = S3Settings {
@@ -287,5 +287,8 @@ async fn settings_that_cannot_be_right_are_refused() {
         access_key_id: Some("id".to_owned()),
         ..S3Settings::default()
     };
-    assert_eq!(S3Store::open(half).await.unwrap_err().kind(), Kind::Usage);
+    assert_eq!(
+        S3Store::open(half).await.unwrap_err().cause(),
+        Cause::Invalid
+    );
 }

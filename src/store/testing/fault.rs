@@ -15,18 +15,18 @@ use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It fails without any effect.
-    Fail(Kind),
+    Fail(Cause),
     /// It takes effect, but its answer is an error.
-    LoseAnswer(Kind),
+    LoseAnswer(Cause),
     /// It takes effect with the first half of its bytes, and its answer is an error: what a store
     /// that is not atomic leaves.
-    Tear(Kind),
+    Tear(Cause),
     /// It begins later, by tokio's clock; then other rules apply.
     Delay(Duration),
 }
@@ -154,7 +154,7 @@ impl Faults {
     }
 
     /// Lets `bytes` more be written, then every write of more than is left fails with
-    /// [`Kind::NoSpace`]. Deleting frees nothing.
+    /// [`Cause::NoSpace`]. Deleting frees nothing.
     pub fn leave_space(&self, bytes: u64) {
         lock(&self.0).space = Some(bytes);
     }
@@ -188,7 +188,7 @@ impl Faults {
         if let (None, Some(space)) = (failure, script.space) {
             match space.checked_sub(bytes as u64) {
                 Some(left) => script.space = Some(left),
-                None => failure = Some(Action::Fail(Kind::NoSpace)),
+                None => failure = Some(Action::Fail(Cause::NoSpace)),
             }
         }
         script.fired += u64::from(failure.is_some());
@@ -209,21 +209,21 @@ impl Faults {
         if !delay.is_zero() {
             sleep(delay).await;
         }
-        let (kind, written) = match failure {
+        let (cause, written) = match failure {
             None | Some(Action::Delay(_)) => return call(bytes).await,
-            Some(Action::Fail(kind)) => (kind, None),
-            Some(Action::LoseAnswer(kind)) => (kind, Some(bytes)),
-            Some(Action::Tear(kind)) => (kind, Some(bytes.slice(..bytes.len() / 2))),
+            Some(Action::Fail(cause)) => (cause, None),
+            Some(Action::LoseAnswer(cause)) => (cause, Some(bytes)),
+            Some(Action::Tear(cause)) => (cause, Some(bytes.slice(..bytes.len() / 2))),
         };
         if let Some(bytes) = written {
             call(bytes).await?;
         }
-        Err(injected(kind, op, key))
+        Err(injected(cause, op, key))
     }
 }
 
-fn injected(kind: Kind, op: Op, key: &str) -> Error {
-    Error::new(kind, format!("an injected fault: {op:?} of {key:?}"))
+fn injected(cause: Cause, op: Op, key: &str) -> Error {
+    Error::new(cause, format!("an injected fault: {op:?} of {key:?}"))
 }
 
 /// A store that fails by script.
@@ -384,10 +384,10 @@ mod tests {
         Key::new(path).unwrap()
     }
 
-    async fn put(store: &FaultStore, path: &str) -> Option<Kind> {
+    async fn put(store: &FaultStore, path: &str) -> Option<Cause> {
         let bytes = Bytes::from_static(b"12345678");
         let put = store.put(&key(path), bytes, PutOptions::default()).await;
-        put.err().map(|error| error.kind())
+        put.err().map(|error| error.cause())
     }
 
     async fn size(store: &FaultStore, path: &str) -> Option<u64> {
@@ -402,14 +402,14 @@ mod tests {
     #[tokio::test]
     async fn rules_count_the_calls_they_match() {
         let (store, faults) = store();
-        let down = Action::Fail(Kind::Unavailable);
+        let down = Action::Fail(Cause::Unavailable);
         faults.add(Rule::on(Op::Put, down).key_contains("a/").nth(2));
-        faults.add(Rule::on_writes(Action::Fail(Kind::Failed)).from(5));
+        faults.add(Rule::on_writes(Action::Fail(Cause::Failed)).from(5));
         assert_eq!(put(&store, "a/1").await, None);
         assert_eq!(put(&store, "b/1").await, None);
-        assert_eq!(put(&store, "a/2").await, Some(Kind::Unavailable));
+        assert_eq!(put(&store, "a/2").await, Some(Cause::Unavailable));
         assert_eq!(put(&store, "a/2").await, None);
-        assert_eq!(put(&store, "a/3").await, Some(Kind::Failed));
+        assert_eq!(put(&store, "a/3").await, Some(Cause::Failed));
         assert!(store.delete(&key("a/1"), None).await.is_err());
         assert_eq!(faults.fired(), 3);
         assert_eq!(size(&store, "a/1").await, Some(8), "reads go on");
@@ -420,11 +420,11 @@ mod tests {
     #[tokio::test]
     async fn a_lost_answer_leaves_the_object_and_a_torn_write_half() {
         let (store, faults) = store();
-        faults.add(Rule::on(Op::Put, Action::LoseAnswer(Kind::Unavailable)).nth(1));
-        faults.add(Rule::on(Op::Put, Action::Tear(Kind::Failed)).nth(2));
-        assert_eq!(put(&store, "lost").await, Some(Kind::Unavailable));
+        faults.add(Rule::on(Op::Put, Action::LoseAnswer(Cause::Unavailable)).nth(1));
+        faults.add(Rule::on(Op::Put, Action::Tear(Cause::Failed)).nth(2));
+        assert_eq!(put(&store, "lost").await, Some(Cause::Unavailable));
         assert_eq!(size(&store, "lost").await, Some(8));
-        assert_eq!(put(&store, "torn").await, Some(Kind::Failed));
+        assert_eq!(put(&store, "torn").await, Some(Cause::Failed));
         assert_eq!(size(&store, "torn").await, Some(4));
     }
 
@@ -439,7 +439,7 @@ mod tests {
             .unwrap();
         upload.write(Bytes::from_static(b"12345678")).await.unwrap();
         upload.finish().await.unwrap();
-        assert_eq!(put(&store, "c").await, Some(Kind::NoSpace));
+        assert_eq!(put(&store, "c").await, Some(Cause::NoSpace));
         assert_eq!(size(&store, "c").await, None);
     }
 
@@ -449,12 +449,12 @@ mod tests {
         for path in ["a", "b", "c"] {
             put(&store, path).await;
         }
-        faults.add(Rule::on(Op::Listed, Action::Fail(Kind::Throttled)).nth(2));
+        faults.add(Rule::on(Op::Listed, Action::Fail(Cause::Throttled)).nth(2));
         let mut listing = store.list("", ListOptions::default());
         assert!(listing.try_next().await.unwrap().is_some());
         assert_eq!(
-            listing.try_next().await.unwrap_err().kind(),
-            Kind::Throttled
+            listing.try_next().await.unwrap_err().cause(),
+            Cause::Throttled
         );
         assert!(listing.try_next().await.unwrap().is_none());
     }

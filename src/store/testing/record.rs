@@ -11,7 +11,7 @@ use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// What was asked of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,8 +60,8 @@ pub struct Call {
     pub key: String,
     /// Bytes that were read, or given to be written.
     pub bytes: u64,
-    /// The kind of the error; `None` for success.
-    pub failed: Option<Kind>,
+    /// Why it failed; `None` for success.
+    pub failed: Option<Cause>,
 }
 
 /// The calls of a [`RecordStore`], in the order in which they ended. Clones share one list.
@@ -104,11 +104,11 @@ impl Log {
         bytes: usize,
         result: Result<T>,
     ) -> Result<T> {
-        self.push(op, key, bytes, result.as_ref().err().map(Error::kind));
+        self.push(op, key, bytes, result.as_ref().err().map(Error::cause));
         result
     }
 
-    fn push(&self, op: Op, key: impl Into<String>, bytes: usize, failed: Option<Kind>) {
+    fn push(&self, op: Op, key: impl Into<String>, bytes: usize, failed: Option<Cause>) {
         lock(&self.0).push(Call {
             op,
             key: key.into(),
@@ -275,7 +275,7 @@ mod tests {
             (Op::Parts, "b", 0, None),
             (Op::Finish, "b", 7, None),
             (Op::Get, "a", 2, None),
-            (Op::Head, "c", 0, Some(Kind::NotFound)),
+            (Op::Head, "c", 0, Some(Cause::NotFound)),
             (Op::List, "", 0, None),
             (Op::Listed, "a", 0, None),
             (Op::Listed, "b", 0, None),

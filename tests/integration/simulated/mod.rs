@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt as _;
 use etcd_client::{EventType, Permission, WatchOptions};
+use eyrie::Side;
 use eyrie::config::Secret;
 use eyrie::env::Env;
 use eyrie::etcd::{Etcd, Lease, Process, Settings, batches, find_binary};
@@ -51,7 +52,9 @@ impl World {
         write_with_mode(&binary, &script, 0o700);
         let log = directory.path().join("etcd.log");
         let data = directory.path().join("etcd");
-        let (process, etcd, _) = Process::start(&binary, &data, &log).await.unwrap();
+        let (process, etcd, _) = Process::start(&binary, &data, &log, Side::Source)
+            .await
+            .unwrap();
         let storage = directory.path().join("storage");
         std::fs::create_dir(&storage).unwrap();
         let mut set = keys(storage.to_str().unwrap());
@@ -107,6 +110,7 @@ impl World {
             endpoints: vec![self.backing.etcd.endpoints().to_owned()],
             user: Some((user.to_owned(), Secret::new(password))),
             tls: None,
+            side: Side::Source,
         };
         Etcd::connect(&settings).await.unwrap().0
     }

@@ -7,7 +7,7 @@ use futures::stream::TryStreamExt;
 use super::{OVERWRITE, clean, list, listed_keys, pattern, read};
 use crate::error::Context;
 use crate::store::{Durability, Key, ListOptions, PutMode, PutOptions, Store};
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many objects the long listing has: more than the 1,000 of an S3 page.
 const LISTED: usize = 1_030;

@@ -13,7 +13,7 @@ use crate::error::Context;
 use crate::store::{
     Durability, GetOptions, Key, ListOptions, MIN_PART_SIZE, Meta, PutMode, PutOptions, Store,
 };
-use crate::{Error, Kind, Result};
+use crate::{Cause, Error, Result};
 
 /// How many writers race for one key.
 const RACERS: usize = 8;
@@ -49,15 +49,15 @@ async fn rule(name: &str, body: impl Future<Output = Result<()>>) -> Result<()> 
 macro_rules! claim {
     ($holds:expr, $($claim:tt)+) => {
         if !$holds {
-            return Err(Error::new(Kind::Failed, format!($($claim)+)));
+            return Err(Error::new(Cause::Failed, format!($($claim)+)));
         }
     };
 }
 
 mod listing;
 
-fn kind_of<T>(result: &Result<T>) -> Option<Kind> {
-    result.as_ref().err().map(Error::kind)
+fn kind_of<T>(result: &Result<T>) -> Option<Cause> {
+    result.as_ref().err().map(Error::cause)
 }
 
 const OVERWRITE: PutOptions = PutOptions {
@@ -93,7 +93,7 @@ async fn clean(store: &dyn Store, key: &Key) -> Result<()> {
     loop {
         match store.head(key).await {
             Ok(meta) => store.delete(key, meta.version.as_deref()).await?,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) if error.cause() == Cause::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
     }
@@ -127,7 +127,7 @@ async fn whole_objects(store: &dyn Store) -> Result<()> {
         );
         clean(store, &key).await?;
         claim!(
-            kind_of(&store.head(&key).await) == Some(Kind::NotFound),
+            kind_of(&store.head(&key).await) == Some(Cause::NotFound),
             "{key} is there after its deletion"
         );
     }
@@ -137,11 +137,11 @@ async fn whole_objects(store: &dyn Store) -> Result<()> {
 async fn missing_objects(store: &dyn Store) -> Result<()> {
     let key = Key::new("missing/far/below")?;
     claim!(
-        kind_of(&read(store, &key).await) == Some(Kind::NotFound),
+        kind_of(&read(store, &key).await) == Some(Cause::NotFound),
         "a missing object reads"
     );
     claim!(
-        kind_of(&store.head(&key).await) == Some(Kind::NotFound),
+        kind_of(&store.head(&key).await) == Some(Cause::NotFound),
         "a missing object has a head"
     );
     let range = GetOptions {
@@ -149,7 +149,7 @@ async fn missing_objects(store: &dyn Store) -> Result<()> {
         version: None,
     };
     claim!(
-        kind_of(&store.get(&key, range).await) == Some(Kind::NotFound),
+        kind_of(&store.get(&key, range).await) == Some(Cause::NotFound),
         "a range of a missing object reads"
     );
     let empty = GetOptions {
@@ -157,7 +157,7 @@ async fn missing_objects(store: &dyn Store) -> Result<()> {
         version: None,
     };
     claim!(
-        kind_of(&store.get(&key, empty).await) == Some(Kind::NotFound),
+        kind_of(&store.get(&key, empty).await) == Some(Cause::NotFound),
         "an empty range of a missing object reads"
     );
     if !store.capabilities().versions {
@@ -243,7 +243,7 @@ async fn creating(store: &dyn Store) -> Result<()> {
     store.put(&key, pattern(10, 1), CREATE).await?;
     let again = store.put(&key, pattern(10, 2), CREATE).await;
     claim!(
-        kind_of(&again) == Some(Kind::AlreadyExists),
+        kind_of(&again) == Some(Cause::AlreadyExists),
         "creating an object that exists answers {again:?}"
     );
     claim!(
@@ -277,7 +277,7 @@ async fn creators_race(store: &dyn Store) -> Result<()> {
         let refused = |result: &Result<_>| {
             matches!(
                 kind_of(result),
-                None | Some(Kind::AlreadyExists | Kind::Unavailable)
+                None | Some(Cause::AlreadyExists | Cause::Unavailable)
             )
         };
         claim!(
@@ -309,7 +309,7 @@ async fn uploads(store: &dyn Store) -> Result<()> {
             upload.write(bytes).await?;
         }
         claim!(
-            kind_of(&store.head(&key).await) == Some(Kind::NotFound),
+            kind_of(&store.head(&key).await) == Some(Cause::NotFound),
             "an upload is visible before it is finished"
         );
         claim!(
@@ -344,7 +344,7 @@ async fn uploads_create(store: &dyn Store) -> Result<()> {
         upload(1).await?;
         let again = upload(2).await;
         claim!(
-            kind_of(&again) == Some(Kind::AlreadyExists),
+            kind_of(&again) == Some(Cause::AlreadyExists),
             "an upload of {size} bytes over an object that exists answers {again:?}"
         );
         let begins = GetOptions {
@@ -369,7 +369,7 @@ async fn aborted_uploads(store: &dyn Store) -> Result<()> {
         }
         upload.abort().await?;
         claim!(
-            kind_of(&store.head(&key).await) == Some(Kind::NotFound),
+            kind_of(&store.head(&key).await) == Some(Cause::NotFound),
             "an aborted upload left an object"
         );
     }
@@ -411,7 +411,7 @@ async fn versions(store: &dyn Store) -> Result<()> {
         version: first,
     };
     claim!(
-        kind_of(&store.get(&key, gone).await) == Some(Kind::NotFound),
+        kind_of(&store.get(&key, gone).await) == Some(Cause::NotFound),
         "a deleted version reads"
     );
     Ok(())
