@@ -2,11 +2,17 @@
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Cause, Error, Result};
+
+/// How long putting things in order may take once stopping was asked for, all of it together. With
+/// what the runtime waits for at its end a process is gone within five seconds.
+const IN_ORDER: Duration = Duration::from_millis(2_500);
 
 /// Tells work that it should stop; all clones are one handle.
 ///
@@ -15,7 +21,7 @@ use crate::{Cause, Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     token: CancellationToken,
-    cause: Arc<OnceLock<Cause>>,
+    request: Arc<OnceLock<(Cause, Instant)>>,
 }
 
 impl Cancel {
@@ -28,7 +34,7 @@ impl Cancel {
     /// Asks to stop because of `cause`, [`Cause::Interrupted`] or [`Cause::Terminated`]; the first
     /// cause stays.
     pub fn request(&self, cause: Cause) {
-        let _first_cause_stays = self.cause.set(cause);
+        let _first_cause_stays = self.request.set((cause, Instant::now()));
         self.token.cancel();
     }
 
@@ -46,8 +52,8 @@ impl Cancel {
     /// The error to return after stopping; its exit code is 130 or 143.
     #[must_use]
     pub fn error(&self) -> Error {
-        match self.cause.get() {
-            Some(Cause::Terminated) => Error::new(Cause::Terminated, "terminated by SIGTERM"),
+        match self.request.get() {
+            Some((Cause::Terminated, _)) => Error::new(Cause::Terminated, "terminated by SIGTERM"),
             _ => Error::new(Cause::Interrupted, "interrupted"),
         }
     }
@@ -76,6 +82,23 @@ impl Cancel {
             biased;
             () = self.requested() => Err(self.error()),
             result = work => result,
+        }
+    }
+
+    /// Does `work`, which puts things in order: releases a hold, ends a session. `None` when it was not
+    /// done 2.5 s after stopping was asked for, because a server does not answer; what is left then
+    /// ends by itself.
+    pub async fn in_order<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            self.requested().await;
+            if let Some((_, since)) = self.request.get() {
+                tokio::time::sleep_until(*since + IN_ORDER).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = late => None,
         }
     }
 
@@ -125,5 +148,18 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.exit_code(), 143);
         assert_eq!(cancel.check().unwrap_err().cause(), Cause::Terminated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_in_order_has_its_time_once_stopping_was_asked_for() {
+        let cancel = Cancel::new();
+        let minute = || tokio::time::sleep(Duration::from_mins(1));
+        assert!(cancel.in_order(minute()).await.is_some());
+        cancel.request(Cause::Terminated);
+        let began = Instant::now();
+        assert!(cancel.in_order(minute()).await.is_none());
+        assert!(cancel.in_order(minute()).await.is_none());
+        assert_eq!(began.elapsed().as_millis(), IN_ORDER.as_millis());
+        assert_eq!(cancel.in_order(async { 7 }).await, Some(7));
     }
 }

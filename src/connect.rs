@@ -16,7 +16,7 @@ use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
 use crate::repo::{Repository, Unlock};
-use crate::store::limit::{LimitStore, RateLimit};
+use crate::resources::Resources;
 use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
@@ -153,15 +153,6 @@ fn s3_settings(
 pub fn directory(path: &Path, side: Side) -> Result<SharedStore> {
     let store = LocalStore::open(path, LocalSettings::default()).on(side)?;
     Ok(Arc::new(SidedStore::new(Arc::new(store), side)))
-}
-
-/// `store`, no faster than `rate`.
-#[must_use]
-pub fn limited(store: SharedStore, rate: Option<&RateLimit>) -> SharedStore {
-    match rate {
-        Some(rate) => Arc::new(LimitStore::new(store).with_rate(rate.clone())),
-        None => store,
-    }
 }
 
 /// Where an object layer is, for a manifest.
@@ -326,18 +317,9 @@ pub async fn as_probed(
 ///
 /// [`Cause::Absent`], [`Cause::WrongKey`], [`Cause::NewerFormat`], [`Cause::Damage`], and
 /// [`Cause::Invalid`] when a passphrase is needed and none is set.
-pub async fn repository(repository: &config::Repository, env: &Env) -> Result<Repository> {
-    repository_at_rate(repository, None, env).await
-}
-
-/// Opens a repository whose store is read and written no faster than `rate`.
-///
-/// # Errors
-///
-/// As [`repository`].
-pub async fn repository_at_rate(
+pub async fn repository(
     repository: &config::Repository,
-    rate: Option<&RateLimit>,
+    resources: &Resources,
     env: &Env,
 ) -> Result<Repository> {
     let mut store = repository_store(repository, Make::Nothing, env).await?;
@@ -348,5 +330,5 @@ pub async fn repository_at_rate(
         Some(source) => Unlock::Passphrase(source.read()?),
         None => Unlock::None,
     };
-    Repository::open(limited(store, rate), unlock, env).await
+    Repository::open(resources.limited(store), unlock, resources, env).await
 }

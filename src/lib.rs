@@ -34,12 +34,14 @@ pub mod manifest;
 pub mod milvus;
 pub mod progress;
 pub mod repo;
+pub mod resources;
 pub mod restore;
 pub mod secret;
 pub mod source;
 pub mod stopped;
 pub mod store;
 pub mod sys;
+pub mod text;
 pub mod verify;
 
 pub use error::{Cause, Error, Result, Side};

@@ -7,6 +7,7 @@
 
 mod ceiling;
 
+use eyrie::resources::Resources;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -257,7 +258,14 @@ fn fresh(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
 async fn repository(folder: &Path) -> Result<Repository> {
     let store = open(&fresh(folder, "repository")?)?;
     let unlock = Unlock::Passphrase(Secret::new("a passphrase of the bench"));
-    Repository::init(store, unlock, InitOptions::default(), &Env::system()).await
+    Repository::init(
+        store,
+        unlock,
+        InitOptions::default(),
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await
 }
 
 struct Object {

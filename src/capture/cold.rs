@@ -218,10 +218,8 @@ pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<A
 pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
     let mut files = Vec::new();
     for (name, directory) in WAL_NAMES.iter().zip(wal_directories(context)?) {
-        let store = connect::limited(
-            connect::directory(&directory, Side::Source)?,
-            context.rate.as_ref(),
-        );
+        let store = connect::directory(&directory, Side::Source)?;
+        let store = context.resources.limited(store);
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
         let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);
         files.extend(listed.into_iter().map(of_store));

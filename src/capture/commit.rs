@@ -66,6 +66,12 @@ impl Prepared {
     }
 }
 
+/// The error of a run that was stopped while its snapshot was being committed.
+pub(super) fn unknown(stopped: &Error) -> Error {
+    let message = "stopped while the snapshot was being committed: whether it exists is not known";
+    Error::new(stopped.cause(), message).with_hint("eyrie snapshots tells")
+}
+
 /// Ends a session of which nothing is kept.
 pub(super) async fn give_up(writer: Writer) {
     if let Err(error) = writer.abort().await {

@@ -30,6 +30,8 @@ pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tracing::warn;
+
 pub use holds::Holds;
 pub use plan::{Plan, Planned, PlannedHold, plan};
 pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
@@ -42,7 +44,7 @@ use crate::env::Env;
 use crate::manifest::{Body, Method, Mode};
 use crate::progress::SharedProgress;
 use crate::repo::Repository;
-use crate::store::limit::RateLimit;
+use crate::resources::Resources;
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]
@@ -57,8 +59,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// Codes of weakenings that the operator accepts.
     pub accept: Vec<String>,
-    /// How fast objects are read; the repository's own store shares the budget.
-    pub rate: Option<RateLimit>,
+    /// What it works with; the repository shares it.
+    pub resources: Resources,
 }
 
 /// What to do when objects that the anchor requires are gone.
@@ -127,7 +129,10 @@ pub async fn capture(
 ) -> Result<Captured> {
     let mut holds = Holds::default();
     let outcome = attempt(context, repository, options, &mut holds).await;
-    holds.release().await;
+    let released = context.cancel.in_order(Box::pin(holds.release()));
+    if released.await.is_none() {
+        warn!("the holds were not released in time; they end by themselves");
+    }
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {
@@ -149,13 +154,17 @@ async fn attempt(
     let cancel = &context.cancel;
     let planned = commit::begin(context, repository, options);
     let mut begun = Box::pin(cancel.run(planned)).await?;
-    let writer = begun.writer(context, repository).await?;
+    let writer = cancel.run(begun.writer(context, repository)).await?;
     let work = commit::prepare(context, options, holds, &mut begun, &writer);
     match Box::pin(cancel.run(work)).await {
-        // Nothing is cut short any more: who is told 130 may rely on it that there is no snapshot.
-        Ok(prepared) => prepared.commit(writer).await,
+        // Nothing is cut short any more, unless the store does not answer: who is told 130 may rely on
+        // it that there is no snapshot, or is told that it is not known.
+        Ok(prepared) => {
+            let committed = cancel.in_order(Box::pin(prepared.commit(writer))).await;
+            committed.unwrap_or_else(|| Err(commit::unknown(&cancel.error())))
+        }
         Err(error) => {
-            commit::give_up(writer).await;
+            cancel.in_order(commit::give_up(writer)).await;
             Err(error)
         }
     }

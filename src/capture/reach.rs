@@ -156,7 +156,7 @@ pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result
         local.require().on(Side::Source)?;
     }
     let store = connect::objects(objects, Side::Source, &context.env).await?;
-    Ok(connect::limited(store, context.rate.as_ref()))
+    Ok(context.resources.limited(store))
 }
 
 /// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells

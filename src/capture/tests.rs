@@ -1,5 +1,6 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
+use crate::resources::Resources;
 use crate::{Cause, Side};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) fn context() -> Context {
         progress: Arc::new(Recorder::default()),
         cancel: Cancel::new(),
         accept: Vec::new(),
-        rate: None,
+        resources: Resources::of_tests(),
     }
 }
 
@@ -87,9 +88,15 @@ async fn put(store: &MemoryStore, path: &str, size: usize) {
 async fn repository() -> Repository {
     let store: SharedStore = Arc::new(MemoryStore::new());
     let env = Env::system();
-    Repository::init(store, Unlock::None, InitOptions::default(), &env)
-        .await
-        .unwrap()
+    Repository::init(
+        store,
+        Unlock::None,
+        InitOptions::default(),
+        &Resources::of_tests(),
+        &env,
+    )
+    .await
+    .unwrap()
 }
 
 /// Copies in a session of its own; gives what was done and which objects were read.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::args::Global;
@@ -12,6 +12,7 @@ use crate::cancel::Cancel;
 use crate::config::{DEFAULT_PATH, Repository, Resolved, Variables};
 use crate::env::Env;
 use crate::progress::SharedProgress;
+use crate::resources::{Limits, Resources};
 use crate::{Cause, Error, Result};
 
 /// How long tasks that nobody waits for may go on after a verb ended.
@@ -32,6 +33,7 @@ pub struct Context {
     pub screen: Screen,
     /// Whether to stop.
     pub cancel: Cancel,
+    resources: OnceLock<Resources>,
 }
 
 impl Context {
@@ -44,6 +46,7 @@ impl Context {
             env: Env::system(),
             screen: Screen::stderr(),
             cancel: Cancel::new(),
+            resources: OnceLock::new(),
             global,
         }
     }
@@ -72,6 +75,19 @@ impl Context {
     /// [`Cause::Invalid`] when there is none.
     pub fn repository<'a>(&self, config: &'a Resolved) -> Result<&'a Repository> {
         config.repository(self.global.repo.as_deref())
+    }
+
+    /// Threads, memory and bytes a second of this process, made at the first call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Resources::new`].
+    pub fn resources(&self, limits: &Limits) -> Result<Resources> {
+        if let Some(made) = self.resources.get() {
+            return Ok(made.clone());
+        }
+        let made = Resources::new(limits)?;
+        Ok(self.resources.get_or_init(|| made).clone())
     }
 
     /// Shows progress as the command line asked, until the last handle is dropped.

@@ -12,9 +12,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::output::count;
-use super::values::{Bytes, took};
+use super::values::took;
 use crate::env::lock;
 use crate::progress::{Amount, Progress};
+use crate::text::Bytes;
 
 /// How often a line is written where there is no terminal (the interface contract).
 pub const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -43,8 +43,16 @@ impl Stored {
     ///
     /// Those of [`connect::repository`].
     pub async fn open(context: &Context, config: &Resolved) -> Result<Self> {
-        let repository = connect::repository(context.repository(config)?, &context.env).await?;
-        let snapshots = repository.snapshots().await?;
+        let (at, resources) = (
+            context.repository(config)?,
+            context.resources(&config.limits)?,
+        );
+        let open = async {
+            let repository = connect::repository(at, &resources, &context.env).await?;
+            let snapshots = repository.snapshots().await?;
+            Ok((repository, snapshots))
+        };
+        let (repository, snapshots) = Box::pin(context.cancel.run(open)).await?;
         let instance = config.instance.as_ref().map(|i| i.name.clone());
         Ok(Self {
             repository,

@@ -4,6 +4,7 @@
 //! turns the file into what the rest of the program uses.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -22,6 +23,33 @@ pub struct File {
     /// no other weakening exits 0.
     #[serde(default)]
     pub accept: Vec<String>,
+    /// What eyrie may use of this host.
+    #[serde(default)]
+    pub resources: ResourcesSection,
+}
+
+/// What eyrie may use of this host; what is not set follows the machine and this process's cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourcesSection {
+    /// Threads for hashing, compression and encryption: by default one for each processor that the
+    /// process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// Data under way at once, such as `256MiB`: by default 256 MiB, more on many processors, at most
+    /// an eighth of the memory. The process takes about twice as much.
+    pub memory: Option<SizeValue>,
+    /// Bytes a second, read and written together, such as `50MiB`: by default as many as there can be.
+    pub rate: Option<SizeValue>,
+}
+
+/// A number of bytes, or a size such as `256MiB`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SizeValue {
+    /// Bytes.
+    Number(u64),
+    /// A size with its unit.
+    Text(String),
 }
 
 /// The Milvus instance. What is not set here is read from `milvus_env_file`, then `milvus_yaml`,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::secret::SecretSource;
 use super::source::{Setting, Source};
 use crate::milvus::MilvusVersion;
+use crate::resources::Limits;
 use crate::{Cause, Error, Result, Side};
 
 /// Everything that one configuration file says, with discovery and defaults applied.
@@ -18,6 +19,8 @@ pub struct Resolved {
     pub repositories: Vec<Repository>,
     /// Kinds of weakening that the operator accepts, each one of [`crate::manifest::weakening::CODES`].
     pub accept: Vec<String>,
+    /// What eyrie may use of this host.
+    pub limits: Limits,
     /// Every setting with where it came from, in the order of the file format.
     pub settings: Vec<Setting>,
 }

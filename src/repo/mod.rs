@@ -20,7 +20,6 @@ mod lease;
 mod manifest;
 mod pack;
 mod plan;
-mod pool;
 mod repository;
 mod sealed;
 mod tree;

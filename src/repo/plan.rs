@@ -117,7 +117,7 @@ impl ReadPlan {
     }
 
     /// Reads everything and hands it to `sink`: ranges are fetched concurrently under the byte
-    /// budget, opened and verified on the processors' pool.
+    /// budget, opened and verified on the threads that all share.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl ReadPlan {
         let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
         let length = batch.bytes.end - batch.bytes.start;
         // What was fetched and what it is expanded to are in memory at once.
-        let _share = repo.pool().share(length + batch.plain).await?;
+        let _share = repo.resources().share(length + batch.plain).await?;
         let needs: Arc<[Need]> = self.needs[batch.needs.clone()].into();
         let fetched = repo
             .get_range(&key, batch.bytes.start, length)
@@ -151,8 +151,9 @@ impl ReadPlan {
         let opened = match fetched {
             Ok(bytes) => {
                 let (repo, needs, start) = (repo.clone(), needs.clone(), batch.bytes.start);
-                let pool = repo.pool().clone();
-                pool.run(move || Ok(open_all(&repo, &needs, start, bytes)))
+                let resources = repo.resources().clone();
+                resources
+                    .run(move || Ok(open_all(&repo, &needs, start, bytes)))
                     .await?
             }
             Err(error) if error.cause() == Cause::Damage => {
@@ -268,14 +269,21 @@ mod tests {
     use crate::env::Env;
     use crate::repo::ids::Cv;
     use crate::repo::{InitOptions, Unlock};
+    use crate::resources::Resources;
     use crate::store::memory::MemoryStore;
 
     async fn plan(places: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {
         let store = Arc::new(MemoryStore::new());
         let options = InitOptions::default();
-        let repo = Repository::init(store, Unlock::None, options, &Env::system())
-            .await
-            .unwrap();
+        let repo = Repository::init(
+            store,
+            Unlock::None,
+            options,
+            &Resources::of_tests(),
+            &Env::system(),
+        )
+        .await
+        .unwrap();
         let piece = PieceRef {
             cv: Cv([1; 32]),
             offset: 0,

@@ -17,11 +17,11 @@ use super::keys::{
     KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
     wrap,
 };
-use super::pool::Pool;
 use super::vault::{Keyring, Vault};
 use super::wire::damaged;
 use crate::env::Env;
 use crate::error::Context;
+use crate::resources::Resources;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -50,7 +50,7 @@ struct Inner {
     config: Config,
     master: Key,
     vault: Vault,
-    pool: Pool,
+    resources: Resources,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
 }
@@ -79,6 +79,7 @@ impl Repository {
         store: SharedStore,
         unlock: Unlock,
         options: InitOptions,
+        resources: &Resources,
         env: &Env,
     ) -> Result<Self> {
         let cuts = options
@@ -92,8 +93,7 @@ impl Repository {
         let key_id = KeyId(env.id());
         let ring_name = ring_path(0, &repository, &env.id());
         let encrypted = matches!(unlock, Unlock::Passphrase(_));
-        let pool = Pool::new()?;
-        let (key_file, ring_file, keys) = pool
+        let (key_file, ring_file, keys) = resources
             .run(move || {
                 let master = Key::generate();
                 let new = NewKey {
@@ -126,7 +126,7 @@ impl Repository {
             store: options.store,
         };
         let config_file = config.seal(&keys.vault)?;
-        let opened = Self::assemble(store, env, config, keys, pool);
+        let opened = Self::assemble(store, env, config, keys, resources.clone());
         opened.put_once(&key_path(&key_id), key_file.into()).await?;
         opened.put_once(&ring_file.0, ring_file.1.into()).await?;
         opened.put_once(CONFIG, config_file.into()).await?;
@@ -139,7 +139,12 @@ impl Repository {
     ///
     /// [`Cause::Absent`] without a `config`, [`Cause::WrongKey`], [`Cause::NewerFormat`],
     /// [`Cause::Damage`].
-    pub async fn open(store: SharedStore, unlock: Unlock, env: &Env) -> Result<Self> {
+    pub async fn open(
+        store: SharedStore,
+        unlock: Unlock,
+        resources: &Resources,
+        env: &Env,
+    ) -> Result<Self> {
         let location = store.location();
         let bytes = match get(&store, CONFIG, GetOptions::default()).await {
             Err(error) if error.cause() == Cause::NotFound => {
@@ -156,9 +161,8 @@ impl Repository {
             Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
         let (repository, encrypted) = (unproven.config.repository, unproven.config.encrypted);
         check_unlock(encrypted, &unlock, &location)?;
-        let pool = Pool::new()?;
         let names = list(&store, "keys/").await?;
-        let master = find_master(&store, &pool, &names, repository, unlock, &location).await?;
+        let master = find_master(&store, resources, &names, repository, unlock, &location).await?;
         let ring_name = names
             .iter()
             .map(|meta| meta.key.as_str())
@@ -178,7 +182,7 @@ impl Repository {
             env,
             config,
             Opened { master, vault },
-            pool,
+            resources.clone(),
         ))
     }
 
@@ -234,7 +238,13 @@ impl Repository {
         Ok(())
     }
 
-    fn assemble(store: SharedStore, env: &Env, config: Config, keys: Opened, pool: Pool) -> Self {
+    fn assemble(
+        store: SharedStore,
+        env: &Env,
+        config: Config,
+        keys: Opened,
+        resources: Resources,
+    ) -> Self {
         let host = Host::current();
         let (env, seen) = (env.clone(), Mutex::default());
         let Opened { master, vault } = keys;
@@ -244,7 +254,7 @@ impl Repository {
             config,
             master,
             vault,
-            pool,
+            resources,
             host,
             seen,
         }))
@@ -294,8 +304,8 @@ impl Repository {
         &self.0.vault
     }
 
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.0.pool
+    pub(crate) fn resources(&self) -> &Resources {
+        &self.0.resources
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -402,7 +412,7 @@ fn check_unlock(encrypted: bool, unlock: &Unlock, location: &str) -> Result<()> 
 
 async fn find_master(
     store: &SharedStore,
-    pool: &Pool,
+    resources: &Resources,
     names: &[Meta],
     repository: RepositoryId,
     unlock: Unlock,
@@ -420,7 +430,7 @@ async fn find_master(
         }
         let bytes = get(store, name, GetOptions::default()).await?;
         let (path, unlock) = (name.to_owned(), unlock.clone());
-        match pool
+        match resources
             .run(move || unwrap(&path, &bytes, &repository, &unlock))
             .await
         {

@@ -22,6 +22,7 @@ use super::vault::Vault;
 use super::wire::{damaged, missing_is_damage};
 use crate::Result;
 use crate::error::Context;
+use crate::resources::Resources;
 
 /// How many pieces of one object are read ahead.
 const PIECES_AT_ONCE: usize = 4;
@@ -117,6 +118,11 @@ impl View {
     #[must_use]
     pub fn repo(&self) -> &Repository {
         &self.0.repo
+    }
+
+    /// What its repository works with.
+    pub(crate) fn resources(&self) -> &Resources {
+        self.repo().resources()
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -224,7 +230,7 @@ impl View {
             .await
             .map_err(missing_is_damage)?;
         let opener = repo.clone();
-        repo.pool()
+        repo.resources()
             .run(move || {
                 open_piece(
                     opener.vault(),

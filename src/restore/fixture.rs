@@ -1,5 +1,6 @@
 //! A repository in memory with a snapshot in it, for tests.
 
+use crate::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ pub(crate) async fn repository() -> (MemoryStore, Repository) {
         ..InitOptions::default()
     };
     let shared = Arc::new(store.clone());
-    let repository = Repository::init(shared, Unlock::None, options, &env)
+    let repository = Repository::init(shared, Unlock::None, options, &Resources::of_tests(), &env)
         .await
         .unwrap();
     (store, repository)

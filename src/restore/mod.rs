@@ -138,9 +138,11 @@ pub async fn plan(
     manifest: &Manifest,
     options: &Options,
 ) -> Result<RestorePlan> {
+    let cancel = context.cancel;
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Plan).await?;
-    prepared.home.close().await?;
-    prepared.reader.finish().await;
+    let closed = cancel.in_order(prepared.home.close()).await;
+    cancel.in_order(prepared.reader.finish()).await;
+    closed.unwrap_or_else(|| Err(cancel.error()))?;
     Ok(prepared.plan)
 }
 
@@ -158,11 +160,13 @@ pub async fn restore(
 ) -> Result<Restored> {
     let began = context.env.boottime();
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Restore).await?;
-    let done = prepared.run(context, options).await;
-    let closed = prepared.home.close().await;
-    prepared.reader.finish().await;
+    let cancel = context.cancel;
+    // A restore may be cut short anywhere, as by a kill: the same call goes on.
+    let done = cancel.run(Box::pin(prepared.run(context, options))).await;
+    let closed = cancel.in_order(prepared.home.close()).await;
+    cancel.in_order(prepared.reader.finish()).await;
     let done = done?;
-    closed?;
+    closed.unwrap_or_else(|| Err(cancel.error()))?;
     Ok(Restored {
         plan: prepared.plan,
         written: done.written,
@@ -195,11 +199,14 @@ impl Prepared {
     ) -> Result<Self> {
         let parents = vec![manifest.snapshot];
         let repository = context.repository;
-        let reader = repository.begin_reader(&manifest.instance, parents).await?;
-        match Box::pin(Self::look(context, manifest, options, purpose, &reader)).await {
+        let cancel = context.cancel;
+        let begun = repository.begin_reader(&manifest.instance, parents);
+        let reader = cancel.run(begun).await?;
+        let look = Self::look(context, manifest, options, purpose, &reader);
+        match Box::pin(cancel.run(look)).await {
             Ok(looked) => Ok(looked(reader)),
             Err(error) => {
-                reader.finish().await;
+                cancel.in_order(reader.finish()).await;
                 Err(error)
             }
         }

@@ -20,6 +20,7 @@ use crate::env::lock;
 use crate::error::Context;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{ObjectHash, Sink, View};
+use crate::resources::Resources;
 use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
 use crate::{Cause, Error, Result, Side};
 
@@ -161,7 +162,7 @@ impl Placing<'_> {
         match self.in_place.size(item) {
             None => Ok(State::Absent),
             Some(size) if size != item.size => Ok(State::Different),
-            Some(_) => match hash(&**self.store, item).await {
+            Some(_) => match hash(self.view.resources(), &**self.store, item).await {
                 Ok(hash) if hash == item.hash => Ok(State::Same),
                 Ok(_) => Ok(State::Different),
                 Err(error) if error.cause() == Cause::NotFound => Ok(State::Absent),
@@ -173,6 +174,7 @@ impl Placing<'_> {
     /// Writes objects of one piece or none, by pack.
     async fn write_small(&self, items: Vec<Item>) -> Result<()> {
         let sink = PieceSink {
+            resources: self.view.resources().clone(),
             store: self.store.clone(),
             items,
             permits: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
@@ -198,7 +200,8 @@ impl Placing<'_> {
         let copied = async {
             while let Some(bytes) = pieces.try_next().await? {
                 self.cancel.check()?;
-                hasher = updated(hasher.clone(), bytes.clone()).await?;
+                let resources = self.view.resources();
+                hasher = updated(resources, hasher.clone(), bytes.clone()).await?;
                 upload.write(bytes).await?;
             }
             proved(item, &hasher.finalize())
@@ -225,6 +228,7 @@ enum State {
 
 /// Takes the pieces of objects that have one.
 struct PieceSink {
+    resources: Resources,
     store: SharedStore,
     items: Vec<Item>,
     permits: Arc<Semaphore>,
@@ -266,7 +270,7 @@ impl Sink for PieceSink {
             .ok()
             .and_then(|at| self.items.get(at))
             .ok_or_else(|| Error::new(Cause::Failed, "a piece of an unknown object was read"))?;
-        let hasher = updated(blake3::Hasher::new(), bytes.clone()).await?;
+        let hasher = updated(&self.resources, blake3::Hasher::new(), bytes.clone()).await?;
         proved(item, &hasher.finalize())?;
         if item.size > SMALL {
             return write(&*self.store, item, bytes, &self.progress).await;
@@ -336,21 +340,24 @@ pub(crate) fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
 }
 
 /// The hasher after `bytes`.
-pub(crate) async fn updated(mut hasher: blake3::Hasher, bytes: Bytes) -> Result<blake3::Hasher> {
+pub(crate) async fn updated(
+    resources: &Resources,
+    mut hasher: blake3::Hasher,
+    bytes: Bytes,
+) -> Result<blake3::Hasher> {
     if bytes.len() <= HASH_INLINE {
         hasher.update(&bytes);
         return Ok(hasher);
     }
-    tokio::task::spawn_blocking(move || {
+    let work = move || {
         hasher.update(&bytes);
-        hasher
-    })
-    .await
-    .map_err(|error| Error::new(Cause::Failed, "hashing an object stopped").with_source(error))
+        Ok(hasher)
+    };
+    resources.run(work).await
 }
 
 /// The hash of an object as the store has it.
-async fn hash(store: &dyn Store, item: &Item) -> Result<ObjectHash> {
+async fn hash(resources: &Resources, store: &dyn Store, item: &Item) -> Result<ObjectHash> {
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
     while offset < item.size {
@@ -366,7 +373,7 @@ async fn hash(store: &dyn Store, item: &Item) -> Result<ObjectHash> {
             break;
         }
         offset += bytes.len() as u64;
-        hasher = updated(hasher, bytes).await?;
+        hasher = updated(resources, hasher, bytes).await?;
     }
     Ok(ObjectHash::from_bytes(hasher.finalize().into()))
 }
@@ -377,6 +384,7 @@ async fn hash(store: &dyn Store, item: &Item) -> Result<ObjectHash> {
 ///
 /// [`Cause::Failed`] that names the first object that is not what was written.
 pub(crate) async fn read_back(
+    resources: &Resources,
     store: &dyn Store,
     items: impl futures::Stream<Item = Result<Item>> + Send,
     progress: &SharedProgress,
@@ -385,7 +393,7 @@ pub(crate) async fn read_back(
     items
         .map(|item| async {
             let item = item?;
-            if cancel.run(hash(store, &item)).await? != item.hash {
+            if cancel.run(hash(resources, store, &item)).await? != item.hash {
                 return Err(Side::Target.error(Cause::Failed, format!("{} of {} is not what was written to it",
                         item.key,
                         store.location()

@@ -6,6 +6,7 @@ use futures::TryStreamExt;
 use super::*;
 use crate::progress::Silent;
 use crate::repo::{Manifest, Repository};
+use crate::resources::Resources;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::plan::tests::body;
 use crate::restore::prove::prove;
@@ -163,9 +164,25 @@ async fn read_back_names_what_is_not_what_was_written() {
     let snapshot = case.snapshot().await;
     let silent: SharedProgress = Arc::new(Silent);
     let cancel = Cancel::new();
-    told(read_back(&*store, snapshot.items(Which::Objects), &silent, &cancel).await);
+    told(
+        read_back(
+            &Resources::of_tests(),
+            &*store,
+            snapshot.items(Which::Objects),
+            &silent,
+            &cancel,
+        )
+        .await,
+    );
     put(&memory, "insert_log/1/2/3/100/009", &[7; 9 * 37]).await;
-    let error = read_back(&*store, snapshot.items(Which::Objects), &silent, &cancel).await;
+    let error = read_back(
+        &Resources::of_tests(),
+        &*store,
+        snapshot.items(Which::Objects),
+        &silent,
+        &cancel,
+    )
+    .await;
     assert!(error.unwrap_err().to_string().contains("100/009"));
 }
 

@@ -108,7 +108,7 @@ async fn read(view: &View, item: &Item) -> Result<()> {
     let mut pieces = view.read_object(item.pieces.clone());
     let damaged = |error: Error| error.context(format!("object {} of the snapshot", item.key));
     while let Some(bytes) = pieces.try_next().await.map_err(damaged)? {
-        hasher = updated(hasher, bytes).await?;
+        hasher = updated(view.resources(), hasher, bytes).await?;
     }
     proved(item, &hasher.finalize())
 }

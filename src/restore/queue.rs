@@ -82,7 +82,8 @@ impl Queue {
             local.remove_leftovers(env.now()).await.on(Side::Target)?;
             owner.adopt(std::slice::from_ref(directory))?;
             store.sync().await?;
-            read_back(&*store, files(snapshot, name), progress, cancel).await?;
+            let resources = snapshot.view().resources();
+            read_back(resources, &*store, files(snapshot, name), progress, cancel).await?;
         }
         progress.end();
         Ok(usage)

@@ -297,7 +297,9 @@ impl Work<'_> {
         let total = Amount::new(totals.objects, totals.bytes);
         self.progress.begin("read back", Some(total));
         let items = self.snapshot.items(Which::Objects);
-        read_back(&*self.storage.store, items, self.progress, self.cancel).await?;
+        let resources = self.snapshot.view().resources();
+        let store = &*self.storage.store;
+        read_back(resources, store, items, self.progress, self.cancel).await?;
         self.progress.end();
         Ok(())
     }

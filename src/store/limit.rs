@@ -1,4 +1,4 @@
-//! Limits: bytes a second, and requests at a time.
+//! A limit of bytes a second.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
@@ -7,15 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,
 };
+use crate::Result;
 use crate::env::lock;
-use crate::{Cause, Error, Result};
 
 /// So many bytes a second. Clones share one budget, also across stores.
 #[derive(Debug, Clone)]
@@ -35,7 +34,8 @@ impl RateLimit {
         }
     }
 
-    /// Waits until all bytes before these had their time; these are then on the account.
+    /// Waits until all bytes before these had their time; these are then on the account. A small
+    /// amount is on the account too, and does not wait.
     async fn pass(&self, bytes: usize) {
         let nanoseconds = u128::try_from(bytes)
             .unwrap_or(u128::MAX)
@@ -49,57 +49,28 @@ impl RateLimit {
             *free_at = Some(begins + takes);
             begins
         };
-        sleep_until(begins).await;
+        if bytes > SMALL {
+            sleep_until(begins).await;
+        }
     }
 }
+
+/// What never waits, in bytes: a lease, a mark, a manifest. Behind the pieces of 64 objects a lease
+/// would run out before it is renewed. Packs and large objects wait for what small ones took as well.
+const SMALL: usize = 64 << 10;
 
 /// A store whose traffic is limited. Listings, which are small and may stay open, are not.
 #[derive(Debug, Clone)]
 pub struct LimitStore {
     inner: SharedStore,
-    rate: Option<RateLimit>,
-    requests: Option<Arc<Semaphore>>,
+    rate: RateLimit,
 }
 
 impl LimitStore {
-    /// Wraps `inner`, without a limit yet.
+    /// Wraps `inner`: bytes read and written are on the account of `rate`.
     #[must_use]
-    pub fn new(inner: SharedStore) -> Self {
-        Self {
-            inner,
-            rate: None,
-            requests: None,
-        }
-    }
-
-    /// Limits the bytes read and written.
-    #[must_use]
-    pub fn with_rate(mut self, rate: RateLimit) -> Self {
-        self.rate = Some(rate);
-        self
-    }
-
-    /// Limits the requests at a time; at least one is let through.
-    #[must_use]
-    pub fn with_requests(mut self, most: usize) -> Self {
-        self.requests = Some(Arc::new(Semaphore::new(most.max(1))));
-        self
-    }
-
-    async fn enter(&self) -> Result<Option<SemaphorePermit<'_>>> {
-        let Some(requests) = &self.requests else {
-            return Ok(None);
-        };
-        let permit = requests.acquire().await;
-        permit
-            .map(Some)
-            .map_err(|error| Error::new(Cause::Failed, "the limit is closed").with_source(error))
-    }
-
-    async fn pass(&self, bytes: usize) {
-        if let Some(rate) = &self.rate {
-            rate.pass(bytes).await;
-        }
+    pub fn new(inner: SharedStore, rate: RateLimit) -> Self {
+        Self { inner, rate }
     }
 }
 
@@ -114,30 +85,24 @@ impl Store for LimitStore {
     }
 
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
-        let bytes = {
-            let _permit = self.enter().await?;
-            self.inner.get(key, options).await?
-        };
-        self.pass(bytes.len()).await;
+        let bytes = self.inner.get(key, options).await?;
+        self.rate.pass(bytes.len()).await;
         Ok(bytes)
     }
 
     async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
-        self.pass(bytes.len()).await;
-        let _permit = self.enter().await?;
+        self.rate.pass(bytes.len()).await;
         self.inner.put(key, bytes, options).await
     }
 
     async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>> {
-        let _permit = self.enter().await?;
         Ok(Arc::new(LimitParts {
             inner: self.inner.parts(key, options).await?,
-            store: self.clone(),
+            rate: self.rate.clone(),
         }))
     }
 
     async fn head(&self, key: &Key) -> Result<Meta> {
-        let _permit = self.enter().await?;
         self.inner.head(key).await
     }
 
@@ -146,12 +111,10 @@ impl Store for LimitStore {
     }
 
     async fn delete(&self, key: &Key, version: Option<&str>) -> Result<()> {
-        let _permit = self.enter().await?;
         self.inner.delete(key, version).await
     }
 
     async fn sync(&self) -> Result<()> {
-        let _permit = self.enter().await?;
         self.inner.sync().await
     }
 }
@@ -159,25 +122,22 @@ impl Store for LimitStore {
 #[derive(Debug)]
 struct LimitParts {
     inner: Arc<dyn Parts>,
-    store: LimitStore,
+    rate: RateLimit,
 }
 
 #[async_trait]
 impl Parts for LimitParts {
     async fn part(&self, part: Part) -> Result<()> {
-        self.store.pass(part.bytes.len()).await;
-        let _permit = self.store.enter().await?;
+        self.rate.pass(part.bytes.len()).await;
         self.inner.part(part).await
     }
 
     async fn finish(&self, last: Part) -> Result<Put> {
-        self.store.pass(last.bytes.len()).await;
-        let _permit = self.store.enter().await?;
+        self.rate.pass(last.bytes.len()).await;
         self.inner.finish(last).await
     }
 
     async fn abort(&self) -> Result<()> {
-        let _permit = self.store.enter().await?;
         self.inner.abort().await
     }
 }
@@ -187,26 +147,24 @@ mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
-    use crate::store::testing::fault::{Action, FaultStore, Rule};
     use futures::future;
 
-    fn rate(bytes_per_second: u64) -> RateLimit {
-        RateLimit::new(NonZeroU64::new(bytes_per_second).unwrap())
+    fn limited(bytes_per_second: u64) -> LimitStore {
+        let rate = RateLimit::new(NonZeroU64::new(bytes_per_second).unwrap());
+        LimitStore::new(Arc::new(MemoryStore::new()), rate)
     }
 
     #[tokio::test(start_paused = true)]
     async fn conforms() {
-        let store = LimitStore::new(Arc::new(MemoryStore::new()));
-        let store = store.with_rate(rate(1_000)).with_requests(2);
-        conformance::run(&store).await.unwrap();
+        conformance::run(&limited(1_000)).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn bytes_take_their_time() {
-        let store = LimitStore::new(Arc::new(MemoryStore::new())).with_rate(rate(1_000));
+        let store = limited(100_000);
         let key = Key::new("a").unwrap();
         let started = Instant::now();
-        let bytes = Bytes::from(vec![0; 5_000]);
+        let bytes = Bytes::from(vec![0; 500_000]);
         store.put(&key, bytes, PutOptions::default()).await.unwrap();
         assert_eq!(started.elapsed().as_secs(), 0, "nothing was before it");
         store.get(&key, GetOptions::default()).await.unwrap();
@@ -216,14 +174,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_wait_for_each_other() {
-        let slow = FaultStore::new(Arc::new(MemoryStore::new()));
-        let delay = Action::Delay(Duration::from_secs(1));
-        slow.faults().add(Rule::any(delay));
-        let store = LimitStore::new(Arc::new(slow)).with_requests(2);
+    async fn a_lease_does_not_wait_behind_data_and_data_waits_for_leases() {
+        let store = limited(100_000);
+        let put = |name: &str, bytes: usize| {
+            let (store, key) = (store.clone(), Key::new(name).unwrap());
+            let bytes = Bytes::from(vec![0; bytes]);
+            async move { store.put(&key, bytes, PutOptions::default()).await.unwrap() }
+        };
         let started = Instant::now();
-        let key = Key::new("a").unwrap();
-        future::join_all((0..6).map(|_| store.delete(&key, None))).await;
-        assert_eq!(started.elapsed().as_secs(), 3);
+        let data = tokio::spawn(future::join_all(
+            (0..64).map(|n| put(&format!("data/{n}"), 1_000_000)),
+        ));
+        tokio::task::yield_now().await;
+        put("leases/a", SMALL).await;
+        assert_eq!(started.elapsed().as_secs(), 0);
+        data.await.unwrap();
+        assert_eq!(started.elapsed().as_secs(), 630);
+        for _ in 0..100 {
+            put("leases/a", 10_000).await;
+        }
+        put("data/last", 1_000_000).await;
+        assert!(
+            started.elapsed().as_secs() >= 650,
+            "what leases took is waited for"
+        );
     }
 }

@@ -92,7 +92,8 @@ pub async fn verify(
     let began = env.boottime();
     progress.begin("verify", None);
     let parents = options.snapshots.clone();
-    let reader = match repository.begin_reader("verify", parents).await {
+    let reader = repository.begin_reader("verify", parents);
+    let reader = match cancel.run(reader).await {
         Ok(reader) => Some(reader),
         // The index is damaged: what is wrong with it is the report's business.
         Err(error) if error.cause() == Cause::Damage => None,
@@ -100,7 +101,7 @@ pub async fn verify(
     };
     let looked = cancel.run(look(repository, options, env)).await;
     if let Some(reader) = reader {
-        reader.finish().await;
+        cancel.in_order(reader.finish()).await;
     }
     let mut report = looked?;
     progress.end();

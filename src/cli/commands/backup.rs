@@ -11,8 +11,9 @@ use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId, Mode};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored;
-use crate::cli::values::{Bytes, Label, duration, took};
-use crate::store::limit::RateLimit;
+use crate::cli::values::{Label, duration, took};
+use crate::resources::Limits;
+use crate::text::Bytes;
 use crate::{Cause, Error, Result, connect, manifest};
 
 /// Take one snapshot of the instance
@@ -93,18 +94,23 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let repository = context.repository(&config)?;
     let rate = args.limit_rate.map(rate).transpose()?;
+    let limits = Limits {
+        rate: rate.or(config.limits.rate),
+        ..config.limits
+    };
+    let resources = context.resources(&limits)?;
     let work = capture::Context {
         instance: config.instance()?.clone(),
         env: context.env.clone(),
         progress: context.progress(),
         cancel: context.cancel.clone(),
         accept: config.accept.clone(),
-        rate: rate.clone(),
+        resources: resources.clone(),
     };
     let options = args.options();
     if args.dry_run {
         let plan = context.run(context.cancel.run(async {
-            let opened = connect::repository(repository, &context.env).await?;
+            let opened = connect::repository(repository, &resources, &context.env).await?;
             let snapshots = opened.snapshots().await?;
             let parent = snapshots.newest_of(&work.instance.name);
             let previous = parent.map(stored::body).transpose()?;
@@ -123,7 +129,8 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         return Ok(0);
     }
     let captured = context.run(async {
-        let opened = connect::repository_at_rate(repository, rate.as_ref(), &context.env).await?;
+        let open = connect::repository(repository, &resources, &context.env);
+        let opened = Box::pin(context.cancel.run(open)).await?;
         let captured = Box::pin(capture::capture(&work, &opened, &options)).await;
         work.progress.end();
         captured
@@ -133,12 +140,10 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     Ok(documents::exit_code(&document.weakened))
 }
 
-/// A budget of bytes a second, for all that is read and written.
-fn rate(limit: Bytes) -> Result<RateLimit> {
+/// Bytes a second, for all that is read and written.
+fn rate(limit: Bytes) -> Result<NonZeroU64> {
     let wrong = || Error::new(Cause::Invalid, "--limit-rate 0 lets nothing through");
-    NonZeroU64::new(limit.0)
-        .map(RateLimit::new)
-        .ok_or_else(wrong)
+    NonZeroU64::new(limit.0).ok_or_else(wrong)
 }
 
 impl Args {

@@ -34,7 +34,7 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
         progress: context.progress(),
         cancel: context.cancel.clone(),
         accept: config.accept.clone(),
-        rate: None,
+        resources: context.resources(&config.limits)?,
     };
     let options = Options::default();
     let document = context.run(context.cancel.run(async {

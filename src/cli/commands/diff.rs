@@ -9,10 +9,11 @@ use crate::cli::context::Context;
 use crate::cli::documents::{Change, DiffDocument, DiffEntry, DiffSummary, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::{Snapshot, Stored};
-use crate::cli::values::{Bytes, SnapshotName};
+use crate::cli::values::SnapshotName;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::repo::{self, Content, Entry};
+use crate::text::Bytes;
 
 /// Say what changed from one snapshot to another
 ///

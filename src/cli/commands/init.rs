@@ -33,6 +33,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     } else {
         Unlock::Passphrase(repository.require_passphrase()?)
     };
+    let resources = context.resources(&config.limits)?;
     let (made, findings) = context.run(context.cancel.run(async {
         let env = &context.env;
         let mut store = connect::repository_store(repository, Make::Directory, env).await?;
@@ -44,7 +45,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             options.store = recorded(&found)?;
             findings = Some(found);
         }
-        let made = Repository::init(store, unlock, options, env).await?;
+        let made = Repository::init(store, unlock, options, &resources, env).await?;
         Ok((made, findings))
     }))?;
     let location = repository.location.to_string();

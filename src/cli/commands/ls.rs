@@ -38,17 +38,13 @@ const KIND_WIDTH: usize = 18;
 /// damaged, after the objects before it.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
-    context.run(async {
+    context.run(context.cancel.run(async {
         let stored = Stored::open(context, &config).await?;
         let view = stored.repository.view().await?;
         let snapshot = stored.snapshot(&args.snapshot, &view)?;
         let mut entries = snapshot.objects().scan(KeyRange::all());
         let mut rows = context.output.rows();
-        while let Some(read) = context
-            .cancel
-            .run(async { Ok(entries.next().await) })
-            .await?
-        {
+        while let Some(read) = entries.next().await {
             let entry = listed(&read?)?;
             let wanted = args
                 .pattern
@@ -60,7 +56,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         }
         rows.finish()?;
         Ok(0)
-    })
+    }))
 }
 
 /// What a list says of an entry of the `objects` map.

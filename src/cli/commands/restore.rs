@@ -11,11 +11,12 @@ use crate::cli::documents::{
 };
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::Stored;
-use crate::cli::values::{Bytes, SnapshotName, took};
+use crate::cli::values::{SnapshotName, took};
 use crate::config::Resolved;
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
+use crate::text::Bytes;
 use crate::{Cause, Result, Side, manifest};
 
 /// Restore a snapshot onto its own instance or another

@@ -15,12 +15,13 @@ use crate::cli::documents::{
 };
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::{Snapshot, Stored};
-use crate::cli::values::{Bytes, SnapshotName, took};
+use crate::cli::values::{SnapshotName, took};
 use crate::manifest::{Body, Cut, HoldState, WalState, weakening};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::progress::Amount;
 use crate::repo::KeyRange;
+use crate::text::Bytes;
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///

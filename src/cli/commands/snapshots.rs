@@ -7,7 +7,7 @@ use crate::cli::documents::{self, SnapshotDocument};
 use crate::cli::output::{Column, Page, Render};
 use crate::cli::report;
 use crate::cli::stored::{Stored, body};
-use crate::cli::values::Bytes;
+use crate::text::Bytes;
 use crate::{Cause, Error, Result};
 
 /// List the snapshots in the repository, the oldest first

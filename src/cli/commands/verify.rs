@@ -9,8 +9,9 @@ use crate::cli::context::Context;
 use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
-use crate::cli::values::{Bytes, Sample, SnapshotName, took};
+use crate::cli::values::{Sample, SnapshotName, took};
 use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
+use crate::text::Bytes;
 use crate::verify::{self, VerifyReport};
 use crate::{Cause, Error, Result, Side};
 
@@ -95,7 +96,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let work = verify::verify(repository, &options, &context.env, &progress, cancel);
         let report = Box::pin(work).await?;
         let result = result(&stored, &options, &report, context.env.now());
-        match repository.record_verification(&result).await {
+        match cancel.run(repository.record_verification(&result)).await {
             Err(error) if error.cause() == Cause::AccessDenied => {
                 tracing::warn!("the result is not kept: {}", error.chain());
             }

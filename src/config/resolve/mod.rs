@@ -7,16 +7,19 @@ mod repositories;
 mod wal;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use super::milvus::{MilvusSettings, truth};
-use super::model::{File, InstanceSection, TlsSection};
+use super::model::{File, InstanceSection, ResourcesSection, SizeValue, TlsSection};
 use super::parse::{parse, read_tree, shown, suggestion};
 use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, Switch, Tls};
 use super::secret::{MASK, Secret, SecretSource};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
 use crate::manifest::weakening;
+use crate::resources::Limits;
+use crate::text::Bytes;
 use crate::{Cause, Error, Result};
 
 /// The variables of our own process that configuration may come from: those that begin with
@@ -90,6 +93,7 @@ impl Resolved {
             None => None,
         };
         let repositories = resolver.repositories(&file.repositories, variables)?;
+        let limits = resolver.limits(&file.resources)?;
         let mut accept = resolver.accepted("accept", file.accept)?;
         let of_instance = file.instance.map(|instance| instance.accept);
         accept.extend(resolver.accepted("instance.accept", of_instance.unwrap_or_default())?);
@@ -105,6 +109,7 @@ impl Resolved {
             instance,
             repositories,
             accept,
+            limits,
             settings: resolver.settings,
         })
     }
@@ -131,6 +136,38 @@ impl<'a> Resolver<'a> {
             file,
             milvus: MilvusSettings::default(),
             settings: Vec::new(),
+        }
+    }
+
+    fn limits(&mut self, section: &ResourcesSection) -> Result<Limits> {
+        let threads = section.threads;
+        let key = "resources.threads";
+        let source = threads.map_or(Source::Default, |_| self.explicit(key));
+        self.record(key, threads.map(|n| n.to_string()), &source);
+        Ok(Limits {
+            threads,
+            memory: self.size("resources.memory", section.memory.as_ref())?,
+            rate: self.size("resources.rate", section.rate.as_ref())?,
+        })
+    }
+
+    fn size(&mut self, key: &str, value: Option<&SizeValue>) -> Result<Option<NonZeroU64>> {
+        let source = value.map_or(Source::Default, |_| self.explicit(key));
+        let bytes = match value {
+            None => None,
+            Some(SizeValue::Number(bytes)) => Some(Bytes(*bytes)),
+            Some(SizeValue::Text(text)) => {
+                let parsed = text.parse();
+                Some(parsed.map_err(|what: String| wrong(&source, &what, "write 256MiB"))?)
+            }
+        };
+        self.record(key, bytes.map(|bytes| bytes.to_string()), &source);
+        match bytes {
+            None => Ok(None),
+            Some(Bytes(bytes)) => NonZeroU64::new(bytes).map(Some).ok_or_else(|| {
+                let what = format!("{key} 0 lets nothing through");
+                wrong(&source, &what, "remove it for the default")
+            }),
         }
     }
 

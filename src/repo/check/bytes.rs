@@ -29,7 +29,7 @@ pub(super) async fn check_pack(
     records: Vec<Record>,
 ) -> Result<PackFaults> {
     let repo = view.repo();
-    let _share = repo.pool().share(pack.size).await?;
+    let _share = repo.resources().share(pack.size).await?;
     let key = pack_key(pack.kind, &pack.id)?;
     let bytes = match repo
         .get_range(&key, 0, pack.size)
@@ -48,7 +48,7 @@ pub(super) async fn check_pack(
     };
     let opener = repo.clone();
     let mut faults = repo
-        .pool()
+        .resources()
         .run(move || {
             let mut faults = PackFaults {
                 why: None,
@@ -68,7 +68,7 @@ pub(super) async fn check_pack(
     for chunk in records.chunks(records.len().div_ceil(CHUNKS).max(1)) {
         let (opener, bytes, chunk) = (repo.clone(), bytes.clone(), chunk.to_vec());
         let bad = repo
-            .pool()
+            .resources()
             .run(move || Ok(open_blobs(&opener, &pack, &bytes, &chunk)))
             .await?;
         faults.0.blobs.extend(bad);

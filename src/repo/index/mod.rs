@@ -44,7 +44,7 @@ impl Index {
         while let Some((id, segment)) = segments.try_next().await? {
             merging.add(id, segment)?;
         }
-        repo.pool().run(move || merging.finish()).await
+        repo.resources().run(move || merging.finish()).await
     }
 
     /// Where the blob is; `None` when the repository does not have it.
@@ -166,7 +166,7 @@ async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {
     let bytes = repo.get_file(&path).await.map_err(missing_is_damage)?;
     let repo_again = repo.clone();
     let name = path.clone();
-    repo.pool()
+    repo.resources()
         .run(move || Segment::open(repo_again.vault(), &name, &bytes))
         .await
         .context(|| format!("load {path}"))

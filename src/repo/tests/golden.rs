@@ -1,5 +1,6 @@
 //! Repositories of every version that was ever released can be read.
 
+use crate::resources::Resources;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,9 +55,15 @@ async fn build(name: &str) -> MemoryStore {
         cuts: small,
         ..options()
     };
-    let repo = Repository::init(Arc::new(store.clone()), unlock(name), options, &env)
-        .await
-        .unwrap();
+    let repo = Repository::init(
+        Arc::new(store.clone()),
+        unlock(name),
+        options,
+        &Resources::of_tests(),
+        &env,
+    )
+    .await
+    .unwrap();
     for objects in snapshots() {
         backup(&repo, "main", &objects).await.unwrap();
     }
@@ -79,9 +86,14 @@ fn load(name: &str) -> MemoryStore {
 }
 
 async fn reads(store: MemoryStore, name: &str) {
-    let repo = Repository::open(Arc::new(store), unlock(name), &Env::system())
-        .await
-        .unwrap();
+    let repo = Repository::open(
+        Arc::new(store),
+        unlock(name),
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await
+    .unwrap();
     let found = repo.snapshots().await.unwrap();
     assert_eq!(found.damage, []);
     let view = repo.view().await.unwrap();
@@ -111,9 +123,14 @@ async fn what_the_builder_makes_today_reads_the_same() {
         let store = build(name).await;
         if let Some(out) = std::env::var_os("EYRIE_GOLDEN") {
             let root = PathBuf::from(out).join(name);
-            let repo = Repository::open(Arc::new(store.clone()), unlock(name), &Env::system())
-                .await
-                .unwrap();
+            let repo = Repository::open(
+                Arc::new(store.clone()),
+                unlock(name),
+                &Resources::of_tests(),
+                &Env::system(),
+            )
+            .await
+            .unwrap();
             for meta in repo.list("").await.unwrap() {
                 let path = root.join(meta.key.as_str());
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,5 +1,6 @@
 //! Objects in, the same bytes out.
 
+use crate::resources::Resources;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -66,21 +67,27 @@ async fn with_a_passphrase_only_that_opens_it() {
     let (_, store) = memory();
     let unlock = |text: &str| Unlock::Passphrase(Secret::new(text));
     let env = Env::system();
-    let repo = Repository::init(store.clone(), unlock("right"), options(), &env)
-        .await
-        .unwrap();
+    let repo = Repository::init(
+        store.clone(),
+        unlock("right"),
+        options(),
+        &Resources::of_tests(),
+        &env,
+    )
+    .await
+    .unwrap();
     assert!(repo.encrypted());
     let (manifest, _) = backup(&repo, "a", &objects(2)).await.unwrap();
 
     let error = |unlock| async {
-        Repository::open(store.clone(), unlock, &env)
+        Repository::open(store.clone(), unlock, &Resources::of_tests(), &env)
             .await
             .unwrap_err()
             .exit_code()
     };
     assert_eq!(error(unlock("wrong")).await, 12);
     assert_eq!(error(Unlock::None).await, 12);
-    let repo = Repository::open(store.clone(), unlock("right"), &env)
+    let repo = Repository::open(store.clone(), unlock("right"), &Resources::of_tests(), &env)
         .await
         .unwrap();
     assert_eq!(
@@ -92,7 +99,7 @@ async fn with_a_passphrase_only_that_opens_it() {
 
     let (_, plain) = memory();
     init(plain.clone()).await;
-    let refused = Repository::open(plain, unlock("right"), &env)
+    let refused = Repository::open(plain, unlock("right"), &Resources::of_tests(), &env)
         .await
         .unwrap_err();
     assert_eq!(refused.cause(), Cause::WrongKey);
@@ -104,7 +111,14 @@ async fn an_empty_backendis_no_repository_and_an_occupied_one_is_not_made_anew()
     let error = open(store.clone()).await.unwrap_err();
     assert_eq!(error.exit_code(), 10);
     let repo = init(store.clone()).await;
-    let again = Repository::init(store.clone(), Unlock::None, options(), &Env::system()).await;
+    let again = Repository::init(
+        store.clone(),
+        Unlock::None,
+        options(),
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await;
     assert!(
         again
             .unwrap_err()
@@ -118,7 +132,14 @@ async fn an_empty_backendis_no_repository_and_an_occupied_one_is_not_made_anew()
     crate::store::Store::delete(&*headless, &config, None)
         .await
         .unwrap();
-    let again = Repository::init(headless, Unlock::None, options(), &Env::system()).await;
+    let again = Repository::init(
+        headless,
+        Unlock::None,
+        options(),
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await;
     assert!(
         again
             .unwrap_err()
@@ -132,7 +153,14 @@ async fn impossible_cuts_are_refused() {
     let (_, store) = memory();
     let mut options: InitOptions = options();
     options.cuts.cut = 5000;
-    let made = Repository::init(store, Unlock::None, options, &Env::system()).await;
+    let made = Repository::init(
+        store,
+        Unlock::None,
+        options,
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await;
     assert_eq!(made.unwrap_err().cause(), Cause::Invalid);
 }
 
@@ -265,7 +293,7 @@ proptest! {
             options.cuts.cut = 1024 << power;
             options.cuts.whole = options.cuts.cut + spare;
             let store = Arc::new(MemoryStore::new());
-            let repo = Repository::init(store, Unlock::None, options, &Env::system()).await.unwrap();
+            let repo = Repository::init(store, Unlock::None, options, &Resources::of_tests(), &Env::system()).await.unwrap();
             let make = if compressible { text } else { noise };
             let data: Objects = (0..)
                 .zip(&sizes)

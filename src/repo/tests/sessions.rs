@@ -1,5 +1,6 @@
 //! Leases: who excludes whom, and for how long.
 
+use crate::resources::Resources;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,7 +130,7 @@ async fn a_writer_that_died_here_is_replaced_at_once() {
 async fn a_writer_elsewhere_is_dead_only_after_two_lifetimes_without_a_beat() {
     let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 1);
     let store = Arc::new(MemoryStore::new());
-    let repo = Repository::init(store, Unlock::None, options(), &env)
+    let repo = Repository::init(store, Unlock::None, options(), &Resources::of_tests(), &env)
         .await
         .unwrap();
     plant(&repo, elsewhere(), 1).await;
@@ -151,7 +152,7 @@ async fn a_writer_elsewhere_is_dead_only_after_two_lifetimes_without_a_beat() {
 async fn a_session_that_slept_through_its_lease_cannot_commit() {
     let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 2);
     let store = Arc::new(MemoryStore::new());
-    let repo = Repository::init(store, Unlock::None, options(), &env)
+    let repo = Repository::init(store, Unlock::None, options(), &Resources::of_tests(), &env)
         .await
         .unwrap();
     let writer = repo
@@ -207,7 +208,7 @@ async fn a_lease_that_cannot_be_read_is_named() {
 async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
     let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 3);
     let store = Arc::new(MemoryStore::new());
-    let repo = Repository::init(store, Unlock::None, options(), &env)
+    let repo = Repository::init(store, Unlock::None, options(), &Resources::of_tests(), &env)
         .await
         .unwrap();
     let time_passes = async {

@@ -1,5 +1,6 @@
 //! What the tests share: small cuts, objects from seeds, a backup and a restore.
 
+use crate::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -106,13 +107,19 @@ pub fn options() -> InitOptions {
 }
 
 pub async fn init(store: SharedStore) -> Repository {
-    Repository::init(store, Unlock::None, options(), &Env::system())
-        .await
-        .unwrap()
+    Repository::init(
+        store,
+        Unlock::None,
+        options(),
+        &Resources::of_tests(),
+        &Env::system(),
+    )
+    .await
+    .unwrap()
 }
 
 pub async fn open(store: SharedStore) -> Result<Repository> {
-    Repository::open(store, Unlock::None, &Env::system()).await
+    Repository::open(store, Unlock::None, &Resources::of_tests(), &Env::system()).await
 }
 
 pub async fn writer(repo: &Repository, instance: &str) -> Result<Writer> {

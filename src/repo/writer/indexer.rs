@@ -59,8 +59,10 @@ impl Indexer {
         let path = segment_path(&IndexId(repo.env().id()));
         let mut segment = std::mem::take(next);
         let name = path.clone();
-        let pool = repo.pool().clone();
-        let bytes = pool.run(move || segment.seal(repo.vault(), &name)).await?;
+        let resources = repo.resources().clone();
+        let bytes = resources
+            .run(move || segment.seal(repo.vault(), &name))
+            .await?;
         self.repo.put_once(&path, bytes).await
     }
 }

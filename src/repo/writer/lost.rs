@@ -84,9 +84,9 @@ impl Session {
         let repo = self.view.repo().clone();
         let path = segment_path(&IndexId(repo.env().id()));
         let name = path.clone();
-        let pool = repo.pool().clone();
+        let resources = repo.resources().clone();
         let (sealing, repo) = (repo.clone(), repo);
-        let bytes = pool
+        let bytes = resources
             .run(move || segment.seal(sealing.vault(), &name))
             .await?;
         repo.put_once(&path, bytes).await

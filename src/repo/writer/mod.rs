@@ -21,12 +21,12 @@ use super::hash::{PieceRef, piece_hashes};
 use super::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
 use super::lease::{Lease, SessionKind};
 use super::manifest::{Manifest, ManifestDraft};
-use super::pool::Share;
 use super::repository::Repository;
 use super::tree::MapBuilder;
 use super::view::View;
 use super::wire::to_u32;
 use crate::env::lock;
+use crate::resources::Share;
 use crate::{Cause, Error, Result, Side};
 
 /// A writer session of one instance.
@@ -279,8 +279,8 @@ impl Writer {
         self.session.check()?;
         let (session, packers) = (self.session.clone(), self.packers.clone());
         let work = async move {
-            let (inner, pool) = (session.clone(), session.view.repo().pool());
-            let sealed = pool
+            let (inner, resources) = (session.clone(), session.view.repo().resources());
+            let sealed = resources
                 .run(move || inner.seal(class.kind(), &plain, offset))
                 .await;
             let (stored, blob) = sealed.inspect_err(|error| session.fail(error))?;

@@ -61,7 +61,12 @@ impl Writer {
         };
         let done: Vec<_> = futures::stream::iter(cuts.pieces(size))
             .map(|(offset, length)| async move {
-                let share = self.view().repo().pool().share(u64::from(length)).await?;
+                let share = self
+                    .view()
+                    .repo()
+                    .resources()
+                    .share(u64::from(length))
+                    .await?;
                 let bytes = source.piece(offset, length as usize).await?;
                 if bytes.len() != length as usize {
                     return Err(changed(&source.name(), size, offset + bytes.len() as u64));

@@ -14,8 +14,8 @@ use crate::repo::blob::{BlobKind, SealedBlob};
 use crate::repo::ids::PackId;
 use crate::repo::index::segment::PackInfo;
 use crate::repo::pack::{PackEntry, pack_header, pack_key};
-use crate::repo::pool::Share;
 use crate::repo::wire::to_u32;
+use crate::resources::Share;
 use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
 use crate::{Cause, Result, Side};
 
@@ -324,7 +324,7 @@ impl OpenPack {
     /// Hashes a part and hands it to the store at the same time.
     async fn send(&mut self, session: &Session, part: Bytes) -> Result<()> {
         let (mut hasher, bytes) = (std::mem::take(&mut self.hasher), part.clone());
-        let hash = session.view.repo().pool().run(move || {
+        let hash = session.view.repo().resources().run(move || {
             hasher.update(&bytes);
             Ok(hasher)
         });
