@@ -41,7 +41,7 @@ bench:
 	cargo bench --bench '*'
 
 ## Backs up and restores made instances of 10^5 and 10^6 objects, and one object of 12 GiB: about
-## 40 GB of disk below SCALE_DIR, and the figures of docs/performance.md.
+## 40 GB of disk below SCALE_DIR. Prints times and peaks of memory.
 SCALE_DIR ?= $(CURDIR)/target/scale
 scale: setup
 	cargo build --release

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::secret::SecretSource;
 use super::source::{Setting, Source};
 use crate::milvus::MilvusVersion;
+use crate::milvus::catalog;
 use crate::resources::Limits;
 use crate::{Cause, Error, Result, Side};
 
@@ -375,16 +376,22 @@ pub enum WalKind {
 }
 
 impl WalKind {
+    /// The kind, without where it is.
+    #[must_use]
+    pub const fn kind(&self) -> catalog::WalKind {
+        match self {
+            Self::Rocksmq { .. } => catalog::WalKind::Rocksmq,
+            Self::Kafka { .. } => catalog::WalKind::Kafka,
+            Self::Pulsar { .. } => catalog::WalKind::Pulsar,
+            Self::Woodpecker { .. } => catalog::WalKind::Woodpecker,
+            Self::Natsmq { .. } => catalog::WalKind::Natsmq,
+        }
+    }
+
     /// The name as Milvus writes it in `mq.type`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Rocksmq { .. } => "rocksmq",
-            Self::Kafka { .. } => "kafka",
-            Self::Pulsar { .. } => "pulsar",
-            Self::Woodpecker { .. } => "woodpecker",
-            Self::Natsmq { .. } => "natsmq",
-        }
+        self.kind().name()
     }
 }
 

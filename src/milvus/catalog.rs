@@ -374,16 +374,6 @@ impl Catalog {
         }
     }
 
-    /// The checkpoint of every virtual channel of every collection that clients see; `None` where
-    /// the key is missing, which means not flushed.
-    pub fn channel_checkpoints(&self) -> impl Iterator<Item = (&str, Option<&Checkpoint>)> {
-        self.collections
-            .values()
-            .filter(|collection| collection.is_created())
-            .flat_map(|collection| &collection.vchannels)
-            .map(|vchannel| (vchannel.as_str(), self.checkpoints.get(vchannel)))
-    }
-
     /// The greatest hybrid timestamp in the insert and delta logs of live segments: what the cut is
     /// proved by; `None` when there is no log.
     #[must_use]

@@ -33,9 +33,24 @@ pub enum ObjectKind {
     PartStats,
 }
 
-impl fmt::Display for ObjectKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl ObjectKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::InsertLog,
+        Self::DeltaLog,
+        Self::StatsLog,
+        Self::Bm25Stats,
+        Self::IndexFile,
+        Self::TextLog,
+        Self::JsonKeyIndexLog,
+        Self::JsonStats,
+        Self::PartStats,
+    ];
+
+    /// The directory below the storage root that holds this kind, and the kind's name.
+    #[must_use]
+    pub const fn folder(self) -> &'static str {
+        match self {
             Self::InsertLog => "insert_log",
             Self::DeltaLog => "delta_log",
             Self::StatsLog => "stats_log",
@@ -45,7 +60,23 @@ impl fmt::Display for ObjectKind {
             Self::JsonKeyIndexLog => "json_key_index_log",
             Self::JsonStats => "json_stats",
             Self::PartStats => "part_stats",
-        })
+        }
+    }
+}
+
+/// The directory of what is computed while a clustering compaction runs; no key names its objects.
+const ANALYZE_STATS: &str = "analyze_stats";
+
+/// Directories below the storage root that are Milvus's own for objects (docs/milvus.md 4.2);
+/// `--replace` wipes these and nothing else.
+pub fn folders() -> impl Iterator<Item = &'static str> {
+    let of_kinds = ObjectKind::ALL.iter().map(|kind| kind.folder());
+    of_kinds.chain([ANALYZE_STATS])
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.folder())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::catalog::WalKind;
 use crate::{Cause, Error, Result};
 
 /// The key of the write hold, below `{root}/config/` (docs/milvus.md 2.3).
@@ -141,6 +142,18 @@ impl MilvusVersion {
         }
     }
 
+    /// What this Milvus does at its first start on a WAL of `kind` that has nothing in it.
+    #[must_use]
+    pub fn on_fresh_wal(&self, kind: WalKind) -> FreshWal {
+        match kind {
+            // Query nodes up to 2.6.13 panic on Woodpecker's own earliest position (docs/milvus.md 5.5).
+            WalKind::Woodpecker if !self.at_least(2, 6, 14) => FreshWal::Panics,
+            WalKind::Natsmq => FreshWal::NoFirstPosition,
+            WalKind::Rocksmq if !self.has_streaming() => FreshWal::Starts,
+            _ => FreshWal::Unproven,
+        }
+    }
+
     /// What holds for this version.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -237,6 +250,19 @@ impl std::str::FromStr for MilvusVersion {
                 .with_hint("write the version that runs, such as 2.3.5"),
         )
     }
+}
+
+/// What a Milvus does at its first start on an empty WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreshWal {
+    /// It starts: this was run.
+    Starts,
+    /// It should start; no test here ever ran it against a real one.
+    Unproven,
+    /// It panics on the first position.
+    Panics,
+    /// What the first position is, is not known.
+    NoFirstPosition,
 }
 
 /// Whether a snapshot may be restored onto a target of another version.

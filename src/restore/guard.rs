@@ -8,7 +8,8 @@ use super::facts::{
     Unproven,
 };
 use crate::manifest::WalState;
-use crate::milvus::version::TargetFit;
+use crate::milvus::catalog::WalKind;
+use crate::milvus::version::{FreshWal, TargetFit};
 use crate::{Cause, Error, Side};
 
 /// Why a target refuses.
@@ -211,14 +212,16 @@ fn wal_kind(source: &SourceFacts, target: &TargetFacts, options: &Options) -> Op
         ));
     }
     let version = target.version.get()?;
-    match target.wal.kind.as_str() {
-        "woodpecker" if !version.at_least(2, 6, 14) => Some(Refusal::new(
+    let other = target.wal.kind.as_str();
+    let kind = WalKind::from_name(other);
+    match kind.map(|kind| version.on_fresh_wal(kind)) {
+        Some(FreshWal::Panics) => Some(Refusal::new(
             "woodpecker",
             format!("Milvus {version} panics on the first position of a fresh Woodpecker queue"),
             "restore onto Milvus 2.6.14 or later, or with another mq.type",
         )),
-        "rocksmq" | "kafka" | "pulsar" | "woodpecker" => None,
-        other => Some(Refusal::new(
+        Some(FreshWal::Starts | FreshWal::Unproven) => None,
+        Some(FreshWal::NoFirstPosition) | None => Some(Refusal::new(
             "wal-kind",
             format!(
                 "the target's queue is {other}: the first position of a fresh one is not known"

@@ -16,7 +16,7 @@ use crate::etcd::KeyValue;
 use crate::hold::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
 use crate::manifest::{Body, ObjectLayer, WalState};
 use crate::milvus::MilvusVersion;
-use crate::milvus::catalog::{Catalog, WalKind};
+use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{self, Roots};
 use crate::{Result, Side};
 
@@ -65,7 +65,6 @@ impl Anchor {
         let keys: Vec<_> = found
             .into_iter()
             .filter(|kv| !kv.key.starts_with(own.as_bytes()))
-            .map(convert)
             .collect();
         let version = MilvusVersion::parse(&body.milvus.version);
         let catalog = Catalog::decode(&roots, &keys, &version)?;
@@ -159,7 +158,7 @@ impl Anchor {
             target_version: onto.version.clone(),
             wal: match body.wal.state {
                 WalState::Captured => Wal::Keep,
-                WalState::Reset => Wal::Reset(wal_kind(&instance.wal.kind)),
+                WalState::Reset => Wal::Reset(instance.wal.kind.kind()),
             },
             // The guard asks for the word, with every other reason beside it.
             unproven: transform::Unproven::Accept,
@@ -189,27 +188,6 @@ impl Made {
             (None, Some(_)) => GcGuard::Setting,
             (None, None) => GcGuard::Brought,
         }
-    }
-}
-
-fn convert(kv: KeyValue) -> keys::KeyValue {
-    keys::KeyValue {
-        key: kv.key,
-        value: kv.value,
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
-    }
-}
-
-fn wal_kind(kind: &config::WalKind) -> WalKind {
-    match kind {
-        config::WalKind::Rocksmq { .. } => WalKind::Rocksmq,
-        config::WalKind::Kafka { .. } => WalKind::Kafka,
-        config::WalKind::Pulsar { .. } => WalKind::Pulsar,
-        config::WalKind::Woodpecker { .. } => WalKind::Woodpecker,
-        config::WalKind::Natsmq { .. } => WalKind::Natsmq,
     }
 }
 

@@ -4,27 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::facts::{Known, Layer, TargetVersion, Ttl};
 use super::plan::RestorePlan;
-
-/// A number of bytes for people.
-struct Bytes(u64);
-
-impl Display for Bytes {
-    #[allow(clippy::cast_precision_loss)]
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        let mut value = self.0 as f64;
-        let mut unit = 0;
-        while value >= 1024.0 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        if unit == 0 {
-            write!(f, "{} B", self.0)
-        } else {
-            write!(f, "{value:.1} {}", UNITS[unit])
-        }
-    }
-}
+use crate::text::Bytes;
 
 impl Display for TargetVersion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

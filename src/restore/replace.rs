@@ -8,7 +8,6 @@ use tracing::{info, warn};
 
 use super::objects::digest;
 use super::snapshot::{Snapshot, Which};
-use super::survey::FAMILIES;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::etcd::KeyValue;
@@ -17,6 +16,7 @@ use crate::manifest::{
     Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
     Weakening, anchor, weakening,
 };
+use crate::milvus::objects::folders;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::store::{ListOptions, Store};
@@ -152,7 +152,7 @@ pub(crate) async fn remove_old(
         .await?;
     progress.begin("remove", None);
     let mut removed = 0;
-    for family in FAMILIES {
+    for family in folders() {
         let mut gone = store
             .list(&format!("{family}/"), ListOptions::default())
             .try_filter(|meta| {

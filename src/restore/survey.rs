@@ -8,23 +8,9 @@ use futures::TryStreamExt;
 
 use super::facts::{Counted, Usage};
 use crate::config::{self, Objects, WalKind};
+use crate::milvus::objects::folders;
 use crate::store::{ListOptions, Store};
 use crate::{Error, Result, Side};
-
-/// Directories below the storage root that are Milvus's own objects (docs/milvus.md 4.2); `--replace`
-/// wipes these and nothing else.
-pub(crate) const FAMILIES: [&str; 10] = [
-    "insert_log",
-    "stats_log",
-    "delta_log",
-    "bm25_stats",
-    "index_files",
-    "text_log",
-    "json_key_index_log",
-    "json_stats",
-    "part_stats",
-    "analyze_stats",
-];
 
 /// How many objects are counted where only "not empty" matters.
 const ENOUGH: u64 = 1_000;
@@ -58,7 +44,7 @@ pub(crate) async fn storage(
             continue;
         }
         let family = key.split_once('/').map_or("", |(first, _)| first);
-        let usage = if FAMILIES.contains(&family) {
+        let usage = if folders().any(|own| own == family) {
             families.entry(family.to_owned()).or_default()
         } else {
             &mut found.foreign

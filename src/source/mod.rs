@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::Result;
-use crate::store::{Key, ListOptions, Meta, SharedStore, Store};
+use crate::store::{ListOptions, Meta, Store};
 
 /// Listings under way at once; S3 answers 5,500 GET and LIST a second for each prefix, a disk
 /// fewer.
@@ -67,15 +67,4 @@ fn digest(text: &str) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
     short
-}
-
-/// The object at a path of a store, read piece by piece.
-#[derive(Debug, Clone)]
-pub struct Object {
-    /// The store.
-    pub store: SharedStore,
-    /// The path below the storage root.
-    pub key: Key,
-    /// Its size in bytes, as listed.
-    pub size: u64,
 }

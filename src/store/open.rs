@@ -49,7 +49,7 @@ pub struct OpenSettings {
     pub retry: RetryPolicy,
 }
 
-/// Reads a location: the path of a directory, or `s3://BUCKET` or `s3://BUCKET/PREFIX`.
+/// Reads a location: the path of a directory, `file:///PATH`, `s3://BUCKET` or `s3://BUCKET/PREFIX`.
 ///
 /// # Errors
 ///
@@ -57,13 +57,17 @@ pub struct OpenSettings {
 pub fn parse_location(url: &str) -> Result<Location> {
     let bad = |message: String| Error::new(Cause::Invalid, message);
     if url.trim().is_empty() || url.contains('\0') {
-        return Err(bad(format!("{url:?} is no directory and no s3:// URL")));
+        let what = if url.is_empty() {
+            "the url is empty".to_owned()
+        } else {
+            format!("{url:?} is no directory and no s3:// URL")
+        };
+        return Err(bad(what).with_hint("write a directory, or s3://bucket/prefix"));
     }
     if let Some((scheme, rest)) = url.split_once("://") {
         return match scheme {
             "s3" => parse_s3(rest),
-            "file" => Err(bad("file:// URLs are not read".to_owned())
-                .with_hint("write the path of the directory alone")),
+            "file" if rest.starts_with('/') => Ok(Location::Directory(PathBuf::from(rest))),
             _ => Err(bad(format!("{scheme}:// URLs are not supported"))
                 .with_hint("a location is a directory or s3://bucket/prefix; the address of an S3 server goes into the endpoint setting")),
         };
@@ -83,6 +87,10 @@ pub fn parse_location(url: &str) -> Result<Location> {
 
 fn parse_s3(rest: &str) -> Result<Location> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        let error = Error::new(Cause::Invalid, "the s3:// URL names no bucket");
+        return Err(error.with_hint("write s3://bucket/prefix"));
+    }
     if bucket.contains(['@', ':']) {
         return Err(Error::new(
             Cause::Invalid,
@@ -189,6 +197,12 @@ mod tests {
         assert_eq!(location.to_string(), path);
     }
 
+    #[test]
+    fn a_file_url_is_its_directory() {
+        let location = parse_location("file:///backup/milvus").unwrap();
+        assert_eq!(location, Location::Directory("/backup/milvus".into()));
+    }
+
     #[rstest]
     #[case("s3://bucket", "bucket", "")]
     #[case("s3://bucket/", "bucket", "")]
@@ -214,7 +228,7 @@ mod tests {
     #[case("s3://localhost:9000/bucket")]
     #[case("S3://bucket")]
     #[case("http://localhost:9000/bucket")]
-    #[case("file:///backup")]
+    #[case("file://host/backup")]
     #[case("gs://bucket/prefix")]
     #[case("~/backup")]
     fn anything_else_is_an_error(#[case] url: &str) {

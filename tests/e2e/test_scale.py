@@ -1,7 +1,7 @@
 """Many small objects and one that is large: bounded memory, nothing read twice, every byte back.
 
 The instance is made (`lab.made`): no Milvus wrote it and none starts on it. The
-sizes that take minutes are run by `make scale`; docs/performance.md has their figures.
+sizes that take minutes are run by `make scale`.
 """
 
 from __future__ import annotations

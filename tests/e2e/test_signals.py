@@ -85,9 +85,10 @@ def test_a_source_that_never_answers(verb: str, what: str, known: Eyrie, tarpit:
 
 @pytest.mark.s3
 def test_a_store_of_the_source_that_never_answers(
-    known: Eyrie, fresh: Callable[..., Lab], tarpit: int, binary: Path
+    known: Eyrie, fresh: Callable[..., Lab], tarpit: int
 ) -> None:
     lab = fresh("s3")
+    lab.instance.start_backing()
     path = milvus_yaml(lab, "silent-store", minio={"address": "127.0.0.1", "port": tarpit})
     for verb in (["check"], ["restore", "latest"]):
         stopped(variant(known, "silent-store", instance={"milvus_yaml": path}), 3.0, *verb)

@@ -11,6 +11,8 @@ use crate::cli::documents::{
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::{self, Stored};
 use crate::config::{self, Deploy, Objects, WalKind};
+use crate::milvus::MilvusVersion;
+use crate::milvus::version::FreshWal;
 use crate::{Cause, Error, Result, Side};
 
 /// Reach everything and say what a backup would do
@@ -70,7 +72,7 @@ fn document(
         milvus: milvus(work, survey),
         etcd: etcd(work, survey),
         objects: objects(work, survey),
-        wal: wal(work),
+        wal: wal(work, survey),
         repository: checked(repository, &instance.name, stored),
         backup: plan
             .map(|plan| documents::backup_plan(plan, options, &repository.name, newest.as_ref())),
@@ -143,7 +145,7 @@ fn objects(work: &capture::Context, survey: &Survey) -> CheckedObjects {
     }
 }
 
-fn wal(work: &capture::Context) -> CheckedWal {
+fn wal(work: &capture::Context, survey: &Survey) -> CheckedWal {
     let wal = &work.instance.wal;
     CheckedWal {
         kind: wal.kind.name().to_owned(),
@@ -154,13 +156,16 @@ fn wal(work: &capture::Context) -> CheckedWal {
             _ => None,
         },
         channel_prefix: wal.channel_prefix.clone(),
-        reset_proven: reset_proven(&wal.kind),
+        reset_proven: reset_proven(work, survey),
     }
 }
 
-/// Whether a restore onto a fresh queue of this kind was ever run against a real one.
-const fn reset_proven(kind: &WalKind) -> bool {
-    matches!(kind, WalKind::Rocksmq { .. })
+/// Whether a restore onto a fresh queue of this kind was ever run against a real one, for the version
+/// that answers or is declared.
+fn reset_proven(work: &capture::Context, survey: &Survey) -> bool {
+    let version = survey.version(work);
+    let version = version.unwrap_or_else(|| MilvusVersion::parse("unknown"));
+    version.on_fresh_wal(work.instance.wal.kind.kind()) == FreshWal::Starts
 }
 
 fn checked(

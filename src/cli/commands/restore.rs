@@ -9,7 +9,7 @@ use crate::cli::documents::{
     self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
     Weakening,
 };
-use crate::cli::output::{Column, Page, Render, count};
+use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{SnapshotName, took};
 use crate::config::Resolved;
@@ -309,63 +309,6 @@ impl Render for RestoreDocument {
         page.list("lacking", self.lacking.iter().map(ToString::to_string));
         page.list("notes", self.notes.iter().map(|note| note.what.clone()));
         numbered(page, "what to do next", &self.next_steps);
-    }
-}
-
-impl Render for RestorePlanDocument {
-    fn render(&self, page: &mut Page) {
-        page.line(format!(
-            "restore {} onto {}",
-            self.snapshot.short(),
-            self.target
-        ));
-        let expected = self.expected_ms.map(Duration::from_millis);
-        page.pairs(&[
-            (
-                "objects",
-                format!("{}, {}", count(self.objects, "object"), Bytes(self.bytes)),
-            ),
-            ("etcd", count(self.etcd_keys, "key")),
-            ("wal", self.wal.clone()),
-            (
-                "takes",
-                expected.map_or_else(|| "unknown".to_owned(), |d| format!("about {}", took(d))),
-            ),
-        ]);
-        page.list("the target refuses", self.refusals.iter().cloned());
-        weakenings(page, &self.weakened);
-        page.list("lacking", self.lacking.iter().map(ToString::to_string));
-        page.list("notes", self.notes.iter().map(|note| note.what.clone()));
-        page.list(
-            "would be destroyed",
-            self.destroys
-                .iter()
-                .map(|place| format!("{} ({} entries)", place.place, place.entries)),
-        );
-        page.heading("keys");
-        page.table(
-            &[
-                Column::text("family"),
-                Column::text("action"),
-                Column::number("keys"),
-                Column::text("why"),
-            ],
-            self.transforms.iter().map(|t| {
-                vec![
-                    t.family.clone(),
-                    t.action.clone(),
-                    t.keys.to_string(),
-                    t.why.clone(),
-                ]
-            }),
-        );
-        let steps: Vec<_> = self
-            .steps
-            .iter()
-            .map(|s| format!("{}: {}", s.step, s.what))
-            .collect();
-        numbered(page, "steps", &steps);
-        numbered(page, "what to do afterwards", &self.next_steps);
     }
 }
 

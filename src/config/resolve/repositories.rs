@@ -1,6 +1,6 @@
 //! Repositories: a directory or an S3 prefix, and what opens them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::super::model::{RepositorySection, S3Section};
 use super::super::resolved::{Addressing, Location, Repository, S3Credentials, S3Location, Switch};
@@ -8,6 +8,7 @@ use super::super::secret::{MASK, SecretSource};
 use super::super::source::Source;
 use super::{MilvusTls, Resolver, Sourced, Variables, wrong};
 use crate::Result;
+use crate::store::open::{self, parse_location};
 
 impl Resolver<'_> {
     pub(super) fn repositories(
@@ -50,32 +51,24 @@ impl Resolver<'_> {
     fn location(&mut self, at: &str, section: &RepositorySection) -> Result<Location> {
         let key = format!("{at}.url");
         let source = self.explicit(&key);
-        let plain = match section.url.split_once("://") {
-            Some(("s3", rest)) => {
-                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                if bucket.is_empty() {
-                    let message = format!("{} names no bucket", section.url);
-                    return Err(wrong(&source, &message, "write s3://bucket/prefix"));
-                }
+        let parsed = parse_location(&section.url).map_err(|error| {
+            let hint = error
+                .hint()
+                .unwrap_or("write a directory, or s3://bucket/prefix");
+            wrong(&source, &error.to_string(), hint)
+        })?;
+        let plain = match parsed {
+            open::Location::S3 { bucket, prefix } => {
                 self.note(&key, &section.url);
                 let s3 = section.s3.clone().unwrap_or_default();
-                let s3 = self.s3_location(at, bucket, prefix, &s3)?;
+                let s3 = self.s3_location(at, &bucket, &prefix, &s3)?;
                 return Ok(Location::S3(Box::new(s3)));
             }
-            Some(("file", path)) => path,
-            Some((scheme, _)) => {
-                let message = format!("{scheme}:// is no kind of repository");
-                let hint = "a repository is a directory or s3://bucket/prefix";
-                return Err(wrong(&source, &message, hint));
-            }
-            None => &section.url,
+            open::Location::Directory(path) => path,
         };
-        if plain.is_empty() {
-            let hint = "a repository is a directory or s3://bucket/prefix";
-            return Err(wrong(&source, "the url is empty", hint));
-        }
         if section.s3.is_some() {
             let source = self.explicit(&format!("{at}.s3"));
+            let plain = plain.display();
             let message = format!("`s3:` does not belong to the directory {plain}");
             return Err(wrong(
                 &source,
@@ -83,7 +76,7 @@ impl Resolver<'_> {
                 "remove it, or write s3://bucket/prefix as url",
             ));
         }
-        let path = self.beside(Path::new(plain));
+        let path = self.beside(&plain);
         self.note(&key, &path.display().to_string());
         Ok(Location::Directory(path))
     }
@@ -133,7 +126,7 @@ impl Resolver<'_> {
         let tls = self.tls(&key("tls"), &s3.tls, &told)?;
         Ok(S3Location {
             bucket: bucket.to_owned(),
-            prefix: prefix.trim_matches('/').to_owned(),
+            prefix: prefix.to_owned(),
             endpoint,
             region: region.map(|r| r.value),
             addressing: if style {

@@ -48,15 +48,38 @@ impl WalKind {
     }
 }
 
-impl fmt::Display for WalKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl WalKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Rocksmq,
+        Self::Pulsar,
+        Self::Kafka,
+        Self::Woodpecker,
+        Self::Natsmq,
+    ];
+
+    /// The name as Milvus writes it in `mq.type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Rocksmq => "rocksmq",
             Self::Pulsar => "pulsar",
             Self::Kafka => "kafka",
             Self::Woodpecker => "woodpecker",
             Self::Natsmq => "natsmq",
-        })
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for WalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Options, Unproven, Wal};
 use crate::milvus::catalog::{Catalog, WalKind};
 use crate::milvus::validate::RefusalKind;
+use crate::milvus::version::FreshWal;
 use crate::{Cause, Result, Side};
 
 /// Steps of this restore that never ran against a real broker here; `plan` and `check` name them.
@@ -10,10 +11,12 @@ use crate::{Cause, Result, Side};
 pub fn unproven(catalog: &Catalog, options: &Options) -> Vec<String> {
     let mut steps = Vec::new();
     if let Wal::Reset(kind) = options.wal {
-        if kind != WalKind::Rocksmq {
-            steps.push(format!("starting Milvus on a fresh {kind}"));
-        } else if options.target_version.has_streaming() {
-            steps.push("starting Milvus 2.6 or later on a fresh rocksmq".to_owned());
+        let version = &options.target_version;
+        if version.on_fresh_wal(kind) != FreshWal::Starts {
+            steps.push(match kind {
+                WalKind::Rocksmq => "starting Milvus 2.6 or later on a fresh rocksmq".to_owned(),
+                kind => format!("starting Milvus on a fresh {kind}"),
+            });
         }
     } else if options.target_version.has_streaming() {
         steps.push("starting Milvus 2.6 or later on a captured WAL".to_owned());
@@ -38,21 +41,21 @@ pub(super) fn check(catalog: &Catalog, options: &Options) -> Result<()> {
         }
     }
     if let Wal::Reset(kind) = options.wal {
-        // Query nodes up to 2.6.13 panic on Woodpecker's own earliest position (docs/milvus.md 5.5).
-        if kind == WalKind::Woodpecker && !options.target_version.at_least(2, 6, 14) {
-            return refused(
-                format!(
-                    "Milvus {} panics on the first position of a fresh woodpecker",
-                    options.target_version
-                ),
-                "restore onto a version after 2.6.13, or onto another kind of WAL (mq.type)",
-            );
-        }
-        if kind == WalKind::Natsmq {
-            return refused(
-                "the first position of a fresh natsmq is not known".to_owned(),
-                "set mq.type of the target to rocksmq, pulsar or kafka",
-            );
+        let version = &options.target_version;
+        match version.on_fresh_wal(kind) {
+            FreshWal::Panics => {
+                return refused(
+                    format!("Milvus {version} panics on the first position of a fresh {kind}"),
+                    "restore onto a version after 2.6.13, or onto another kind of WAL (mq.type)",
+                );
+            }
+            FreshWal::NoFirstPosition => {
+                return refused(
+                    format!("the first position of a fresh {kind} is not known"),
+                    "set mq.type of the target to rocksmq, pulsar or kafka",
+                );
+            }
+            FreshWal::Starts | FreshWal::Unproven => {}
         }
         if !catalog.tasks.broadcasts.is_empty() {
             let ids: Vec<i64> = catalog.tasks.broadcasts.iter().map(|(id, _)| *id).collect();

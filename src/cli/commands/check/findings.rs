@@ -22,7 +22,7 @@ pub(super) fn all(
     all.of_etcd(work, survey);
     all.of_milvus(work, survey);
     all.of_objects(survey);
-    all.of_wal(work);
+    all.of_wal(work, survey);
     all.of_plan(survey);
     all.of_repository(work, stored);
     let mut all = all.0;
@@ -135,9 +135,9 @@ impl Findings {
         }
     }
 
-    fn of_wal(&mut self, work: &capture::Context) {
+    fn of_wal(&mut self, work: &capture::Context, survey: &Survey) {
         let kind = &work.instance.wal.kind;
-        if !super::reset_proven(kind) {
+        if !super::reset_proven(work, survey) {
             let what = format!(
                 "a restore onto a fresh {} was never run against a real one: it asks for \
                  --accept-unproven-wal",
