@@ -16,7 +16,10 @@ use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, w
 use crate::connect;
 use crate::error::Context as _;
 use crate::hold;
-use crate::manifest::{Body, Counts, HoldRecord, HoldState, Mode, WalState, Weakening, weakening};
+use crate::manifest::{
+    ANCHOR_ROOT, Body, Counts, HoldRecord, HoldState, Mode, OBJECTS_ROOT, WAL_ROOT, WalState,
+    Weakening, weakening,
+};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
@@ -31,13 +34,6 @@ const NOTES_NAMED: usize = 30;
 
 /// Missing objects that an error names; the manifest has more.
 const NAMED_IN_ERROR: usize = 10;
-
-/// The names of a snapshot's maps.
-pub const ANCHOR_ROOT: &str = "anchor";
-/// The map of objects.
-pub const OBJECTS_ROOT: &str = "objects";
-/// The map of the message queue's files, in a cold snapshot.
-pub const WAL_ROOT: &str = "wal";
 
 /// A snapshot that only its manifest is missing of.
 pub(super) struct Prepared {

@@ -25,8 +25,6 @@ mod tests;
 mod view;
 mod window;
 
-pub use commit::{ANCHOR_ROOT, OBJECTS_ROOT, WAL_ROOT};
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -108,11 +108,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     }
     let (reached, status) = reach_etcd(context, options.mode).await?;
     let mut client = reached.client.clone();
-    let roots = Roots {
-        root: instance.etcd.root_path.clone(),
-        meta: instance.etcd.meta_sub_path.clone(),
-        kv: instance.etcd.kv_sub_path.clone(),
-    };
+    let roots = instance.etcd.roots();
     let anchor = client.read_prefix(&format!("{}/", roots.root)).await?;
     if anchor.keys.is_empty() {
         return Err(nothing_under_root(&mut client, &roots).await);

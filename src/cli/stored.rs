@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use futures::TryStreamExt;
-
 use super::context::Context;
 use super::documents::{Time, VerifiedDocument};
 use super::values::SnapshotName;
 use crate::config::Resolved;
-use crate::manifest::{Body, KEYS_ONLY, anchor};
-use crate::milvus::catalog::Catalog;
-use crate::milvus::keys::{KeyValue, Roots};
-use crate::milvus::version::MilvusVersion;
-use crate::repo::{KeyRange, Manifest, Map, Repository, SnapshotId, Snapshots, View};
-use crate::{Cause, Error, Result, Side, capture, connect};
+use crate::manifest::{Snapshot, is_keys_only};
+use crate::repo::{Manifest, Repository, SnapshotId, Snapshots, View};
+use crate::{Cause, Error, Result, connect};
 
 /// An open repository and its snapshots.
 #[derive(Debug)]
@@ -24,16 +19,6 @@ pub struct Stored {
     pub snapshots: Snapshots,
     /// The instance that the configuration names, if any.
     instance: Option<String>,
-}
-
-/// One snapshot.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The repository's manifest.
-    pub manifest: Manifest,
-    /// What the snapshot says of itself.
-    pub body: Body,
-    view: View,
 }
 
 impl Stored {
@@ -75,8 +60,7 @@ impl Stored {
     }
 
     fn latest_of(&self) -> Result<Option<&str>> {
-        let (label, keys_only) = KEYS_ONLY;
-        let whole = |m: &&Manifest| m.labels.get(label).is_none_or(|value| value != keys_only);
+        let whole = |m: &&Manifest| !is_keys_only(m);
         let manifests = || self.snapshots.manifests.iter().filter(whole);
         let configured = self.instance.as_deref();
         let known = |name: &&str| manifests().any(|m| m.instance == *name);
@@ -126,71 +110,6 @@ impl Stored {
     ///
     /// Those of [`Stored::find`], and [`Cause::NewerFormat`] when its own words do not read.
     pub fn snapshot(&self, name: &SnapshotName, view: &View) -> Result<Snapshot> {
-        let manifest = self.find(name)?.clone();
-        let body = body(&manifest)?;
-        Ok(Snapshot {
-            manifest,
-            body,
-            view: view.clone(),
-        })
-    }
-}
-
-/// What a snapshot says of itself.
-///
-/// # Errors
-///
-/// [`Cause::NewerFormat`] when it says something that this eyrie does not understand.
-pub fn body(manifest: &Manifest) -> Result<Body> {
-    serde_json::from_value(manifest.body.clone()).map_err(|error| {
-        let message = format!(
-            "snapshot {} was made by an eyrie that says more than this one understands",
-            manifest.snapshot.short()
-        );
-        Error::new(Cause::NewerFormat, message).with_source(error)
-    })
-}
-
-impl Snapshot {
-    /// The map of that name.
-    fn map(&self, root: &str) -> Map {
-        self.view
-            .map(self.manifest.roots.get(root).copied().flatten())
-    }
-
-    /// The map of objects.
-    #[must_use]
-    pub fn objects(&self) -> Map {
-        self.map(capture::OBJECTS_ROOT)
-    }
-
-    /// Decodes the etcd keys of the snapshot.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::Damage`] when tree nodes are missing or damaged.
-    pub async fn catalog(&self) -> Result<Catalog> {
-        let keys: Vec<KeyValue> = self
-            .map(capture::ANCHOR_ROOT)
-            .scan(KeyRange::all())
-            .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
-            .try_collect()
-            .await?;
-        let etcd = &self.body.etcd;
-        let roots = Roots {
-            root: etcd.root_path.clone(),
-            meta: etcd.meta_sub_path.clone(),
-            kv: etcd.kv_sub_path.clone(),
-        };
-        let version = MilvusVersion::parse(&self.body.milvus.version);
-        Catalog::decode(&roots, &keys, &version).map_err(|error| {
-            let message = format!(
-                "the keys in snapshot {} cannot be decoded",
-                self.manifest.snapshot.short()
-            );
-            Side::Repository
-                .error(Cause::Damage, message)
-                .with_source(error)
-        })
+        Snapshot::open(view, self.find(name)?.clone())
     }
 }

@@ -6,6 +6,7 @@ use super::secret::SecretSource;
 use super::source::{Setting, Source};
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog;
+use crate::milvus::keys::Roots;
 use crate::resources::Limits;
 use crate::{Cause, Error, Result, Side};
 
@@ -214,6 +215,18 @@ pub struct Etcd {
     pub tls: Tls,
     /// An etcd program to run on a copy of an embedded etcd's directory; on `PATH` when `None`.
     pub binary: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Where the instance keeps its keys.
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        Roots {
+            root: self.root_path.clone(),
+            meta: self.meta_sub_path.clone(),
+            kv: self.kv_sub_path.clone(),
+        }
+    }
 }
 
 /// An etcd that runs inside Milvus.

@@ -1,5 +1,7 @@
 //! How a key of the anchor is stored (docs/format.md, section 10).
 
+use prost::encoding::{decode_varint, encode_varint};
+
 use crate::etcd::KeyValue;
 use crate::{Cause, Error, Result};
 
@@ -9,7 +11,7 @@ pub fn encode(kv: &KeyValue) -> Vec<u8> {
     let mut out = Vec::with_capacity(kv.value.len() + 20);
     for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
         // Revisions and versions are never negative; a lease id is a bit pattern.
-        put_varint(&mut out, number.cast_unsigned());
+        encode_varint(number.cast_unsigned(), &mut out);
     }
     out.extend_from_slice(&kv.value);
     out
@@ -24,8 +26,8 @@ pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
     let mut rest = stored;
     let mut numbers = [0; 4];
     for number in &mut numbers {
-        *number = take_varint(&mut rest)
-            .ok_or_else(|| {
+        *number = decode_varint(&mut rest)
+            .map_err(|_| {
                 let key = String::from_utf8_lossy(key);
                 Error::new(
                     Cause::Damage,
@@ -43,30 +45,6 @@ pub fn decode(key: &[u8], stored: &[u8]) -> Result<KeyValue> {
         version,
         lease,
     })
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    loop {
-        let [low, ..] = number.to_le_bytes();
-        number >>= 7;
-        if number == 0 {
-            return out.push(low & 0x7f);
-        }
-        out.push(low | 0x80);
-    }
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f).checked_shl(shift)?;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod anchor;
 pub mod complete;
+pub mod snapshot;
 pub mod weakening;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use snapshot::{ANCHOR_ROOT, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
 pub use weakening::Weakening;
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.

@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use prost::encoding::{decode_varint, encode_varint};
+
 use crate::{Cause, Error, Result};
 
 /// The largest field number protobuf has.
@@ -59,7 +61,7 @@ impl Field {
     fn varint(number: u32, value: u64) -> Self {
         let mut raw = tag(number, WireType::Varint);
         let start = raw.len();
-        push_varint(&mut raw, value);
+        encode_varint(value, &mut raw);
         let payload = start..raw.len();
         Self {
             number,
@@ -71,7 +73,7 @@ impl Field {
 
     fn bytes(number: u32, value: &[u8]) -> Self {
         let mut raw = tag(number, WireType::Bytes);
-        push_varint(&mut raw, value.len() as u64);
+        encode_varint(value.len() as u64, &mut raw);
         let start = raw.len();
         raw.extend_from_slice(value);
         let payload = start..raw.len();
@@ -352,38 +354,19 @@ fn malformed(at: usize, what: &str) -> Error {
 
 fn tag(number: u32, wire_type: WireType) -> Vec<u8> {
     let mut raw = Vec::new();
-    push_varint(
-        &mut raw,
+    encode_varint(
         u64::from(number) << 3 | u64::from(wire_type.code()),
+        &mut raw,
     );
     raw
 }
 
-fn push_varint(raw: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        raw.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    raw.push((value & 0x7f) as u8);
-}
-
 fn read_varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
-    let start = *at;
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes
-            .get(*at)
-            .ok_or_else(|| malformed(start, "a number is cut short"))?;
-        *at += 1;
-        if shift == 63 && byte > 1 {
-            break;
-        }
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(malformed(start, "a number is longer than 64 bits"))
+    let mut rest = bytes.get(*at..).unwrap_or_default();
+    let value = decode_varint(&mut rest)
+        .map_err(|_| malformed(*at, "a number is cut short or longer than 64 bits"))?;
+    *at = bytes.len() - rest.len();
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -539,7 +522,7 @@ mod tests {
         let mut message = Message::parse(&[0x0a, 0x01, 0x08]).unwrap();
         assert_eq!(
             message.edit(1, |_| Ok(())).unwrap_err().chain(),
-            "protobuf field 1: malformed protobuf at byte 1: a number is cut short"
+            "protobuf field 1: malformed protobuf at byte 1: a number is cut short or longer than 64 bits"
         );
     }
 
@@ -581,7 +564,7 @@ mod tests {
             // The length of the nested message is written longer than it need be.
             let mut bytes = tag(number, WireType::Bytes);
             let nested = Field::bytes(3, &inner).raw;
-            push_varint(&mut bytes, nested.len() as u64);
+            encode_varint(nested.len() as u64, &mut bytes);
             if pad > 0 {
                 *bytes.last_mut().unwrap() |= 0x80;
                 bytes.extend(std::iter::repeat_n(0x80, pad - 1));

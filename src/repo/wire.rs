@@ -17,16 +17,8 @@ pub(crate) fn missing_is_damage(error: Error) -> Error {
 }
 
 /// Appends `value` as LEB128.
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let byte = value.to_le_bytes()[0] & 0x7f;
-        value >>= 7;
-        if value == 0 {
-            out.push(byte);
-            return;
-        }
-        out.push(byte | 0x80);
-    }
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    prost::encoding::encode_varint(value, out);
 }
 
 /// Appends a length and the bytes.

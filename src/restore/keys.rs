@@ -14,10 +14,10 @@ use super::write::Target;
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
 use crate::hold::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
-use crate::manifest::{Body, ObjectLayer, WalState};
+use crate::manifest::{Body, ObjectLayer, Snapshot, WalState};
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
-use crate::milvus::keys::{self, Roots};
+use crate::milvus::keys::Roots;
 use crate::{Result, Side};
 
 /// The anchor of a snapshot, decoded.
@@ -26,7 +26,7 @@ pub(crate) struct Anchor {
     pub(crate) roots: Roots,
     pub(crate) version: MilvusVersion,
     pub(crate) catalog: Catalog,
-    keys: Vec<keys::KeyValue>,
+    keys: Vec<KeyValue>,
 }
 
 /// What the transform made of it.
@@ -54,24 +54,17 @@ pub(crate) struct Onto<'a> {
 
 impl Anchor {
     /// Decodes the keys of a snapshot; eyrie's own are left out.
-    pub(crate) fn new(body: &Body, found: Vec<KeyValue>) -> Result<Self> {
-        let etcd = &body.etcd;
-        let roots = Roots {
-            root: etcd.root_path.clone(),
-            meta: etcd.meta_sub_path.clone(),
-            kv: etcd.kv_sub_path.clone(),
-        };
+    pub(crate) fn new(snapshot: &Snapshot, found: Vec<KeyValue>) -> Result<Self> {
+        let roots = snapshot.body.roots();
         let own = format!("{}/{AREA}", roots.root);
         let keys: Vec<_> = found
             .into_iter()
             .filter(|kv| !kv.key.starts_with(own.as_bytes()))
             .collect();
-        let version = MilvusVersion::parse(&body.milvus.version);
-        let catalog = Catalog::decode(&roots, &keys, &version)?;
         Ok(Self {
             roots,
-            version,
-            catalog,
+            version: snapshot.body.version(),
+            catalog: snapshot.decode(&keys)?,
             keys,
         })
     }
@@ -149,11 +142,7 @@ impl Anchor {
         let instance = onto.instance;
         transform::Options {
             source: self.roots.clone(),
-            target: Roots {
-                root: instance.etcd.root_path.clone(),
-                meta: instance.etcd.meta_sub_path.clone(),
-                kv: instance.etcd.kv_sub_path.clone(),
-            },
+            target: instance.etcd.roots(),
             version: self.version.clone(),
             target_version: onto.version.clone(),
             wal: match body.wal.state {

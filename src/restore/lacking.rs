@@ -11,8 +11,8 @@ use std::fmt::{self, Display, Formatter};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::snapshot::Snapshot;
 use crate::Result;
+use crate::manifest::Snapshot;
 use crate::manifest::weakening::MISSING_OBJECTS;
 use crate::manifest::{Weakening, complete};
 use crate::milvus::catalog::{ALL_PARTITIONS, Catalog, Collection, Segment};

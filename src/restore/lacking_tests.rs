@@ -40,7 +40,7 @@ async fn without(catalog: &Catalog, gone: &[&str], weakenings: Vec<Weakening>) -
         .begin_reader("main", vec![manifest.snapshot])
         .await
         .unwrap();
-    told(Snapshot::new(reader.view(), manifest))
+    told(Snapshot::open(reader.view(), manifest))
 }
 
 fn build_of(catalog: &Catalog, segment: i64) -> ObjectRef {

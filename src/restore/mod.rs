@@ -44,14 +44,14 @@ pub use plan::{
     Basis, Expected, Expiring, KeyChange, PlannedTarget, PlannedWal, RestorePlan, Wipe,
 };
 
+use crate::manifest::{Snapshot, is_keys_only};
 use facts::{Contents, Marked, SourceFacts, TargetFacts};
 use keys::{Anchor, Made, Onto};
 use lacking::Lack;
 use marker::Marker;
 use plan::Inputs;
 use queue::Queue;
-use replace::{KEYS_ONLY, Old};
-use snapshot::Snapshot;
+use replace::Old;
 use target::{FoundStorage, Home};
 use work::{Done, Work};
 
@@ -219,9 +219,9 @@ impl Prepared {
         purpose: Purpose,
         reader: &Reader,
     ) -> Result<impl FnOnce(Reader) -> Self + use<>> {
-        let snapshot = Snapshot::new(reader.view(), manifest.clone())?;
+        let snapshot = Snapshot::open(reader.view(), manifest.clone())?;
         let body = &snapshot.body;
-        let anchor = Anchor::new(body, context.cancel.run(snapshot.keys()).await?)?;
+        let anchor = Anchor::new(&snapshot, context.cancel.run(snapshot.keys()).await?)?;
         let mut home = Home::open(context, purpose).await?;
         let storage = FoundStorage::look(context, options).await?;
         let (wal, queue) = target::wal(context, &mut home).await?;
@@ -402,9 +402,9 @@ fn marker(context: &Context<'_>, manifest: &Manifest, options: &Options, home: &
 }
 
 fn contents(manifest: &Manifest) -> Contents {
-    let label = manifest.labels.get(KEYS_ONLY.0);
-    match label.map(String::as_str) {
-        Some(label) if label == KEYS_ONLY.1 => Contents::KeysOnly,
-        _ => Contents::Whole,
+    if is_keys_only(manifest) {
+        Contents::KeysOnly
+    } else {
+        Contents::Whole
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 
 use super::*;
+use crate::manifest::Snapshot;
 use crate::progress::Silent;
 use crate::repo::{Manifest, Repository};
 use crate::resources::Resources;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::plan::tests::body;
 use crate::restore::prove::prove;
-use crate::restore::snapshot::{Snapshot, Which};
+use crate::restore::snapshot::Which;
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{Key, ListOptions};
@@ -54,7 +55,7 @@ async fn case() -> Case {
 impl Case {
     async fn snapshot(&self) -> Snapshot {
         let view = told(self.repo.view().await);
-        told(Snapshot::new(&view, self.manifest.clone()))
+        told(Snapshot::open(&view, self.manifest.clone()))
     }
 
     async fn place(&self, store: &SharedStore, other: Other) -> Result<Placed> {

@@ -9,8 +9,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::facts::Usage;
 use super::objects::{proved, updated};
-use super::snapshot::{Item, Snapshot, Which};
+use super::snapshot::{Item, Which};
 use crate::cancel::Cancel;
+use crate::manifest::Snapshot;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::View;
 use crate::{Cause, Error, Result};

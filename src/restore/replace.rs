@@ -7,14 +7,14 @@ use futures::{StreamExt, TryStreamExt};
 use tracing::{info, warn};
 
 use super::objects::digest;
-use super::snapshot::{Snapshot, Which};
+use super::snapshot::Which;
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::etcd::KeyValue;
-pub(crate) use crate::manifest::KEYS_ONLY;
+use crate::manifest::Snapshot;
 use crate::manifest::{
-    Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
-    Weakening, anchor, weakening,
+    ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, Method, MilvusIdentity, Mode,
+    OBJECTS_ROOT, ObjectLayer, Wal, WalState, Weakening, anchor, weakening,
 };
 use crate::milvus::objects::folders;
 use crate::progress::{Amount, SharedProgress};
@@ -74,7 +74,11 @@ pub(crate) async fn save(
         writer
             .commit(ManifestDraft {
                 time: env.now(),
-                roots: [("anchor".to_owned(), root), ("objects".to_owned(), None)].into(),
+                roots: [
+                    (ANCHOR_ROOT.to_owned(), root),
+                    (OBJECTS_ROOT.to_owned(), None),
+                ]
+                .into(),
                 totals: Totals::default(),
                 labels: BTreeMap::from([label(KEYS_ONLY), label(("eyrie.replaced-by", by))]),
                 body,

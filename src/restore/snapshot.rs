@@ -1,27 +1,13 @@
-//! The snapshot to restore: its manifest, its keys, its objects.
+//! What a restore puts back of a snapshot.
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
 use super::facts::Usage;
-use crate::etcd::KeyValue;
-use crate::manifest::{Body, anchor};
-use crate::repo::{Content, Entry, KeyRange, Manifest, Map, ObjectHash, PieceRef, View};
+use crate::manifest::{OBJECTS_ROOT, Snapshot, WAL_ROOT};
+use crate::repo::{Content, Entry, KeyRange, ObjectHash, PieceRef};
 use crate::store::Key;
 use crate::{Cause, Error, Result, Side};
-
-/// The name of the map of objects.
-const OBJECTS_ROOT: &str = "objects";
-
-/// A snapshot as a reader session sees it.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The repository's manifest.
-    pub manifest: Manifest,
-    /// What the snapshot says of itself.
-    pub body: Body,
-    view: View,
-}
 
 /// One object to put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,56 +32,11 @@ pub(crate) enum Which {
 }
 
 impl Snapshot {
-    /// Takes a manifest of the repository that `view` sees.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::NewerFormat`] when the snapshot's own words do not read.
-    pub fn new(view: &View, manifest: Manifest) -> Result<Self> {
-        let body = serde_json::from_value(manifest.body.clone()).map_err(|error| {
-            let message = format!(
-                "snapshot {} was made by an eyrie that says more than this one understands",
-                manifest.snapshot.short()
-            );
-            Error::new(Cause::NewerFormat, message).with_source(error)
-        })?;
-        Ok(Self {
-            manifest,
-            body,
-            view: view.clone(),
-        })
-    }
-
-    /// The repository as this session sees it.
-    #[must_use]
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
-    /// The map of its objects.
-    pub(crate) fn objects(&self) -> Map {
-        self.map(OBJECTS_ROOT)
-    }
-
-    fn map(&self, root: &str) -> Map {
-        let root = self.manifest.roots.get(root).copied().flatten();
-        self.view.map(root)
-    }
-
-    /// The etcd keys, in byte order.
-    pub async fn keys(&self) -> Result<Vec<KeyValue>> {
-        self.map("anchor")
-            .scan(KeyRange::all())
-            .and_then(|entry| async move { anchor::decode(&entry.key, &entry.value) })
-            .try_collect()
-            .await
-    }
-
     /// The objects in the order of their collections and segments.
     pub(crate) fn items(&self, which: Which) -> BoxStream<'static, Result<Item>> {
         let (root, read): (_, fn(Entry) -> Result<Item>) = match which {
             Which::Objects => (OBJECTS_ROOT, object),
-            Which::Wal => ("wal", wal_file),
+            Which::Wal => (WAL_ROOT, wal_file),
         };
         let items = self.map(root).scan(KeyRange::all());
         Box::pin(items.and_then(move |entry| async move { read(entry) }))

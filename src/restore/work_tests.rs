@@ -141,7 +141,7 @@ impl World {
     /// One process: what it knows comes from the keys, as in a real run.
     async fn run(&self, store: SharedStore) -> Result<Done> {
         let view = told(self.repository.view().await);
-        let snapshot = told(Snapshot::new(&view, self.manifest.clone()));
+        let snapshot = told(Snapshot::open(&view, self.manifest.clone()));
         let names = MarkerKeys::new("r");
         let mut keys = self.keys.clone();
         let all = keys.read("r/").await?;
@@ -319,7 +319,7 @@ async fn what_is_replaced_is_saved_first_in_a_lineage_of_its_own() {
     assert_eq!(saved.labels["eyrie.contents"], "keys-only");
     assert_eq!(snapshots.newest_of("main").unwrap().sequence, 1);
     let view = told(world.repository.view().await);
-    let keys = told(told(Snapshot::new(&view, saved.clone())).keys().await);
+    let keys = told(told(Snapshot::open(&view, saved.clone())).keys().await);
     let names: Vec<_> = keys
         .iter()
         .map(|kv| String::from_utf8_lossy(&kv.key))

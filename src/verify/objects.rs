@@ -2,15 +2,11 @@
 
 use std::collections::HashSet;
 
-use futures::TryStreamExt;
-
-use crate::manifest::{Body, KEYS_ONLY, anchor, complete, weakening};
+use crate::manifest::{Snapshot, complete, is_keys_only, weakening};
 use crate::milvus::catalog::Catalog;
-use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::objects::ObjectRef;
-use crate::milvus::version::MilvusVersion;
-use crate::repo::{Damage, DamageKind, KeyRange, Manifest, Repository, SnapshotId, View};
-use crate::{Cause, Error, Result, Side};
+use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
+use crate::{Cause, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
 const NAMED: usize = 20;
@@ -38,21 +34,11 @@ pub(super) async fn check(
 
 /// What is wrong between the metadata and the objects of one snapshot.
 async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
-    let (label, keys_only) = KEYS_ONLY;
-    if manifest
-        .labels
-        .get(label)
-        .is_some_and(|value| value == keys_only)
-    {
+    if is_keys_only(manifest) {
         return Ok(Vec::new());
     }
-    let body: Body = serde_json::from_value(manifest.body.clone()).map_err(|error| {
-        let id = manifest.snapshot.short();
-        let message =
-            format!("snapshot {id} was made by an eyrie that says more than this one understands");
-        Error::new(Cause::NewerFormat, message).with_source(error)
-    })?;
-    match missing(view, manifest, &body).await {
+    let snapshot = Snapshot::open(view, manifest.clone())?;
+    match missing(&snapshot).await {
         Ok(missing) => Ok(missing),
         Err(error) if error.cause() == Cause::Damage => Ok(vec![damaged(manifest, error.chain())]),
         Err(error) => Err(error),
@@ -68,30 +54,14 @@ fn damaged(manifest: &Manifest, what: String) -> Damage {
     }
 }
 
-async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Damage>> {
-    let map = |name: &str| view.map(manifest.roots.get(name).copied().flatten());
-    let keys: Vec<KeyValue> = map("anchor")
-        .scan(KeyRange::all())
-        .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
-        .try_collect()
-        .await?;
+async fn missing(snapshot: &Snapshot) -> Result<Vec<Damage>> {
+    let (manifest, body) = (&snapshot.manifest, &snapshot.body);
+    let keys = snapshot.keys().await?;
     if keys.is_empty() {
         // No capture makes such a snapshot, and damage cannot: the manifest says that there are none.
         return Ok(Vec::new());
     }
-    let etcd = &body.etcd;
-    let roots = Roots {
-        root: etcd.root_path.clone(),
-        meta: etcd.meta_sub_path.clone(),
-        kv: etcd.kv_sub_path.clone(),
-    };
-    let version = MilvusVersion::parse(&body.milvus.version);
-    let catalog = Catalog::decode(&roots, &keys, &version).map_err(|error| {
-        let message = "its keys cannot be decoded";
-        Side::Repository
-            .error(Cause::Damage, message)
-            .with_source(error)
-    })?;
+    let catalog = snapshot.decode(&keys)?;
     let weakenings = body.weakenings.iter();
     let named: Vec<&String> = weakenings
         .filter(|weakening| weakening.code == weakening::MISSING_OBJECTS)
@@ -105,7 +75,7 @@ async fn missing(view: &View, manifest: &Manifest, body: &Body) -> Result<Vec<Da
     let known: HashSet<&str> = paths.map(|(_, path)| path).collect();
     let mut gone = Vec::new();
     complete::missing(
-        &map("objects"),
+        &snapshot.objects(),
         &catalog,
         body.wal.state.scope(),
         |object| {

@@ -10,8 +10,8 @@ use crate::capture::{self, Captured, Missing};
 use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId, Mode};
 use crate::cli::output::{Page, Render, count};
-use crate::cli::stored;
 use crate::cli::values::{Label, duration, took};
+use crate::manifest::Body;
 use crate::resources::Limits;
 use crate::text::Bytes;
 use crate::{Cause, Error, Result, connect, manifest};
@@ -113,7 +113,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
             let opened = connect::repository(repository, &resources, &context.env).await?;
             let snapshots = opened.snapshots().await?;
             let parent = snapshots.newest_of(&work.instance.name);
-            let previous = parent.map(stored::body).transpose()?;
+            let previous = parent.map(Body::of).transpose()?;
             work.progress.begin("plan", None);
             let planned = Box::pin(capture::plan(&work, &options, previous.as_ref())).await?;
             let name = &repository.name;

@@ -9,8 +9,9 @@ use crate::cli::documents::{
     Finding, HexId, Severity,
 };
 use crate::cli::output::{Page, Render, count};
-use crate::cli::stored::{self, Stored};
+use crate::cli::stored::Stored;
 use crate::config::{self, Deploy, Objects, WalKind};
+use crate::manifest::Body;
 use crate::milvus::MilvusVersion;
 use crate::milvus::version::FreshWal;
 use crate::{Cause, Error, Result, Side};
@@ -44,7 +45,7 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
         let stored = Stored::open(context, &config).await;
         let newest = stored.as_ref().ok();
         let newest = newest.and_then(|s| s.snapshots.newest_of(&work.instance.name));
-        let previous = newest.and_then(|manifest| stored::body(manifest).ok());
+        let previous = newest.and_then(|manifest| Body::of(manifest).ok());
         let survey = Box::pin(capture::survey(&work, &options, previous.as_ref())).await;
         Ok(document(&work, &options, repository, &survey, &stored))
     }))?;

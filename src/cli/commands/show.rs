@@ -14,8 +14,9 @@ use crate::cli::documents::{
     Time,
 };
 use crate::cli::output::{Column, Page, Render, count};
-use crate::cli::stored::{Snapshot, Stored};
+use crate::cli::stored::Stored;
 use crate::cli::values::{SnapshotName, took};
+use crate::manifest::Snapshot;
 use crate::manifest::{Body, Cut, HoldState, WalState, weakening};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;

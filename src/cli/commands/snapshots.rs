@@ -6,7 +6,8 @@ use crate::cli::context::Context;
 use crate::cli::documents::{self, SnapshotDocument};
 use crate::cli::output::{Column, Page, Render};
 use crate::cli::report;
-use crate::cli::stored::{Stored, body};
+use crate::cli::stored::Stored;
+use crate::manifest::Body;
 use crate::text::Bytes;
 use crate::{Cause, Error, Result};
 
@@ -37,7 +38,7 @@ pub fn run(_: Args, context: &Context) -> Result<u8> {
     let mut wrong = Vec::new();
     let mut listed = Vec::new();
     for manifest in &stored.snapshots.manifests {
-        match body(manifest) {
+        match Body::of(manifest) {
             Ok(body) => {
                 let verified = verified.get(&manifest.snapshot);
                 listed.push(documents::snapshot(

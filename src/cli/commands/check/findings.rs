@@ -3,8 +3,9 @@
 use crate::capture::{self, Survey};
 use crate::cli::documents::{Finding, Severity};
 use crate::cli::output::count;
-use crate::cli::stored::{self, Stored};
+use crate::cli::stored::Stored;
 use crate::config::Switch;
+use crate::manifest::Body;
 use crate::milvus::version::GcGeneration;
 use crate::{Error, Result};
 
@@ -167,7 +168,7 @@ impl Findings {
             self.add(Severity::Weakening, "damage", damage.what.clone());
         }
         if let Some(newest) = opened.snapshots.newest_of(&work.instance.name)
-            && let Ok(body) = stored::body(newest)
+            && let Ok(body) = Body::of(newest)
             && !body.weakenings.is_empty()
         {
             let codes: Vec<&str> = body.weakenings.iter().map(|w| w.code.as_str()).collect();

@@ -1,0 +1,142 @@
+//! A stored snapshot, opened: what it says of itself, its keys, its maps.
+
+use futures::TryStreamExt;
+
+use super::{Body, KEYS_ONLY, anchor};
+use crate::etcd::KeyValue;
+use crate::milvus::MilvusVersion;
+use crate::milvus::catalog::Catalog;
+use crate::milvus::keys::Roots;
+use crate::repo::{KeyRange, Manifest, Map, View};
+use crate::{Cause, Result, Side};
+
+/// The map of etcd's keys.
+pub const ANCHOR_ROOT: &str = "anchor";
+/// The map of objects.
+pub const OBJECTS_ROOT: &str = "objects";
+/// The map of the message queue's files, in a cold snapshot.
+pub const WAL_ROOT: &str = "wal";
+
+/// A snapshot as a reader session sees it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The repository's manifest.
+    pub manifest: Manifest,
+    /// What the snapshot says of itself.
+    pub body: Body,
+    view: View,
+}
+
+impl Snapshot {
+    /// Takes a manifest of the repository that `view` sees.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Body::of`].
+    pub fn open(view: &View, manifest: Manifest) -> Result<Self> {
+        Ok(Self {
+            body: Body::of(&manifest)?,
+            manifest,
+            view: view.clone(),
+        })
+    }
+
+    /// The repository as this session sees it.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The map of that name, empty where the snapshot has none.
+    #[must_use]
+    pub fn map(&self, name: &str) -> Map {
+        let root = self.manifest.roots.get(name).copied().flatten();
+        self.view.map(root)
+    }
+
+    /// The map of objects.
+    #[must_use]
+    pub fn objects(&self) -> Map {
+        self.map(OBJECTS_ROOT)
+    }
+
+    /// The etcd keys, in byte order.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Damage`] when nodes of the map are missing or damaged.
+    pub async fn keys(&self) -> Result<Vec<KeyValue>> {
+        self.map(ANCHOR_ROOT)
+            .scan(KeyRange::all())
+            .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
+            .try_collect()
+            .await
+    }
+
+    /// Decodes the keys.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Damage`] when they do not read or are not Milvus's.
+    pub async fn catalog(&self) -> Result<Catalog> {
+        self.decode(&self.keys().await?)
+    }
+
+    /// Decodes `keys`, which are the snapshot's.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Damage`] when they are not Milvus's.
+    pub fn decode(&self, keys: &[KeyValue]) -> Result<Catalog> {
+        Catalog::decode(&self.body.roots(), keys, &self.body.version()).map_err(|error| {
+            let id = self.manifest.snapshot.short();
+            let message = format!("the keys in snapshot {id} cannot be decoded");
+            let damage = Side::Repository.error(Cause::Damage, message);
+            damage.with_source(error)
+        })
+    }
+}
+
+impl Body {
+    /// What a manifest's snapshot says of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NewerFormat`] when it says something that this eyrie does not understand.
+    pub fn of(manifest: &Manifest) -> Result<Self> {
+        serde_json::from_value(manifest.body.clone()).map_err(|error| {
+            let message = format!(
+                "snapshot {} was made by an eyrie that says more than this one understands",
+                manifest.snapshot.short()
+            );
+            let newer = Side::Repository.error(Cause::NewerFormat, message);
+            newer.with_source(error)
+        })
+    }
+
+    /// Where the instance kept its keys.
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        Roots {
+            root: self.etcd.root_path.clone(),
+            meta: self.etcd.meta_sub_path.clone(),
+            kv: self.etcd.kv_sub_path.clone(),
+        }
+    }
+
+    /// The version of its Milvus.
+    #[must_use]
+    pub fn version(&self) -> MilvusVersion {
+        MilvusVersion::parse(&self.milvus.version)
+    }
+}
+
+/// Whether a manifest's snapshot holds only keys, such as those that a `--replace` saved.
+#[must_use]
+pub fn is_keys_only(manifest: &Manifest) -> bool {
+    let (label, value) = KEYS_ONLY;
+    manifest
+        .labels
+        .get(label)
+        .is_some_and(|found| found == value)
+}
