@@ -1,12 +1,9 @@
 //! A capture of a stopped Milvus, its message queue included.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use tokio::time::Instant;
-use tracing::info;
 
 use super::Context;
 use super::anchor::Anchored;
@@ -15,19 +12,15 @@ use super::plan::{Planned, refuse};
 use crate::config::{self, WalKind};
 use crate::connect;
 use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Status, find_binary};
+use crate::instance::{liveness, wal};
 use crate::manifest::Body;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::Identity;
 use crate::milvus::keys::Roots;
 use crate::milvus::version::MilvusVersion;
 use crate::repo::{Entry, NodeRef, Writer};
-use crate::stopped;
 use crate::store::{ListOptions, Meta};
 use crate::{Cause, Error, Result, Side};
-
-/// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
-/// (docs/milvus.md 3.4).
-const SESSIONS_WAIT: Duration = Duration::from_secs(75);
 
 /// Starts an etcd on a copy of what an embedded etcd left in `data_dir`.
 ///
@@ -39,7 +32,7 @@ pub(super) async fn etcd_copy(
     config: &config::Etcd,
     data_dir: &Path,
 ) -> Result<(EtcdCopy, Etcd, Status)> {
-    if stopped::etcd_directory_in_use(data_dir)? {
+    if liveness::etcd_directory_in_use(data_dir)? {
         return Err(Side::Source
             .error(
                 Cause::Refused,
@@ -76,61 +69,37 @@ pub(super) async fn prove_stopped(
     roots: &Roots,
     on_copy: bool,
 ) -> Result<()> {
-    let directories = wal_directories(context)?;
-    signs_of_life(context, &directories).await?;
+    wal_directories(context)?;
+    no_sign_of_life(context).await?;
     if on_copy {
         // Leases in the copy count anew from its start; the directory's lock was the proof.
         return Ok(());
     }
-    let prefix = format!("{}/{}/session/", roots.root, roots.meta);
-    let give_up = Instant::now() + SESSIONS_WAIT;
-    loop {
-        let sessions: Vec<String> = etcd
-            .read_prefix(&prefix)
-            .await?
-            .keys
-            .iter()
-            .filter(|kv| kv.lease != 0)
-            .map(|kv| String::from_utf8_lossy(&kv.key[prefix.len()..]).into_owned())
-            .collect();
-        if sessions.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > give_up {
-            return Err(alive(&format!(
-                "etcd has live sessions: {}",
-                sessions.join(", ")
-            )));
-        }
-        info!(
-            ?sessions,
-            "waiting for the sessions of a stopped Milvus to run out"
-        );
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    let prefix = liveness::sessions_prefix(roots);
+    let (_, left) = liveness::outlast_sessions(etcd, roots, &prefix).await?;
+    // A key without a lease is nobody's who lives: a copy of etcd's keys may have brought it.
+    let live = left.iter().filter(|session| session.lease != 0);
+    let live: Vec<&str> = live.map(|session| session.name.as_str()).collect();
+    if live.is_empty() {
+        return Ok(());
     }
+    Err(alive(&format!(
+        "etcd has live sessions: {}",
+        live.join(", ")
+    )))
 }
 
-/// Looks for a running Milvus without asking etcd.
-pub(super) async fn signs_of_life(context: &Context, wal: &[PathBuf]) -> Result<()> {
-    let address = &context.instance.milvus.address;
-    if stopped::answers(address).await {
-        return Err(alive(&format!("something answers at {address}")));
+/// Fails when something shows, without asking etcd, that Milvus runs.
+async fn no_sign_of_life(context: &Context) -> Result<()> {
+    let instance = &context.instance;
+    if let Some(sign) = liveness::signs_of_life(instance).await?.first() {
+        return Err(alive(sign));
     }
-    for directory in wal {
-        if let Some(pid) = stopped::rocksdb_holder(directory)? {
-            return Err(alive(&format!(
-                "process {pid} holds {}",
-                directory.display()
-            )));
-        }
-    }
-    if let Some(embedded) = &context.instance.etcd.embedded
-        && stopped::etcd_directory_in_use(&embedded.data_dir)?
+    if let Some(embedded) = &instance.etcd.embedded
+        && liveness::etcd_directory_in_use(&embedded.data_dir)?
     {
-        return Err(alive(&format!(
-            "a process holds {}",
-            embedded.data_dir.display()
-        )));
+        let directory = embedded.data_dir.display();
+        return Err(alive(&format!("a process holds {directory}")));
     }
     Ok(())
 }
@@ -148,11 +117,7 @@ fn alive(sign: &str) -> Error {
 /// [`Side::Source`] for a queue that is not in directories of this host.
 pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
     match &context.instance.wal.kind {
-        WalKind::Rocksmq { path } => {
-            let mut meta = path.clone().into_os_string();
-            meta.push("_meta_kv");
-            Ok(vec![path.clone(), PathBuf::from(meta)])
-        }
+        kind @ WalKind::Rocksmq { .. } => Ok(wal::directories(kind)),
         other => Err(Side::Source.error(Cause::Refused,
             format!("a cold capture needs the message queue with it, and {} is not in directories of this host", other.name()),
         )
@@ -217,7 +182,7 @@ pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<A
 /// Captures the message queue's files, both directories of rocksmq.
 pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
     let mut files = Vec::new();
-    for (name, directory) in WAL_NAMES.iter().zip(wal_directories(context)?) {
+    for (name, directory) in wal::ROCKSMQ_NAMES.iter().zip(wal_directories(context)?) {
         let store = connect::directory(&directory, Side::Source)?;
         let store = context.resources.limited(store);
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
@@ -243,12 +208,9 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
     map.finish().await
 }
 
-/// How the two directories of rocksmq are called in a snapshot.
-const WAL_NAMES: [&str; 2] = ["rdb_data", "rdb_data_meta_kv"];
-
 /// Proves once more that nothing ran while the snapshot was taken.
 pub(super) async fn still_stopped(context: &Context) -> Result<()> {
-    signs_of_life(context, &wal_directories(context)?)
+    no_sign_of_life(context)
         .await
         .map_err(|error| error.context("milvus was started during the cold capture, which is void"))
 }

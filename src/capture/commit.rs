@@ -16,6 +16,7 @@ use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, w
 use crate::connect;
 use crate::error::Context as _;
 use crate::hold;
+use crate::instance::liveness::sessions_prefix;
 use crate::manifest::{
     ANCHOR_ROOT, Body, Counts, HoldRecord, HoldState, Mode, OBJECTS_ROOT, WAL_ROOT, WalState,
     Weakening, weakening,
@@ -246,7 +247,7 @@ async fn store(
 /// Pauses garbage collection, before anything else: no client feels it.
 async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Result<()> {
     let management = connect::management(&context.instance.milvus, Side::Source)?;
-    let sessions = format!("{}/{}/session/", planned.roots.root, planned.roots.meta);
+    let sessions = sessions_prefix(&planned.roots);
     let hint = "check instance.milvus.management (metrics.port of Milvus, 9091 by default)";
     let hold = hold::hold_gc(management, planned.etcd.client.clone(), sessions);
     match Box::pin(hold).await {

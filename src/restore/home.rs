@@ -14,7 +14,8 @@ use super::aside::{self, What};
 use super::owner::Owner;
 use crate::error::Context as _;
 use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Process, Status, find_binary};
-use crate::{Error, Result, Side, stopped};
+use crate::instance::liveness;
+use crate::{Error, Result, Side};
 
 /// Where a new etcd is prepared.
 const STAGING: &str = ".eyrie-restore";
@@ -99,7 +100,7 @@ impl Embedded {
             (&self.data_dir, "its embedded etcd"),
             (&self.staging(), "another restore"),
         ] {
-            if stopped::etcd_directory_in_use(directory).on(Side::Target)? {
+            if liveness::etcd_directory_in_use(directory).on(Side::Target)? {
                 return Ok(Some(format!("{who} holds {}", directory.display())));
             }
         }

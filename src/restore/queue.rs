@@ -13,15 +13,13 @@ use super::snapshot::{Item, Which};
 use crate::cancel::Cancel;
 use crate::env::Env;
 use crate::error::Context as _;
+use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::manifest::Snapshot;
 use crate::progress::SharedProgress;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::sided::SidedStore;
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Result, Side};
-
-/// How the two directories of rocksmq are called in a snapshot.
-const NAMES: [&str; 2] = ["rdb_data", "rdb_data_meta_kv"];
 
 /// The queue of a target, as far as it is in directories of this host.
 #[derive(Debug, Clone, Default)]
@@ -53,14 +51,14 @@ impl Queue {
         progress: &SharedProgress,
         cancel: &Cancel,
     ) -> Result<Usage> {
-        if self.directories.len() != NAMES.len() {
+        if self.directories.len() != ROCKSMQ_NAMES.len() {
             return Err(Side::Target.error(Cause::Refused,
                 "the captured queue has two directories, and the target's is not in directories of this host",
             ));
         }
         progress.begin("queue", None);
         let mut usage = Usage::default();
-        for (name, directory) in NAMES.into_iter().zip(&self.directories) {
+        for (name, directory) in ROCKSMQ_NAMES.into_iter().zip(&self.directories) {
             let owner = Owner::of(directory)?;
             let settings = LocalSettings {
                 access: Access::Umask,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use futures::TryStreamExt;
 
 use super::facts::{Counted, Usage};
-use crate::config::{self, Objects, WalKind};
+use crate::config::{self, Objects};
 use crate::milvus::objects::folders;
 use crate::store::{ListOptions, Store};
 use crate::{Error, Result, Side};
@@ -60,22 +60,6 @@ pub(crate) async fn storage(
     }
     found.families = families.into_iter().collect();
     Ok(found)
-}
-
-/// The directories of a queue that lives in files.
-pub(crate) fn queue_directories(wal: &WalKind) -> Vec<PathBuf> {
-    match wal {
-        WalKind::Rocksmq { path } => vec![path.clone(), meta_directory(path)],
-        WalKind::Natsmq { path } => vec![path.clone()],
-        WalKind::Kafka { .. } | WalKind::Pulsar { .. } | WalKind::Woodpecker { .. } => vec![],
-    }
-}
-
-/// Where rocksmq keeps its positions: beside its messages (docs/milvus.md 5.2).
-pub(crate) fn meta_directory(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("_meta_kv");
-    PathBuf::from(name)
 }
 
 /// Files below a directory; nothing where it is missing.
@@ -197,10 +181,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::config::WalKind;
     use crate::config::{
         Addressing, CloudProvider, LocalObjects, S3Credentials, S3Location, S3Objects,
     };
     use crate::config::{Switch, Tls};
+    use crate::instance::wal::directories;
     use crate::store::memory::MemoryStore;
     use crate::store::{Key, PutOptions};
 
@@ -253,7 +239,7 @@ mod tests {
         let queue = WalKind::Rocksmq {
             path: dir.path().join("link/rocksmq"),
         };
-        let found = below(&root, &queue_directories(&queue));
+        let found = below(&root, &directories(&queue));
         assert_eq!(found, ["rocksmq/", "rocksmq_meta_kv/"]);
         assert!(below(&root, &[dir.path().join("etcd")]).is_empty());
     }

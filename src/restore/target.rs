@@ -2,10 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
-use tracing::info;
 
 use super::facts::{
     Counted, EtcdFacts, Known, Layer, Marked, Occupied, Options, Place, StorageFacts,
@@ -22,15 +18,13 @@ use super::{Context, Purpose};
 use crate::config::{Objects, WalKind};
 use crate::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Status};
+use crate::instance::liveness;
+use crate::instance::wal::directories;
 use crate::milvus::MilvusVersion;
 use crate::store::SharedStore;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::sided::SidedStore;
-use crate::{Cause, Error, Result, Side, connect, stopped};
-
-/// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
-/// (docs/milvus.md 3.4).
-const SESSIONS_WAIT: Duration = Duration::from_secs(75);
+use crate::{Cause, Error, Result, Side, connect};
 
 /// The etcd of a target and what is in it.
 #[derive(Debug)]
@@ -64,7 +58,8 @@ impl Home {
     /// [`Side::Target`] when etcd does not answer, [`Cause::Invalid`] when an etcd program is needed
     /// and there is none.
     pub(crate) async fn open(context: &Context<'_>, purpose: Purpose) -> Result<Self> {
-        let running = signs_of_life(context).await?;
+        let running = liveness::signs_of_life(context.instance).await;
+        let running = running.on(Side::Target)?;
         match &context.instance.etcd.embedded {
             Some(embedded) => {
                 let binary = context.instance.etcd.binary.as_deref();
@@ -82,27 +77,16 @@ impl Home {
     ) -> Result<Self> {
         let (mut etcd, status) = connect::etcd(&context.instance.etcd, Side::Target).await?;
         let names = MarkerKeys::new(&context.instance.etcd.root_path);
-        let give_up = Instant::now() + SESSIONS_WAIT;
-        let (read, sessions) = loop {
-            let read = etcd.read_prefix(&prefix(context)).await?;
-            let sessions = sessions(context, &read.keys);
-            let leased = sessions.iter().all(|(_, lease)| *lease != 0);
-            let wait = purpose == Purpose::Restore && running.is_empty() && leased;
-            if sessions.is_empty() || !wait || Instant::now() > give_up {
-                break (read, sessions);
-            }
-            info!(
-                ?sessions,
-                "waiting for the sessions of a stopped Milvus to run out"
-            );
-            let pause = async {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                Ok(())
-            };
-            context.cancel.run(pause).await?;
+        let (roots, prefix) = (context.instance.etcd.roots(), prefix(context));
+        let (read, sessions) = if purpose == Purpose::Restore && running.is_empty() {
+            liveness::outlast_sessions(&mut etcd, &roots, &prefix).await?
+        } else {
+            let read = etcd.read_prefix(&prefix).await?;
+            let sessions = liveness::sessions(&roots, &read.keys);
+            (read, sessions)
         };
         if !sessions.is_empty() {
-            let names: Vec<_> = sessions.iter().map(|(name, _)| name.as_str()).collect();
+            let names: Vec<_> = sessions.iter().map(|s| s.name.as_str()).collect();
             running.push(format!(
                 "etcd has its sessions {} (after a kill they run out within a minute)",
                 names.join(", ")
@@ -296,32 +280,6 @@ fn prefix(context: &Context<'_>) -> String {
     format!("{}/", context.instance.etcd.root_path)
 }
 
-/// Sessions of Milvus among the keys of a root, each with its lease.
-fn sessions(context: &Context<'_>, keys: &[KeyValue]) -> Vec<(String, i64)> {
-    let etcd = &context.instance.etcd;
-    let prefix = format!("{}/{}/session/", etcd.root_path, etcd.meta_sub_path);
-    keys.iter()
-        .filter_map(|kv| Some((kv.key.strip_prefix(prefix.as_bytes())?, kv.lease)))
-        .filter(|(name, _)| !matches!(*name, b"id" | b"version"))
-        .map(|(name, lease)| (String::from_utf8_lossy(name).into_owned(), lease))
-        .collect()
-}
-
-/// Looks for a running Milvus without asking etcd.
-async fn signs_of_life(context: &Context<'_>) -> Result<Vec<String>> {
-    let mut signs = Vec::new();
-    let address = &context.instance.milvus.address;
-    if stopped::answers(address).await {
-        signs.push(format!("something answers at {address}"));
-    }
-    for directory in survey::queue_directories(&context.instance.wal.kind) {
-        if let Some(pid) = stopped::rocksdb_holder(&directory).on(Side::Target)? {
-            signs.push(format!("process {pid} holds {}", directory.display()));
-        }
-    }
-    Ok(signs)
-}
-
 /// The storage of a target, before anything is made there.
 #[derive(Debug)]
 pub(crate) struct FoundStorage {
@@ -421,7 +379,7 @@ async fn open(context: &Context<'_>) -> Result<Opened> {
             Err(error) => Err(error),
         };
     };
-    let mut others = survey::queue_directories(&context.instance.wal.kind);
+    let mut others = directories(&context.instance.wal.kind);
     others.extend(
         context
             .instance
@@ -467,7 +425,7 @@ fn is_missing(error: &Error) -> bool {
 /// Looks at the queue.
 pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<(WalFacts, Queue)> {
     let wal = &context.instance.wal;
-    let directories = survey::queue_directories(&wal.kind);
+    let directories = directories(&wal.kind);
     let measured = |path: &PathBuf| -> Result<(PathBuf, Usage)> {
         Ok((path.clone(), survey::directory(path)?))
     };

@@ -1,4 +1,6 @@
 //! Whether a Milvus is stopped: the signs of life that a cold capture and a restore look for.
+//!
+//! Its port answers, a process holds its queue or its embedded etcd, or etcd has its sessions.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -8,17 +10,104 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tracing::info;
 
+use super::wal;
+use crate::config::Instance;
+use crate::etcd::{Anchor, Etcd, KeyValue};
+use crate::milvus::keys::{Area, Roots};
 use crate::{Cause, Error, Result};
 
 /// How long a port is tried.
 const PORT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long sessions of a killed Milvus are waited for: the longest default time to live is 60 s
+/// (docs/milvus.md 3.4).
+const SESSIONS_WAIT: Duration = Duration::from_secs(75);
+
+/// Between two looks at the sessions.
+const SESSIONS_PAUSE: Duration = Duration::from_secs(1);
+
+/// A session of a Milvus component in etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// What it calls itself, such as `rootcoord` or `proxy-3`.
+    pub name: String,
+    /// The lease that it ends with; 0 for a key that no process keeps and that never ends.
+    pub lease: i64,
+}
+
+/// The prefix of an instance's sessions.
+#[must_use]
+pub fn sessions_prefix(roots: &Roots) -> String {
+    format!("{}session/", roots.area(Area::Meta))
+}
+
+/// The sessions among `keys`. What counts node ids and names the version is none.
+#[must_use]
+pub fn sessions(roots: &Roots, keys: &[KeyValue]) -> Vec<Session> {
+    let prefix = sessions_prefix(roots);
+    keys.iter()
+        .filter_map(|kv| Some((kv.key.strip_prefix(prefix.as_bytes())?, kv.lease)))
+        .filter(|(name, _)| !matches!(*name, b"id" | b"version"))
+        .map(|(name, lease)| Session {
+            name: String::from_utf8_lossy(name).into_owned(),
+            lease,
+        })
+        .collect()
+}
+
+/// Reads the keys under `prefix`, which has the sessions in it, again and again until those of a Milvus
+/// that was killed have run out, for at most 75 s. Gives the keys as they were last, and the sessions
+/// that are left. One without a lease never runs out and is not waited for.
+pub async fn outlast_sessions(
+    etcd: &mut Etcd,
+    roots: &Roots,
+    prefix: &str,
+) -> Result<(Anchor, Vec<Session>)> {
+    let give_up = Instant::now() + SESSIONS_WAIT;
+    loop {
+        let read = etcd.read_prefix(prefix).await?;
+        let left = sessions(roots, &read.keys);
+        let ends = !left.is_empty() && left.iter().all(|session| session.lease != 0);
+        if !ends || Instant::now() > give_up {
+            return Ok((read, left));
+        }
+        let names: Vec<_> = left.iter().map(|session| &session.name).collect();
+        info!(
+            ?names,
+            "waiting for the sessions of a stopped Milvus to run out"
+        );
+        tokio::time::sleep(SESSIONS_PAUSE).await;
+    }
+}
+
+/// What shows without asking etcd that the instance runs, for people: its port answers, or a process
+/// holds its queue.
+///
+/// # Errors
+///
+/// [`Cause::AccessDenied`] when a lock cannot be looked at.
+pub async fn signs_of_life(instance: &Instance) -> Result<Vec<String>> {
+    let mut signs = Vec::new();
+    let address = &instance.milvus.address;
+    if answers(address).await {
+        signs.push(format!("something answers at {address}"));
+    }
+    for directory in wal::directories(&instance.wal.kind) {
+        if let Some(pid) = rocksdb_holder(&directory)? {
+            signs.push(format!("process {pid} holds {}", directory.display()));
+        }
+    }
+    Ok(signs)
+}
+
 /// Whether something answers at `address` (`host:port`).
 ///
 /// A port that neither accepts nor refuses in time counts as silent: Milvus on this host would
 /// have accepted.
-pub async fn answers(address: &str) -> bool {
+async fn answers(address: &str) -> bool {
     matches!(
         tokio::time::timeout(PORT_TIMEOUT, TcpStream::connect(address)).await,
         Ok(Ok(_))
@@ -30,7 +119,7 @@ pub async fn answers(address: &str) -> bool {
 /// # Errors
 ///
 /// [`Cause::AccessDenied`] when the lock file cannot be opened.
-pub fn rocksdb_holder(directory: &Path) -> Result<Option<i32>> {
+fn rocksdb_holder(directory: &Path) -> Result<Option<i32>> {
     let path = directory.join("LOCK");
     let Some(file) = open(&path)? else {
         return Ok(None);
