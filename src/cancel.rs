@@ -10,9 +10,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Cause, Error, Result};
 
-/// How long putting things in order may take once stopping was asked for, all of it together. With
-/// what the runtime waits for at its end a process is gone within five seconds.
-const IN_ORDER: Duration = Duration::from_millis(2_500);
+/// How long after stopping was asked for things may still be put in order. With what the runtime
+/// waits for at its end a process is gone within five seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Half of the time, for what has more to follow.
+    First,
+    /// All of it.
+    Last,
+}
+
+impl Turn {
+    const fn time(self) -> Duration {
+        match self {
+            Self::First => Duration::from_millis(1_250),
+            Self::Last => Duration::from_millis(2_500),
+        }
+    }
+}
 
 /// Tells work that it should stop; all clones are one handle.
 ///
@@ -86,13 +101,13 @@ impl Cancel {
     }
 
     /// Does `work`, which puts things in order: releases a hold, ends a session. `None` when it was not
-    /// done 2.5 s after stopping was asked for, because a server does not answer; what is left then
+    /// done in time after stopping was asked for, because a server does not answer; what is left then
     /// ends by itself.
-    pub async fn in_order<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub async fn in_order<T>(&self, turn: Turn, work: impl Future<Output = T>) -> Option<T> {
         let late = async {
             self.requested().await;
             if let Some((_, since)) = self.request.get() {
-                tokio::time::sleep_until(*since + IN_ORDER).await;
+                tokio::time::sleep_until(*since + turn.time()).await;
             }
         };
         tokio::select! {
@@ -154,12 +169,14 @@ mod tests {
     async fn what_is_put_in_order_has_its_time_once_stopping_was_asked_for() {
         let cancel = Cancel::new();
         let minute = || tokio::time::sleep(Duration::from_mins(1));
-        assert!(cancel.in_order(minute()).await.is_some());
+        assert!(cancel.in_order(Turn::First, minute()).await.is_some());
         cancel.request(Cause::Terminated);
         let began = Instant::now();
-        assert!(cancel.in_order(minute()).await.is_none());
-        assert!(cancel.in_order(minute()).await.is_none());
-        assert_eq!(began.elapsed().as_millis(), IN_ORDER.as_millis());
-        assert_eq!(cancel.in_order(async { 7 }).await, Some(7));
+        assert!(cancel.in_order(Turn::First, minute()).await.is_none());
+        assert!(began.elapsed() < Turn::Last.time());
+        assert!(cancel.in_order(Turn::Last, minute()).await.is_none());
+        assert!(cancel.in_order(Turn::Last, minute()).await.is_none());
+        assert_eq!(began.elapsed().as_millis(), Turn::Last.time().as_millis());
+        assert_eq!(cancel.in_order(Turn::First, async { 7 }).await, Some(7));
     }
 }

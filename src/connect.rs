@@ -116,7 +116,7 @@ async fn open(location: &Location, s3: S3Settings, side: Side, env: &Env) -> Res
 fn s3_settings(
     endpoint: Option<String>,
     region: Option<&String>,
-    addressing: config::Addressing,
+    addressing: Addressing,
     credentials: &S3Credentials,
     tls: &config::Tls,
 ) -> Result<S3Settings> {
@@ -129,10 +129,7 @@ fn s3_settings(
         region: region
             .cloned()
             .or_else(|| elsewhere.then(|| "us-east-1".to_owned())),
-        addressing: match addressing {
-            config::Addressing::Path => Addressing::Path,
-            config::Addressing::VirtualHost => Addressing::VirtualHost,
-        },
+        addressing,
         ca_file: tls.ca_file.clone(),
         ..S3Settings::default()
     };

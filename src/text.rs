@@ -1,4 +1,4 @@
-//! Sizes as people write and read them.
+//! Sizes and lists as people write and read them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -74,6 +74,17 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// The first `most` of `items`, separated by `separator`, and how many there are beside them.
+#[must_use]
+pub fn first<T: fmt::Display>(items: &[T], most: usize, separator: &str) -> String {
+    let named: Vec<String> = items.iter().take(most).map(ToString::to_string).collect();
+    let named = named.join(separator);
+    match items.len().saturating_sub(most) {
+        0 => named,
+        more => format!("{named}{separator}and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -96,6 +107,13 @@ mod tests {
         for text in ["", "MiB", "10x", "-1", "1.2.3", "99999999999TiB", "1e3"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(first(&["a", "b"], 2, ", "), "a, b");
+        assert_eq!(first(&[1, 2, 3, 4], 2, "; "), "1; 2; and 2 more");
+        assert_eq!(first::<u8>(&[], 2, ", "), "");
     }
 
     #[test]

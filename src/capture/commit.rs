@@ -25,6 +25,7 @@ use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
+use crate::text::first;
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -218,10 +219,10 @@ async fn store(
         roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
     }
     if options.mode == Mode::Cold {
-        cold::still_stopped(context).await?;
+        cold::still_stopped(context).await.on(Side::Source)?;
     }
     if let Some(copy) = planned.etcd.copy.take() {
-        copy.stop().await?;
+        copy.stop().await.on(Side::Source)?;
     }
     let time = anchored.time;
     let totals = Totals {
@@ -302,19 +303,8 @@ fn problems(catalog: &Catalog) -> Vec<Finding> {
 }
 
 fn invalid(problems: &[Finding]) -> Error {
-    let named: Vec<String> = problems
-        .iter()
-        .take(NAMED_IN_ERROR)
-        .map(ToString::to_string)
-        .collect();
-    let more = problems.len().saturating_sub(named.len());
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
     Side::Source.error(Cause::Refused,
-        format!("the metadata contradicts itself: {}{more}", named.join("; ")),
+        format!("the metadata contradicts itself: {}", first(problems, NAMED_IN_ERROR, "; ")),
     )
     .with_hint("a compaction may have been half saved: run the backup again; --allow-missing captures it as it is, weakened")
 }
@@ -358,19 +348,8 @@ fn named(catalog: &Catalog, object: &ObjectRef) -> String {
 }
 
 fn gone(missing: &Weakening) -> Error {
-    let named: Vec<&str> = missing
-        .items
-        .iter()
-        .take(NAMED_IN_ERROR)
-        .map(String::as_str)
-        .collect();
-    let more = missing.items.len().saturating_sub(named.len());
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
-    Side::Source.error(Cause::Refused, format!("{}: {}{more}", missing.message, named.join("; ")))
+    let named = first(&missing.items, NAMED_IN_ERROR, "; ");
+    Side::Source.error(Cause::Refused, format!("{}: {named}", missing.message))
         .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
 }
 

@@ -36,7 +36,7 @@ pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
 
 use self::reach::Running;
 use crate::Result;
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Turn};
 use crate::config::Instance;
 use crate::env::Env;
 use crate::manifest::{Body, Method, Mode};
@@ -127,7 +127,9 @@ pub async fn capture(
 ) -> Result<Captured> {
     let mut holds = Holds::default();
     let outcome = attempt(context, repository, options, &mut holds).await;
-    let released = context.cancel.in_order(Box::pin(holds.release()));
+    let released = context
+        .cancel
+        .in_order(Turn::Last, Box::pin(holds.release()));
     if released.await.is_none() {
         warn!("the holds were not released in time; they end by themselves");
     }
@@ -152,17 +154,24 @@ async fn attempt(
     let cancel = &context.cancel;
     let planned = commit::begin(context, repository, options);
     let mut begun = Box::pin(cancel.run(planned)).await?;
-    let writer = cancel.run(begun.writer(context, repository)).await?;
+    let begins = cancel.in_order(Turn::First, begun.writer(context, repository));
+    let writer = begins.await.unwrap_or_else(|| Err(cancel.error()))?;
     let work = commit::prepare(context, options, holds, &mut begun, &writer);
     match Box::pin(cancel.run(work)).await {
         // Nothing is cut short any more, unless the store does not answer: who is told 130 may rely on
         // it that there is no snapshot, or is told that it is not known.
         Ok(prepared) => {
-            let committed = cancel.in_order(Box::pin(prepared.commit(writer))).await;
+            let committed = cancel
+                .in_order(Turn::First, Box::pin(prepared.commit(writer)))
+                .await;
             committed.unwrap_or_else(|| Err(commit::unknown(&cancel.error())))
         }
         Err(error) => {
-            cancel.in_order(commit::give_up(writer)).await;
+            // Clients wait for the holds: they do not wait for the repository.
+            tokio::join!(
+                cancel.in_order(Turn::Last, Box::pin(holds.release())),
+                cancel.in_order(Turn::Last, commit::give_up(writer)),
+            );
             Err(error)
         }
     }

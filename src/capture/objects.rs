@@ -145,12 +145,15 @@ impl Copier<'_> {
         }
         let source = Object {
             store: self.store.clone(),
-            key: Key::new(&object.path)?,
+            key: key_of(&object)?,
             size,
         };
         let stored = match self.writer.store_object(&source).await {
             Err(error) if is_gone(&error) => return Ok(One::Gone(object)),
-            other => other.context(|| format!("capturing {}", object.path))?,
+            // What is on no side is what the object itself did, such as becoming shorter.
+            other => other
+                .on(Side::Source)
+                .context(|| format!("capturing {}", object.path))?,
         };
         if stored.pieces.len() > 1 && self.now(&object).await? != Some((identity, size)) {
             return Err(Side::Source
@@ -197,7 +200,7 @@ impl Copier<'_> {
     }
 
     async fn now(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
-        match self.store.head(&Key::new(&object.path)?).await {
+        match self.store.head(&key_of(object)?).await {
             Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
             Err(error) if error.cause() == Cause::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -286,6 +289,15 @@ fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
         amount += Amount::object(size);
     }
     amount
+}
+
+/// The key of an object in the instance's storage.
+pub(super) fn key_of(object: &ObjectRef) -> Result<Key> {
+    Key::new(&object.path).map_err(|error| {
+        let message = format!("etcd names an object {:?}", object.path);
+        let refused = Side::Source.error(Cause::Refused, message);
+        refused.with_source(error)
+    })
 }
 
 /// Whether the instance's storage says that an object is not there.

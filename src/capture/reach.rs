@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::objects::key_of;
 use super::{Context, Options, cold};
 use crate::config;
 use crate::connect;
@@ -21,7 +22,7 @@ use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::version::{MilvusVersion, Rules};
 use crate::store::memory::MemoryStore;
-use crate::store::{Key, Meta, SharedStore};
+use crate::store::{Meta, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
 /// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
@@ -173,7 +174,7 @@ pub(super) async fn belongs_together(
     let sample: Vec<_> = catalog.objects().step_by(step).collect();
     let found: Vec<Result<Option<Meta>>> = stream::iter(&sample)
         .map(|object| async move {
-            match store.head(&Key::new(&object.path)?).await {
+            match store.head(&key_of(object)?).await {
                 Ok(meta) => Ok(Some(meta)),
                 Err(error) if error.cause() == Cause::NotFound => Ok(None),
                 Err(error) => Err(error),

@@ -8,6 +8,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog;
 use crate::milvus::keys::Roots;
 use crate::resources::Limits;
+pub use crate::store::s3::Addressing;
 use crate::{Cause, Error, Result, Side};
 
 /// Everything that one configuration file says, with discovery and defaults applied.
@@ -297,15 +298,6 @@ pub struct S3Objects {
     pub tls: Tls,
     /// `minio.cloudProvider`.
     pub provider: CloudProvider,
-}
-
-/// How an S3 request names its bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Addressing {
-    /// In the path, as `MinIO` wants it.
-    Path,
-    /// In the host name.
-    VirtualHost,
 }
 
 /// Credentials of an S3 endpoint.

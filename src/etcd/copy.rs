@@ -11,6 +11,7 @@ use walkdir::WalkDir;
 
 use super::process::{MEMBER, Process};
 use super::{Etcd, Status};
+use crate::error::Context as _;
 use crate::{Cause, Error, Result, Side};
 
 /// A running etcd on a copy; both are gone when it is dropped.
@@ -29,6 +30,14 @@ impl EtcdCopy {
     /// [`Cause::NoSpace`] when the temporary directory is too small, otherwise those of
     /// [`Process::start`]. The copy is removed then.
     pub async fn start(binary: &Path, data_dir: &Path, side: Side) -> Result<(Self, Etcd, Status)> {
+        Self::start_on_copy(binary, data_dir, side).await.on(side)
+    }
+
+    async fn start_on_copy(
+        binary: &Path,
+        data_dir: &Path,
+        side: Side,
+    ) -> Result<(Self, Etcd, Status)> {
         let directory = tempfile::Builder::new()
             .prefix("eyrie-etcd-")
             .permissions(PermissionsExt::from_mode(0o700))

@@ -117,9 +117,11 @@ impl Lease {
     ///
     /// After an error the keys may live until the lease runs out.
     pub async fn release(mut self) -> Result<()> {
-        self.released = true;
         self.task.abort();
-        Box::pin(revoke(self.etcd.clone(), self.id)).await
+        let revoked = Box::pin(revoke(self.etcd.clone(), self.id)).await;
+        // Only now: who drops this future leaves the revocation to the drop.
+        self.released = true;
+        revoked
     }
 }
 

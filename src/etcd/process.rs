@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::{Etcd, Settings, Status};
+use crate::error::Context as _;
 use crate::{Cause, Error, Result, Side};
 
 /// The data of an etcd below its data directory.
@@ -48,11 +49,13 @@ impl Process {
         log: &Path,
         side: Side,
     ) -> Result<(Self, Etcd, Status)> {
-        let (client, peer) = (free_port()?, free_port()?);
+        let (client, peer) = (free_port().on(side)?, free_port().on(side)?);
         let client_url = format!("http://127.0.0.1:{client}");
         let peer_url = format!("http://127.0.0.1:{peer}");
         let starting = |error: std::io::Error| {
-            Error::from(error).context(format!("starting {}", binary.display()))
+            Error::from(error)
+                .on(side)
+                .context(format!("starting {}", binary.display()))
         };
         let out = std::fs::File::create(log).map_err(starting)?;
         let mut command = Command::new(binary);
@@ -102,12 +105,14 @@ impl Process {
     pub async fn stop(mut self) -> Result<()> {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|errno| {
-                Error::from(std::io::Error::from(errno)).context("stopping etcd")
+                Error::from(std::io::Error::from(errno))
+                    .on(self.side)
+                    .context("stopping etcd")
             })?;
         }
         match tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Error::from(error).context("stopping etcd")),
+            Ok(Err(error)) => Err(Error::from(error).on(self.side).context("stopping etcd")),
             Err(_) => Err(self.failed("did not stop within 20 s")),
         }
     }

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::TTL;
 use crate::etcd::{Applied, Condition, Etcd, KeyValue, Lease};
+use crate::milvus::version;
 use crate::{Cause, Result, Side};
 
 /// An item of the dynamic configuration and the value that holds something off.
@@ -23,28 +24,28 @@ pub struct ConfigItem {
 /// Denies Insert, Upsert, Delete and Import; Flush goes on. Since 2.3.0.
 pub const WRITES: ConfigItem = ConfigItem {
     name: "writes",
-    path: "quotaAndLimits/limitWriting/forceDeny",
+    path: version::FORCE_DENY_WRITING,
     value: "true",
 };
 
 /// Denies DDL on collections, partitions, indexes and databases. 2.4.24, 2.5.8 and 2.6.
 pub const DDL: ConfigItem = ConfigItem {
     name: "ddl",
-    path: "quotaAndLimits/forceDenyAllDDL",
+    path: version::FORCE_DENY_DDL,
     value: "true",
 };
 
 /// Stops new automatic compactions; running ones finish. Re-read at each trigger since 2.4.
 pub const COMPACTION: ConfigItem = ConfigItem {
     name: "compaction",
-    path: "dataCoord/compaction/enableAutoCompaction",
+    path: version::AUTO_COMPACTION,
     value: "false",
 };
 
 /// Stops sort compactions, which a flush would otherwise begin. 2.6.
 pub const SORT_COMPACTION: ConfigItem = ConfigItem {
     name: "sort compaction",
-    path: "dataCoord/sortCompaction/enable",
+    path: version::SORT_COMPACTION,
     value: "false",
 };
 

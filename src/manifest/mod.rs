@@ -19,25 +19,35 @@ pub use weakening::Weakening;
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
 pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
 
-/// How writes were treated while the anchor was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How the writers are treated while a snapshot is taken.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Writes were denied until the anchor was taken.
+    /// Writes are denied for seconds: the snapshot is one point in time, proved.
     Quiesced,
-    /// Writes went on.
+    /// Writes go on: all that was acknowledged before the flush is in, some of what came later too.
     Hot,
-    /// Milvus was stopped.
+    /// Milvus is stopped: everything that was acknowledged is in, with the message queue.
     Cold,
+}
+
+impl Mode {
+    /// The word on the command line and in documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quiesced => "quiesced",
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Quiesced => "quiesced",
-            Self::Hot => "hot",
-            Self::Cold => "cold",
-        })
+        f.write_str(self.word())
     }
 }
 

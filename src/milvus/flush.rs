@@ -16,6 +16,7 @@ use super::inventory::CollectionName;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
 use super::version::{FlushMethod, FlushShape, Rules};
+use crate::text::first;
 use crate::{Cause, Error, Result};
 
 /// How many lagging channels an error names.
@@ -372,18 +373,10 @@ fn name_lagging(lagging: &[Lag]) -> String {
     if lagging.is_empty() {
         return "milvus says that it is not done".to_owned();
     }
-    let named: Vec<_> = lagging
-        .iter()
-        .take(NAMED_CHANNELS)
-        .map(Lag::to_string)
-        .collect();
-    let more = lagging.len().saturating_sub(NAMED_CHANNELS);
-    let rest = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    format!("these channels lag: {}{rest}", named.join(", "))
+    format!(
+        "these channels lag: {}",
+        first(lagging, NAMED_CHANNELS, ", ")
+    )
 }
 
 /// A flush that Milvus took without saying when proves nothing.

@@ -55,7 +55,7 @@ use replace::Old;
 use target::{FoundStorage, Home};
 use work::{Done, Work};
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Turn};
 use crate::config;
 use crate::connect;
 use crate::env::Env;
@@ -131,7 +131,7 @@ impl Restored {
 ///
 /// # Errors
 ///
-/// [`crate::Cause::Damage`] when the snapshot's keys do not read, [`crate::Side::Source`] when the
+/// [`crate::Cause::Damage`] when the snapshot's keys do not read, [`crate::Side::Target`] when the
 /// target's etcd does not answer.
 pub async fn plan(
     context: &Context<'_>,
@@ -140,8 +140,8 @@ pub async fn plan(
 ) -> Result<RestorePlan> {
     let cancel = context.cancel;
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Plan).await?;
-    let closed = cancel.in_order(prepared.home.close()).await;
-    cancel.in_order(prepared.reader.finish()).await;
+    let closed = cancel.in_order(Turn::Last, prepared.home.close()).await;
+    cancel.in_order(Turn::Last, prepared.reader.finish()).await;
     closed.unwrap_or_else(|| Err(cancel.error()))?;
     Ok(prepared.plan)
 }
@@ -161,10 +161,13 @@ pub async fn restore(
     let began = context.env.boottime();
     let mut prepared = Prepared::make(context, manifest, options, Purpose::Restore).await?;
     let cancel = context.cancel;
-    // A restore may be cut short anywhere, as by a kill: the same call goes on.
-    let done = cancel.run(Box::pin(prepared.run(context, options))).await;
-    let closed = cancel.in_order(prepared.home.close()).await;
-    cancel.in_order(prepared.reader.finish()).await;
+    // It ends by itself at the next step that may be the last. Where a server does not answer it is cut
+    // short, as by a kill: the same call goes on.
+    let run = Box::pin(prepared.run(context, options));
+    let done = cancel.in_order(Turn::First, run).await;
+    let done = done.unwrap_or_else(|| Err(cancel.error()));
+    let closed = cancel.in_order(Turn::Last, prepared.home.close()).await;
+    cancel.in_order(Turn::Last, prepared.reader.finish()).await;
     let done = done?;
     closed.unwrap_or_else(|| Err(cancel.error()))?;
     Ok(Restored {
@@ -206,7 +209,7 @@ impl Prepared {
         match Box::pin(cancel.run(look)).await {
             Ok(looked) => Ok(looked(reader)),
             Err(error) => {
-                cancel.in_order(reader.finish()).await;
+                cancel.in_order(Turn::Last, reader.finish()).await;
                 Err(error)
             }
         }

@@ -352,7 +352,7 @@ impl FoundStorage {
             }
         };
         let store = match (&local, self.store) {
-            (Some(local), _) => sided(local.store.clone()),
+            (Some(local), _) => of_target(context, Arc::new(local.store.clone())),
             (None, Some(store)) => store,
             (None, None) => {
                 return Err(Error::new(
@@ -374,7 +374,7 @@ type Opened = (Option<SharedStore>, Place, Vec<String>);
 async fn open(context: &Context<'_>) -> Result<Opened> {
     let Objects::Local(local) = &context.instance.objects else {
         return match connect::objects(&context.instance.objects, Side::Target, context.env).await {
-            Ok(store) => Ok((Some(store), Place::There, vec![])),
+            Ok(store) => Ok((Some(of_target(context, store)), Place::There, vec![])),
             Err(error) if is_missing(&error) => Ok((None, Place::Missing(error.chain()), vec![])),
             Err(error) => Err(error),
         };
@@ -391,7 +391,8 @@ async fn open(context: &Context<'_>) -> Result<Opened> {
     let outside = survey::below(&local.path, &others);
     if local.path.is_dir() {
         let store = LocalStore::open(&local.path, settings(MissingRoot::Fail)).on(Side::Target)?;
-        return Ok((Some(sided(store)), Place::There, outside));
+        let store = of_target(context, Arc::new(store));
+        return Ok((Some(store), Place::There, outside));
     }
     let above = local.path.parent().is_some_and(std::path::Path::is_dir);
     let place = if local.path.exists() {
@@ -414,8 +415,10 @@ fn settings(missing: MissingRoot) -> LocalSettings {
     }
 }
 
-fn sided(store: LocalStore) -> SharedStore {
-    Arc::new(SidedStore::new(Arc::new(store), Side::Target))
+/// A store of the target, at the rate that is set.
+fn of_target(context: &Context<'_>, store: SharedStore) -> SharedStore {
+    let sided = Arc::new(SidedStore::new(store, Side::Target));
+    context.repository.resources().limited(sided)
 }
 
 fn is_missing(error: &Error) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Turn};
 use crate::env::Env;
 use crate::progress::SharedProgress;
 use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId};
@@ -101,7 +101,7 @@ pub async fn verify(
     };
     let looked = cancel.run(look(repository, options, env)).await;
     if let Some(reader) = reader {
-        cancel.in_order(reader.finish()).await;
+        cancel.in_order(Turn::Last, reader.finish()).await;
     }
     let mut report = looked?;
     progress.end();

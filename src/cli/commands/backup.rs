@@ -8,10 +8,10 @@ use clap::ValueEnum;
 use super::weakenings;
 use crate::capture::{self, Captured, Missing};
 use crate::cli::context::Context;
-use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId, Mode};
+use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
-use crate::manifest::Body;
+use crate::manifest::{Body, Mode};
 use crate::resources::Limits;
 use crate::text::Bytes;
 use crate::{Cause, Error, Result, connect, manifest};
@@ -151,7 +151,7 @@ impl Args {
     fn options(&self) -> capture::Options {
         let labels = self.labels.iter();
         capture::Options {
-            mode: self.mode.into(),
+            mode: self.mode,
             method: manifest::Method::Copy,
             labels: labels.map(|l| (l.key.clone(), l.value.clone())).collect(),
             missing: if self.allow_missing {
@@ -170,7 +170,7 @@ fn document(captured: &Captured, repository: &str, accept: &[String]) -> BackupD
     BackupDocument {
         snapshot: HexId(manifest.snapshot.to_string()),
         instance: manifest.instance.clone(),
-        mode: body.mode.into(),
+        mode: body.mode,
         method: body.method.into(),
         revision: body.revision,
         milvus_version: body.milvus.version.clone(),

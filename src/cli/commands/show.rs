@@ -97,7 +97,7 @@ fn document(
         .to_owned(),
         duration_ms: body.duration_ms,
         write_hold_ms: body.write_hold_ms,
-        asked_mode: body.asked_mode.into(),
+        asked_mode: body.asked_mode,
         cut: cut(&body.cut),
         flush: body.flush.as_ref().map(|flush| ShownFlush {
             shape: flush.shape.clone(),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{HexId, Method, Mode, Note, Weakening};
+use super::{HexId, Method, Note, Weakening};
+use crate::manifest::Mode;
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

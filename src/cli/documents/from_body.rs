@@ -1,31 +1,12 @@
 //! From what a manifest says of a snapshot to the words of the documents.
 
-use super::{HexId, Method, Mode, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
+use super::{HexId, Method, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
 use crate::manifest::{self, Body};
 use crate::repo::Manifest;
+use crate::text::first;
 
 /// Items of a weakening that a document names; the manifest has all of them.
 const ITEMS_NAMED: usize = 20;
-
-impl From<manifest::Mode> for Mode {
-    fn from(mode: manifest::Mode) -> Self {
-        match mode {
-            manifest::Mode::Quiesced => Self::Quiesced,
-            manifest::Mode::Hot => Self::Hot,
-            manifest::Mode::Cold => Self::Cold,
-        }
-    }
-}
-
-impl From<Mode> for manifest::Mode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Quiesced => Self::Quiesced,
-            Mode::Hot => Self::Hot,
-            Mode::Cold => Self::Cold,
-        }
-    }
-}
 
 impl From<manifest::Method> for Method {
     fn from(method: manifest::Method) -> Self {
@@ -45,14 +26,8 @@ pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
     }
     let weakening = |w: &manifest::Weakening| {
         let mut what = w.message.clone();
-        let named = w.items.iter().take(ITEMS_NAMED);
-        for item in named {
-            what.push_str("; ");
-            what.push_str(item);
-        }
-        let more = w.items.len().saturating_sub(ITEMS_NAMED);
-        if more > 0 {
-            what.extend(["; and ".to_owned(), more.to_string(), " more".to_owned()]);
+        if !w.items.is_empty() {
+            what = format!("{what}; {}", first(&w.items, ITEMS_NAMED, "; "));
         }
         Weakening::new(&w.code, what, &accept)
     };
@@ -81,7 +56,7 @@ pub fn snapshot(
         snapshot: HexId(manifest.snapshot.to_string()),
         time: Time(manifest.time),
         instance: manifest.instance.clone(),
-        mode: body.mode.into(),
+        mode: body.mode,
         method: body.method.into(),
         milvus_version: body.milvus.version.clone(),
         collections: body.counts.collections,

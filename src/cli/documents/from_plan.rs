@@ -25,7 +25,7 @@ pub fn backup_plan(
     BackupPlanDocument {
         instance: plan.instance.clone(),
         repository: repository.to_owned(),
-        mode: plan.mode.into(),
+        mode: plan.mode,
         method: plan.method.into(),
         steps: steps(plan, options, parent),
         weakened: Vec::new(),

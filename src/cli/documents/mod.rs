@@ -85,30 +85,6 @@ impl JsonSchema for HexId {
     }
 }
 
-/// How the writers were treated while a snapshot was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Writes are denied for seconds: the snapshot is one point in time, proved.
-    Quiesced,
-    /// Writes go on: all that was acknowledged before the flush is in, some of what came later too.
-    Hot,
-    /// Milvus is stopped: everything that was acknowledged is in, with the message queue.
-    Cold,
-}
-
-impl Mode {
-    /// The word on the command line and in documents.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Quiesced => "quiesced",
-            Self::Hot => "hot",
-            Self::Cold => "cold",
-        }
-    }
-}
-
 /// How a snapshot's objects were captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

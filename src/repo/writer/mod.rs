@@ -15,6 +15,8 @@ use self::indexer::Indexer;
 use self::lost::Lost;
 pub use self::object::{ObjectSource, StoredObject};
 use self::packer::{Class, Packers};
+use tokio_util::sync::CancellationToken;
+
 use super::blob::{BlobKind, Compression};
 use super::config::FORMAT;
 use super::hash::{PieceRef, piece_hashes};
@@ -55,6 +57,8 @@ struct Session {
     /// Stored bytes that this session added: blobs with their headers.
     added: AtomicU64,
     failure: Mutex<Option<Failure>>,
+    /// The session is given up: what waits to be uploaded is dropped.
+    given_up: CancellationToken,
 }
 
 /// Half of a blob's id: 128 bits of keyed BLAKE3 tell 10^12 blobs apart as surely as a disk keeps
@@ -128,6 +132,7 @@ impl Repository {
             pending: Mutex::default(),
             added: AtomicU64::new(0),
             failure: Mutex::default(),
+            given_up: CancellationToken::new(),
         }))
     }
 }
@@ -256,6 +261,9 @@ impl Writer {
 
     /// Gives the session up: removes unfinished uploads and releases the lease.
     pub async fn abort(self) -> Result<()> {
+        let error = Side::Repository.error(Cause::Failed, "the writer session was given up");
+        self.session.fail(&error);
+        self.session.given_up.cancel();
         self.finish().await
     }
 

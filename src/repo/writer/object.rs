@@ -8,7 +8,7 @@ use super::Writer;
 use super::packer::Class;
 use crate::repo::hash::{PieceRef, merge};
 use crate::repo::ids::ObjectHash;
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result};
 
 /// How many pieces of one object are read and worked on at once: enough to keep both the source
 /// and a few processors busy with a single large object.
@@ -101,7 +101,7 @@ impl Writer {
 }
 
 fn changed(name: &str, size: u64, found: u64) -> Error {
-    Side::Repository.error(
+    Error::new(
         Cause::Failed,
         format!("{name} changed while it was read: it had {size} bytes and ended after {found}"),
     )

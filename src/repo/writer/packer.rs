@@ -202,7 +202,12 @@ impl Packer {
             Some(pack) => pack,
             None => OpenPack::begin(&self.session, self.kind).await?,
         };
-        let appended = pack.append(&self.session, blob).await;
+        let session = self.session.clone();
+        let appended = tokio::select! {
+            biased;
+            () = session.given_up.cancelled() => Err(session.failure()),
+            appended = pack.append(&session, blob) => appended,
+        };
         let full = pack.position >= PACK_TARGET || pack.entries.len() >= PACK_BLOBS;
         match appended {
             Ok(()) if full => self.close(pack).await,
@@ -225,7 +230,16 @@ impl Packer {
         let Some(finishing) = self.finishing.take() else {
             return Ok(());
         };
-        finishing.await.map_err(|error| {
+        let stop = finishing.abort_handle();
+        let ended = tokio::select! {
+            biased;
+            ended = finishing => ended,
+            () = self.session.given_up.cancelled() => {
+                stop.abort();
+                return Err(self.session.failure());
+            }
+        };
+        ended.map_err(|error| {
             Side::Repository
                 .error(Cause::Failed, "finishing a pack was cut short")
                 .with_source(error)
