@@ -141,7 +141,8 @@ class Dataset:
             vector(32),
         ]
         collection = self._make("default", "articles", fields, num_shards=2)
-        index(collection, "HNSW", "L2", M=8, efConstruction=64)
+        # More links than a graph of so few rows needs: a row that none leads to is found by no search.
+        index(collection, "HNSW", "L2", M=32, efConstruction=256)
         collection.create_index("year", index_name="year_idx")
         collection.create_index("title", index_name="title_idx")
         rng = self._rng(1)

@@ -25,7 +25,7 @@ from .servers import wait_until
 View = dict[str, Any]
 VECTORS = (DataType.FLOAT_VECTOR, DataType.BINARY_VECTOR)
 # So much effort that a search over our small data is exact, whatever the segments look like.
-SEARCH_PARAMS = {"HNSW": {"ef": 2048}, "IVF_FLAT": {"nprobe": 1024}, "IVF_SQ8": {"nprobe": 1024}}
+SEARCH_PARAMS = {"HNSW": {"ef": 16384}, "IVF_FLAT": {"nprobe": 1024}, "IVF_SQ8": {"nprobe": 1024}}
 QUERIES = 4
 TOP = 10
 SHOWN = 5
