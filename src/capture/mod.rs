@@ -127,12 +127,7 @@ pub async fn capture(
 ) -> Result<Captured> {
     let mut holds = Holds::default();
     let outcome = attempt(context, repository, options, &mut holds).await;
-    let released = context
-        .cancel
-        .in_order(Turn::Last, Box::pin(holds.release()));
-    if released.await.is_none() {
-        warn!("the holds were not released in time; they end by themselves");
-    }
+    release(context, &mut holds).await;
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {
@@ -141,6 +136,19 @@ pub async fn capture(
         }
     }
     Ok(captured)
+}
+
+/// Releases what is held and not yet released.
+async fn release(context: &Context, holds: &mut Holds) {
+    let released = Box::pin(holds.release());
+    if context
+        .cancel
+        .in_order(Turn::Last, released)
+        .await
+        .is_none()
+    {
+        warn!("the holds were not released in time; they end by themselves");
+    }
 }
 
 /// Captures with holds that are still to be released. The writer session ends in order on every way
@@ -169,7 +177,7 @@ async fn attempt(
         Err(error) => {
             // Clients wait for the holds: they do not wait for the repository.
             tokio::join!(
-                cancel.in_order(Turn::Last, Box::pin(holds.release())),
+                release(context, holds),
                 cancel.in_order(Turn::Last, commit::give_up(writer)),
             );
             Err(error)

@@ -56,8 +56,7 @@ pub(super) async fn copy(
     scope: Scope,
     known: Map,
 ) -> Result<Copied> {
-    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await;
-    let listed = listed?;
+    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
     context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
     let copier = Copier {

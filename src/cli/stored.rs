@@ -28,10 +28,8 @@ impl Stored {
     ///
     /// Those of [`connect::repository`].
     pub async fn open(context: &Context, config: &Resolved) -> Result<Self> {
-        let (at, resources) = (
-            context.repository(config)?,
-            context.resources(&config.limits)?,
-        );
+        let at = context.repository(config)?;
+        let resources = context.resources(&config.limits)?;
         let open = async {
             let repository = connect::repository(at, &resources, &context.env).await?;
             let snapshots = repository.snapshots().await?;

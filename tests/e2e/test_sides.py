@@ -32,12 +32,11 @@ def blamed(eyrie: Eyrie, code: int, cause: str, side: str, *args: str) -> str:
     return error
 
 
-def broken_stores(lab: Lab) -> dict[str, dict[str, Any]]:
-    """What milvus.yaml may say of storage that is not there, and the cause that it is."""
-    return {
-        "absent": {"minio": {"bucketName": NO_BUCKET}},
-        "unavailable": {"minio": {"address": "127.0.0.1", "port": 1}},
-    }
+# What milvus.yaml may say of storage that is not there, by the cause that it is.
+BROKEN_STORES: dict[str, dict[str, Any]] = {
+    "absent": {"minio": {"bucketName": NO_BUCKET}},
+    "unavailable": {"minio": {"address": "127.0.0.1", "port": 1}},
+}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_a_dead_store_of_the_source_is_20(cause: str, source: Callable[[str], La
     lab = source("s3")
     eyrie = lab.eyrie(binary, f"dead-store-{cause}")
     eyrie.expect(0, "init")
-    path = milvus_yaml(lab, f"dead-store-{cause}", **broken_stores(lab)[cause])
+    path = milvus_yaml(lab, f"dead-store-{cause}", **BROKEN_STORES[cause])
     dead = variant(eyrie, f"dead-store-{cause}", instance={"milvus_yaml": path})
     dead.expect(20, "check")
     blamed(dead, 20, cause, "source", "backup")
@@ -76,6 +75,16 @@ def test_a_full_etcd_of_the_source_is_20(fresh: Callable[..., Lab], binary: Path
     lab.instance.etcd.fill()
     blamed(eyrie, 20, "no-space", "source", "backup")
     assert eyrie.json("snapshots") == []
+    lab.instance.kill()
+
+
+def test_a_key_of_the_source_that_cannot_be_decoded_is_20(fresh: Callable[..., Lab], binary: Path) -> None:
+    lab = one_row("local", fresh)
+    eyrie = lab.eyrie(binary)
+    eyrie.expect(0, "init")
+    key = next(iter(lab.instance.etcd.keys(f"{lab.instance.root_path}/meta/datacoord-meta/s/")))
+    lab.instance.etcd.put(key, b"\xff\xff")
+    assert key in blamed(eyrie, 20, "damage", "source", "backup")
     lab.instance.kill()
 
 
@@ -99,7 +108,7 @@ def test_a_full_etcd_of_the_target_is_21(known: Eyrie, fresh: Callable[..., Lab]
 @pytest.mark.s3
 @pytest.mark.parametrize("cause", ["absent", "unavailable"])
 def test_a_dead_store_of_the_target_is_21(cause: str, known: Eyrie, store: Lab, binary: Path) -> None:
-    path = milvus_yaml(store, f"dead-target-{cause}", **broken_stores(store)[cause])
+    path = milvus_yaml(store, f"dead-target-{cause}", **BROKEN_STORES[cause])
     target = store.eyrie(binary, f"dead-target-{cause}", milvus_yaml=path)
     known.expect(21, "restore", "latest", "--target", str(target.config))
     assert store.instance.etcd.keys(f"{store.instance.root_path}/") == {}

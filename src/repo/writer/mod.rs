@@ -74,7 +74,7 @@ fn short(id: &BlobId) -> ShortId {
 /// The first error of a session, to be told to every later caller.
 #[derive(Debug, Clone)]
 struct Failure {
-    kind: Cause,
+    cause: Cause,
     message: String,
     hint: Option<String>,
 }
@@ -345,7 +345,7 @@ impl Session {
     /// Remembers the session's first error.
     fn fail(&self, error: &Error) {
         lock(&self.failure).get_or_insert_with(|| Failure {
-            kind: error.cause(),
+            cause: error.cause(),
             message: error.chain(),
             hint: error.hint().map(str::to_owned),
         });
@@ -356,11 +356,11 @@ impl Session {
         match lock(&self.failure).clone() {
             None => Ok(()),
             Some(Failure {
-                kind,
+                cause,
                 message,
                 hint,
             }) => {
-                let error = Side::Repository.error(kind, message);
+                let error = Side::Repository.error(cause, message);
                 Err(match hint {
                     Some(hint) => error.with_hint(hint),
                     None => error,
