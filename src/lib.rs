@@ -17,31 +17,31 @@
 //!
 //! # Module map
 //!
-//! Dependencies point down this list: [`cli`] knows everything; [`capture`], [`restore`] and
-//! [`verify`] know [`milvus`], [`source`] and [`repo`]; those three do not know each other;
-//! [`source`] and [`repo`] stand on [`store`].
+//! Dependencies point down this list: [`cli`] knows everything; `capture`, `restore` and `verify`
+//! know `instance`, [`milvus`] and [`repo`], and do not know each other; [`repo`] stands on
+//! [`store`]. A module is public where the tests outside the crate use it, or the command.
 
 pub mod cancel;
-pub mod capture;
+mod capture;
 pub mod cli;
-pub mod config;
-pub mod connect;
+mod config;
+mod connect;
 pub mod env;
 pub mod error;
 pub mod etcd;
 pub mod hold;
-pub mod instance;
+mod instance;
 pub mod manifest;
 pub mod milvus;
-pub mod progress;
+mod progress;
 pub mod repo;
 pub mod resources;
-pub mod restore;
+mod restore;
 pub mod secret;
-pub mod source;
+mod source;
 pub mod store;
-pub mod sys;
-pub mod text;
-pub mod verify;
+mod sys;
+mod text;
+mod verify;
 
 pub use error::{Cause, Error, Result, Side};

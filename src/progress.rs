@@ -2,12 +2,10 @@
 
 use std::fmt::Debug;
 use std::ops::AddAssign;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::env::lock;
 
 /// An amount of work: objects (or whatever a phase counts) and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -60,79 +58,89 @@ pub trait Progress: Debug + Send + Sync {
 /// Progress that several tasks report to.
 pub type SharedProgress = Arc<dyn Progress>;
 
-/// Shows nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+/// What tests report to.
+#[cfg(test)]
+pub mod testing {
+    use std::sync::Mutex;
 
-impl Progress for Silent {
-    fn begin(&self, _: &'static str, _: Option<Amount>) {}
-    fn expect(&self, _: Amount) {}
-    fn advance(&self, _: Amount) {}
-    fn note(&self, _: &str) {}
-    fn end(&self) {}
-}
+    use super::*;
+    use crate::env::lock;
 
-/// Keeps the phases and what each did, for tests.
-#[derive(Debug, Default)]
-pub struct Recorder {
-    phases: Mutex<Vec<Phase>>,
-    notes: Mutex<Vec<String>>,
-}
+    /// Shows nothing.
+    #[derive(Debug, Clone, Copy, Default)]
+    pub struct Silent;
 
-/// One phase that a [`Recorder`] saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Phase {
-    /// Its name.
-    pub name: &'static str,
-    /// What it did.
-    pub done: Amount,
-    /// What it said it would do.
-    pub total: Option<Amount>,
-}
-
-impl Recorder {
-    /// The phases in order.
-    #[must_use]
-    pub fn phases(&self) -> Vec<Phase> {
-        lock(&self.phases).clone()
+    impl Progress for Silent {
+        fn begin(&self, _: &'static str, _: Option<Amount>) {}
+        fn expect(&self, _: Amount) {}
+        fn advance(&self, _: Amount) {}
+        fn note(&self, _: &str) {}
+        fn end(&self) {}
     }
 
-    /// The notes in order.
-    #[must_use]
-    pub fn notes(&self) -> Vec<String> {
-        lock(&self.notes).clone()
+    /// Keeps the phases and what each did, for tests.
+    #[derive(Debug, Default)]
+    pub struct Recorder {
+        phases: Mutex<Vec<Phase>>,
+        notes: Mutex<Vec<String>>,
     }
 
-    fn current(&self, change: impl FnOnce(&mut Phase)) {
-        if let Some(phase) = lock(&self.phases).last_mut() {
-            change(phase);
+    /// One phase that a [`Recorder`] saw.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Phase {
+        /// Its name.
+        pub name: &'static str,
+        /// What it did.
+        pub done: Amount,
+        /// What it said it would do.
+        pub total: Option<Amount>,
+    }
+
+    impl Recorder {
+        /// The phases in order.
+        #[must_use]
+        pub fn phases(&self) -> Vec<Phase> {
+            lock(&self.phases).clone()
+        }
+
+        /// The notes in order.
+        #[must_use]
+        pub fn notes(&self) -> Vec<String> {
+            lock(&self.notes).clone()
+        }
+
+        fn current(&self, change: impl FnOnce(&mut Phase)) {
+            if let Some(phase) = lock(&self.phases).last_mut() {
+                change(phase);
+            }
         }
     }
-}
 
-impl Progress for Recorder {
-    fn begin(&self, name: &'static str, total: Option<Amount>) {
-        let done = Amount::default();
-        lock(&self.phases).push(Phase { name, done, total });
+    impl Progress for Recorder {
+        fn begin(&self, name: &'static str, total: Option<Amount>) {
+            let done = Amount::default();
+            lock(&self.phases).push(Phase { name, done, total });
+        }
+
+        fn expect(&self, total: Amount) {
+            self.current(|phase| phase.total = Some(total));
+        }
+
+        fn advance(&self, by: Amount) {
+            self.current(|phase| phase.done += by);
+        }
+
+        fn note(&self, text: &str) {
+            lock(&self.notes).push(text.to_owned());
+        }
+
+        fn end(&self) {}
     }
-
-    fn expect(&self, total: Amount) {
-        self.current(|phase| phase.total = Some(total));
-    }
-
-    fn advance(&self, by: Amount) {
-        self.current(|phase| phase.done += by);
-    }
-
-    fn note(&self, text: &str) {
-        lock(&self.notes).push(text.to_owned());
-    }
-
-    fn end(&self) {}
 }
 
 #[cfg(test)]
 mod tests {
+    use super::testing::{Phase, Recorder};
     use super::*;
 
     #[test]

@@ -31,8 +31,8 @@ use std::time::Duration;
 use tracing::warn;
 
 pub use holds::Holds;
-pub use plan::{Plan, Planned, PlannedHold, plan};
-pub use survey::{Survey, SurveyedEtcd, SurveyedMilvus, SurveyedObjects, survey};
+pub use plan::{Plan, plan};
+pub use survey::{Survey, survey};
 
 use self::reach::Running;
 use crate::Result;

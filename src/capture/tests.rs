@@ -25,7 +25,7 @@ use crate::milvus::proto::meta::PartitionState;
 use crate::milvus::recorded;
 use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
-use crate::progress::Recorder;
+use crate::progress::testing::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;

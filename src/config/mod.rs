@@ -8,19 +8,18 @@ pub mod milvus;
 pub mod model;
 mod parse;
 mod resolve;
-mod resolved;
+pub mod resolved;
 pub mod secret;
 pub mod source;
 pub mod yaml;
 
 pub use resolve::Variables;
 pub use resolved::{
-    Addressing, ClientCertificate, CloudProvider, Deploy, EmbeddedEtcd, Etcd, Instance,
-    LocalObjects, Location, Metastore, MilvusEndpoint, Objects, Repository, Resolved,
-    S3Credentials, S3Location, S3Objects, Switch, Tls, Wal, WalKind, WoodpeckerStorage,
+    Deploy, Etcd, Instance, Location, MilvusEndpoint, Objects, Repository, Resolved, S3Credentials,
+    S3Location, Switch, Tls, WalKind,
 };
 pub use secret::{Secret, SecretSource};
-pub use source::{Place, Setting, Source};
+pub use source::Source;
 
 /// A commented configuration that parses; `eyrie config example` prints it.
 pub const EXAMPLE: &str = include_str!("example.yaml");

@@ -80,12 +80,6 @@ impl Lease {
         self.id
     }
 
-    /// The time to live that etcd granted, which may be longer than asked.
-    #[must_use]
-    pub const fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
     /// Whether the lease holds now, judged by this host's boot-time clock from before each renewal
     /// was sent, so never later than etcd judges.
     #[must_use]

@@ -103,6 +103,7 @@ impl Etcd {
     }
 
     /// Deletes every key that begins with `prefix`, when all `conditions` hold.
+    #[cfg(any(test, feature = "testing"))]
     pub async fn delete_prefix(
         &mut self,
         doing: &str,

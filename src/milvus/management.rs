@@ -55,12 +55,6 @@ impl GcPause {
     pub fn ticket(&self) -> Option<&str> {
         self.ticket.as_deref()
     }
-
-    /// How long the pause lasts from when it was answered.
-    #[must_use]
-    pub const fn length(&self) -> Duration {
-        self.length
-    }
 }
 
 /// How a pause ended.
@@ -368,7 +362,7 @@ mod tests {
             let GcSupport::Paused(pause) = management.pause_gc(HOUR, LONG).await.unwrap() else {
                 panic!("{version} pauses");
             };
-            assert_eq!((pause.ticket(), pause.length()), (None, HOUR));
+            assert_eq!((pause.ticket(), pause.length), (None, HOUR));
             assert_eq!(
                 management.release_gc(&pause).await.unwrap(),
                 GcRelease::RunsOut

@@ -85,18 +85,6 @@ impl Field {
         }
     }
 
-    /// The field's number.
-    #[must_use]
-    pub const fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// The field's wire type.
-    #[must_use]
-    pub const fn wire_type(&self) -> WireType {
-        self.wire_type
-    }
-
     /// The field's value as it is on the wire, without tag and length.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
@@ -172,12 +160,6 @@ impl Message {
         bytes
     }
 
-    /// All fields in their order.
-    #[must_use]
-    pub fn fields(&self) -> &[Field] {
-        &self.fields
-    }
-
     /// Whether there is a field `number`.
     #[must_use]
     pub fn has(&self, number: u32) -> bool {
@@ -189,7 +171,8 @@ impl Message {
     /// # Errors
     ///
     /// [`Cause::Damage`] when the field has another wire type.
-    pub fn varint(&self, number: u32) -> Result<Option<u64>> {
+    #[cfg(test)]
+    fn varint(&self, number: u32) -> Result<Option<u64>> {
         self.last(number, WireType::Varint)?
             .map(|field| read_varint(field.payload(), &mut 0))
             .transpose()

@@ -9,7 +9,7 @@ use super::guard::Refusal;
 use super::lacking::Lack;
 use super::marker::AREA;
 use super::plan::{Expiring, GcGuard, KeyChange};
-use super::transform::{self, Action, FirstStart, LoadState, Report, StorageRoots, Wal};
+use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
 use super::write::Target;
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
@@ -100,7 +100,7 @@ impl Anchor {
             rebuild: lack.rebuild.clone(),
             ..self.options(body, onto, options)
         };
-        let made = match transform::transform_decoded(&self.catalog, &self.keys, &options) {
+        let made = match transform::transform(&self.catalog, &self.keys, &options) {
             Ok(made) => made,
             Err(error) if error.side() == Some(Side::Target) => {
                 let hint = error.hint().unwrap_or_default().to_owned();
@@ -143,7 +143,6 @@ impl Anchor {
         transform::Options {
             source: self.roots.clone(),
             target: instance.etcd.roots(),
-            version: self.version.clone(),
             target_version: onto.version.clone(),
             wal: match body.wal.state {
                 WalState::Captured => Wal::Keep,
@@ -157,7 +156,6 @@ impl Anchor {
                 Ttl::Keep => transform::Ttl::Keep,
                 Ttl::Suspend => transform::Ttl::Suspend,
             },
-            load: LoadState::Keep,
             gc: match instance.etcd.embedded {
                 Some(_) => FirstStart::AsConfigured,
                 None => FirstStart::HoldGc,
@@ -224,15 +222,9 @@ fn expiring(ttl: &transform::TtlCollection) -> Expiring {
 }
 
 fn load(report: &Report) -> String {
-    match report.loaded.len() {
+    match report.loaded {
         0 => "nothing was loaded".to_owned(),
-        1 => format!(
-            "1 collection was loaded; its load state is {}",
-            report.load_state
-        ),
-        n => format!(
-            "{n} collections were loaded; their load state is {}",
-            report.load_state
-        ),
+        1 => "1 collection was loaded; its load state is kept".to_owned(),
+        n => format!("{n} collections were loaded; their load state is kept"),
     }
 }

@@ -5,7 +5,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys};
 use crate::restore::body_for_tests as body;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
-use crate::restore::transform::{self, transform_decoded};
+use crate::restore::transform;
 
 /// Simulated: three whole segments of one collection.
 fn three() -> (SimulatedKeys, Catalog) {
@@ -120,11 +120,9 @@ async fn a_snapshot_that_says_that_it_lacks_something_is_looked_through_even_if_
 fn only_the_keys_of_builds_that_lack_files_are_dropped() {
     let (set, catalog) = three();
     let build = build_of(&catalog, 120).id;
-    let now = jiff::Timestamp::from_second(1_795_500_000).unwrap();
-    let roots = SimulatedKeys::roots();
-    let mut options = transform::Options::new(&roots, set.version.clone(), now);
+    let mut options = transform::tests::options(set.version.clone());
     let builds = |options: &transform::Options| -> Vec<String> {
-        let made = told(transform_decoded(&catalog, &set.keys, options));
+        let made = told(transform::transform(&catalog, &set.keys, options));
         let names = made
             .keys
             .into_iter()

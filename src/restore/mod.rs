@@ -31,18 +31,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use facts::{
-    Counted, KeepWal, Known, Layer, Occupied, Options, ReadBack, TargetVersion, Ttl, Unproven,
-    Usage,
-};
-pub use guard::Refusal;
+pub use facts::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven, Usage};
 pub use lacking::{Lacking, LackingFiles, LackingObject, Outcome};
 pub use marker::Stage;
+pub use plan::RestorePlan;
 #[cfg(test)]
 pub(crate) use plan::tests::body as body_for_tests;
-pub use plan::{
-    Basis, Expected, Expiring, KeyChange, PlannedTarget, PlannedWal, RestorePlan, Wipe,
-};
 
 use crate::manifest::{Snapshot, is_keys_only};
 use facts::{Contents, Marked, SourceFacts, TargetFacts};

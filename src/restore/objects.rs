@@ -327,7 +327,7 @@ async fn write(
 
 /// Fails unless the bytes that were read are the captured ones (I8).
 pub(crate) fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
-    if hash.as_bytes() == item.hash.as_bytes() {
+    if *hash.as_bytes() == item.hash.0 {
         return Ok(());
     }
     Err(Error::new(
@@ -375,7 +375,7 @@ async fn hash(resources: &Resources, store: &dyn Store, item: &Item) -> Result<O
         offset += bytes.len() as u64;
         hasher = updated(resources, hasher, bytes).await?;
     }
-    Ok(ObjectHash::from_bytes(hasher.finalize().into()))
+    Ok(ObjectHash(hasher.finalize().into()))
 }
 
 /// Reads every object back and compares its hash.

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::manifest::Snapshot;
-use crate::progress::Silent;
+use crate::progress::testing::Silent;
 use crate::repo::{Manifest, Repository};
 use crate::resources::Resources;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};

@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
     use crate::config::WalKind;
-    use crate::config::{
+    use crate::config::resolved::{
         Addressing, CloudProvider, LocalObjects, S3Credentials, S3Location, S3Objects,
     };
     use crate::config::{Switch, Tls};

@@ -26,7 +26,7 @@ mod report;
 mod table;
 
 pub use refuse::unproven;
-pub use report::{Action, Counter, Line, LoadedCollection, Report, TtlCollection};
+pub use report::{Action, Report, TtlCollection};
 
 use counters::Advance;
 use table::Table;
@@ -38,8 +38,6 @@ pub struct Options {
     pub source: Roots,
     /// Where they go.
     pub target: Roots,
-    /// The version that wrote them.
-    pub version: MilvusVersion,
     /// The version that will start on them.
     pub target_version: MilvusVersion,
     /// What the restored Milvus finds as its WAL.
@@ -52,8 +50,6 @@ pub struct Options {
     pub now: Timestamp,
     /// What becomes of collections with a time to live.
     pub ttl: Ttl,
-    /// What becomes of the load state.
-    pub load: LoadState,
     /// Whether garbage collection is held off for the first start.
     pub gc: FirstStart,
     /// Keys that are holds of the capture (whole keys, source root), in any spelling.
@@ -63,29 +59,6 @@ pub struct Options {
     pub rebuild: BTreeSet<i64>,
     /// The least next node id: the target's own `session/id` when it had one, else 0.
     pub least_session_id: i64,
-}
-
-impl Options {
-    /// Options for a restore in place, onto a fresh rocksmq, with everything as it was.
-    #[must_use]
-    pub fn new(roots: &Roots, version: MilvusVersion, now: Timestamp) -> Self {
-        Self {
-            source: roots.clone(),
-            target: roots.clone(),
-            target_version: version.clone(),
-            version,
-            wal: Wal::Reset(WalKind::Rocksmq),
-            unproven: Unproven::Refuse,
-            storage: None,
-            now,
-            ttl: Ttl::Keep,
-            load: LoadState::Keep,
-            gc: FirstStart::HoldGc,
-            holds: Vec::new(),
-            rebuild: BTreeSet::new(),
-            least_session_id: 0,
-        }
-    }
 }
 
 /// What the restored Milvus finds as its WAL.
@@ -124,16 +97,6 @@ pub enum Ttl {
     Suspend,
 }
 
-/// What becomes of the load state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadState {
-    /// What was loaded comes back loaded: `QueryCoord` replaces the nodes that are gone, as after
-    /// any restart.
-    Keep,
-    /// Nothing is loaded after the restore; the report lists what was.
-    Release,
-}
-
 /// What protects the objects at the first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstStart {
@@ -163,27 +126,13 @@ pub struct Transformed {
     pub report: Report,
 }
 
-/// Transforms the keys of an anchor for a target.
+/// Transforms the keys of an anchor, which decode to `catalog`, for a target.
 ///
 /// # Errors
 ///
 /// [`Side::Target`] when the keys cannot be restored as asked, with the reason and the way out;
 /// [`Cause::Damage`] naming the key that cannot be decoded.
-pub fn transform(keys: &[KeyValue], options: &Options) -> Result<Transformed> {
-    let catalog = Catalog::decode(&options.source, keys, &options.version)?;
-    transform_decoded(&catalog, keys, options)
-}
-
-/// As [`transform`], with `catalog` being what `keys` decode to.
-///
-/// # Errors
-///
-/// Those of [`transform`].
-pub fn transform_decoded(
-    catalog: &Catalog,
-    keys: &[KeyValue],
-    options: &Options,
-) -> Result<Transformed> {
+pub fn transform(catalog: &Catalog, keys: &[KeyValue], options: &Options) -> Result<Transformed> {
     refuse::check(catalog, options)?;
     let table = Table::new(catalog, options);
     let mut run = Run {
@@ -355,4 +304,4 @@ impl<'a> Run<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::manifest::{EtcdIdentity, WalState};
-use crate::progress::Silent;
+use crate::progress::testing::Silent;
 use crate::repo::Manifest;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::keyspace::memory::{Fault, MemoryKeys};

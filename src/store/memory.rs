@@ -53,6 +53,7 @@ impl MemoryStore {
     }
 
     /// An empty store that keeps versions, as a bucket with versioning does.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn versioned() -> Self {
         Self {
@@ -63,6 +64,7 @@ impl MemoryStore {
 
     /// A store with the same content now, independent from here on: what a crash at this instant
     /// would leave.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn fork(&self) -> Self {
         Self {

@@ -155,11 +155,11 @@ fn chosen(sample: Sample, seed: &[u8; 32], pack: &PackId) -> bool {
     match sample {
         Sample::All => true,
         Sample::Percent(percent) => {
-            let hash = blake3::keyed_hash(seed, pack.as_bytes());
+            let hash = blake3::keyed_hash(seed, &pack.0);
             share(hash.as_bytes()) < percent / 100.0
         }
         Sample::Part { part, of } => {
-            let [a, b, c, d, ..] = *pack.as_bytes();
+            let [a, b, c, d, ..] = pack.0;
             u32::from_le_bytes([a, b, c, d]) % of.max(1) == part.saturating_sub(1)
         }
     }

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::*;
-use crate::progress::Silent;
+use crate::progress::testing::Silent;
 use crate::restore::body_for_tests;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::store::memory::MemoryStore;
@@ -126,7 +126,7 @@ async fn the_parts_of_a_sample_are_the_whole() {
 #[test]
 fn a_share_of_packs_is_about_that_share() {
     let hits = (0..10_000_u32).filter(|n| {
-        let pack = PackId::from_bytes(blake3::hash(&n.to_le_bytes()).into());
+        let pack = PackId(blake3::hash(&n.to_le_bytes()).into());
         chosen(Sample::Percent(10.0), &[1; 32], &pack)
     });
     let hits = hits.count();

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use eyrie::cli::commands::{snapshots::Snapshots, verify};
 use eyrie::cli::documents::*;
+use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome};
 use eyrie::cli::output::{Render, Row as _, plain};
 use eyrie::manifest::Mode;
-use eyrie::restore::{Lacking, LackingFiles, LackingObject, Outcome};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {

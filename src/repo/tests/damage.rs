@@ -308,7 +308,7 @@ async fn a_sink_that_takes_damage_gets_everything_else() {
         .unwrap();
     let entries = entries(&view, &fixture.second).await.unwrap();
     let nowhere = PieceRef {
-        cv: Cv::from_bytes([1; 32]),
+        cv: Cv([1; 32]),
         offset: 0,
         length: 9,
     };

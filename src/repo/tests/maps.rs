@@ -136,12 +136,12 @@ async fn an_unchanged_map_adds_nothing_and_a_changed_one_a_path() {
     let mut nodes = (HashSet::new(), HashSet::new());
     let mut seen = HashSet::new();
     view.walk_envelopes(first, &mut seen, |node, _| {
-        Ok(_ = nodes.0.insert(*node.node.cv.as_bytes()))
+        Ok(_ = nodes.0.insert(node.node.cv.0))
     })
     .await
     .unwrap();
     view.walk_envelopes(second, &mut seen, |node, _| {
-        Ok(_ = nodes.1.insert(*node.node.cv.as_bytes()))
+        Ok(_ = nodes.1.insert(node.node.cv.0))
     })
     .await
     .unwrap();
@@ -215,7 +215,7 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
             ..plain(b"c", b"owed")
         },
         Entry {
-            content: pin(Some(ObjectHash::from_bytes([7; 32]))),
+            content: pin(Some(ObjectHash([7; 32]))),
             ..plain(b"d", b"")
         },
         entry("e", store(&writer, "empty", &Bytes::new()).await?),

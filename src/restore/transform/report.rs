@@ -1,17 +1,14 @@
-//! What a transform did, for people and `--json`.
+//! What a transform did, and why.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
-
-use super::{FirstStart, LoadState, Options, Ttl, Wal, unproven};
+use super::{FirstStart, Options, Ttl, Wal};
 use crate::milvus::catalog::{Catalog, Standing};
 use crate::milvus::keys::{Family, LogKind};
 
 /// What becomes of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Written as it was, below the target's root.
     Keep,
@@ -35,7 +32,7 @@ impl fmt::Display for Action {
 }
 
 /// One line of the table, as it was applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Line {
     /// The keys' family.
     pub family: Family,
@@ -47,25 +44,8 @@ pub struct Line {
     pub why: &'static str,
 }
 
-/// A collection that was loaded at the revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LoadedCollection {
-    /// Its database.
-    pub database: String,
-    /// Its name.
-    pub collection: String,
-    /// Names of the loaded partitions; empty when the whole collection was.
-    pub partitions: Vec<String>,
-    /// Number of replicas.
-    pub replicas: i32,
-    /// Names of the loaded fields; empty for all.
-    pub fields: Vec<String>,
-    /// Resource groups of the replicas.
-    pub resource_groups: Vec<String>,
-}
-
 /// A collection whose rows expire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone)]
 pub struct TtlCollection {
     /// Its database.
     pub database: String,
@@ -79,69 +59,33 @@ pub struct TtlCollection {
     pub suspended: bool,
 }
 
-/// A counter that was advanced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Counter {
-    /// The key, below the target's root.
-    pub key: String,
-    /// Its value in the snapshot: nanoseconds since 1970, or the next node id.
-    pub from: u64,
-    /// The value that is written.
-    pub to: u64,
-}
-
 /// What a transform does, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Report {
-    /// The version that wrote the keys.
-    pub version: String,
-    /// `reset to KIND` or `kept`.
-    pub wal: String,
-    /// `kept` or `released`.
-    pub load_state: &'static str,
     /// The table, in the order of the families.
     pub table: Vec<Line>,
     /// Values that were rewritten, by what was rewritten in them.
     pub rewritten: BTreeMap<&'static str, u64>,
-    /// Counters.
-    pub counters: Vec<Counter>,
     /// Keys that are written and were not in the snapshot.
     pub added: Vec<String>,
-    /// What was loaded at the revision.
-    pub loaded: Vec<LoadedCollection>,
+    /// How many collections were loaded at the revision.
+    pub loaded: usize,
     /// Collections whose rows expire.
     pub ttl: Vec<TtlCollection>,
-    /// Engine versions of vector index files; the target's query nodes must support them.
-    pub index_versions: Vec<i32>,
-    /// Engine versions of scalar index files.
-    pub scalar_index_versions: Vec<i32>,
-    /// Steps that never ran against a real broker here.
-    pub unproven: Vec<String>,
     /// What an operator should know before it is done.
     pub warnings: Vec<String>,
 }
 
 impl Report {
     pub(super) fn new(catalog: &Catalog, options: &Options) -> Self {
+        let loads = catalog.load.collections.keys();
+        let loaded = loads.filter(|id| catalog.collection(**id).is_some());
         Self {
-            version: options.version.to_string(),
-            wal: match options.wal {
-                Wal::Reset(kind) => format!("reset to {kind}"),
-                Wal::Keep => "kept".to_owned(),
-            },
-            load_state: match options.load {
-                LoadState::Keep => "kept",
-                LoadState::Release => "released",
-            },
             table: Vec::new(),
             rewritten: BTreeMap::new(),
-            counters: Vec::new(),
             added: Vec::new(),
-            loaded: loaded(catalog),
+            loaded: loaded.count(),
             ttl: ttl(catalog, options),
-            index_versions: catalog.index_versions.vector.iter().copied().collect(),
-            scalar_index_versions: catalog.index_versions.scalar.iter().copied().collect(),
-            unproven: unproven(catalog, options),
             warnings: Vec::new(),
         }
     }
@@ -176,7 +120,6 @@ impl Report {
 
     pub(super) fn finish(&mut self, catalog: &Catalog, options: &Options) {
         self.table.sort_by_key(|line| (line.family, line.action));
-        self.counters.sort_by(|a, b| a.key.cmp(&b.key));
         self.warn_unflushed(catalog, options);
         self.warn_ttl();
         if !catalog.unknown.is_empty() {
@@ -258,35 +201,6 @@ impl TtlCollection {
     }
 }
 
-fn loaded(catalog: &Catalog) -> Vec<LoadedCollection> {
-    let loads = catalog.load.collections.iter();
-    loads
-        .filter_map(|(id, load)| {
-            let collection = catalog.collection(*id)?;
-            let partition = |id: &i64| {
-                let partition = collection.partitions.get(id);
-                partition.map_or_else(|| id.to_string(), |p| p.name.clone())
-            };
-            let field = |id: &i64| {
-                let field = collection.fields.iter().find(|field| field.field_id == *id);
-                field.map_or_else(|| id.to_string(), |field| field.name.clone())
-            };
-            Some(LoadedCollection {
-                database: catalog.database_name(collection.database),
-                collection: collection.name.clone(),
-                partitions: if load.whole {
-                    Vec::new()
-                } else {
-                    load.partitions.iter().map(partition).collect()
-                },
-                replicas: load.replicas,
-                fields: load.fields.iter().map(field).collect(),
-                resource_groups: load.resource_groups.iter().cloned().collect(),
-            })
-        })
-        .collect()
-}
-
 fn ttl(catalog: &Catalog, options: &Options) -> Vec<TtlCollection> {
     let collections = catalog.collections.values().filter(|c| c.is_created());
     collections
@@ -311,69 +225,4 @@ fn ttl(catalog: &Catalog, options: &Options) -> Vec<TtlCollection> {
             })
         })
         .collect()
-}
-
-impl fmt::Display for Report {
-    /// What `--dry-run` prints.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "etcd keys of Milvus {}, WAL {}, load state {}",
-            self.version, self.wal, self.load_state
-        )?;
-        for line in &self.table {
-            let Line {
-                family,
-                action,
-                keys,
-                why,
-            } = line;
-            writeln!(f, "  {action:<8}{keys:>7}  {family}: {why}")?;
-        }
-        for (what, count) in &self.rewritten {
-            writeln!(f, "  rewritten: {count} {what}")?;
-        }
-        for counter in &self.counters {
-            let Counter { key, from, to } = counter;
-            writeln!(f, "  advanced: {key} from {from} to {to}")?;
-        }
-        for key in &self.added {
-            writeln!(f, "  added: {key}")?;
-        }
-        for load in &self.loaded {
-            let LoadedCollection {
-                database,
-                collection,
-                replicas,
-                ..
-            } = load;
-            let parts = match load.partitions.as_slice() {
-                [] => String::new(),
-                names => format!(", partitions {}", names.join(", ")),
-            };
-            writeln!(
-                f,
-                "  was loaded: {database}.{collection}, {replicas} replicas{parts}"
-            )?;
-        }
-        let versions = |versions: &[i32]| {
-            let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
-            versions.join(", ")
-        };
-        if !self.index_versions.is_empty() {
-            writeln!(
-                f,
-                "  index engine versions: vector {}, scalar {}",
-                versions(&self.index_versions),
-                versions(&self.scalar_index_versions)
-            )?;
-        }
-        for step in &self.unproven {
-            writeln!(f, "  unproven: {step}")?;
-        }
-        for warning in &self.warnings {
-            writeln!(f, "  warning: {warning}")?;
-        }
-        Ok(())
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::edit::{Earliest, storage_root, suspend_ttl};
-use super::{Action, Advance, Counter, LoadState, Options, Report, Ttl, Verdict, Wal, counters};
+use super::{Action, Advance, Options, Report, Ttl, Verdict, Wal, counters};
 use crate::milvus::catalog::{Catalog, DROPPED, Segment, Standing, TOMBSTONE, is_terminal};
 use crate::milvus::keys::{KeyKind, KeyValue, SegmentKey, normalise_item};
 use crate::milvus::proto::meta::{AliasInfo, AliasState, DatabaseState};
@@ -322,23 +322,14 @@ impl<'a> Table<'a> {
             } => self.catalog.serves_partition(collection, partition),
             _ => return Verdict::keep("nodes that are gone are replaced by Milvus"),
         };
-        match self.options.load {
-            _ if !there => Verdict::drop("of collections or partitions that are gone"),
-            LoadState::Keep => Verdict::keep("what was loaded comes back loaded"),
-            LoadState::Release => Verdict::drop("nothing is loaded after this restore"),
+        if there {
+            Verdict::keep("what was loaded comes back loaded")
+        } else {
+            Verdict::drop("of collections or partitions that are gone")
         }
     }
 
     fn counter(&self, key: &KeyValue, kind: KeyKind<'_>, report: &mut Report) -> Result<Verdict> {
-        let moved = self.options.source.reroot(&key.key, &self.options.target);
-        let name = String::from_utf8_lossy(&moved.unwrap_or_default()).into_owned();
-        let note = |from, to| {
-            report.counters.push(Counter {
-                key: name,
-                from,
-                to,
-            });
-        };
         if kind == KeyKind::SessionId {
             let text = String::from_utf8_lossy(&key.value);
             let saved: i64 = text
@@ -346,7 +337,6 @@ impl<'a> Table<'a> {
                 .parse()
                 .map_err(|_| Error::new(Cause::Damage, "the value is not a decimal number"))?;
             let next = counters::session_id(saved, self.options.least_session_id);
-            note(saved.unsigned_abs(), next.unsigned_abs());
             let why = "node ids are never given out twice";
             return Ok(Verdict::changed(
                 Action::Advance,
@@ -356,7 +346,6 @@ impl<'a> Table<'a> {
         }
         let saved = counters::read_mark(&key.value)?;
         let next = self.advance.mark(saved);
-        note(saved, next);
         if let Some(seconds) = self.advance.ahead(next) {
             report.warn(format!(
                 "the source's clock was ahead: ids and timestamps go on {seconds} s after the \

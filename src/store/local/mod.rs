@@ -11,7 +11,7 @@ mod tree;
 
 use std::fmt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -91,8 +91,8 @@ impl LocalStore {
     }
 
     /// Where the file of `key` is.
-    #[must_use]
-    pub fn path_of(&self, key: &Key) -> PathBuf {
+    #[cfg(test)]
+    fn path_of(&self, key: &Key) -> std::path::PathBuf {
         self.root().join(key.as_str())
     }
 

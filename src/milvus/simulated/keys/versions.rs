@@ -79,8 +79,9 @@ impl SimulatedKeys {
         set.record(&level0);
         let deletes = set.logs(100, 1201, 4);
         set.put_logs("deltalog", &level0, &deletes);
-        let stats = format!("datacoord-meta/partition-stats/{COLLECTION}/{PARTITION}/{VCHANNEL}/9");
-        set.meta(&stats, &data::PartitionStatsInfo::default());
+        let stats =
+            format!("meta/datacoord-meta/partition-stats/{COLLECTION}/{PARTITION}/{VCHANNEL}/9");
+        set.raw(&stats, b"");
         set.raw(
             &format!(
                 "meta/datacoord-meta/current-partition-stats-version/{COLLECTION}/{PARTITION}/{VCHANNEL}"
