@@ -33,6 +33,7 @@ pub mod hold;
 mod instance;
 pub mod manifest;
 pub mod milvus;
+mod poll;
 mod progress;
 pub mod repo;
 pub mod resources;

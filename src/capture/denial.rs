@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::reach::Running;
 use crate::milvus::client::Client;
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::probe::ProbeOutcome;
+use crate::poll::poll;
 use crate::{Cause, Result};
 
 /// Between two probes.
@@ -37,31 +36,26 @@ pub(super) enum Denial {
 impl Running {
     /// Waits until no proxy denies writes any more, for `limit` at most.
     pub(super) async fn until_accepted(&self, limit: Duration) -> Result<Writes> {
-        let give_up = Instant::now() + limit;
-        while Instant::now() < give_up {
+        let accepted = poll(limit, PROBE_PAUSE, async || {
             let targets = self.probe_targets().await?;
             let mut denied = false;
             for proxy in &self.proxies {
                 denied |= matches!(probe(proxy, &targets).await, ProbeOutcome::Denied);
             }
-            if !denied {
-                return Ok(Writes::Accepted);
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
-        }
-        Ok(Writes::Denied)
+            Ok((!denied).then_some(Writes::Accepted))
+        });
+        Ok(accepted.await?.unwrap_or(Writes::Denied))
     }
 
     /// Probes through every reachable proxy until each denies a write for the forced reason, for
     /// `limit` at most.
     pub(super) async fn until_denied(&self, limit: Duration) -> Result<Denial> {
-        let give_up = Instant::now() + limit;
         let mut last = "no probe was answered".to_owned();
-        loop {
+        let denied = poll(limit, PROBE_PAUSE, async || {
             let targets = self.probe_targets().await?;
             if targets.is_empty() {
                 // Nothing can be written where there is no collection.
-                return Ok(Denial::Everywhere);
+                return Ok(Some(Denial::Everywhere));
             }
             let mut denied = 0;
             for proxy in &self.proxies {
@@ -81,14 +75,10 @@ impl Running {
                     }
                 }
             }
-            if denied == self.proxies.len() {
-                return Ok(Denial::Everywhere);
-            }
-            if Instant::now() > give_up {
-                return Ok(Denial::Missing(last));
-            }
-            tokio::time::sleep(PROBE_PAUSE).await;
-        }
+            Ok((denied == self.proxies.len()).then_some(Denial::Everywhere))
+        });
+        let denied = denied.await?;
+        Ok(denied.unwrap_or(Denial::Missing(last)))
     }
 
     async fn probe_targets(&self) -> Result<Vec<CollectionName>> {

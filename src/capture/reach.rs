@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::objects::key_of;
@@ -21,6 +20,7 @@ use crate::milvus::inventory::CollectionName;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::version::{MilvusVersion, Rules};
+use crate::poll::poll;
 use crate::store::memory::MemoryStore;
 use crate::store::{Meta, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -70,26 +70,25 @@ pub(super) async fn reach_milvus(
     options: &Options,
 ) -> Result<(Client, Identity)> {
     let client = connect::milvus(&context.instance.milvus, Side::Source).await?;
-    let give_up = Instant::now() + options.flush_timeout.min(HEALTH_WAIT);
-    loop {
+    let mut reasons = String::new();
+    let limit = options.flush_timeout.min(HEALTH_WAIT);
+    let healthy = poll(limit, HEALTH_PAUSE, async || {
         let health = client.health().await?;
         if health.healthy {
-            break;
+            return Ok(Some(()));
         }
-        let reasons = health.reasons.join("; ");
-        if Instant::now() > give_up {
-            return Err(Side::Source
-                .error(
-                    Cause::Refused,
-                    format!("milvus at {} is not healthy: {reasons}", client.address()),
-                )
-                .with_hint("wait until it is healthy, or stop it and use --mode cold"));
-        }
+        reasons = health.reasons.join("; ");
         info!(
             reasons,
             "milvus is not healthy yet, as after a start; waiting"
         );
-        tokio::time::sleep(HEALTH_PAUSE).await;
+        Ok(None)
+    });
+    if healthy.await?.is_none() {
+        let message = format!("milvus at {} is not healthy: {reasons}", client.address());
+        return Err(Side::Source
+            .error(Cause::Refused, message)
+            .with_hint("wait until it is healthy, or stop it and use --mode cold"));
     }
     let mut identity = client.identity().await?;
     if let Some(declared) = &context.instance.milvus.version {

@@ -20,6 +20,7 @@ use crate::manifest::Mode;
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::Roots;
+use crate::poll::poll;
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
@@ -176,25 +177,19 @@ impl Window<'_> {
 
     /// Waits, bounded, until no compaction task is under way; what is left is caught by validation.
     async fn drain_compactions(&self) -> Result<()> {
-        let give_up = Instant::now() + COMPACTION_DRAIN;
-        loop {
-            let tasks = self
-                .reader
-                .part(&["datacoord-meta/compaction-task/"])
-                .await?
-                .tasks;
-            if tasks.compactions.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > give_up {
-                info!(
-                    running = tasks.compactions.len(),
-                    "compactions are still running; the anchor is validated instead"
-                );
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
+        let mut running = 0;
+        let drained = poll(COMPACTION_DRAIN, LOOK_PAUSE, async || {
+            let part = self.reader.part(&["datacoord-meta/compaction-task/"]);
+            running = part.await?.tasks.compactions.len();
+            Ok((running == 0).then_some(()))
+        });
+        if drained.await?.is_none() {
+            info!(
+                running,
+                "compactions are still running; the anchor is validated instead"
+            );
         }
+        Ok(())
     }
 
     /// Flushes before writes are denied, so that the flush inside the window is short. A flush that

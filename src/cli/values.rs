@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::verify::Sample;
+
 /// A duration: `90s`, `5m`, `1h 30m`, `7d`.
 ///
 /// # Errors
@@ -49,20 +51,6 @@ impl FromStr for Label {
             _ => Err(format!("{text:?} is no label; write key=value")),
         }
     }
-}
-
-/// Which part of the data to read.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sample {
-    /// A random share, in percent: above 0, at most 100.
-    Percent(f64),
-    /// The `part`th of `of` equal parts, counted from 1: `of` runs read everything once.
-    Part {
-        /// From 1 to `of`.
-        part: u32,
-        /// How many parts.
-        of: u32,
-    },
 }
 
 impl FromStr for Sample {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::time::Instant;
 
 use super::{Etcd, Settings, Status};
 use crate::error::Context as _;
+use crate::poll::poll;
 use crate::{Cause, Error, Result, Side};
 
 /// The data of an etcd below its data directory.
@@ -86,17 +86,22 @@ impl Process {
             tls: None,
             side,
         };
-        let give_up = Instant::now() + START_TIMEOUT;
-        loop {
-            match Etcd::connect(&settings).await {
-                Ok((etcd, status)) => return Ok((process, etcd, status)),
-                Err(error) if Instant::now() > give_up => {
-                    return Err(process.failed("did not come up").with_source(error));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
+        let mut refused = None;
+        let up = poll(START_TIMEOUT, Duration::from_millis(200), async || {
             if let Ok(Some(status)) = process.child.try_wait() {
                 return Err(process.failed(&format!("ended with {status}")));
+            }
+            let connected = Etcd::connect(&settings).await;
+            Ok(connected.map_err(|error| refused = Some(error)).ok())
+        });
+        match (up.await?, refused) {
+            (Some((etcd, status)), _) => Ok((process, etcd, status)),
+            (None, refused) => {
+                let error = process.failed("did not come up");
+                Err(match refused {
+                    Some(cause) => error.with_source(cause),
+                    None => error,
+                })
             }
         }
     }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tracing::info;
 
 use super::wal;
 use crate::config::Instance;
 use crate::etcd::{Anchor, Etcd, KeyValue};
 use crate::milvus::keys::{Area, Roots};
+use crate::poll::poll;
 use crate::{Cause, Error, Result};
 
 /// How long a port is tried.
@@ -66,21 +66,23 @@ pub async fn outlast_sessions(
     roots: &Roots,
     prefix: &str,
 ) -> Result<(Anchor, Vec<Session>)> {
-    let give_up = Instant::now() + SESSIONS_WAIT;
-    loop {
-        let read = etcd.read_prefix(prefix).await?;
-        let left = sessions(roots, &read.keys);
-        let ends = left.iter().any(|session| session.lease != 0);
-        if !ends || Instant::now() > give_up {
-            return Ok((read, left));
+    let mut read = etcd.read_prefix(prefix).await?;
+    let mut left = sessions(roots, &read.keys);
+    poll(SESSIONS_WAIT, SESSIONS_PAUSE, async || {
+        if left.iter().all(|session| session.lease == 0) {
+            return Ok(Some(()));
         }
         let names: Vec<_> = left.iter().map(|session| &session.name).collect();
         info!(
             ?names,
             "waiting for the sessions of a stopped Milvus to run out"
         );
-        tokio::time::sleep(SESSIONS_PAUSE).await;
-    }
+        read = etcd.read_prefix(prefix).await?;
+        left = sessions(roots, &read.keys);
+        Ok(None)
+    })
+    .await?;
+    Ok((read, left))
 }
 
 /// What shows without asking etcd that the instance runs, for people: its port answers, or a process

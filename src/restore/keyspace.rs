@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use crate::env::Env;
 use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
+use crate::poll::poll;
 use crate::{Cause, Result, Side};
 
 /// Keys and values of one transaction.
@@ -120,22 +120,18 @@ impl Keyspace for Etcd {
 ///
 /// [`Side::Target`] when another restore is at work.
 pub async fn lock(keys: &mut dyn Keyspace, key: &[u8], value: &[u8], env: &Env) -> Result<Lock> {
-    let give_up = Instant::now() + LOCK_WAIT;
-    loop {
-        if let Some(lock) = keys.lock(key, value, env).await? {
-            return Ok(lock);
-        }
-        if Instant::now() > give_up {
-            let message = format!(
-                "another restore is at work on this target: {} exists",
-                String::from_utf8_lossy(key)
-            );
-            return Err(Side::Target
-                .error(Cause::Refused, message)
-                .with_hint("wait until it has ended; the lock of a killed one runs out in 20 s"));
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    let locked = poll(LOCK_WAIT, Duration::from_secs(1), async || {
+        keys.lock(key, value, env).await
+    });
+    locked.await?.ok_or_else(|| {
+        let message = format!(
+            "another restore is at work on this target: {} exists",
+            String::from_utf8_lossy(key)
+        );
+        Side::Target
+            .error(Cause::Refused, message)
+            .with_hint("wait until it has ended; the lock of a killed one runs out in 20 s")
+    })
 }
 
 #[cfg(test)]

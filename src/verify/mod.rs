@@ -8,8 +8,7 @@ mod objects;
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::cancel::{Cancel, Turn};
 use crate::env::Env;
@@ -18,18 +17,29 @@ use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId
 use crate::{Cause, Result};
 
 /// How far to look.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Every file that is needed is there with its size. Which are needed is told by the trees, so
-    /// this reads them too, and leaves it to the next level to judge them.
+    // Which files are needed is told by the trees, so this level reads them too, and leaves it to
+    // the next one to judge them.
+    /// Every file that is needed is there, with its size
     Existence,
-    /// Every tree node opens, and index, trees and manifests agree.
+    /// Index, trees and manifests open and agree
     Structure,
-    /// Every byte is read, opened and hashed again.
+    /// Every byte is read, decrypted and hashed again
     Bytes,
+}
+
+impl Level {
+    /// The word on the command line and in documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Existence => "existence",
+            Self::Structure => "structure",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 /// Which part of the data to read at the level of bytes.

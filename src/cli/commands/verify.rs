@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use clap::ValueEnum;
 use jiff::Timestamp;
 
 use crate::cli::context::Context;
 use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
-use crate::cli::values::{Sample, SnapshotName, took};
+use crate::cli::values::{SnapshotName, took};
 use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
 use crate::text::Bytes;
-use crate::verify::{self, VerifyReport};
+use crate::verify::{self, Level, Sample, VerifyReport};
 use crate::{Cause, Error, Result, Side};
 
 /// Verify snapshots: that everything is there, fits together, and has the same bytes
@@ -33,39 +32,6 @@ pub struct Args {
     pub sample: Option<Sample>,
 }
 
-/// How far a verification looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Level {
-    /// Every file that is needed is there, with its size
-    Existence,
-    /// Index, trees and manifests open and agree
-    Structure,
-    /// Every byte is read, decrypted and hashed again
-    Bytes,
-}
-
-impl Level {
-    /// The word on the command line and in documents.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Existence => "existence",
-            Self::Structure => "structure",
-            Self::Bytes => "bytes",
-        }
-    }
-}
-
-impl From<Level> for verify::Level {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Existence => Self::Existence,
-            Level::Structure => Self::Structure,
-            Level::Bytes => Self::Bytes,
-        }
-    }
-}
-
 /// Verifies one snapshot or all.
 ///
 /// # Errors
@@ -77,19 +43,14 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let message = "--sample is of bytes, which this level does not read";
         return Err(Error::new(Cause::Invalid, message).with_hint("add --level bytes"));
     }
-    let sample = match args.sample {
-        None => verify::Sample::All,
-        Some(Sample::Percent(percent)) => verify::Sample::Percent(percent),
-        Some(Sample::Part { part, of }) => verify::Sample::Part { part, of },
-    };
     let progress = context.progress();
     let report = context.run(async {
         let stored = Stored::open(context, &config).await?;
         let named = args.snapshot.iter().map(|name| stored.find(name));
         let only = named.map(|found| found.map(|manifest| manifest.snapshot));
         let options = verify::Options {
-            level: args.level.into(),
-            sample,
+            level: args.level,
+            sample: args.sample.unwrap_or(Sample::All),
             snapshots: only.collect::<Result<_>>()?,
         };
         let (repository, cancel) = (&stored.repository, &context.cancel);
@@ -117,11 +78,11 @@ fn result(
     report: &VerifyReport,
     time: Timestamp,
 ) -> Verification {
-    let sampled = options.sample != verify::Sample::All;
+    let sampled = options.sample != Sample::All;
     let level = match options.level {
-        verify::Level::Existence => Level::Existence,
-        verify::Level::Bytes if !sampled => Level::Bytes,
-        verify::Level::Structure | verify::Level::Bytes => Level::Structure,
+        Level::Existence => Level::Existence,
+        Level::Bytes if !sampled => Level::Bytes,
+        Level::Structure | Level::Bytes => Level::Structure,
     };
     let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
     let manifests = stored.snapshots.manifests.iter().map(|m| m.snapshot);
