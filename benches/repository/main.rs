@@ -8,6 +8,7 @@
 mod ceiling;
 
 use eyrie::resources::Resources;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ use ceiling::{Ceiling, Source};
 
 /// Runs of each case; the median counts.
 const RUNS: usize = 3;
+
+/// Pieces of a large object that are read at once.
+const PIECES_AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Objects under way at once, as in a capture.
 const IN_FLIGHT: usize = 64;
@@ -225,7 +229,9 @@ impl Bench {
         let plan = view.read_plan(small.iter().map(|(n, object)| (*n, &object.pieces)));
         plan.execute(&files).await?;
         futures::stream::iter(large)
-            .map(|(n, object)| files.stream(n, view.read_object(object.pieces.clone())))
+            .map(|(n, object)| {
+                files.stream(n, view.read_object(object.pieces.clone(), PIECES_AT_ONCE))
+            })
             .buffer_unordered(2)
             .try_collect()
             .await

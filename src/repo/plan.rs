@@ -15,13 +15,17 @@ use super::repository::Repository;
 use super::view::{View, open_piece};
 use super::wire::{damaged, missing_is_damage};
 use crate::error::Context;
+use crate::resources::Share;
 use crate::{Cause, Error, Result, store};
 
 /// Ranges of a pack that are closer than this are read as one, in bytes: what lies between costs
 /// less than another request.
 const JOIN_GAP: u64 = 1 << 20;
-/// Ranges are joined up to this size, in bytes: what stores serve well in one request.
+/// Ranges are joined up to this size, in bytes: what stores serve well in one request; and up to
+/// twice as much once it is expanded.
 const JOIN_MAX: u64 = 16 << 20;
+/// Ranges are joined up to this part of the memory budget.
+const PART_OF_MEMORY: u64 = 8;
 /// How many ranges are read at once; the byte budget bounds them too.
 const READS_AT_ONCE: usize = 16;
 
@@ -56,6 +60,20 @@ struct Need {
     item: u64,
     id: BlobId,
     piece: PieceRef,
+}
+
+/// Bytes that give back their share of the memory budget once nobody holds them any more: a sink may
+/// keep them for longer than the call.
+struct Counted {
+    bytes: Bytes,
+    #[expect(dead_code, reason = "it is held, not read")]
+    share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// One range of one pack, and the needs that it serves.
@@ -142,7 +160,7 @@ impl ReadPlan {
         let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
         let length = batch.bytes.end - batch.bytes.start;
         // What was fetched and what it is expanded to are in memory at once.
-        let _share = repo.resources().share(length + batch.plain).await?;
+        let share = repo.resources().share(length + batch.plain).await?;
         let needs: Arc<[Need]> = self.needs[batch.needs.clone()].into();
         let fetched = repo
             .get_range(&key, batch.bytes.start, length)
@@ -165,10 +183,12 @@ impl ReadPlan {
             }
             Err(error) => return Err(error),
         };
-        deliver(&key, &needs, opened, sink).await
+        deliver(&key, &needs, opened, &Arc::new(share), sink).await
     }
 
     fn batches(&self) -> impl Iterator<Item = Batch> {
+        let memory = self.view.resources().memory();
+        let most = JOIN_MAX.min(memory / PART_OF_MEMORY);
         let mut rest = 0..self.needs.len();
         std::iter::from_fn(move || {
             let first = self.needs.get(rest.start).filter(|_| !rest.is_empty())?;
@@ -183,7 +203,8 @@ impl ReadPlan {
                 let first = batch.needs.is_empty() || bytes.end <= batch.bytes.end;
                 let near = || {
                     bytes.start < batch.bytes.end.saturating_add(JOIN_GAP)
-                        && bytes.end - batch.bytes.start <= JOIN_MAX
+                        && bytes.end - batch.bytes.start <= most
+                        && batch.plain + u64::from(need.piece.length) <= 2 * most
                 };
                 if need.pack != batch.pack || !(first || near()) {
                     break;
@@ -252,11 +273,16 @@ async fn deliver(
     key: &store::Key,
     needs: &[Need],
     opened: Vec<Result<Bytes>>,
+    share: &Arc<Share>,
     sink: &dyn Sink,
 ) -> Result<()> {
     for (need, opened) in needs.iter().zip(opened) {
         match opened.context(|| format!("read {key}")) {
-            Ok(bytes) => sink.piece(need.item, need.piece.offset, bytes).await?,
+            Ok(bytes) => {
+                let share = share.clone();
+                let counted = Bytes::from_owner(Counted { bytes, share });
+                sink.piece(need.item, need.piece.offset, counted).await?;
+            }
             Err(error) => sink.damaged(need.item, need.piece, error).await?,
         }
     }

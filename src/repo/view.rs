@@ -1,6 +1,7 @@
 //! What a session sees: the blobs that the index knew when it began.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -23,9 +24,6 @@ use super::wire::{damaged, missing_is_damage};
 use crate::Result;
 use crate::error::Context;
 use crate::resources::Resources;
-
-/// How many pieces of one object are read ahead.
-const PIECES_AT_ONCE: usize = 4;
 
 /// The repository as its index knew it at one time. Clones share it.
 #[derive(Debug, Clone)]
@@ -135,9 +133,13 @@ impl View {
         self.0.index.records().len()
     }
 
-    /// The pieces of an object, verified and in order. A few are read ahead. The stream ends after
-    /// an error.
-    pub fn read_object(&self, pieces: Vec<PieceRef>) -> BoxStream<'static, Result<Bytes>> {
+    /// The pieces of an object, verified and in order; `at_once` are read at once. The stream ends
+    /// after an error. The caller has taken its share of the memory budget.
+    pub fn read_object(
+        &self,
+        pieces: Vec<PieceRef>,
+        at_once: NonZeroUsize,
+    ) -> BoxStream<'static, Result<Bytes>> {
         let view = self.clone();
         let mut failed = false;
         futures::stream::iter(pieces)
@@ -145,7 +147,7 @@ impl View {
                 let view = view.clone();
                 async move { view.piece(&piece).await }
             })
-            .buffered(PIECES_AT_ONCE)
+            .buffered(at_once.get())
             .take_while(move |read| {
                 let go_on = !failed;
                 failed = read.is_err();

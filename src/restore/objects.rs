@@ -5,6 +5,7 @@
 //! the snapshot's.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -21,7 +22,10 @@ use crate::error::Context;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::{ObjectHash, Sink, View};
 use crate::resources::Resources;
-use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
+use crate::store::{
+    Durability, GetOptions, ListOptions, MIN_PART_SIZE, PARTS_AT_ONCE, PutOptions, SharedStore,
+    Store,
+};
 use crate::{Cause, Error, Result, Side};
 
 /// Objects that are planned at once: a plan costs about 120 bytes a piece.
@@ -33,8 +37,11 @@ const SMALL: u64 = 1 << 20;
 /// Small objects being written at once; a store answers each in milliseconds.
 const SMALL_AT_ONCE: usize = 64;
 
-/// Objects being streamed at once: each reads four pieces ahead.
-const LARGE_AT_ONCE: usize = 2;
+/// Objects being streamed at once.
+pub(crate) const LARGE_AT_ONCE: usize = 2;
+
+/// Pieces of an object that are read ahead at most: enough to keep a store and a few processors busy.
+const AHEAD: u64 = 4;
 
 /// Objects being read back at once.
 const READS_AT_ONCE: usize = 8;
@@ -194,13 +201,16 @@ impl Placing<'_> {
 
     /// Streams an object of several pieces.
     async fn write_large(&self, item: &Item) -> Result<()> {
+        let resources = self.view.resources();
+        let flow = Flow::of(item, resources.memory());
+        let _share = resources.share(flow.bytes).await?;
         let mut upload = self.store.upload(&item.key, options()).await?;
+        upload.limit_parts(flow.parts);
         let mut hasher = blake3::Hasher::new();
-        let mut pieces = self.view.read_object(item.pieces.clone());
+        let mut pieces = self.view.read_object(item.pieces.clone(), flow.ahead);
         let copied = async {
             while let Some(bytes) = pieces.try_next().await? {
                 self.cancel.check()?;
-                let resources = self.view.resources();
                 hasher = updated(resources, hasher.clone(), bytes.clone()).await?;
                 upload.write(bytes).await?;
             }
@@ -216,6 +226,36 @@ impl Placing<'_> {
             .context(|| writing(item, &**self.store))?;
         self.progress.advance(Amount::object(item.size));
         Ok(())
+    }
+}
+
+/// How an object of several pieces is streamed within its part of the memory budget.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Pieces that are read at once.
+    pub(crate) ahead: NonZeroUsize,
+    /// Parts that are written at once.
+    pub(crate) parts: NonZeroUsize,
+    /// What is in memory for it at most, in bytes.
+    pub(crate) bytes: u64,
+}
+
+impl Flow {
+    pub(crate) fn of(item: &Item, memory: u64) -> Self {
+        let lengths = item.pieces.iter().map(|piece| u64::from(piece.length));
+        let piece = lengths.max().unwrap_or(0).max(MIN_PART_SIZE as u64);
+        let fit = memory / LARGE_AT_ONCE as u64 / piece;
+        // One piece is held back until it is known whether it is the last; one that is read is there
+        // twice, as it is stored and as it is expanded.
+        let ahead = (fit.saturating_sub(1) / 3).clamp(1, AHEAD);
+        let rest = fit.saturating_sub(1 + 2 * ahead);
+        let parts = rest.clamp(1, PARTS_AT_ONCE as u64);
+        let whole = |n: u64| usize::try_from(n).ok().and_then(NonZeroUsize::new);
+        Self {
+            ahead: whole(ahead).unwrap_or(NonZeroUsize::MIN),
+            parts: whole(parts).unwrap_or(NonZeroUsize::MIN),
+            bytes: (1 + 2 * ahead + parts) * piece,
+        }
     }
 }
 
@@ -360,6 +400,7 @@ pub(crate) async fn updated(
 async fn hash(resources: &Resources, store: &dyn Store, item: &Item) -> Result<ObjectHash> {
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
+    let _share = resources.share(item.size.min(READ)).await?;
     while offset < item.size {
         let options = GetOptions {
             range: Some(offset..(offset + READ).min(item.size)),

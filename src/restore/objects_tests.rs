@@ -1,19 +1,23 @@
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 
 use super::*;
+use crate::env::Env;
 use crate::manifest::Snapshot;
 use crate::progress::testing::Silent;
-use crate::repo::{Manifest, Repository};
-use crate::resources::Resources;
+use crate::repo::{Cv, Manifest, PieceRef, Repository, Unlock};
+use crate::resources::{Limits, Resources};
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::plan::tests::body;
 use crate::restore::prove::prove;
 use crate::restore::snapshot::Which;
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::record::RecordStore;
 use crate::store::{Key, ListOptions};
 
 fn contents() -> Contents {
@@ -264,4 +268,88 @@ async fn being_told_to_stop_stops() {
         .unwrap_err();
     assert_eq!(error.cause(), Cause::Interrupted);
     assert!(all(&memory).await.is_empty());
+}
+
+/// Bytes that nobody takes are not read: the target is what the memory budget waits for.
+#[tokio::test]
+async fn a_target_that_does_not_answer_leaves_no_more_in_memory_than_the_budget() {
+    const BUDGET: u64 = 64 << 10;
+    let (repo_store, repo) = repository().await;
+    let object = |n: u8| (format!("insert_log/1/2/3/100/{n:03}"), noise(n, 4000));
+    let objects = (0..100).map(object).collect();
+    let contents = Contents {
+        objects,
+        ..contents()
+    };
+    let manifest = commit(&repo, &contents).await;
+    let record = RecordStore::new(Arc::new(repo_store));
+    let log = record.log();
+    let limits = Limits {
+        memory: NonZeroU64::new(BUDGET),
+        ..Limits::default()
+    };
+    let resources = told(Resources::new(&limits));
+    let env = Env::system();
+    let opened = Repository::open(Arc::new(record), Unlock::None, &resources, &env);
+    let repo = told(opened.await);
+    let snapshot = told(Snapshot::open(&told(repo.view().await), manifest));
+    let silent = FaultStore::new(Arc::new(MemoryStore::new()));
+    silent
+        .faults()
+        .add(Rule::on_writes(Action::Delay(Duration::from_hours(1))));
+    let store: SharedStore = Arc::new(silent);
+    let data = || {
+        let calls = log.calls();
+        let data = calls.iter().filter(|call| call.key.starts_with("data/"));
+        data.map(|call| call.bytes).sum::<u64>()
+    };
+    let placing = Placing {
+        view: snapshot.view(),
+        store: &store,
+        in_place: InPlace::default(),
+        other: Other::Overwrite,
+        progress: &(Arc::new(Silent) as SharedProgress),
+        cancel: &Cancel::new(),
+    };
+    let place = placing.place(snapshot.items(Which::Objects));
+    let stands_still = async {
+        let mut before = 0;
+        while before == 0 || data() > before {
+            before = data();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        before
+    };
+    tokio::select! {
+        placed = place => panic!("{placed:?} without a target"),
+        read = stands_still => assert!(read <= BUDGET, "{read} bytes were read"),
+    }
+}
+
+#[test]
+fn an_object_is_streamed_within_its_part_of_the_budget() {
+    const MIB: u64 = 1 << 20;
+    let piece = PieceRef {
+        cv: Cv([0; 32]),
+        offset: 0,
+        length: 16 << 20,
+    };
+    let item = Item {
+        key: Key::new("index_files/1/2/3/4/x").unwrap(),
+        size: 1 << 30,
+        hash: ObjectHash([0; 32]),
+        pieces: vec![piece; 64],
+    };
+    let of = |memory| {
+        let Flow {
+            ahead,
+            parts,
+            bytes,
+        } = Flow::of(&item, memory);
+        (ahead.get(), parts.get(), bytes / MIB)
+    };
+    assert_eq!(of(256 * MIB), (2, 3, 128));
+    assert_eq!(of(1024 * MIB), (4, 4, 208), "more is of no use");
+    assert_eq!(of(128 * MIB), (1, 1, 64));
+    assert_eq!(of(1), (1, 1, 64), "less is not possible");
 }

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
 use super::facts::Usage;
-use super::objects::{proved, updated};
+use super::objects::{Flow, LARGE_AT_ONCE, proved, updated};
 use super::snapshot::{Item, Which};
 use crate::cancel::Cancel;
 use crate::manifest::Snapshot;
@@ -18,9 +18,6 @@ use crate::{Cause, Error, Result};
 
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
-
-/// Objects being read at once: each reads four pieces ahead.
-const READS_AT_ONCE: usize = 2;
 
 /// What was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,14 +96,16 @@ pub(crate) async fn bytes(
             progress.advance(Amount::object(item.size));
             Ok(())
         })
-        .buffer_unordered(READS_AT_ONCE)
+        .buffer_unordered(LARGE_AT_ONCE)
         .try_collect()
         .await
 }
 
 async fn read(view: &View, item: &Item) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
-    let mut pieces = view.read_object(item.pieces.clone());
+    let flow = Flow::of(item, view.resources().memory());
+    let _share = view.resources().share(flow.bytes).await?;
+    let mut pieces = view.read_object(item.pieces.clone(), flow.ahead);
     let damaged = |error: Error| error.context(format!("object {} of the snapshot", item.key));
     while let Some(bytes) = pieces.try_next().await.map_err(damaged)? {
         hasher = updated(view.resources(), hasher, bytes).await?;

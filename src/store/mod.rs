@@ -19,7 +19,10 @@ pub mod sided;
 pub mod testing;
 mod upload;
 
+pub(crate) use upload::PARTS_AT_ONCE;
+
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -175,6 +178,9 @@ pub struct Capabilities {
 /// object; a multipart upload may stay behind in the store until its own clean-up.
 #[async_trait]
 pub trait Upload: Send {
+    /// Sends `at_once` parts at once, and not the usual 4.
+    fn limit_parts(&mut self, at_once: NonZeroUsize);
+
     /// Appends `bytes`. Several parts are in flight inside; the error of one surfaces here or in
     /// `finish`. Pieces may have any size; those of [`PART_SIZE`] or more are never copied.
     async fn write(&mut self, bytes: Bytes) -> Result<()>;

@@ -1,5 +1,6 @@
 //! [`Upload`] on [`Parts`]: cuts a stream of pieces into parts and keeps several in flight.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +10,9 @@ use tokio::task::{JoinError, JoinSet};
 use super::{MIN_PART_SIZE, Part, Parts, Put, Upload};
 use crate::{Cause, Error, Result};
 
-/// How many parts of one upload are in flight: with parts of 8 MiB, four fill a loopback `MinIO`.
-const PARTS_IN_FLIGHT: usize = 4;
+/// How many parts of one upload are on their way unless the caller says it: with parts
+/// of 8 MiB, four fill a loopback `MinIO`.
+pub(crate) const PARTS_AT_ONCE: usize = 4;
 
 /// From this part on parts are larger, so that an object may exceed [`MAX_PARTS`] times the minimum.
 const LARGE_PARTS_FROM: u32 = 5_000;
@@ -30,6 +32,7 @@ pub(super) struct PartsUpload {
     number: u32,
     offset: u64,
     running: JoinSet<Result<()>>,
+    at_once: usize,
 }
 
 impl PartsUpload {
@@ -40,6 +43,7 @@ impl PartsUpload {
             number: 1,
             offset: 0,
             running: JoinSet::new(),
+            at_once: PARTS_AT_ONCE,
         }
     }
 
@@ -61,7 +65,7 @@ impl PartsUpload {
     }
 
     async fn send_held(&mut self) -> Result<()> {
-        while self.running.len() >= PARTS_IN_FLIGHT {
+        while self.running.len() >= self.at_once {
             self.join_one().await?;
         }
         let part = self.take_part()?;
@@ -101,6 +105,10 @@ fn join(held: Bytes, more: &Bytes) -> Bytes {
 
 #[async_trait]
 impl Upload for PartsUpload {
+    fn limit_parts(&mut self, at_once: NonZeroUsize) {
+        self.at_once = at_once.get();
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         while let Some(joined) = self.running.try_join_next() {
             flatten(joined)?;

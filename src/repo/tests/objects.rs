@@ -1,6 +1,6 @@
 //! Objects in, the same bytes out.
 
-use crate::resources::Resources;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -10,6 +10,7 @@ use super::support::*;
 use crate::Cause;
 use crate::env::Env;
 use crate::repo::{Compression, InitOptions, Repository, Unlock};
+use crate::resources::Resources;
 use crate::secret::Secret;
 use crate::store::memory::MemoryStore;
 
@@ -36,7 +37,7 @@ async fn a_snapshot_restores_bit_exact_and_a_second_one_adds_nothing_but_its_man
     for entry in entries(reader.view(), &first).await.unwrap() {
         let parts: Vec<_> = reader
             .view()
-            .read_object(pieces(&entry).to_vec())
+            .read_object(pieces(&entry).to_vec(), NonZeroUsize::MIN)
             .try_collect()
             .await
             .unwrap();
