@@ -3,10 +3,15 @@
 //! The copy is what may be changed: an etcd that starts on a directory writes to it, and the
 //! directory that Milvus left is to stay as it is, in a capture and before a restore replaces it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 use walkdir::WalkDir;
 
 use super::process::{MEMBER, Process};
@@ -14,11 +19,23 @@ use super::{Etcd, Status};
 use crate::error::Context as _;
 use crate::{Cause, Error, Result, Side};
 
+/// Names of directories with copies begin with this.
+const PREFIX: &str = "eyrie-etcd-";
+
+/// The file in such a directory that is locked while somebody uses it.
+const LOCK: &str = "lock";
+
+/// A directory that nobody has locked for so long is not one that is being made.
+const MAKING: Duration = Duration::from_mins(1);
+
+/// So much is copied between two looks at whether the copy is still wanted, in bytes.
+const CHUNK: u64 = 64 << 20;
+
 /// A running etcd on a copy; both are gone when it is dropped.
 #[derive(Debug)]
 pub struct EtcdCopy {
     process: Process,
-    directory: TempDir,
+    scratch: Scratch,
 }
 
 impl EtcdCopy {
@@ -38,40 +55,109 @@ impl EtcdCopy {
         data_dir: &Path,
         side: Side,
     ) -> Result<(Self, Etcd, Status)> {
-        let directory = tempfile::Builder::new()
-            .prefix("eyrie-etcd-")
-            .permissions(PermissionsExt::from_mode(0o700))
-            .tempdir()
-            .map_err(|error| {
-                Error::from(error).context("making a directory for a copy of etcd's data")
-            })?;
-        let copy = directory.path().join("data");
-        let (from, to) = (data_dir.join(MEMBER), copy.join(MEMBER));
-        tokio::task::spawn_blocking(move || copy_tree(&from, &to))
-            .await
-            .map_err(|error| {
-                Error::new(Cause::Failed, "copying etcd's data").with_source(error)
-            })??;
-        // etcd refuses a data directory that others may read.
-        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o700))
-            .map_err(|error| copying(&copy, error))?;
-        let log = directory.path().join("etcd.log");
+        let from = data_dir.join(MEMBER);
+        let scratch = copied(&tempfile::env::temp_dir(), &from).await?;
+        let (copy, log) = (scratch.data(), scratch.directory.path().join("etcd.log"));
         let (process, etcd, status) = Process::start(binary, &copy, &log, side).await?;
-        Ok((Self { process, directory }, etcd, status))
+        Ok((Self { process, scratch }, etcd, status))
     }
 
     /// Stops it and removes the copy.
     pub async fn stop(self) -> Result<()> {
         self.process.stop().await?;
-        self.directory
+        self.scratch
+            .directory
             .close()
             .map_err(|error| Error::from(error).context("removing the copy of etcd's data"))
     }
 }
 
+/// A directory for a copy, which is gone when this is dropped. Its lock tells a later run that what a
+/// killed one left is of no use to anybody.
+#[derive(Debug)]
+struct Scratch {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    fn new(temp: &Path) -> std::io::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(PermissionsExt::from_mode(0o700))
+            .tempdir_in(temp)?;
+        let lock = File::create(directory.path().join(LOCK))?;
+        lock.lock()?;
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+}
+
+/// A copy of the directory `from` in a new directory below `temp`. When this future is dropped, the
+/// copying ends soon after, and the directory goes.
+async fn copied(temp: &Path, from: &Path) -> Result<Scratch> {
+    let unwanted = CancellationToken::new();
+    let _unwanted_when_dropped = unwanted.clone().drop_guard();
+    let (temp, from) = (temp.to_owned(), from.to_owned());
+    let work = move || {
+        sweep(&temp);
+        let scratch = Scratch::new(&temp).map_err(|error| {
+            Error::from(error).context("making a directory for a copy of etcd's data")
+        })?;
+        let copy = scratch.data();
+        copy_tree(&from, &copy.join(MEMBER), &unwanted)?;
+        // etcd refuses a data directory that others may read.
+        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o700))
+            .map_err(|error| copying(&copy, error))?;
+        Ok(scratch)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(Cause::Failed, "copying etcd's data").with_source(error))?
+}
+
+/// Removes the copies of eyries that were killed.
+fn sweep(temp: &Path) {
+    let entries = std::fs::read_dir(temp).into_iter().flatten().flatten();
+    let named = entries.filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX));
+    for entry in named {
+        let path = entry.path();
+        if is_left(&path).unwrap_or(false) {
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => debug!("removed {}, which a killed eyrie left", path.display()),
+                Err(error) => debug!(%error, "removing {}", path.display()),
+            }
+        }
+    }
+}
+
+/// Whether the directory is ours and nobody uses it.
+fn is_left(directory: &Path) -> std::io::Result<bool> {
+    let metadata = std::fs::symlink_metadata(directory)?;
+    let age = SystemTime::now().duration_since(metadata.modified()?);
+    let old = age.is_ok_and(|age| age > MAKING);
+    if !old || !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(false);
+    }
+    match File::open(directory.join(LOCK)) {
+        Ok(lock) => match lock.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Copies a directory; what links in it point to is copied in their place, as etcd's log may lie
 /// on another disk.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+fn copy_tree(from: &Path, to: &Path, unwanted: &CancellationToken) -> Result<()> {
     for entry in WalkDir::new(from).follow_links(true) {
         let entry = entry.map_err(|error| copying(from, error.into()))?;
         let relative = entry.path().strip_prefix(from).unwrap_or(entry.path());
@@ -79,9 +165,19 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         let copied = if entry.file_type().is_dir() {
             std::fs::create_dir_all(&target)
         } else {
-            std::fs::copy(entry.path(), &target).map(|_| ())
+            copy_file(entry.path(), &target, unwanted)
         };
         copied.map_err(|error| copying(entry.path(), error))?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path, unwanted: &CancellationToken) -> std::io::Result<()> {
+    let (from, mut to) = (File::open(from)?, File::create(to)?);
+    while std::io::copy(&mut (&from).take(CHUNK), &mut to)? > 0 {
+        if unwanted.is_cancelled() {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
     }
     Ok(())
 }
@@ -104,12 +200,73 @@ mod tests {
         std::fs::write(elsewhere.join("0.wal"), "log").unwrap();
         std::os::unix::fs::symlink(&elsewhere, member.join("wal")).unwrap();
         let copy = dir.path().join("copy");
-        copy_tree(&member, &copy).unwrap();
+        copy_tree(&member, &copy, &CancellationToken::new()).unwrap();
         let read = |name: &str| std::fs::read_to_string(copy.join(name)).unwrap();
         assert_eq!(
             (read("snap/db"), read("wal/0.wal")),
             ("db".into(), "log".into())
         );
         assert!(!copy.join("wal").is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_nobody_waits_for_any_more_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (member, temp) = (dir.path().join(MEMBER), dir.path().join("temp"));
+        std::fs::create_dir_all(&temp).unwrap();
+        for n in 0..200 {
+            let directory = member.join(n.to_string());
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("file"), [7; 10_000]).unwrap();
+        }
+        let copies = || std::fs::read_dir(&temp).unwrap().count();
+        let waited = async {
+            while copies() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = waited => {}
+            copy = copied(&temp, &member) => panic!("{copy:?} is too fast for this test"),
+        }
+        while copies() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let kept = copied(&temp, &member).await.unwrap();
+        let copy = kept.data().join(MEMBER).join("199/file");
+        assert_eq!(std::fs::read(copy).unwrap(), [7; 10_000]);
+        assert_eq!(copies(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_eyrie_left_is_removed_by_the_next() {
+        let temp = tempfile::tempdir().unwrap();
+        let used = Scratch::new(temp.path()).unwrap();
+        let old = SystemTime::now() - 2 * MAKING;
+        let make = |name: &str, lock: bool| {
+            let path = temp.path().join(name);
+            std::fs::create_dir_all(path.join("data")).unwrap();
+            if lock {
+                std::fs::write(path.join(LOCK), "").unwrap();
+            }
+            path
+        };
+        let left = [
+            make("eyrie-etcd-left", true),
+            make("eyrie-etcd-bare", false),
+        ];
+        let kept = [make("eyrie-etcd-new", true), make("other", true)];
+        let aged = left
+            .iter()
+            .chain(&kept[1..])
+            .map(std::path::PathBuf::as_path);
+        for path in aged.chain([used.directory.path()]) {
+            File::open(path).unwrap().set_modified(old).unwrap();
+        }
+        sweep(temp.path());
+        assert!(left.iter().all(|path| !path.exists()));
+        assert!(kept.iter().all(|path| path.exists()));
+        assert!(used.directory.path().exists());
     }
 }
