@@ -51,19 +51,44 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// How objects were captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How objects are captured.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Their bytes are in the repository.
+    /// Copy bytes into the repository
     Copy,
+    /// Pin S3 versions where they are
+    Versions,
+    /// Clone or snapshot the file system
+    Filesystem,
+    /// Snapshot EBS volumes
+    Ebs,
+}
+
+impl Method {
+    /// The word on the command line and in documents.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Versions => "versions",
+            Self::Filesystem => "filesystem",
+            Self::Ebs => "ebs",
+        }
+    }
+
+    /// Whether this eyrie can capture by it, and read what was.
+    #[must_use]
+    pub const fn is_there(self) -> bool {
+        matches!(self, Self::Copy)
+    }
 }
 
 impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Copy => f.write_str("copy"),
-        }
+        f.write_str(self.word())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::repo::{KeyRange, Manifest, Map, View};
-use crate::{Cause, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// The map of etcd's keys.
 pub const ANCHOR_ROOT: &str = "anchor";
@@ -104,14 +104,21 @@ impl Body {
     ///
     /// [`Cause::NewerFormat`] when it says something that this eyrie does not understand.
     pub fn of(manifest: &Manifest) -> Result<Self> {
-        serde_json::from_value(manifest.body.clone()).map_err(|error| {
+        let newer = || {
             let message = format!(
                 "snapshot {} was made by an eyrie that says more than this one understands",
                 manifest.snapshot.short()
             );
-            let newer = Side::Repository.error(Cause::NewerFormat, message);
-            newer.with_source(error)
-        })
+            Side::Repository.error(Cause::NewerFormat, message)
+        };
+        let body: Self = serde_json::from_value(manifest.body.clone())
+            .map_err(|error| newer().with_source(error))?;
+        if body.method.is_there() {
+            Ok(body)
+        } else {
+            let why = format!("its objects were captured by {}", body.method);
+            Err(newer().with_source(Error::new(Cause::NewerFormat, why)))
+        }
     }
 
     /// Where the instance kept its keys.
@@ -139,4 +146,33 @@ pub fn is_keys_only(manifest: &Manifest) -> bool {
         .labels
         .get(label)
         .is_some_and(|found| found == value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::restore::body_for_tests;
+    use crate::restore::fixture::{Contents, commit, repository};
+
+    #[tokio::test]
+    async fn what_a_newer_eyrie_says_is_not_taken_for_what_this_one_knows() {
+        let (_, repository) = repository().await;
+        let contents = Contents {
+            objects: [].into(),
+            wal: [].into(),
+            keys: vec![],
+            body: body_for_tests(),
+        };
+        let manifest = commit(&repository, &contents).await;
+        assert!(Body::of(&manifest).is_ok());
+        for method in ["versions", "a-later-one"] {
+            let mut newer = manifest.clone();
+            newer.body["method"] = json!(method);
+            let error = Body::of(&newer).unwrap_err();
+            assert_eq!(error.cause(), Cause::NewerFormat);
+            assert!(error.chain().contains(method), "{}", error.chain());
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use super::weakenings;
 use crate::capture::{self, Captured, Missing};
@@ -11,10 +12,10 @@ use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
-use crate::manifest::{Body, Mode};
+use crate::manifest::{Body, Method, Mode};
 use crate::resources::Limits;
 use crate::text::Bytes;
-use crate::{Cause, Error, Result, connect, manifest};
+use crate::{Cause, Error, Result, connect};
 
 /// Take one snapshot of the instance
 ///
@@ -57,18 +58,33 @@ pub struct Args {
 }
 
 /// A capture method to ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MethodChoice {
-    /// The cheapest that keeps the promise
+    /// The cheapest that keeps the promise.
     Auto,
-    /// Copy bytes into the repository
-    Copy,
-    /// Pin S3 versions where they are
-    Versions,
-    /// Clone or snapshot the file system
-    Filesystem,
-    /// Snapshot EBS volumes
-    Ebs,
+    /// This one.
+    By(Method),
+}
+
+impl ValueEnum for MethodChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Auto,
+            Self::By(Method::Copy),
+            Self::By(Method::Versions),
+            Self::By(Method::Filesystem),
+            Self::By(Method::Ebs),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Auto => {
+                Some(PossibleValue::new("auto").help("The cheapest that keeps the promise"))
+            }
+            Self::By(method) => method.to_possible_value(),
+        }
+    }
 }
 
 /// Takes one snapshot, or says what it would do.
@@ -77,20 +93,7 @@ pub enum MethodChoice {
 ///
 /// [`Side::Source`](crate::Side::Source) when the instance cannot be captured as asked; see [`capture::capture`].
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
-    if !matches!(args.method, MethodChoice::Auto | MethodChoice::Copy) {
-        let method = args
-            .method
-            .to_possible_value()
-            .map(|v| v.get_name().to_owned());
-        return Err(Error::new(
-            Cause::Invalid,
-            format!(
-                "this eyrie cannot capture by {}",
-                method.unwrap_or_default()
-            ),
-        )
-        .with_hint("use --method copy"));
-    }
+    let options = args.options()?;
     let config = context.config()?;
     let repository = context.repository(&config)?;
     let rate = args.limit_rate.map(rate).transpose()?;
@@ -107,7 +110,6 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         accept: config.accept.clone(),
         resources: resources.clone(),
     };
-    let options = args.options();
     if args.dry_run {
         let plan = context.run(context.cancel.run(async {
             let opened = connect::repository(repository, &resources, &context.env).await?;
@@ -148,11 +150,19 @@ fn rate(limit: Bytes) -> Result<NonZeroU64> {
 
 impl Args {
     /// How to capture.
-    fn options(&self) -> capture::Options {
+    fn options(&self) -> Result<capture::Options> {
+        let method = match self.method {
+            MethodChoice::Auto => Method::Copy,
+            MethodChoice::By(method) => method,
+        };
+        if !method.is_there() {
+            let message = format!("this eyrie cannot capture by {method}");
+            return Err(Error::new(Cause::Invalid, message).with_hint("use --method copy"));
+        }
         let labels = self.labels.iter();
-        capture::Options {
+        Ok(capture::Options {
             mode: self.mode,
-            method: manifest::Method::Copy,
+            method,
             labels: labels.map(|l| (l.key.clone(), l.value.clone())).collect(),
             missing: if self.allow_missing {
                 Missing::Allow
@@ -161,7 +171,7 @@ impl Args {
             },
             max_write_hold: self.max_write_hold,
             flush_timeout: self.flush_timeout,
-        }
+        })
     }
 }
 
@@ -171,7 +181,7 @@ fn document(captured: &Captured, repository: &str, accept: &[String]) -> BackupD
         snapshot: HexId(manifest.snapshot.to_string()),
         instance: manifest.instance.clone(),
         mode: body.mode,
-        method: body.method.into(),
+        method: body.method,
         revision: body.revision,
         milvus_version: body.milvus.version.clone(),
         collections: body.counts.collections,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{HexId, Method, Note, Weakening};
-use crate::manifest::Mode;
+use super::{HexId, Note, Weakening};
+use crate::manifest::{Method, Mode};
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

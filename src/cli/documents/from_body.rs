@@ -1,20 +1,12 @@
 //! From what a manifest says of a snapshot to the words of the documents.
 
-use super::{HexId, Method, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
+use super::{HexId, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
 use crate::manifest::{self, Body};
 use crate::repo::Manifest;
 use crate::text::first;
 
 /// Items of a weakening that a document names; the manifest has all of them.
 const ITEMS_NAMED: usize = 20;
-
-impl From<manifest::Method> for Method {
-    fn from(method: manifest::Method) -> Self {
-        match method {
-            manifest::Method::Copy => Self::Copy,
-        }
-    }
-}
 
 /// The weakenings of a snapshot, marked where `accept` or the configuration of the capture names
 /// them.
@@ -57,7 +49,7 @@ pub fn snapshot(
         time: Time(manifest.time),
         instance: manifest.instance.clone(),
         mode: body.mode,
-        method: body.method.into(),
+        method: body.method,
         milvus_version: body.milvus.version.clone(),
         collections: body.counts.collections,
         objects: manifest.totals.objects,

@@ -26,7 +26,7 @@ pub fn backup_plan(
         instance: plan.instance.clone(),
         repository: repository.to_owned(),
         mode: plan.mode,
-        method: plan.method.into(),
+        method: plan.method,
         steps: steps(plan, options, parent),
         weakened: Vec::new(),
         milvus_version: plan.milvus.version.clone(),

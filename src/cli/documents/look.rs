@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{HexId, Method, Note, Time, Weakening};
-use crate::manifest::Mode;
+use super::{HexId, Note, Time, Weakening};
+use crate::manifest::{Method, Mode};
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

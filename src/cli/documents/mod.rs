@@ -86,33 +86,6 @@ impl JsonSchema for HexId {
     }
 }
 
-/// How a snapshot's objects were captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Their bytes are in the repository.
-    Copy,
-    /// Their S3 versions are pinned where they are.
-    Versions,
-    /// A file system's snapshot or clone.
-    Filesystem,
-    /// EBS snapshots.
-    Ebs,
-}
-
-impl Method {
-    /// The word on the command line and in documents.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Copy => "copy",
-            Self::Versions => "versions",
-            Self::Filesystem => "filesystem",
-            Self::Ebs => "ebs",
-        }
-    }
-}
-
 /// Something less than the promise that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Weakening {
