@@ -277,10 +277,6 @@ async fn bucket(
     findings: Option<&Findings>,
     env: &Env,
 ) -> Result<SharedStore> {
-    let location = Location::S3 {
-        bucket: s3.bucket.clone(),
-        prefix: s3.prefix.clone(),
-    };
     let endpoint = s3.endpoint.clone();
     let mut settings = s3_settings(
         endpoint,
@@ -292,7 +288,7 @@ async fn bucket(
     if let Some(findings) = findings {
         findings.apply(&mut settings);
     }
-    open(&location, settings, Side::Repository, env).await
+    open(&s3.place(), settings, Side::Repository, env).await
 }
 
 /// Opens `store`, which is a repository's, once more as a probe of it advises.
@@ -327,5 +323,5 @@ pub async fn repository(
         Some(source) => Unlock::Passphrase(source.read()?),
         None => Unlock::None,
     };
-    Repository::open(resources.limited(store), unlock, resources, env).await
+    Repository::open(store, unlock, resources, env).await
 }

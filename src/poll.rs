@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::Result;
 
-/// Looks until `look` finds something, with `pause` between two looks; `None` when nothing was found
-/// by a look that began after `limit`. The first look is made in any case.
+/// Looks until `look` finds something, with `pause` between two looks; `None` when the last look ended
+/// after `limit`. The first look is made in any case.
 ///
 /// # Errors
 ///
@@ -19,9 +19,8 @@ pub async fn poll<T>(
 ) -> Result<Option<T>> {
     let give_up = Instant::now() + limit;
     loop {
-        let last = Instant::now() > give_up;
         let found = look().await?;
-        if found.is_some() || last {
+        if found.is_some() || Instant::now() > give_up {
             return Ok(found);
         }
         tokio::time::sleep(pause).await;

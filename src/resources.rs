@@ -5,13 +5,14 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until};
 
-use crate::store::SharedStore;
-use crate::store::limit::{LimitStore, RateLimit};
+use crate::env::lock;
 use crate::{Cause, Error, Result};
 
 /// Memory that the default budget has at most for so many threads: two of the largest pieces
@@ -26,6 +27,40 @@ const LEAST_MEMORY: u64 = 64 << 20;
 
 /// The default budget is no more than this part of the memory there is.
 const PART_OF_MEMORY: u64 = 8;
+
+/// So many bytes a second.
+#[derive(Debug)]
+struct RateLimit {
+    bytes_per_second: NonZeroU64,
+    /// When the budget for the next byte is there.
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl RateLimit {
+    fn new(bytes_per_second: NonZeroU64) -> Self {
+        Self {
+            bytes_per_second,
+            free_at: Mutex::default(),
+        }
+    }
+
+    /// Waits until all bytes before these had their time; these are then on the account.
+    async fn pass(&self, bytes: usize) {
+        let nanoseconds = u128::try_from(bytes)
+            .unwrap_or(u128::MAX)
+            .saturating_mul(1_000_000_000)
+            / u128::from(self.bytes_per_second.get());
+        let takes = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        let begins = {
+            let mut free_at = lock(&self.free_at);
+            let now = Instant::now();
+            let begins = free_at.map_or(now, |free| free.max(now));
+            *free_at = Some(begins + takes);
+            begins
+        };
+        sleep_until(begins).await;
+    }
+}
 
 /// What may be set; what is not follows the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +84,7 @@ pub struct Resources(Arc<Inner>);
 struct Inner {
     threads: ThreadPool,
     budget: Arc<Semaphore>,
+    sending: Arc<Semaphore>,
     memory: u64,
     rate: Option<RateLimit>,
 }
@@ -78,10 +114,14 @@ impl Resources {
         let memory = limits
             .memory
             .map_or_else(|| default_memory(count, memory_there_is()), NonZeroU64::get);
-        let permits = usize::try_from(memory).unwrap_or(usize::MAX);
+        let budget = |bytes: u64| {
+            let permits = usize::try_from(bytes).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+        };
         Ok(Self(Arc::new(Inner {
             threads,
-            budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            budget: budget(memory),
+            sending: budget((memory / 2).max(1)),
             memory,
             rate: limits.rate.map(RateLimit::new),
         })))
@@ -99,24 +139,23 @@ impl Resources {
         self.0.memory
     }
 
-    /// `store` at the rate that is set, if any.
-    #[must_use]
-    pub fn limited(&self, store: SharedStore) -> SharedStore {
-        match &self.0.rate {
-            Some(rate) => Arc::new(LimitStore::new(store, rate.clone())),
-            None => store,
+    /// Waits until all bytes before these had their time, where a rate is set.
+    pub(crate) async fn pass(&self, bytes: usize) {
+        if let Some(rate) = &self.0.rate {
+            rate.pass(bytes).await;
         }
     }
 
     /// Waits until `bytes` of the memory budget are free; more than all of it counts as all of it.
     pub(crate) async fn share(&self, bytes: u64) -> Result<Share> {
-        let bytes = bytes.clamp(1, self.0.memory);
-        self.0
-            .budget
-            .clone()
-            .acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX))
-            .await
-            .map_err(|_| Error::new(Cause::Failed, "the memory budget is closed"))
+        take(&self.0.budget, bytes, self.0.memory).await
+    }
+
+    /// Waits until `bytes` more may be on their way to a store. That is a budget of its own, half as
+    /// large: what is on its way needs nothing more to arrive, so this never waits for what waits for
+    /// a share.
+    pub(crate) async fn admit(&self, bytes: u64) -> Result<Share> {
+        take(&self.0.sending, bytes, self.0.memory / 2).await
     }
 
     /// Runs `work` on the threads. It runs to its end also when this future is dropped.
@@ -151,6 +190,14 @@ impl Resources {
         let made = || Self::new(&Limits::default()).expect("threads");
         SHARED.get_or_init(made).clone()
     }
+}
+
+/// Takes `bytes` of a budget, or all of it when it is smaller.
+async fn take(budget: &Arc<Semaphore>, bytes: u64, all: u64) -> Result<Share> {
+    let bytes = bytes.min(all).max(1);
+    let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let taken = budget.clone().acquire_many_owned(permits).await;
+    taken.map_err(|_| Error::new(Cause::Failed, "the memory budget is closed"))
 }
 
 /// The memory budget of so many threads where there are so many bytes of memory.

@@ -77,12 +77,22 @@ impl fmt::Display for Bytes {
 /// The first `most` of `items`, separated by `separator`, and how many there are beside them.
 #[must_use]
 pub fn first<T: fmt::Display>(items: &[T], most: usize, separator: &str) -> String {
-    let named: Vec<String> = items.iter().take(most).map(ToString::to_string).collect();
-    let named = named.join(separator);
-    match items.len().saturating_sub(most) {
-        0 => named,
-        more => format!("{named}{separator}and {more} more"),
+    cut(items, most, |more| format!("and {more} more")).join(separator)
+}
+
+/// The first `most` of `items`, and what `more` says of how many there are beside them.
+pub fn cut<T: fmt::Display>(
+    items: impl IntoIterator<Item = T>,
+    most: usize,
+    more: impl FnOnce(usize) -> String,
+) -> Vec<String> {
+    let mut items = items.into_iter();
+    let mut named: Vec<String> = items.by_ref().take(most).map(|i| i.to_string()).collect();
+    match items.count() {
+        0 => {}
+        unnamed => named.push(more(unnamed)),
     }
+    named
 }
 
 #[cfg(test)]

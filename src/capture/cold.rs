@@ -19,6 +19,7 @@ use crate::milvus::client::Identity;
 use crate::milvus::keys::Roots;
 use crate::milvus::version::MilvusVersion;
 use crate::repo::{Entry, NodeRef, Writer};
+use crate::store::limit::limited;
 use crate::store::{ListOptions, Meta};
 use crate::{Cause, Error, Result, Side};
 
@@ -142,7 +143,7 @@ pub(super) fn identity(
         .version
         .as_ref()
         .map(ToString::to_string);
-    let key = format!("{}/{}/session/version", roots.root, roots.meta);
+    let key = liveness::sessions_prefix(roots) + "version";
     let recorded = anchor
         .keys
         .iter()
@@ -184,7 +185,7 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
     let mut files = Vec::new();
     for (name, directory) in wal::ROCKSMQ_NAMES.iter().zip(wal_directories(context)?) {
         let store = connect::directory(&directory, Side::Source)?;
-        let store = context.resources.limited(store);
+        let store = limited(store, &context.resources);
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
         let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);
         files.extend(listed.into_iter().map(of_store));

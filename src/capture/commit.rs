@@ -12,6 +12,7 @@ use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
+use super::view;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
 use crate::connect;
 use crate::error::Context as _;
@@ -25,7 +26,7 @@ use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
-use crate::text::first;
+use crate::text::{cut, first};
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -399,7 +400,7 @@ fn body(
             message:
                 "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
                     .to_owned(),
-            items: anchored.differences.iter().cloned().collect(),
+            items: view::named(&anchored.differences),
         });
     }
     weakenings.extend(resources_weakening(catalog));
@@ -424,12 +425,9 @@ fn body(
     let remarks = remarks
         .iter()
         .filter(|finding| finding.severity == Severity::Note);
-    let remarks: Vec<String> = remarks.map(ToString::to_string).collect();
-    let unnamed = remarks.len().saturating_sub(NOTES_NAMED);
-    notes.extend(remarks.into_iter().take(NOTES_NAMED));
-    if unnamed > 0 {
-        notes.push(format!("{unnamed} more of the kind"));
-    }
+    notes.extend(cut(remarks, NOTES_NAMED, |unnamed| {
+        format!("{unnamed} more of the kind")
+    }));
     let records = holds.records();
     notes.extend(gc_note(&records).map(str::to_owned));
     let live = || catalog.live_segments();
@@ -463,7 +461,7 @@ fn body(
         },
         objects_read: copied.objects_read,
         bytes_read: copied.bytes_read,
-        differences: anchored.differences.into_iter().collect(),
+        differences: view::named(&anchored.differences),
         cut: anchored.cut,
         weakenings,
         notes,

@@ -149,10 +149,7 @@ impl Copier<'_> {
         };
         let stored = match self.writer.store_object(&source).await {
             Err(error) if is_gone(&error) => return Ok(One::Gone(object)),
-            // What is on no side is what the object itself did, such as becoming shorter.
-            other => other
-                .on(Side::Source)
-                .context(|| format!("capturing {}", object.path))?,
+            other => other.context(|| format!("capturing {}", object.path))?,
         };
         if stored.pieces.len() > 1 && self.now(&object).await? != Some((identity, size)) {
             return Err(Side::Source

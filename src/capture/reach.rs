@@ -21,6 +21,7 @@ use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::version::{MilvusVersion, Rules};
 use crate::poll::poll;
+use crate::store::limit::limited;
 use crate::store::memory::MemoryStore;
 use crate::store::{Meta, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -156,7 +157,7 @@ pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result
         local.require().on(Side::Source)?;
     }
     let store = connect::objects(objects, Side::Source, &context.env).await?;
-    Ok(context.resources.limited(store))
+    Ok(limited(store, &context.resources))
 }
 
 /// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells

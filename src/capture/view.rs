@@ -10,6 +10,7 @@ use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::inventory::{self, Inventory};
 use crate::milvus::proto::meta::{AliasState, DatabaseState, PartitionState};
 use crate::milvus::proto::schema::FieldSchema;
+use crate::text::cut;
 
 /// Differences that are named; the rest are counted.
 const NAMED: usize = 200;
@@ -56,7 +57,7 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     sets("users", &users, &names(&catalog.access.users), &mut found);
     let roles = inventory.roles.iter().map(|r| r.name.as_str()).collect();
     sets("roles", &roles, &names(&catalog.access.roles), &mut found);
-    shorten(found)
+    found
 }
 
 fn compare(
@@ -184,11 +185,9 @@ fn shown<T: Debug>(value: Option<T>) -> String {
     value.map_or_else(|| "absent".to_owned(), |value| format!("{value:?}"))
 }
 
-fn shorten(mut found: BTreeSet<String>) -> BTreeSet<String> {
-    let more = found.len().saturating_sub(NAMED);
-    if more > 0 {
-        found = found.into_iter().take(NAMED).collect();
-        found.insert(format!("{more} more differences"));
-    }
-    found
+/// The differences that a manifest and a report name.
+pub(super) fn named(differences: &BTreeSet<String>) -> Vec<String> {
+    cut(differences, NAMED, |more| {
+        format!("{more} more differences")
+    })
 }

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::milvus::catalog::WalKind;
+
 /// The configuration of eyrie.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -177,27 +179,11 @@ pub enum ObjectsType {
 #[serde(deny_unknown_fields)]
 pub struct WalSection {
     /// Which message queue Milvus uses.
-    pub kind: Option<WalType>,
+    pub kind: Option<WalKind>,
     /// The directory of a queue that keeps its data in one (rocksmq, natsmq, local woodpecker).
     pub path: Option<PathBuf>,
     /// Milvus's `common.chanNamePrefix.cluster`.
     pub channel_prefix: Option<String>,
-}
-
-/// A message queue that Milvus knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum WalType {
-    /// Inside a standalone Milvus.
-    Rocksmq,
-    /// Apache Kafka.
-    Kafka,
-    /// Apache Pulsar.
-    Pulsar,
-    /// Woodpecker, from Milvus 2.6.
-    Woodpecker,
-    /// NATS inside a standalone Milvus 2.3 to 2.5.
-    Natsmq,
 }
 
 /// TLS towards one server.

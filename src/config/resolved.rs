@@ -8,6 +8,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog;
 use crate::milvus::keys::Roots;
 use crate::resources::Limits;
+use crate::store;
 pub use crate::store::s3::Addressing;
 use crate::{Cause, Error, Result, Side};
 
@@ -493,8 +494,7 @@ impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
-            Self::S3(s3) if s3.prefix.is_empty() => write!(f, "s3://{}", s3.bucket),
-            Self::S3(s3) => write!(f, "s3://{}/{}", s3.bucket, s3.prefix),
+            Self::S3(s3) => s3.place().fmt(f),
         }
     }
 }
@@ -516,4 +516,15 @@ pub struct S3Location {
     pub credentials: S3Credentials,
     /// TLS towards the endpoint.
     pub tls: Tls,
+}
+
+impl S3Location {
+    /// Where it is, without what it takes to get there.
+    #[must_use]
+    pub fn place(&self) -> store::open::Location {
+        store::open::Location::S3 {
+            bucket: self.bucket.clone(),
+            prefix: self.prefix.clone(),
+        }
+    }
 }

@@ -36,6 +36,7 @@ const CHUNK: u64 = 64 << 20;
 pub struct EtcdCopy {
     process: Process,
     scratch: Scratch,
+    side: Side,
 }
 
 impl EtcdCopy {
@@ -59,7 +60,12 @@ impl EtcdCopy {
         let scratch = copied(&tempfile::env::temp_dir(), &from).await?;
         let (copy, log) = (scratch.data(), scratch.directory.path().join("etcd.log"));
         let (process, etcd, status) = Process::start(binary, &copy, &log, side).await?;
-        Ok((Self { process, scratch }, etcd, status))
+        let copy = Self {
+            process,
+            scratch,
+            side,
+        };
+        Ok((copy, etcd, status))
     }
 
     /// Stops it and removes the copy.
@@ -68,7 +74,8 @@ impl EtcdCopy {
         self.scratch
             .directory
             .close()
-            .map_err(|error| Error::from(error).context("removing the copy of etcd's data"))
+            .map_err(|error| Error::from(error).on(self.side))
+            .context(|| "removing the copy of etcd's data")
     }
 }
 
@@ -136,7 +143,7 @@ fn sweep(temp: &Path) {
     }
 }
 
-/// Whether the directory is ours and nobody uses it.
+/// Whether the directory is a copy of ours that nobody uses.
 fn is_left(directory: &Path) -> std::io::Result<bool> {
     let metadata = std::fs::symlink_metadata(directory)?;
     let age = SystemTime::now().duration_since(metadata.modified()?);
@@ -144,14 +151,10 @@ fn is_left(directory: &Path) -> std::io::Result<bool> {
     if !old || !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
         return Ok(false);
     }
-    match File::open(directory.join(LOCK)) {
-        Ok(lock) => match lock.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
+    match File::open(directory.join(LOCK))?.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -252,21 +255,19 @@ mod tests {
             }
             path
         };
-        let left = [
-            make("eyrie-etcd-left", true),
-            make("eyrie-etcd-bare", false),
-        ];
-        let kept = [make("eyrie-etcd-new", true), make("other", true)];
-        let aged = left
+        let left = make("eyrie-etcd-left", true);
+        let new = make("eyrie-etcd-new", true);
+        let others = [make("other", true), make("eyrie-etcd-no-lock", false)];
+        let aged = others
             .iter()
-            .chain(&kept[1..])
+            .chain([&left])
             .map(std::path::PathBuf::as_path);
         for path in aged.chain([used.directory.path()]) {
             File::open(path).unwrap().set_modified(old).unwrap();
         }
         sweep(temp.path());
-        assert!(left.iter().all(|path| !path.exists()));
-        assert!(kept.iter().all(|path| path.exists()));
+        assert!(!left.exists());
+        assert!(new.exists() && others.iter().all(|path| path.exists()));
         assert!(used.directory.path().exists());
     }
 }

@@ -41,8 +41,8 @@ fn size((key, value): &Pair) -> usize {
 pub enum Condition {
     /// The key does not exist.
     Absent(Vec<u8>),
-    /// No key begins with these bytes.
-    NoneUnder(Vec<u8>),
+    /// There is no key from the first up to, but not at, the second.
+    NoneIn(Vec<u8>, Vec<u8>),
     /// The key exists and has this value.
     Equals(Vec<u8>, Vec<u8>),
 }
@@ -51,8 +51,8 @@ impl Condition {
     fn compare(self) -> Compare {
         match self {
             Self::Absent(key) => Compare::create_revision(key, CompareOp::Equal, 0),
-            Self::NoneUnder(prefix) => {
-                Compare::create_revision(prefix, CompareOp::Equal, 0).with_prefix()
+            Self::NoneIn(from, to) => {
+                Compare::create_revision(from, CompareOp::Equal, 0).with_range(to)
             }
             Self::Equals(key, value) => Compare::value(key, CompareOp::Equal, value),
         }

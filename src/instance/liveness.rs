@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::wal;
 use crate::config::Instance;
-use crate::etcd::{Anchor, Etcd, KeyValue};
+use crate::etcd::{Anchor, Condition, Etcd, KeyValue, prefix_end};
 use crate::milvus::keys::{Area, Roots};
 use crate::poll::poll;
 use crate::{Cause, Error, Result};
@@ -44,13 +44,38 @@ pub fn sessions_prefix(roots: &Roots) -> String {
     format!("{}session/", roots.area(Area::Meta))
 }
 
-/// The sessions among `keys`. What counts node ids and names the version is none.
+/// Keys beside the sessions that are none: what counts node ids, and what names the version.
+const NO_SESSIONS: [&str; 2] = ["id", "version"];
+
+/// The keys beside the sessions that are none, which any etcd that Milvus once used has.
+#[must_use]
+pub fn no_sessions(roots: &Roots) -> [Vec<u8>; 2] {
+    let prefix = sessions_prefix(roots);
+    NO_SESSIONS.map(|name| format!("{prefix}{name}").into_bytes())
+}
+
+/// That no Milvus has a session, whatever the component calls itself.
+#[must_use]
+pub fn no_session(roots: &Roots) -> Vec<Condition> {
+    let prefix = sessions_prefix(roots);
+    let mut from = prefix.clone().into_bytes();
+    let mut conditions = Vec::new();
+    for to in no_sessions(roots) {
+        let after = [&to[..], b"\0"].concat();
+        conditions.push(Condition::NoneIn(from, to));
+        from = after;
+    }
+    conditions.push(Condition::NoneIn(from, prefix_end(prefix.as_bytes())));
+    conditions
+}
+
+/// The sessions among `keys`.
 #[must_use]
 pub fn sessions(roots: &Roots, keys: &[KeyValue]) -> Vec<Session> {
     let prefix = sessions_prefix(roots);
     keys.iter()
         .filter_map(|kv| Some((kv.key.strip_prefix(prefix.as_bytes())?, kv.lease)))
-        .filter(|(name, _)| !matches!(*name, b"id" | b"version"))
+        .filter(|(name, _)| !NO_SESSIONS.iter().any(|no| no.as_bytes() == *name))
         .map(|(name, lease)| Session {
             name: String::from_utf8_lossy(name).into_owned(),
             lease,
@@ -66,23 +91,23 @@ pub async fn outlast_sessions(
     roots: &Roots,
     prefix: &str,
 ) -> Result<(Anchor, Vec<Session>)> {
-    let mut read = etcd.read_prefix(prefix).await?;
-    let mut left = sessions(roots, &read.keys);
+    let mut seen = None;
     poll(SESSIONS_WAIT, SESSIONS_PAUSE, async || {
-        if left.iter().all(|session| session.lease == 0) {
-            return Ok(Some(()));
+        let read = etcd.read_prefix(prefix).await?;
+        let left = sessions(roots, &read.keys);
+        let over = left.iter().all(|session| session.lease == 0);
+        if !over {
+            let names: Vec<_> = left.iter().map(|session| &session.name).collect();
+            info!(
+                ?names,
+                "waiting for the sessions of a stopped Milvus to run out"
+            );
         }
-        let names: Vec<_> = left.iter().map(|session| &session.name).collect();
-        info!(
-            ?names,
-            "waiting for the sessions of a stopped Milvus to run out"
-        );
-        read = etcd.read_prefix(prefix).await?;
-        left = sessions(roots, &read.keys);
-        Ok(None)
+        seen = Some((read, left));
+        Ok(over.then_some(()))
     })
     .await?;
-    Ok((read, left))
+    seen.ok_or_else(|| Error::new(Cause::Failed, "nobody looked for sessions"))
 }
 
 /// What shows without asking etcd that the instance runs, for people: its port answers, or a process

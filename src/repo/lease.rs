@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 
 use super::host::Host;
 use super::ids::{SessionId, SnapshotId};
-use super::repository::{Repository, Sighting};
+use super::repository::{Repository, Sighting, get};
 use super::sealed::FileKind;
 use crate::env::lock;
 use crate::error::Context;
-use crate::store::{self, PutOptions};
+use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};
 
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
@@ -210,7 +210,7 @@ impl Held {
             .vault()
             .seal_json(FileKind::Lease, self.key.as_str(), &*file)?;
         self.repo
-            .store()
+            .unlimited()
             .put(&self.key, bytes, PutOptions::default())
             .await
             .context(|| format!("write {}", self.key))?;
@@ -223,7 +223,7 @@ impl Held {
         let Some(mut ended) = file.take() else {
             return Ok(());
         };
-        let removed = self.repo.store().delete(&self.key, None).await;
+        let removed = self.repo.unlimited().delete(&self.key, None).await;
         let Err(error) = removed else {
             return Ok(());
         };
@@ -234,7 +234,7 @@ impl Held {
         let bytes = self.repo.vault().seal_json(FileKind::Lease, name, &ended)?;
         let put = self
             .repo
-            .store()
+            .unlimited()
             .put(&self.key, bytes, PutOptions::default());
         put.await
             .map_err(|_| error.context(format!("remove {name}")))?;
@@ -312,7 +312,7 @@ async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>)
         let key = store::Key::new(lease_path(&file.session))?;
         tracing::info!("removing {key} of a writer that is dead");
         // It is in nobody's way where nothing may be deleted.
-        if let Err(error) = repo.store().delete(&key, None).await {
+        if let Err(error) = repo.unlimited().delete(&key, None).await {
             tracing::warn!("{key} is left behind: {}", error.chain());
         }
     }
@@ -337,7 +337,7 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
     let mut found = Vec::new();
     for id in &ids {
         let path = lease_path(id);
-        let bytes = match repo.get_file(&path).await {
+        let bytes = match get(repo.unlimited(), &path, GetOptions::default()).await {
             Err(error) if error.cause() == Cause::NotFound => continue,
             other => other?,
         };

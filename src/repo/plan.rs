@@ -126,14 +126,6 @@ impl ReadPlan {
         &self.missing
     }
 
-    /// How many bytes will be read from the store, gaps between joined ranges included.
-    #[must_use]
-    pub fn bytes_to_read(&self) -> u64 {
-        self.batches()
-            .map(|batch| batch.bytes.end - batch.bytes.start)
-            .sum()
-    }
-
     /// Reads everything and hands it to `sink`: ranges are fetched concurrently under the byte
     /// budget, opened and verified on the threads that all share.
     ///

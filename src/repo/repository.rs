@@ -22,6 +22,7 @@ use super::wire::damaged;
 use crate::env::Env;
 use crate::error::Context;
 use crate::resources::Resources;
+use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -46,6 +47,9 @@ pub struct Repository(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: SharedStore,
+    /// The same without limits, for what must not wait behind data: a lease that cannot be renewed in
+    /// time is lost.
+    unlimited: SharedStore,
     env: Env,
     config: Config,
     master: Key,
@@ -249,7 +253,8 @@ impl Repository {
         let (env, seen) = (env.clone(), Mutex::default());
         let Opened { master, vault } = keys;
         Self(Arc::new(Inner {
-            store,
+            store: limited(store.clone(), &resources),
+            unlimited: store,
             env,
             config,
             master,
@@ -290,6 +295,10 @@ impl Repository {
 
     pub(crate) fn store(&self) -> &SharedStore {
         &self.0.store
+    }
+
+    pub(crate) fn unlimited(&self) -> &SharedStore {
+        &self.0.unlimited
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -375,7 +384,7 @@ impl Repository {
     }
 }
 
-async fn get(store: &SharedStore, path: &str, options: GetOptions) -> Result<Bytes> {
+pub(super) async fn get(store: &SharedStore, path: &str, options: GetOptions) -> Result<Bytes> {
     store
         .get(&store::Key::new(path)?, options)
         .await

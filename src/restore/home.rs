@@ -52,7 +52,7 @@ impl Embedded {
     ///
     /// [`Usage`](crate::Cause::Invalid) when there is no etcd program on this host.
     pub(crate) fn open(data_dir: &Path, binary: Option<&Path>) -> Result<Self> {
-        let logs = tempfile::Builder::new().prefix("eyrie-etcd-").tempdir();
+        let logs = tempfile::Builder::new().prefix("eyrie-log-").tempdir();
         Ok(Self {
             data_dir: data_dir.to_owned(),
             binary: find_binary(binary)?,

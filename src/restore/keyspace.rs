@@ -229,8 +229,8 @@ pub(crate) mod memory {
             }
             let holds = conditions.iter().all(|c| match c {
                 Condition::Absent(key) => !state.keys.contains_key(key),
-                Condition::NoneUnder(prefix) => {
-                    !state.keys.keys().any(|key| key.starts_with(prefix))
+                Condition::NoneIn(from, to) => {
+                    state.keys.range(from.clone()..to.clone()).next().is_none()
                 }
                 Condition::Equals(key, value) => {
                     state.keys.get(key).is_some_and(|(found, _)| found == value)

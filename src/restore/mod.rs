@@ -317,7 +317,7 @@ impl Prepared {
         };
         let storage = storage.prepare(context)?;
         let (mut etcd, mut embedded) = self.home.prepare(context, &self.marked).await?;
-        let roots = &context.instance.etcd;
+        let roots = context.instance.etcd.roots();
         let work = Work {
             snapshot: &self.snapshot,
             repository: context.repository,
@@ -328,7 +328,7 @@ impl Prepared {
                 Marked::No | Marked::Other { .. } => Stage::Objects,
             },
             target: &self.made.target,
-            roots: (&roots.root_path, &roots.meta_sub_path),
+            roots: &roots,
             storage: &storage,
             queue: &self.queue,
             old: old.as_ref(),

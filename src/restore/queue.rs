@@ -16,9 +16,10 @@ use crate::error::Context as _;
 use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::manifest::Snapshot;
 use crate::progress::SharedProgress;
+use crate::store::Key;
+use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::sided::SidedStore;
-use crate::store::{Key, SharedStore};
 use crate::{Cause, Result, Side};
 
 /// The queue of a target, as far as it is in directories of this host.
@@ -65,8 +66,9 @@ impl Queue {
                 missing: MissingRoot::Create,
             };
             let local = LocalStore::open(directory, settings).on(Side::Target)?;
-            let store: SharedStore =
-                Arc::new(SidedStore::new(Arc::new(local.clone()), Side::Target));
+            let store = SidedStore::new(Arc::new(local.clone()), Side::Target);
+            let resources = snapshot.view().resources();
+            let store = limited(Arc::new(store), resources);
             let placing = Placing {
                 view: snapshot.view(),
                 store: &store,
@@ -81,7 +83,6 @@ impl Queue {
             local.remove_leftovers(env.now()).await.on(Side::Target)?;
             owner.adopt(std::slice::from_ref(directory))?;
             store.sync().await?;
-            let resources = snapshot.view().resources();
             read_back(resources, &*store, files(snapshot, name), progress, cancel).await?;
         }
         progress.end();

@@ -22,6 +22,7 @@ use crate::instance::liveness;
 use crate::instance::wal::directories;
 use crate::milvus::MilvusVersion;
 use crate::store::SharedStore;
+use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::sided::SidedStore;
 use crate::{Cause, Error, Result, Side, connect};
@@ -176,14 +177,14 @@ impl Home {
     ) -> EtcdFacts {
         let etcd = &context.instance.etcd;
         let names = MarkerKeys::new(&etcd.root_path);
-        let meta = format!("{}/{}/", etcd.root_path, etcd.meta_sub_path);
+        let roots = etcd.roots();
         // What is as it will be is our own work only when this restore has begun here.
         let none = super::write::Target::default();
         let ours = match marked {
             Marked::Ours(_) => target,
             Marked::No | Marked::Other { .. } => &none,
         };
-        let way = |keys| super::write::in_the_way(keys, &names, &meta, ours);
+        let way = |keys| super::write::in_the_way(keys, &names, &roots, ours);
         let mut both = way(&self.keys).chain(way(&self.left));
         let example = both
             .next()
@@ -224,8 +225,7 @@ impl Home {
     }
 
     fn session(&self, context: &Context<'_>, name: &str) -> Option<String> {
-        let etcd = &context.instance.etcd;
-        let key = format!("{}/{}/session/{name}", etcd.root_path, etcd.meta_sub_path);
+        let key = liveness::sessions_prefix(&context.instance.etcd.roots()) + name;
         let all = self.keys.iter().chain(&self.left);
         let found = all
             .filter(|kv| kv.key == key.as_bytes())
@@ -418,7 +418,7 @@ fn settings(missing: MissingRoot) -> LocalSettings {
 /// A store of the target, at the rate that is set.
 fn of_target(context: &Context<'_>, store: SharedStore) -> SharedStore {
     let sided = Arc::new(SidedStore::new(store, Side::Target));
-    context.repository.resources().limited(sided)
+    limited(sided, context.repository.resources())
 }
 
 fn is_missing(error: &Error) -> bool {

@@ -31,6 +31,7 @@ use crate::env::Env;
 use crate::error::Context as _;
 use crate::manifest::Snapshot;
 use crate::manifest::WalState;
+use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
 use crate::progress::{Amount, SharedProgress};
 use crate::repo::Repository;
@@ -62,7 +63,7 @@ pub(crate) struct Work<'a> {
     /// How far an earlier run came.
     pub(crate) stage: Stage,
     pub(crate) target: &'a Target,
-    pub(crate) roots: (&'a str, &'a str),
+    pub(crate) roots: &'a Roots,
     pub(crate) storage: &'a Storage,
     pub(crate) queue: &'a Queue,
     /// What is to be saved before it is replaced.
@@ -110,8 +111,7 @@ impl Work<'_> {
         keys: &mut dyn Keyspace,
         mut home: Option<&mut Embedded>,
     ) -> Result<Done> {
-        let (root, meta) = self.roots;
-        let begun = Writer::begin(keys, root, meta, &self.marker, self.env);
+        let begun = Writer::begin(keys, self.roots, &self.marker, self.env);
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         let told = |stage| move |error| self.told(error, stage);

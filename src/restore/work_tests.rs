@@ -191,7 +191,7 @@ impl World {
             marker,
             stage,
             target: &target,
-            roots: ("r", "meta"),
+            roots: &Roots::new("r"),
             storage: &storage,
             queue: &queue,
             old: replaces.then_some(&old),

@@ -14,22 +14,9 @@ use super::keyspace::{Keyspace, Lock, Pairs, lock};
 use super::marker::{Marker, MarkerKeys, Stage};
 use crate::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
+use crate::instance::liveness::{no_session, no_sessions, sessions};
+use crate::milvus::keys::Roots;
 use crate::{Cause, Error, Result, Side};
-
-/// The names that sessions begin with below `session/` (docs/milvus.md 3.4); `session/id` and
-/// `session/version` are no sessions.
-pub(crate) const SESSIONS: [&str; 10] = [
-    "rootcoord",
-    "datacoord",
-    "querycoord",
-    "indexcoord",
-    "mixcoord",
-    "proxy",
-    "datanode",
-    "querynode",
-    "indexnode",
-    "streamingnode",
-];
 
 /// How often a write is made again after a passing fault, with twice the pause each time: about
 /// half a minute, the time of a leader election and a restart.
@@ -87,8 +74,7 @@ fn pairs(keys: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// The one writer of a target's etcd.
 pub struct Writer<'a> {
     keys: &'a mut dyn Keyspace,
-    root: String,
-    meta: String,
+    roots: Roots,
     sessions: Vec<Condition>,
     names: MarkerKeys,
     marker: Vec<u8>,
@@ -98,14 +84,12 @@ pub struct Writer<'a> {
 
 impl std::fmt::Debug for Writer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Writer({})", self.root)
+        write!(f, "Writer({})", self.roots.root)
     }
 }
 
 impl<'a> Writer<'a> {
     /// Takes the lock and puts the marker, or finds it there.
-    ///
-    /// `root` has no slash at its end, `meta` is the sub path of metadata.
     ///
     /// # Errors
     ///
@@ -113,22 +97,17 @@ impl<'a> Writer<'a> {
     /// session.
     pub async fn begin(
         keys: &'a mut dyn Keyspace,
-        root: &str,
-        meta: &str,
+        roots: &Roots,
         marker: &Marker,
         env: &Env,
     ) -> Result<Self> {
-        let names = MarkerKeys::new(root);
+        let names = MarkerKeys::new(&roots.root);
         let owner = hex::encode(env.id()).into_bytes();
         let lock = lock(keys, &names.lock, &owner, env).await?;
-        let session = |name: &&str| {
-            Condition::NoneUnder(format!("{root}/{meta}/session/{name}").into_bytes())
-        };
         let mut writer = Self {
             keys,
-            root: root.to_owned(),
-            meta: format!("{root}/{meta}/"),
-            sessions: SESSIONS.iter().map(session).collect(),
+            roots: roots.clone(),
+            sessions: no_session(roots),
             names,
             marker: marker.to_value()?,
             owner,
@@ -200,17 +179,12 @@ impl<'a> Writer<'a> {
 
     /// Says which condition of a transaction did not hold.
     async fn refused(&mut self, doing: &str) -> Error {
-        let found = match self.keys.read(&format!("{}/", self.root)).await {
+        let found = match self.keys.read(&self.roots.prefix()).await {
             Ok(found) => found.keys,
             Err(error) => return error.context(doing),
         };
-        let session = self.sessions.iter().find_map(|condition| match condition {
-            Condition::NoneUnder(prefix) => found.iter().find(|kv| kv.key.starts_with(prefix)),
-            _ => None,
-        });
-        let why = if let Some(kv) = session {
-            let key = String::from_utf8_lossy(&kv.key).into_owned();
-            format!("a Milvus has started on the target: {key}")
+        let why = if let Some(session) = sessions(&self.roots, &found).first() {
+            format!("a Milvus has started on the target: {}", session.name)
         } else if found
             .iter()
             .any(|kv| kv.key == self.names.lock && kv.value == self.owner)
@@ -243,8 +217,8 @@ impl<'a> Writer<'a> {
     /// [`Side::Target`] when keys are in the way and nothing is to be replaced.
     pub async fn clear(&mut self, target: &Target, occupied: Occupied) -> Result<u64> {
         if occupied == Occupied::Refuse {
-            let found = self.keys.read(&format!("{}/", self.root)).await?.keys;
-            if let Some(key) = in_the_way(&found, &self.names, &self.meta, target).next() {
+            let found = self.keys.read(&self.roots.prefix()).await?.keys;
+            if let Some(key) = in_the_way(&found, &self.names, &self.roots, target).next() {
                 let key = String::from_utf8_lossy(&key.key).into_owned();
                 return Err(Side::Target
                     .error(
@@ -349,7 +323,7 @@ impl<'a> Writer<'a> {
     /// Hands every key of the root that is not eyrie's own to `take`, page by page: there may be as
     /// many as fill the memory.
     async fn visit(&mut self, mut take: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
-        let prefix = format!("{}/", self.root);
+        let prefix = self.roots.prefix();
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = self.keys.page(&prefix, after.as_deref()).await?;
@@ -381,7 +355,7 @@ impl<'a> Writer<'a> {
                 Err(error) => pause(attempt, error).await?,
             }
         }
-        info!(root = %self.root, "the restore's marker is removed");
+        info!(root = %self.roots.root, "the restore's marker is removed");
         self.lock.release().await
     }
 
@@ -396,11 +370,11 @@ impl<'a> Writer<'a> {
 pub(crate) fn in_the_way<'k>(
     found: &'k [KeyValue],
     names: &'k MarkerKeys,
-    meta: &str,
+    roots: &Roots,
     target: &'k Target,
 ) -> impl Iterator<Item = &'k KeyValue> {
     let wanted = target.values();
-    let tolerated = ["id", "version"].map(|name| format!("{meta}session/{name}").into_bytes());
+    let tolerated = no_sessions(roots);
     found.iter().filter(move |kv| {
         !names.owns(&kv.key)
             && !tolerated.contains(&kv.key)

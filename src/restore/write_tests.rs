@@ -36,7 +36,7 @@ async fn run(keys: &mut MemoryKeys) -> Result<()> {
 }
 
 async fn steps(keys: &mut MemoryKeys) -> Result<()> {
-    let mut writer = Writer::begin(keys, "r", "meta", &marker(), &env()).await?;
+    let mut writer = Writer::begin(keys, &Roots::new("r"), &marker(), &env()).await?;
     writer.stage(Stage::Swap).await?;
     writer.clear(&target(), Occupied::Replace).await?;
     writer.write(&target(), |_| Ok(())).await?;
@@ -94,7 +94,7 @@ async fn only_a_replacing_restore_removes_keys() {
     let mut keys = before();
     keys.insert("r/meta/session/id", b"3");
     let left = keys.clone();
-    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap();
     let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
@@ -108,7 +108,7 @@ async fn only_a_replacing_restore_removes_keys() {
 async fn a_session_stops_the_writer() {
     let mut keys = MemoryKeys::default();
     let mut other = keys.clone();
-    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap();
     other.insert("r/meta/session/querynode-7", b"{}");
@@ -123,7 +123,7 @@ async fn a_session_stops_the_writer() {
 async fn another_restores_marker_is_refused() {
     let mut keys = MemoryKeys::default();
     keys.insert("r/eyrie/restore", b"{}");
-    let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
@@ -133,10 +133,10 @@ async fn another_restores_marker_is_refused() {
 async fn a_second_restore_waits_for_the_lock_and_gives_up() {
     let mut keys = MemoryKeys::default();
     let mut other = keys.clone();
-    let _held = Writer::begin(&mut other, "r", "meta", &marker(), &env())
+    let _held = Writer::begin(&mut other, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap();
-    let error = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
@@ -146,7 +146,7 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
 async fn what_does_not_compare_is_named() {
     let mut keys = MemoryKeys::default();
     let other = keys.clone();
-    let mut writer = Writer::begin(&mut keys, "r", "meta", &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
         .await
         .unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();

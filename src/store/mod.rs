@@ -31,6 +31,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+use crate::resources::Share;
 use crate::{Cause, Error, Result};
 
 /// A path inside a store: components joined by `/`, without a leading or trailing one.
@@ -213,6 +214,12 @@ pub struct Part {
 pub trait Parts: fmt::Debug + Send + Sync {
     /// Stores a part; the same part again replaces it. Parts may arrive in any order and at once.
     async fn part(&self, part: Part) -> Result<()>;
+
+    /// Waits until `bytes` more may be on their way. What it gives is dropped when they have arrived.
+    async fn admit(&self, bytes: usize) -> Result<Option<Share>> {
+        let _ = bytes;
+        Ok(None)
+    }
 
     /// Stores the last part, which may be empty, and makes the object visible.
     ///

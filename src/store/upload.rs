@@ -68,9 +68,14 @@ impl PartsUpload {
         while self.running.len() >= self.at_once {
             self.join_one().await?;
         }
+        let admitted = self.parts.admit(self.held.len()).await?;
         let part = self.take_part()?;
         let parts = self.parts.clone();
-        self.running.spawn(async move { parts.part(part).await });
+        self.running.spawn(async move {
+            let sent = parts.part(part).await;
+            drop(admitted);
+            sent
+        });
         Ok(())
     }
 
@@ -131,6 +136,7 @@ impl Upload for PartsUpload {
         while !self.running.is_empty() {
             self.join_one().await?;
         }
+        let _admitted = self.parts.admit(self.held.len()).await?;
         let last = self.take_part()?;
         self.parts.finish(last).await
     }

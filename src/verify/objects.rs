@@ -6,6 +6,7 @@ use crate::manifest::{Snapshot, complete, is_keys_only, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
+use crate::text::cut;
 use crate::{Cause, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
@@ -89,19 +90,14 @@ async fn missing(snapshot: &Snapshot) -> Result<Vec<Damage>> {
 }
 
 fn told(manifest: &Manifest, catalog: &Catalog, gone: &[ObjectRef]) -> Vec<Damage> {
-    let named = gone.iter().take(NAMED).map(|object| {
+    let named = gone.iter().map(|object| {
         let (database, collection) = catalog.names(object.collection);
-        let what = format!(
+        format!(
             "{database}.{collection} segment {}: {} is required and not in the snapshot",
             object.segment, object.path
-        );
-        damaged(manifest, what)
+        )
     });
-    let mut told: Vec<Damage> = named.collect();
-    let more = gone.len().saturating_sub(NAMED);
-    if more > 0 {
-        let what = format!("{more} more objects are required and not in the snapshot");
-        told.push(damaged(manifest, what));
-    }
-    told
+    let more = |more| format!("{more} more objects are required and not in the snapshot");
+    let told = cut(named, NAMED, more).into_iter();
+    told.map(|what| damaged(manifest, what)).collect()
 }

@@ -1,10 +1,11 @@
 //! The write-ahead log: which queue Milvus chose, and where it keeps its data.
 
-use super::super::model::{WalSection, WalType};
+use super::super::model::WalSection;
 use super::super::resolved::{Deploy, Objects, Wal, WalKind, WoodpeckerStorage};
 use super::super::source::Source;
 use super::{Resolver, Sourced, wrong};
 use crate::Result;
+use crate::milvus::catalog::WalKind as Kind;
 
 /// The defaults of the `milvus.yaml` that Milvus ships; a key that is there and empty disables its
 /// queue.
@@ -27,10 +28,10 @@ impl Resolver<'_> {
     ) -> Result<Wal> {
         let kind = self.wal_type(section, deploy)?;
         let kind = match kind.value {
-            WalType::Rocksmq => WalKind::Rocksmq {
+            Kind::Rocksmq => WalKind::Rocksmq {
                 path: self.wal_path(section, &kind.source, "rocksmq.path", ROCKSMQ_PATH)?,
             },
-            WalType::Natsmq => WalKind::Natsmq {
+            Kind::Natsmq => WalKind::Natsmq {
                 path: self.wal_path(
                     section,
                     &kind.source,
@@ -38,14 +39,14 @@ impl Resolver<'_> {
                     NATSMQ_PATH,
                 )?,
             },
-            WalType::Kafka => {
+            Kind::Kafka => {
                 let brokers = self.text("kafka.brokerList", None, &["kafka.brokerList"], None);
                 WalKind::Kafka {
                     brokers: brokers.map(|b| b.value).unwrap_or_default(),
                 }
             }
-            WalType::Pulsar => self.pulsar(),
-            WalType::Woodpecker => self.woodpecker(section, objects),
+            Kind::Pulsar => self.pulsar(),
+            Kind::Woodpecker => self.woodpecker(section, objects),
         };
         let given = section.channel_prefix.as_deref();
         let prefix = self.required("instance.wal.channel_prefix", given, CHANNEL_KEYS, "by-dev")?;
@@ -66,22 +67,18 @@ impl Resolver<'_> {
         })
     }
 
-    fn wal_type(&mut self, section: &WalSection, deploy: Deploy) -> Result<Sourced<WalType>> {
+    fn wal_type(&mut self, section: &WalSection, deploy: Deploy) -> Result<Sourced<Kind>> {
         let key = "instance.wal.kind";
         if let Some(value) = section.kind {
             let source = self.explicit(key);
-            self.record(key, Some(word(value).to_owned()), &source);
+            self.record(key, Some(value.name().to_owned()), &source);
             return Ok(Sourced { value, source });
         }
         let told = self.milvus.get(&["mq.type"]).cloned();
         let named = told.as_ref().map(|found| found.text.as_str());
         let value = match named {
             None | Some("" | "default") => None,
-            Some("rocksmq") => Some(WalType::Rocksmq),
-            Some("kafka") => Some(WalType::Kafka),
-            Some("pulsar") => Some(WalType::Pulsar),
-            Some("woodpecker") => Some(WalType::Woodpecker),
-            Some("natsmq") => Some(WalType::Natsmq),
+            Some(name) if let Some(kind) = Kind::from_name(name) => Some(kind),
             Some(other) => {
                 let source = told.as_ref().map_or(Source::Default, |f| f.source.clone());
                 let message = format!("mq.type is {other:?}");
@@ -91,26 +88,26 @@ impl Resolver<'_> {
         };
         let Some(value) = value else {
             let (value, why) = self.default_wal(deploy);
-            self.derive(key, word(value), &why);
+            self.derive(key, value.name(), &why);
             let source = Source::Derived(why);
             return Ok(Sourced { value, source });
         };
         let source = told.map_or(Source::Default, |found| found.source);
-        if deploy == Deploy::Cluster && matches!(value, WalType::Rocksmq | WalType::Natsmq) {
+        if deploy == Deploy::Cluster && matches!(value, Kind::Rocksmq | Kind::Natsmq) {
             let message = format!(
                 "mq.type is {}, but DEPLOY_MODE says that Milvus is a cluster",
-                word(value)
+                value.name()
             );
             let hint = "that queue lives inside one process: correct one of them";
             return Err(wrong(&source, &message, hint));
         }
-        self.record(key, Some(word(value).to_owned()), &source);
+        self.record(key, Some(value.name().to_owned()), &source);
         Ok(Sourced { value, source })
     }
 
     /// What Milvus takes when `mq.type` is `default`: a standalone one rocksmq, then, as a cluster,
     /// pulsar, kafka, woodpecker, whichever is configured first (2.3 to 2.6; docs/milvus.md 5.2).
-    fn default_wal(&self, deploy: Deploy) -> (WalType, String) {
+    fn default_wal(&self, deploy: Deploy) -> (Kind, String) {
         let on = |key: &str, default: &str| {
             let text = self
                 .milvus
@@ -123,16 +120,16 @@ impl Resolver<'_> {
                 Deploy::Standalone => "mq.type is default, Milvus is standalone",
                 _ => "mq.type is default; if Milvus is a cluster, set instance.wal.kind",
             };
-            return (WalType::Rocksmq, why.to_owned());
+            return (Kind::Rocksmq, why.to_owned());
         }
         let why = "mq.type is default, the first queue with an address".to_owned();
         if on("pulsar.address", PULSAR_ADDRESS) {
-            (WalType::Pulsar, why)
+            (Kind::Pulsar, why)
         } else if on("kafka.brokerList", "") {
-            (WalType::Kafka, why)
+            (Kind::Kafka, why)
         } else {
             (
-                WalType::Woodpecker,
+                Kind::Woodpecker,
                 "mq.type is default, no other queue is set".to_owned(),
             )
         }
@@ -212,15 +209,5 @@ impl Resolver<'_> {
             meta_prefix: meta_prefix.map(|m| m.value).unwrap_or_default(),
             storage,
         }
-    }
-}
-
-const fn word(kind: WalType) -> &'static str {
-    match kind {
-        WalType::Rocksmq => "rocksmq",
-        WalType::Kafka => "kafka",
-        WalType::Pulsar => "pulsar",
-        WalType::Woodpecker => "woodpecker",
-        WalType::Natsmq => "natsmq",
     }
 }

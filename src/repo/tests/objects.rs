@@ -1,18 +1,23 @@
 //! Objects in, the same bytes out.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use proptest::prelude::*;
 
 use super::support::*;
 use crate::Cause;
 use crate::env::Env;
-use crate::repo::{Compression, InitOptions, Repository, Unlock};
-use crate::resources::Resources;
+use crate::repo::{Compression, InitOptions, ObjectSource, Repository, Unlock};
+use crate::resources::{Limits, Resources};
 use crate::secret::Secret;
 use crate::store::memory::MemoryStore;
+use crate::store::testing::fault::{Action, FaultStore, Rule};
 
 #[tokio::test]
 async fn a_snapshot_restores_bit_exact_and_a_second_one_adds_nothing_but_its_manifest() {
@@ -305,5 +310,76 @@ proptest! {
             prop_assert_eq!(restore(&view, &manifest).await.unwrap(), data);
             Ok(())
         })?;
+    }
+}
+
+/// What was taken from the source and has not arrived is in memory: it stays within the budget, half of
+/// it again for what is on its way, and what a pack holds back.
+#[tokio::test]
+async fn a_repository_that_does_not_answer_leaves_no_more_in_memory_than_the_budgets() {
+    const MIB: u64 = 1 << 20;
+    const OBJECT: u64 = 2 * MIB;
+    let silent = FaultStore::new(Arc::new(MemoryStore::new()));
+    let limits = Limits {
+        memory: NonZeroU64::new(32 * MIB),
+        ..Limits::default()
+    };
+    let resources = Resources::new(&limits).unwrap();
+    let faults = silent.faults();
+    let options = InitOptions {
+        kdf: CHEAP,
+        ..InitOptions::default()
+    };
+    let env = Env::system();
+    let made = Repository::init(Arc::new(silent), Unlock::None, options, &resources, &env);
+    let repo = made.await.unwrap();
+    let writer = writer(&repo, "a").await.unwrap();
+    faults.add(Rule::on_writes(Action::Delay(Duration::from_hours(1))).key_contains("data/"));
+    let taken = AtomicU64::new(0);
+    let objects = stream::iter(0..60).map(|n| {
+        let source = Taken {
+            seed: n,
+            size: OBJECT,
+            taken: &taken,
+        };
+        let writer = &writer;
+        async move { writer.store_object(&source).await }
+    });
+    let work = objects.buffer_unordered(60).try_collect::<Vec<_>>();
+    let stands_still = async {
+        let mut before = 0;
+        let taken = || taken.load(Ordering::SeqCst);
+        while before == 0 || taken() > before {
+            before = taken();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        before
+    };
+    tokio::select! {
+        done = work => panic!("{:?} without a store", done.map(|stored| stored.len())),
+        read = stands_still => assert!(read <= 64 * MIB, "{} MiB were read", read / MIB),
+    }
+}
+
+/// An object of noise that counts what was read of it.
+struct Taken<'a> {
+    seed: u64,
+    size: u64,
+    taken: &'a AtomicU64,
+}
+
+#[async_trait]
+impl ObjectSource for Taken<'_> {
+    fn name(&self) -> String {
+        self.seed.to_string()
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn piece(&self, _: u64, len: usize) -> crate::Result<Bytes> {
+        self.taken.fetch_add(len as u64, Ordering::SeqCst);
+        Ok(noise(self.seed, len))
     }
 }

@@ -1,6 +1,6 @@
 //! Leases: who excludes whom, and for how long.
 
-use crate::resources::Resources;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::repo::ids::SessionId;
 use crate::repo::lease::{LeaseFile, SessionKind, lease_path, leases};
 use crate::repo::sealed::FileKind;
 use crate::repo::{Compression, Repository, Unlock};
+use crate::resources::{Limits, Resources};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
-use crate::store::testing::record::Op;
+use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, PutOptions, SharedStore, Store};
 use crate::{Cause, Result};
 
@@ -301,4 +302,30 @@ async fn a_repository_that_cannot_be_written_can_be_read() {
         assert_eq!(restore(reader.view(), &manifest).await.unwrap(), objects(1));
         reader.finish().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_while_data_waits_for_its_rate() {
+    let record = RecordStore::new(Arc::new(MemoryStore::new()));
+    let log = record.log();
+    let limits = Limits {
+        rate: NonZeroU64::new(100_000),
+        ..Limits::default()
+    };
+    let resources = Resources::new(&limits).unwrap();
+    let store: SharedStore = Arc::new(record);
+    let env = Env::system();
+    let made = Repository::init(store, Unlock::None, options(), &resources, &env);
+    let repo = made.await.unwrap();
+    let writer = writer(&repo, "a").await.unwrap();
+    let began = tokio::time::Instant::now();
+    super::support::store(&writer, "large", &noise(1, 24 << 20))
+        .await
+        .unwrap();
+    writer.flush().await.unwrap();
+    assert!(began.elapsed().as_secs() > 200, "{:?}", began.elapsed());
+    let puts = log.keys(Op::Put);
+    let renewed = puts.iter().filter(|key| key.starts_with("leases/")).count();
+    assert!(renewed >= 5, "put {renewed} times");
+    writer.finish().await.unwrap();
 }

@@ -8,7 +8,7 @@ use super::Writer;
 use super::packer::Class;
 use crate::repo::hash::{PieceRef, merge};
 use crate::repo::ids::ObjectHash;
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How many pieces of one object are read and worked on at once: enough to keep both the source
 /// and a few processors busy with a single large object.
@@ -49,7 +49,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Cause::Failed`] that names the object when it becomes shorter meanwhile; what the source or
+    /// [`Cause::Failed`] of the source that names the object when it becomes shorter meanwhile; what the source or
     /// the store fails with.
     pub async fn store_object<S: ObjectSource + ?Sized>(&self, source: &S) -> Result<StoredObject> {
         let size = source.size();
@@ -101,8 +101,7 @@ impl Writer {
 }
 
 fn changed(name: &str, size: u64, found: u64) -> Error {
-    Error::new(
-        Cause::Failed,
-        format!("{name} changed while it was read: it had {size} bytes and ended after {found}"),
-    )
+    let message =
+        format!("{name} changed while it was read: it had {size} bytes and ended after {found}");
+    Side::Source.error(Cause::Failed, message)
 }
