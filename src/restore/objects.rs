@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -13,10 +14,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::facts::Usage;
 use super::snapshot::Item;
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Turn};
 use crate::env::lock;
 use crate::error::Context;
 use crate::progress::{Amount, SharedProgress};
@@ -132,11 +134,24 @@ impl Placing<'_> {
                 placed.written.bytes += item.size;
             }
             self.write_small(small).await?;
-            stream::iter(large)
-                .map(|item| async move { self.cancel.run(self.write_large(&item)).await })
-                .buffer_unordered(LARGE_AT_ONCE)
-                .try_collect::<()>()
-                .await?;
+            // One that fails keeps others from beginning, and those that have begun from being dropped
+            // before they have aborted their uploads.
+            let failed = AtomicBool::new(false);
+            let written = stream::iter(large)
+                .map(|item| {
+                    let failed = &failed;
+                    async move {
+                        if failed.load(Ordering::Relaxed) {
+                            return Ok(());
+                        }
+                        let written = self.write_large(&item).await;
+                        failed.fetch_or(written.is_err(), Ordering::Relaxed);
+                        written
+                    }
+                })
+                .buffer_unordered(LARGE_AT_ONCE);
+            let written: Vec<Result<()>> = written.collect().await;
+            written.into_iter().collect::<Result<()>>()?;
         }
         Ok(placed)
     }
@@ -203,27 +218,28 @@ impl Placing<'_> {
     async fn write_large(&self, item: &Item) -> Result<()> {
         let resources = self.view.resources();
         let flow = Flow::of(item, resources.memory());
-        let _share = resources.share(flow.bytes).await?;
-        let mut upload = self.store.upload(&item.key, options()).await?;
+        let _share = self.cancel.run(resources.share(flow.bytes)).await?;
+        let begun = self.store.upload(&item.key, options());
+        let mut upload = self.cancel.run(begun).await?;
         upload.limit_parts(flow.parts);
         let mut hasher = blake3::Hasher::new();
         let mut pieces = self.view.read_object(item.pieces.clone(), flow.ahead);
-        let copied = async {
+        let copied = self.cancel.run(async {
             while let Some(bytes) = pieces.try_next().await? {
-                self.cancel.check()?;
                 hasher = updated(resources, hasher.clone(), bytes.clone()).await?;
                 upload.write(bytes).await?;
             }
             proved(item, &hasher.finalize())
-        };
+        });
         if let Err(error) = copied.await.context(|| writing(item, &**self.store)) {
-            upload.abort().await?;
+            let aborted = self.cancel.in_order(Turn::Last, upload.abort()).await;
+            if let Some(Err(left)) = aborted {
+                warn!("parts of {} may be left behind: {}", item.key, left.chain());
+            }
             return Err(error);
         }
-        upload
-            .finish()
-            .await
-            .context(|| writing(item, &**self.store))?;
+        let finished = self.cancel.run(upload.finish()).await;
+        finished.context(|| writing(item, &**self.store))?;
         self.progress.advance(Amount::object(item.size));
         Ok(())
     }

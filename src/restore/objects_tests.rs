@@ -17,7 +17,7 @@ use crate::restore::prove::prove;
 use crate::restore::snapshot::Which;
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
-use crate::store::testing::record::RecordStore;
+use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions};
 
 fn contents() -> Contents {
@@ -352,4 +352,35 @@ fn an_object_is_streamed_within_its_part_of_the_budget() {
     assert_eq!(of(1024 * MIB), (4, 4, 208), "more is of no use");
     assert_eq!(of(128 * MIB), (1, 1, 64));
     assert_eq!(of(1), (1, 1, 64), "less is not possible");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_stopped_is_aborted() {
+    let case = case().await;
+    let snapshot = case.snapshot().await;
+    let record = RecordStore::new(Arc::new(MemoryStore::new()));
+    let log = record.log();
+    let store: SharedStore = Arc::new(record);
+    let cancel = Cancel::new();
+    let placing = Placing {
+        view: snapshot.view(),
+        store: &store,
+        in_place: InPlace::default(),
+        other: Other::Overwrite,
+        progress: &(Arc::new(Silent) as SharedProgress),
+        cancel: &cancel,
+    };
+    let place = placing.place(snapshot.items(Which::Objects));
+    let stop = async {
+        while log.keys(Op::Parts).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cancel.request(Cause::Terminated);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        placed = place => assert_eq!(placed.unwrap_err().cause(), Cause::Terminated),
+        () = stop => {}
+    }
+    assert_eq!(log.keys(Op::Parts), log.keys(Op::Abort));
 }

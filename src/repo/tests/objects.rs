@@ -340,7 +340,7 @@ async fn a_repository_that_does_not_answer_leaves_no_more_in_memory_than_the_bud
         let source = Taken {
             seed: n,
             size: OBJECT,
-            taken: &taken,
+            read: &taken,
         };
         let writer = &writer;
         async move { writer.store_object(&source).await }
@@ -365,7 +365,7 @@ async fn a_repository_that_does_not_answer_leaves_no_more_in_memory_than_the_bud
 struct Taken<'a> {
     seed: u64,
     size: u64,
-    taken: &'a AtomicU64,
+    read: &'a AtomicU64,
 }
 
 #[async_trait]
@@ -379,7 +379,7 @@ impl ObjectSource for Taken<'_> {
     }
 
     async fn piece(&self, _: u64, len: usize) -> crate::Result<Bytes> {
-        self.taken.fetch_add(len as u64, Ordering::SeqCst);
+        self.read.fetch_add(len as u64, Ordering::SeqCst);
         Ok(noise(self.seed, len))
     }
 }
