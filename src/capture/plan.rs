@@ -11,7 +11,7 @@ use super::reach::{
 };
 use super::survey::write_hold;
 use super::{Context, Options, cold};
-use crate::config::WalKind;
+use crate::config::{Instance, WalKind};
 use crate::connect;
 use crate::error::Context as _;
 use crate::etcd::Status;
@@ -101,6 +101,17 @@ pub async fn plan(
         .on(Side::Source)
 }
 
+/// Holds are keys in etcd, and one at its quota takes none.
+fn full(instance: &Instance) -> Error {
+    let message = format!(
+        "etcd at {} is at its quota (alarm NOSPACE), so writes cannot be held",
+        instance.etcd.endpoints.join(", ")
+    );
+    Side::Source
+        .error(Cause::NoSpace, message)
+        .with_hint("compact and defragment it, or raise its quota, then `etcdctl alarm disarm`")
+}
+
 async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> Result<Planned> {
     let instance = &context.instance;
     if let Some(refusal) = instance.refusals().into_iter().next() {
@@ -127,7 +138,11 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     let catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
     refuse(&catalog)?;
     if options.mode != Mode::Cold {
-        for item in held_items(options.mode, &version.rules()) {
+        let items = held_items(options.mode, &version.rules());
+        if status.no_space && !items.is_empty() {
+            return Err(full(instance));
+        }
+        for item in items {
             hold::allowed(&anchor.keys, &roots.root, item)?;
         }
     }

@@ -94,6 +94,8 @@ pub struct Status {
     pub revision: i64,
     /// Size of the database in bytes.
     pub db_size: i64,
+    /// Whether it is at its quota (alarm `NOSPACE`): it takes no writes then.
+    pub no_space: bool,
 }
 
 /// A connection to an etcd cluster.
@@ -185,6 +187,7 @@ impl Etcd {
             cluster_id: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
             revision: header.map_or(0, etcd_client::ResponseHeader::revision),
             db_size: status.db_size(),
+            no_space: status.errors().iter().any(|e| e.contains("NOSPACE")),
         })
     }
 }

@@ -76,12 +76,12 @@ def scratch(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    """$EYRIE_BIN, else what cargo built."""
+    """$EYRIE_BIN, else what cargo built last."""
     explicit = os.environ.get("EYRIE_BIN")
     built = [REPOSITORY / "target" / profile / "eyrie" for profile in ("release", "debug")]
     found = [path for path in ([Path(explicit)] if explicit else built) if path.is_file()]
     assert found, "no eyrie binary: build it, or set EYRIE_BIN"
-    return found[0].resolve()
+    return max(found, key=lambda path: path.stat().st_mtime).resolve()
 
 
 @dataclass

@@ -73,7 +73,10 @@ def test_a_full_etcd_of_the_source_is_20(fresh: Callable[..., Lab], binary: Path
     eyrie = lab.eyrie(binary)
     eyrie.expect(0, "init")
     lab.instance.etcd.fill()
-    blamed(eyrie, 20, "no-space", "source", "backup")
+    for verb in (["backup"], ["backup", "--dry-run"]):
+        blamed(eyrie, 20, "no-space", "source", *verb)
+    found = eyrie.expect(20, "check").out
+    assert "NOSPACE" in found
     assert eyrie.json("snapshots") == []
     lab.instance.kill()
 
