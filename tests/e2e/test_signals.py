@@ -134,3 +134,31 @@ def test_a_slow_rate(known: Eyrie) -> None:
     stopped(slow, lambda: any((root / "leases").rglob("*")), "backup", "--limit-rate", "1KiB")
     assert slow.json("snapshots") == []
     assert not any(path.is_file() for path in (root / "leases").rglob("*"))
+
+
+def test_a_slow_verification(known: Eyrie) -> None:
+    """`known` holds one snapshot: its bytes take long at 100 a second."""
+    slow = variant(known, "slow-verification", resources={"rate": "100B"})
+    stopped(slow, 5.0, "verify", "latest", "--level", "bytes")
+
+
+def test_a_cold_backup_that_waits_for_the_sessions_of_a_killed_milvus(
+    fresh: Callable[..., Lab], binary: Path
+) -> None:
+    lab = one_row("local", fresh)
+    eyrie = lab.eyrie(binary)
+    eyrie.expect(0, "init")
+    lab.instance.milvus.kill()
+    assert lab.instance.sessions()
+    stopped(eyrie, 2.0, "backup", "--mode", "cold")
+    lab.instance.kill()
+
+
+def test_a_restore_that_waits_for_the_lock_of_another(
+    known: Eyrie, fresh: Callable[..., Lab], binary: Path
+) -> None:
+    target = fresh("local", auth=True)
+    target.instance.start_backing()
+    target.instance.etcd.put(f"{target.instance.root_path}/eyrie/restore-lock", b"another")
+    stopped(known, 3.0, "restore", "latest", "--target", str(target.eyrie(binary).config))
+    target.instance.kill()
