@@ -68,9 +68,9 @@ pub struct Limits {
     /// Threads for hashing, compression and encryption; by default one for each processor that this
     /// process may use, its cgroup's quota included.
     pub threads: Option<NonZeroUsize>,
-    /// Bytes that may be between their source and their destination at once. By default 256 MiB, on
-    /// more than 8 threads 32 MiB for each, but no more than an eighth of the memory that the machine
-    /// or this process's cgroup has, and at least 64 MiB.
+    /// Bytes that may be between their source and their destination at once; half as many more may be
+    /// on their way to a store. By default 256 MiB, on more than 8 threads 32 MiB for each, but no more
+    /// than an eighth of the memory that the machine or this process's cgroup has, and at least 64 MiB.
     pub memory: Option<NonZeroU64>,
     /// Bytes a second, read and written together; by default as many as there can be.
     pub rate: Option<NonZeroU64>,
