@@ -101,7 +101,7 @@ pub async fn plan(
         .on(Side::Source)
 }
 
-/// Holds are keys in etcd, and one at its quota takes none.
+/// The error for an etcd at its quota: it takes no key, and a hold is one.
 fn full(instance: &Instance) -> Error {
     let message = format!(
         "etcd at {} is at its quota (alarm NOSPACE), so writes cannot be held",

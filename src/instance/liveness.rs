@@ -44,23 +44,23 @@ pub fn sessions_prefix(roots: &Roots) -> String {
     format!("{}session/", roots.area(Area::Meta))
 }
 
-/// Keys beside the sessions that are none: what counts node ids, and what names the version.
-const NO_SESSIONS: [&str; 2] = ["id", "version"];
+/// Names below `session/` that are no sessions: the counter of node ids, and the highest version.
+const BESIDE_SESSIONS: [&str; 2] = ["id", "version"];
 
-/// The keys beside the sessions that are none, which any etcd that Milvus once used has.
+/// The keys below `session/` that are no sessions; any etcd that Milvus once used has them.
 #[must_use]
-pub fn no_sessions(roots: &Roots) -> [Vec<u8>; 2] {
+pub fn keys_beside_sessions(roots: &Roots) -> [Vec<u8>; 2] {
     let prefix = sessions_prefix(roots);
-    NO_SESSIONS.map(|name| format!("{prefix}{name}").into_bytes())
+    BESIDE_SESSIONS.map(|name| format!("{prefix}{name}").into_bytes())
 }
 
-/// That no Milvus has a session, whatever the component calls itself.
+/// The conditions under which no component of Milvus has a session, whatever it calls itself.
 #[must_use]
 pub fn no_session(roots: &Roots) -> Vec<Condition> {
     let prefix = sessions_prefix(roots);
     let mut from = prefix.clone().into_bytes();
     let mut conditions = Vec::new();
-    for to in no_sessions(roots) {
+    for to in keys_beside_sessions(roots) {
         let after = [&to[..], b"\0"].concat();
         conditions.push(Condition::NoneIn(from, to));
         from = after;
@@ -75,7 +75,7 @@ pub fn sessions(roots: &Roots, keys: &[KeyValue]) -> Vec<Session> {
     let prefix = sessions_prefix(roots);
     keys.iter()
         .filter_map(|kv| Some((kv.key.strip_prefix(prefix.as_bytes())?, kv.lease)))
-        .filter(|(name, _)| !NO_SESSIONS.iter().any(|no| no.as_bytes() == *name))
+        .filter(|(name, _)| !BESIDE_SESSIONS.iter().any(|no| no.as_bytes() == *name))
         .map(|(name, lease)| Session {
             name: String::from_utf8_lossy(name).into_owned(),
             lease,

@@ -79,9 +79,9 @@ impl Method {
         }
     }
 
-    /// Whether this eyrie can capture by it, and read what was.
+    /// Whether this eyrie captures by this method, and restores what was captured by it.
     #[must_use]
-    pub const fn is_there(self) -> bool {
+    pub const fn is_supported(self) -> bool {
         matches!(self, Self::Copy)
     }
 }

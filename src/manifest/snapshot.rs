@@ -113,7 +113,7 @@ impl Body {
         };
         let body: Self = serde_json::from_value(manifest.body.clone())
             .map_err(|error| newer().with_source(error))?;
-        if body.method.is_there() {
+        if body.method.is_supported() {
             Ok(body)
         } else {
             let why = format!("its objects were captured by {}", body.method);

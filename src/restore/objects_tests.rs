@@ -56,6 +56,23 @@ async fn case() -> Case {
     }
 }
 
+/// Puts the objects of `snapshot` into an empty store.
+fn placing<'a>(
+    snapshot: &'a Snapshot,
+    store: &'a SharedStore,
+    progress: &'a SharedProgress,
+    cancel: &'a Cancel,
+) -> Placing<'a> {
+    Placing {
+        view: snapshot.view(),
+        store,
+        in_place: InPlace::default(),
+        other: Other::Overwrite,
+        progress,
+        cancel,
+    }
+}
+
 impl Case {
     async fn snapshot(&self) -> Snapshot {
         let view = told(self.repo.view().await);
@@ -64,13 +81,11 @@ impl Case {
 
     async fn place(&self, store: &SharedStore, other: Other) -> Result<Placed> {
         let snapshot = self.snapshot().await;
+        let (progress, cancel): (SharedProgress, _) = (Arc::new(Silent), Cancel::new());
         let placing = Placing {
-            view: snapshot.view(),
-            store,
             in_place: InPlace::list(&**store).await?,
             other,
-            progress: &(Arc::new(Silent) as SharedProgress),
-            cancel: &Cancel::new(),
+            ..placing(&snapshot, store, &progress, &cancel)
         };
         placing.place(snapshot.items(Which::Objects)).await
     }
@@ -254,14 +269,8 @@ async fn being_told_to_stop_stops() {
     let store: SharedStore = Arc::new(memory.clone());
     let cancel = Cancel::new();
     cancel.request(Cause::Interrupted);
-    let placing = Placing {
-        view: snapshot.view(),
-        store: &store,
-        in_place: InPlace::default(),
-        other: Other::Overwrite,
-        progress: &(Arc::new(Silent) as SharedProgress),
-        cancel: &cancel,
-    };
+    let progress: SharedProgress = Arc::new(Silent);
+    let placing = placing(&snapshot, &store, &progress, &cancel);
     let error = placing
         .place(snapshot.items(Which::Objects))
         .await
@@ -303,14 +312,9 @@ async fn a_target_that_does_not_answer_leaves_no_more_in_memory_than_the_budget(
         let data = calls.iter().filter(|call| call.key.starts_with("data/"));
         data.map(|call| call.bytes).sum::<u64>()
     };
-    let placing = Placing {
-        view: snapshot.view(),
-        store: &store,
-        in_place: InPlace::default(),
-        other: Other::Overwrite,
-        progress: &(Arc::new(Silent) as SharedProgress),
-        cancel: &Cancel::new(),
-    };
+    let progress: SharedProgress = Arc::new(Silent);
+    let cancel = Cancel::new();
+    let placing = placing(&snapshot, &store, &progress, &cancel);
     let place = placing.place(snapshot.items(Which::Objects));
     let stands_still = async {
         let mut before = 0;
@@ -362,14 +366,8 @@ async fn an_upload_that_is_stopped_is_aborted() {
     let log = record.log();
     let store: SharedStore = Arc::new(record);
     let cancel = Cancel::new();
-    let placing = Placing {
-        view: snapshot.view(),
-        store: &store,
-        in_place: InPlace::default(),
-        other: Other::Overwrite,
-        progress: &(Arc::new(Silent) as SharedProgress),
-        cancel: &cancel,
-    };
+    let progress: SharedProgress = Arc::new(Silent);
+    let placing = placing(&snapshot, &store, &progress, &cancel);
     let place = placing.place(snapshot.items(Which::Objects));
     let stop = async {
         while log.keys(Op::Parts).is_empty() {

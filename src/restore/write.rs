@@ -14,7 +14,7 @@ use super::keyspace::{Keyspace, Lock, Pairs, lock};
 use super::marker::{Marker, MarkerKeys, Stage};
 use crate::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
-use crate::instance::liveness::{no_session, no_sessions, sessions};
+use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::milvus::keys::Roots;
 use crate::{Cause, Error, Result, Side};
 
@@ -374,7 +374,7 @@ pub(crate) fn in_the_way<'k>(
     target: &'k Target,
 ) -> impl Iterator<Item = &'k KeyValue> {
     let wanted = target.values();
-    let tolerated = no_sessions(roots);
+    let tolerated = keys_beside_sessions(roots);
     found.iter().filter(move |kv| {
         !names.owns(&kv.key)
             && !tolerated.contains(&kv.key)

@@ -106,17 +106,22 @@ async fn only_a_replacing_restore_removes_keys() {
 
 #[tokio::test]
 async fn a_session_stops_the_writer() {
-    let mut keys = MemoryKeys::default();
-    let mut other = keys.clone();
-    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
-        .await
-        .unwrap();
-    other.insert("r/meta/session/querynode-7", b"{}");
-    let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
-    assert_eq!(error.exit_code(), 21);
-    assert!(error.to_string().contains("querynode-7"), "{error}");
-    assert!(!other.dump().contains_key("r/meta/k0000"));
-    let _ = other.read("").await;
+    // Whatever the component calls itself, before, between and after the keys that are no session.
+    for name in ["querynode-7", "a-later-component", "indexnode", "w"] {
+        let mut keys = MemoryKeys::default();
+        keys.insert("r/meta/session/id", b"3");
+        keys.insert("r/meta/session/version", b"2.3.5");
+        let mut other = keys.clone();
+        let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+            .await
+            .unwrap();
+        other.insert(&format!("r/meta/session/{name}"), b"{}");
+        let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
+        assert_eq!(error.exit_code(), 21);
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(!other.dump().contains_key("r/meta/k0000"));
+        let _ = other.read("").await;
+    }
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ impl Args {
             MethodChoice::Auto => Method::Copy,
             MethodChoice::By(method) => method,
         };
-        if !method.is_there() {
+        if !method.is_supported() {
             let message = format!("this eyrie cannot capture by {method}");
             return Err(Error::new(Cause::Invalid, message).with_hint("use --method copy"));
         }
