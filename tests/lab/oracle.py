@@ -173,9 +173,9 @@ def _plain(value: Any) -> Any:
 def _search(collection: Collection, vector: Any, index: dict[str, Any], vectors: Vectors) -> list[list[list[Any]]]:
     """Keys and distances of the nearest rows to fixed vectors.
 
-    2.3.5 answers a search without some segments, and without an error, for a while after
-    it was loaded or compacted. Where the nearest rows can be computed from `vectors`, a
-    search counts only when it found those.
+    A search of 2.3.5 was seen to miss nearer rows, without an error, that a query a moment
+    before had returned; why is not known. Where the nearest rows can be computed from
+    `vectors`, a search counts only when it found those.
     """
     rng = np.random.default_rng(99)
     dim = vector.params["dim"]
