@@ -21,28 +21,21 @@
 //! know `instance`, [`milvus`] and [`repo`], and do not know each other; [`repo`] stands on
 //! [`store`]. A module is public where the tests outside the crate use it, or the command.
 
-pub mod cancel;
+pub mod base;
 mod capture;
 pub mod cli;
 mod config;
 mod connect;
-pub mod env;
-pub mod error;
 pub mod etcd;
 pub mod hold;
 mod instance;
 pub mod manifest;
 pub mod milvus;
-mod poll;
-mod progress;
 pub mod repo;
-pub mod resources;
 mod restore;
-pub mod secret;
 mod source;
 pub mod store;
 mod sys;
-mod text;
 mod verify;
 
-pub use error::{Cause, Error, Result, Side};
+pub use base::error::{Cause, Error, Result, Side};

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eyrie::cancel::Cancel;
-use eyrie::env::Env;
+use eyrie::base::cancel::Cancel;
+use eyrie::base::env::Env;
+use eyrie::base::resources::{Limits, Resources};
 use eyrie::repo::{Compression, InitOptions, KdfCost, ObjectSource, Repository, Unlock};
-use eyrie::resources::{Limits, Resources};
 use eyrie::store::memory::MemoryStore;
 use eyrie::{Cause, Result};
 use futures::future::try_join_all;

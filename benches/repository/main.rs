@@ -7,7 +7,7 @@
 
 mod ceiling;
 
-use eyrie::resources::Resources;
+use eyrie::base::resources::Resources;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eyrie::Result;
-use eyrie::env::Env;
+use eyrie::base::env::Env;
+use eyrie::base::secret::Secret;
 use eyrie::repo::{
     CheckBytes, Compression, InitOptions, ObjectSource, Repository, Sink, StoredObject, Unlock,
 };
-use eyrie::secret::Secret;
 use eyrie::store::local::{LocalSettings, LocalStore, MissingRoot};
 use eyrie::store::{Durability, GetOptions, Key, PutOptions, SharedStore};
 use futures::{StreamExt as _, TryStreamExt as _};

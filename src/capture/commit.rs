@@ -14,8 +14,9 @@ use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
 use super::view;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
+use crate::base::error::Context as _;
+use crate::base::text::{cut, first};
 use crate::connect;
-use crate::error::Context as _;
 use crate::hold;
 use crate::instance::liveness::sessions_prefix;
 use crate::manifest::{
@@ -26,7 +27,6 @@ use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
-use crate::text::{cut, first};
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.

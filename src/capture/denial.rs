@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::reach::Running;
+use crate::base::poll::poll;
 use crate::milvus::client::Client;
 use crate::milvus::inventory::CollectionName;
 use crate::milvus::probe::ProbeOutcome;
-use crate::poll::poll;
 use crate::{Cause, Result};
 
 /// Between two probes.

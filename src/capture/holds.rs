@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::env::Env;
-use crate::error::Context as _;
+use crate::base::env::Env;
+use crate::base::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Lease};
 use crate::hold::{ConfigItem, GcHold, Placed, TTL, place};
 use crate::manifest::{HoldRecord, HoldState};

@@ -36,13 +36,13 @@ pub use survey::{Survey, survey};
 
 use self::reach::Running;
 use crate::Result;
-use crate::cancel::{Cancel, Turn};
+use crate::base::cancel::{Cancel, Turn};
+use crate::base::env::Env;
+use crate::base::progress::SharedProgress;
+use crate::base::resources::Resources;
 use crate::config::Instance;
-use crate::env::Env;
 use crate::manifest::{Body, Method, Mode};
-use crate::progress::SharedProgress;
 use crate::repo::Repository;
-use crate::resources::Resources;
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]

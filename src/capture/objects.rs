@@ -9,11 +9,11 @@ use futures::{StreamExt, TryStreamExt};
 use tracing::warn;
 
 use super::Context;
-use crate::error::Context as _;
+use crate::base::error::Context as _;
+use crate::base::progress::Amount;
 use crate::manifest::{ObjectEntry, weakening::MISSING_NAMED};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
-use crate::progress::Amount;
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
 use crate::source::{Identity, Listed};
 use crate::store::{GetOptions, Key, SharedStore};

@@ -11,9 +11,9 @@ use super::reach::{
 };
 use super::survey::write_hold;
 use super::{Context, Options, cold};
+use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
 use crate::connect;
-use crate::error::Context as _;
 use crate::etcd::Status;
 use crate::hold::{self, ConfigItem};
 use crate::manifest::{

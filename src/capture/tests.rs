@@ -1,6 +1,6 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
-use crate::resources::Resources;
+use crate::base::resources::Resources;
 use crate::{Cause, Side};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::objects::{Copied, copy};
 use super::{Context, commit, view};
-use crate::cancel::Cancel;
+use crate::base::cancel::Cancel;
+use crate::base::env::Env;
+use crate::base::progress::testing::Recorder;
 use crate::config::{Resolved, Variables};
-use crate::env::Env;
 use crate::etcd::Anchor;
 use crate::manifest::{HoldRecord, HoldState, weakening};
 use crate::milvus::MilvusVersion;
@@ -25,7 +26,6 @@ use crate::milvus::proto::meta::PartitionState;
 use crate::milvus::recorded;
 use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
-use crate::progress::testing::Recorder;
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;

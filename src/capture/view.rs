@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use crate::base::text::cut;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::inventory::{self, Inventory};
 use crate::milvus::proto::meta::{AliasState, DatabaseState, PartitionState};
 use crate::milvus::proto::schema::FieldSchema;
-use crate::text::cut;
 
 /// Differences that are named; the rest are counted.
 const NAMED: usize = 200;

@@ -14,13 +14,13 @@ use super::denial::{Denial, Writes};
 use super::plan::Planned;
 use super::reach::Running;
 use super::{Context, Holds, Options, view};
+use crate::base::poll::poll;
 use crate::etcd::Etcd;
 use crate::hold;
 use crate::manifest::Mode;
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::Roots;
-use crate::poll::poll;
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its

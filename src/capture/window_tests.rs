@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use super::super::tests::context;
 use super::*;
+use crate::base::progress::{Amount, Progress};
 use crate::etcd::{self, Process};
 use crate::manifest::HoldState;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::simulated::{Backing, Script, SimulatedMilvus, Writes};
-use crate::progress::{Amount, Progress};
 
 /// Later than anything that the simulated Milvus gives a timestamp.
 const FUTURE: u64 = 1_900_000_000_000 << 18;

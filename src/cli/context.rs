@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::args::Global;
 use super::output::Output;
 use super::progress::{Reporter, Screen};
-use crate::cancel::Cancel;
+use crate::base::cancel::Cancel;
+use crate::base::env::Env;
+use crate::base::progress::SharedProgress;
+use crate::base::resources::{Limits, Resources};
 use crate::config::{DEFAULT_PATH, Repository, Resolved, Variables};
-use crate::env::Env;
-use crate::progress::SharedProgress;
-use crate::resources::{Limits, Resources};
 use crate::{Cause, Error, Result};
 
 /// How long tasks that nobody waits for may go on after a verb ended.

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::output::count;
 use super::values::took;
-use crate::env::lock;
-use crate::progress::{Amount, Progress};
-use crate::text::Bytes;
+use crate::base::env::lock;
+use crate::base::progress::{Amount, Progress};
+use crate::base::text::Bytes;
 
 /// How often a line is written where there is no terminal (the interface contract).
 pub const LINE_EVERY: Duration = Duration::from_secs(10);

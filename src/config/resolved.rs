@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::secret::SecretSource;
 use super::source::{Setting, Source};
+use crate::base::resources::Limits;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog;
 use crate::milvus::keys::Roots;
-use crate::resources::Limits;
 use crate::store;
 pub use crate::store::s3::Addressing;
 use crate::{Cause, Error, Result, Side};

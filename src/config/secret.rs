@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-pub use crate::secret::{MASK, Secret};
+pub use crate::base::secret::{MASK, Secret};
 use crate::{Cause, Error, Result};
 
 /// Permission bits that let others than the owner and the group read a file.

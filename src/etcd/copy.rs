@@ -16,7 +16,7 @@ use walkdir::WalkDir;
 
 use super::process::{MEMBER, Process};
 use super::{Etcd, Status};
-use crate::error::Context as _;
+use crate::base::error::Context as _;
 use crate::{Cause, Error, Result, Side};
 
 /// Names of directories with copies begin with this.

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::Etcd;
-use crate::env::{Env, lock};
+use crate::base::env::{Env, lock};
 use crate::{Cause, Result};
 
 /// Whether a lease still holds.

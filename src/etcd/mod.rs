@@ -20,7 +20,7 @@ pub use process::{MEMBER, Process, find_binary};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::{Cause, Error, Result, Side};
 
 /// How long a connection may take to come up.

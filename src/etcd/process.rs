@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use super::{Etcd, Settings, Status};
-use crate::error::Context as _;
-use crate::poll::poll;
+use crate::base::error::Context as _;
+use crate::base::poll::poll;
 use crate::{Cause, Error, Result, Side};
 
 /// The data of an etcd below its data directory.

@@ -4,7 +4,7 @@ use etcd_client::{GetOptions, KvClient, SortOrder, SortTarget};
 use tracing::{debug, info};
 
 use super::{Etcd, KeyValue};
-use crate::error::Context as _;
+use crate::base::error::Context as _;
 use crate::{Cause, Error, Result};
 
 /// Keys that a page holds at most.

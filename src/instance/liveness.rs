@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use tracing::info;
 
 use super::wal;
+use crate::base::poll::poll;
 use crate::config::Instance;
 use crate::etcd::{Anchor, Condition, Etcd, KeyValue, prefix_end};
 use crate::milvus::keys::{Area, Roots};
-use crate::poll::poll;
 use crate::{Cause, Error, Result};
 
 /// How long a port is tried.

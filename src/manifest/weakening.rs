@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn every_code_is_explained_to_users() {
-        let page = include_str!("../../docs/consistency.md");
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/consistency.md"));
         for code in CODES {
             assert!(page.contains(&format!("| `{code}` |")), "{code}");
         }

@@ -16,7 +16,7 @@ use super::inventory::CollectionName;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
 use super::version::{FlushMethod, FlushShape, Rules};
-use crate::text::first;
+use crate::base::text::first;
 use crate::{Cause, Error, Result};
 
 /// How many lagging channels an error names.
@@ -402,7 +402,7 @@ mod tests {
 
     use super::super::simulated::{Script, SimulatedMilvus, refusal};
     use super::*;
-    use crate::env::lock;
+    use crate::base::env::lock;
 
     const FAST: Pace = Pace {
         poll: Duration::from_millis(1),

@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
-use crate::env::fill_secret;
+use crate::base::env::fill_secret;
 use crate::{Cause, Error, Result, Side};
 
 /// Length of a GCM nonce, in bytes.

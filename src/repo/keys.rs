@@ -11,8 +11,8 @@ use super::crypto::Key;
 use super::ids::{KeyId, RepositoryId};
 use super::vault::Keyring;
 use super::wire::damaged;
-use crate::env::fill_secret;
-use crate::secret::Secret;
+use crate::base::env::fill_secret;
+use crate::base::secret::Secret;
 use crate::{Cause, Result, Side};
 
 /// What opens a repository.

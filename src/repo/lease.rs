@@ -13,8 +13,8 @@ use super::host::Host;
 use super::ids::{SessionId, SnapshotId};
 use super::repository::{Repository, Sighting, get};
 use super::sealed::FileKind;
-use crate::env::lock;
-use crate::error::Context;
+use crate::base::env::lock;
+use crate::base::error::Context;
 use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};
 

@@ -14,8 +14,8 @@ use super::pack::pack_key;
 use super::repository::Repository;
 use super::view::{View, open_piece};
 use super::wire::{damaged, missing_is_damage};
-use crate::error::Context;
-use crate::resources::Share;
+use crate::base::error::Context;
+use crate::base::resources::Share;
 use crate::{Cause, Error, Result, store};
 
 /// Ranges of a pack that are closer than this are read as one, in bytes: what lies between costs
@@ -284,10 +284,10 @@ async fn deliver(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::Env;
+    use crate::base::env::Env;
+    use crate::base::resources::Resources;
     use crate::repo::ids::Cv;
     use crate::repo::{InitOptions, Unlock};
-    use crate::resources::Resources;
     use crate::store::memory::MemoryStore;
 
     async fn plan(places: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {

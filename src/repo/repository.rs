@@ -19,9 +19,9 @@ use super::keys::{
 };
 use super::vault::{Keyring, Vault};
 use super::wire::damaged;
-use crate::env::Env;
-use crate::error::Context;
-use crate::resources::Resources;
+use crate::base::env::Env;
+use crate::base::error::Context;
+use crate::base::resources::Resources;
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};

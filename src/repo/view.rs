@@ -22,8 +22,8 @@ use super::tree::node::Node;
 use super::vault::Vault;
 use super::wire::{damaged, missing_is_damage};
 use crate::Result;
-use crate::error::Context;
-use crate::resources::Resources;
+use crate::base::error::Context;
+use crate::base::resources::Resources;
 
 /// The repository as its index knew it at one time. Clones share it.
 #[derive(Debug, Clone)]

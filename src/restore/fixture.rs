@@ -1,6 +1,6 @@
 //! A repository in memory with a snapshot in it, for tests.
 
-use crate::resources::Resources;
+use crate::base::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::env::Env;
+use crate::base::env::Env;
 use crate::etcd::KeyValue;
 use crate::manifest::{Body, ObjectEntry, anchor};
 use crate::milvus::objects::TreeKey;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::aside::{self, What};
 use super::owner::Owner;
-use crate::error::Context as _;
+use crate::base::error::Context as _;
 use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Process, Status, find_binary};
 use crate::instance::liveness;
 use crate::{Error, Result, Side};

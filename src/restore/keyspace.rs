@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::env::Env;
+use crate::base::env::Env;
+use crate::base::poll::poll;
 use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
-use crate::poll::poll;
 use crate::{Cause, Result, Side};
 
 /// Keys and values of one transaction.
@@ -142,7 +142,7 @@ pub(crate) mod memory {
     use std::sync::{Arc, Mutex};
 
     use super::{Anchor, Applied, Condition, Env, KeyValue, Keyspace, Lock, Pairs, async_trait};
-    use crate::env::lock as guard;
+    use crate::base::env::lock as guard;
     use crate::{Cause, Error, Result};
 
     /// Keys of a page: few, so that there are several.

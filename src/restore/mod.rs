@@ -49,12 +49,12 @@ use replace::Old;
 use target::{FoundStorage, Home};
 use work::{Done, Work};
 
-use crate::cancel::{Cancel, Turn};
+use crate::base::cancel::{Cancel, Turn};
+use crate::base::env::Env;
+use crate::base::progress::SharedProgress;
 use crate::config;
 use crate::connect;
-use crate::env::Env;
 use crate::manifest::{EtcdIdentity, Weakening};
-use crate::progress::SharedProgress;
 use crate::repo::{Manifest, Reader, Repository};
 use crate::{Error, Result};
 

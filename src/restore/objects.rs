@@ -18,12 +18,12 @@ use tracing::warn;
 
 use super::facts::Usage;
 use super::snapshot::Item;
-use crate::cancel::{Cancel, Turn};
-use crate::env::lock;
-use crate::error::Context;
-use crate::progress::{Amount, SharedProgress};
+use crate::base::cancel::{Cancel, Turn};
+use crate::base::env::lock;
+use crate::base::error::Context;
+use crate::base::progress::{Amount, SharedProgress};
+use crate::base::resources::Resources;
 use crate::repo::{ObjectHash, Sink, View};
-use crate::resources::Resources;
 use crate::store::{
     Durability, GetOptions, ListOptions, MIN_PART_SIZE, PARTS_AT_ONCE, PutOptions, SharedStore,
     Store,

@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use super::*;
-use crate::env::Env;
+use crate::base::env::Env;
+use crate::base::progress::testing::Silent;
+use crate::base::resources::{Limits, Resources};
 use crate::manifest::Snapshot;
-use crate::progress::testing::Silent;
 use crate::repo::{Cv, Manifest, PieceRef, Repository, Unlock};
-use crate::resources::{Limits, Resources};
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::plan::tests::body;
 use crate::restore::prove::prove;

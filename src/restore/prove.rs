@@ -10,9 +10,9 @@ use futures::{StreamExt, TryStreamExt};
 use super::facts::Usage;
 use super::objects::{Flow, LARGE_AT_ONCE, proved, updated};
 use super::snapshot::{Item, Which};
-use crate::cancel::Cancel;
+use crate::base::cancel::Cancel;
+use crate::base::progress::{Amount, SharedProgress};
 use crate::manifest::Snapshot;
-use crate::progress::{Amount, SharedProgress};
 use crate::repo::View;
 use crate::{Cause, Error, Result};
 

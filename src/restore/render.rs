@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::facts::{Known, Layer, TargetVersion, Ttl};
 use super::plan::RestorePlan;
-use crate::text::Bytes;
+use crate::base::text::Bytes;
 
 impl Display for TargetVersion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

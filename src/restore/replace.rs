@@ -8,8 +8,9 @@ use tracing::{info, warn};
 
 use super::objects::digest;
 use super::snapshot::Which;
-use crate::cancel::Cancel;
-use crate::env::Env;
+use crate::base::cancel::Cancel;
+use crate::base::env::Env;
+use crate::base::progress::{Amount, SharedProgress};
 use crate::etcd::KeyValue;
 use crate::manifest::Snapshot;
 use crate::manifest::{
@@ -17,7 +18,6 @@ use crate::manifest::{
     OBJECTS_ROOT, ObjectLayer, Wal, WalState, Weakening, anchor, weakening,
 };
 use crate::milvus::objects::folders;
-use crate::progress::{Amount, SharedProgress};
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::store::{ListOptions, Store};
 use crate::{Cause, Error, Result};

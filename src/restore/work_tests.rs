@@ -6,8 +6,8 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::*;
+use crate::base::progress::testing::Silent;
 use crate::manifest::{EtcdIdentity, WalState};
-use crate::progress::testing::Silent;
 use crate::repo::Manifest;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::keyspace::memory::{Fault, MemoryKeys};

@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use super::facts::Occupied;
 use super::keyspace::{Keyspace, Lock, Pairs, lock};
 use super::marker::{Marker, MarkerKeys, Stage};
-use crate::env::Env;
+use crate::base::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
 use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::milvus::keys::Roots;

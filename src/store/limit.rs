@@ -11,7 +11,7 @@ use super::{
     Store,
 };
 use crate::Result;
-use crate::resources::{Resources, Share};
+use crate::base::resources::{Resources, Share};
 
 /// A store whose traffic is limited. Listings, which are small and may stay open, are not.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::resources::Limits;
+    use crate::base::resources::Limits;
     use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
 

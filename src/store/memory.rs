@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions, Store,
 };

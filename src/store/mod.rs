@@ -31,7 +31,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::resources::Share;
+use crate::base::resources::Share;
 use crate::{Cause, Error, Result};
 
 /// A path inside a store: components joined by `/`, without a leading or trailing one.

@@ -11,7 +11,7 @@ use super::local::{LocalSettings, LocalStore};
 use super::retry::{RetryPolicy, RetryStore};
 use super::s3::{S3Settings, S3Store};
 use super::{Key, ListOptions, SharedStore, Store as _};
-use crate::env::Env;
+use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
 /// Where a store is. Displayed as the URL that it was parsed from, without a trailing `/`.

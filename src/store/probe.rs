@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::s3::{ConditionalWrites, S3Settings, Versioning};
 use super::{GetOptions, Key, ListOptions, Put, PutMode, PutOptions, Store};
-use crate::env::Env;
+use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
 /// How many writers race for one name.

@@ -15,7 +15,7 @@ use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions,
     SharedStore, Store,
 };
-use crate::env::{Env, lock};
+use crate::base::env::{Env, lock};
 use crate::{Cause, Error, Result};
 
 /// When to try again and when to give up. Times are those of tokio, which a test can pause.

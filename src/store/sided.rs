@@ -10,7 +10,7 @@ use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,
 };
-use crate::error::Context as _;
+use crate::base::error::Context as _;
 use crate::{Result, Side};
 
 /// A store whose errors are on one side.

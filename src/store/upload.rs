@@ -150,7 +150,7 @@ impl Upload for PartsUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::lock;
+    use crate::base::env::lock;
     use std::sync::Mutex;
 
     #[derive(Debug, Default)]

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cancel::{Cancel, Turn};
-use crate::env::Env;
-use crate::progress::SharedProgress;
+use crate::base::cancel::{Cancel, Turn};
+use crate::base::env::Env;
+use crate::base::progress::SharedProgress;
 use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId};
 use crate::{Cause, Result};
 

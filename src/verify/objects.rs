@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use crate::base::text::cut;
 use crate::manifest::{Snapshot, complete, is_keys_only, weakening};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
-use crate::text::cut;
 use crate::{Cause, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::*;
-use crate::progress::testing::Silent;
+use crate::base::progress::testing::Silent;
 use crate::restore::body_for_tests;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::store::memory::MemoryStore;

@@ -15,8 +15,8 @@ use aws_sdk_s3::types::{
 };
 use bytes::Bytes;
 use eyrie::Cause;
-use eyrie::env::Env;
-use eyrie::secret::Secret;
+use eyrie::base::env::Env;
+use eyrie::base::secret::Secret;
 use eyrie::store::open::{OpenSettings, open, parse_location};
 use eyrie::store::probe::{ConditionalCreate, Deletion, VersionsKept, probe};
 use eyrie::store::s3::{

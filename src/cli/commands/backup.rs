@@ -7,14 +7,14 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::weakenings;
+use crate::base::resources::Limits;
+use crate::base::text::Bytes;
 use crate::capture::{self, Captured, Missing};
 use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
 use crate::manifest::{Body, Method, Mode};
-use crate::resources::Limits;
-use crate::text::Bytes;
 use crate::{Cause, Error, Result, connect};
 
 /// Take one snapshot of the instance

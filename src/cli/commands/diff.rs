@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::TryStreamExt as _;
 
 use crate::Result;
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{Change, DiffDocument, DiffEntry, DiffSummary, HexId};
 use crate::cli::output::{Page, Render, count};
@@ -14,7 +15,6 @@ use crate::manifest::Snapshot;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::repo::{self, Content, Entry};
-use crate::text::Bytes;
 
 /// Say what changed from one snapshot to another
 ///

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::weakenings;
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
@@ -16,7 +17,6 @@ use crate::config::Resolved;
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
-use crate::text::Bytes;
 use crate::{Cause, Result, Side, manifest};
 
 /// Restore a snapshot onto its own instance or another

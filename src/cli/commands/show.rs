@@ -8,6 +8,8 @@ use jiff::Timestamp;
 
 use super::weakenings;
 use crate::Result;
+use crate::base::progress::Amount;
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, ShowDocument, ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad,
@@ -20,9 +22,7 @@ use crate::manifest::Snapshot;
 use crate::manifest::{Body, Cut, HoldState, WalState, weakening};
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
-use crate::progress::Amount;
 use crate::repo::KeyRange;
-use crate::text::Bytes;
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{self, SnapshotDocument};
 use crate::cli::output::{Column, Page, Render};
 use crate::cli::report;
 use crate::cli::stored::Stored;
 use crate::manifest::Body;
-use crate::text::Bytes;
 use crate::{Cause, Error, Result};
 
 /// List the snapshots in the repository, the oldest first

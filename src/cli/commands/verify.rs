@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{DamageDocument, HexId, VerifyDocument};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{SnapshotName, took};
 use crate::repo::{DamageKind, SnapshotId, Verification, VerifiedSnapshot};
-use crate::text::Bytes;
 use crate::verify::{self, Level, Sample, VerifyReport};
 use crate::{Cause, Error, Result, Side};
 

@@ -1,9 +1,9 @@
 //! From what a manifest says of a snapshot to the words of the documents.
 
 use super::{HexId, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
+use crate::base::text::first;
 use crate::manifest::{self, Body};
 use crate::repo::Manifest;
-use crate::text::first;
 
 /// Items of a weakening that a document names; the manifest has all of them.
 const ITEMS_NAMED: usize = 20;

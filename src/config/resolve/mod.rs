@@ -17,9 +17,9 @@ use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, 
 use super::secret::{MASK, Secret, SecretSource};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
+use crate::base::resources::Limits;
+use crate::base::text::Bytes;
 use crate::manifest::weakening;
-use crate::resources::Limits;
-use crate::text::Bytes;
 use crate::{Cause, Error, Result};
 
 /// The variables of our own process that configuration may come from: those that begin with

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use super::{GcRoute, State};
-use crate::env::lock;
+use crate::base::env::lock;
 
 const MAX_REQUEST: usize = 64 << 10;
 

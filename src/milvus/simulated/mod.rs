@@ -30,7 +30,7 @@ use super::proto::common;
 use super::proto::milvus::milvus_service_server::MilvusServiceServer;
 use super::version::MilvusVersion;
 use crate::Side;
-use crate::env::lock;
+use crate::base::env::lock;
 
 /// What a simulated Milvus is and does.
 #[derive(Debug, Clone)]

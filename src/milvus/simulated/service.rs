@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use tonic::{Request, Response, Status};
 
 use super::{Holdings, State, Writes, refusal};
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::milvus::inventory::{self, DEFAULT_DATABASE, Inventory};
 use crate::milvus::probe::PROBE_EXPRESSION;
 use crate::milvus::proto::milvus::milvus_service_server::MilvusService;

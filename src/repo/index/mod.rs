@@ -11,7 +11,7 @@ use super::ids::{BlobId, IndexId, PackId};
 use super::repository::Repository;
 use super::wire::{damaged, missing_is_damage, to_u32};
 use crate::Result;
-use crate::error::Context;
+use crate::base::error::Context;
 use segment::{PackInfo, Record, Segment, segment_path};
 
 /// How many segments are read at once: each is about 7 MiB.

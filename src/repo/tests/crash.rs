@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::Cause;
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::repo::{CheckBytes, Repository};
 use crate::store::SharedStore;
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::support::*;
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::repo::{
     CheckBytes, CheckReport, Cv, Damage, DamageKind, Manifest, PieceRef, Repository, Sink,
 };

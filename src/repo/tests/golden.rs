@@ -1,6 +1,6 @@
 //! Repositories of every version that was ever released can be read.
 
-use crate::resources::Resources;
+use crate::base::resources::Resources;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use walkdir::WalkDir;
 
 use super::support::*;
-use crate::env::Env;
+use crate::base::env::Env;
+use crate::base::secret::Secret;
 use crate::repo::{CheckBytes, Cuts, InitOptions, Repository, Unlock};
-use crate::secret::Secret;
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
 use crate::{Cause, Result};

@@ -12,10 +12,10 @@ use proptest::prelude::*;
 
 use super::support::*;
 use crate::Cause;
-use crate::env::Env;
+use crate::base::env::Env;
+use crate::base::resources::{Limits, Resources};
+use crate::base::secret::Secret;
 use crate::repo::{Compression, InitOptions, ObjectSource, Repository, Unlock};
-use crate::resources::{Limits, Resources};
-use crate::secret::Secret;
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 

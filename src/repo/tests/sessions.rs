@@ -7,13 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::support::*;
-use crate::env::Env;
+use crate::base::env::Env;
+use crate::base::resources::{Limits, Resources};
 use crate::repo::host::Host;
 use crate::repo::ids::SessionId;
 use crate::repo::lease::{LeaseFile, SessionKind, lease_path, leases};
 use crate::repo::sealed::FileKind;
 use crate::repo::{Compression, Repository, Unlock};
-use crate::resources::{Limits, Resources};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::{Op, RecordStore};

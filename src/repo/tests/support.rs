@@ -1,6 +1,6 @@
 //! What the tests share: small cuts, objects from seeds, a backup and a restore.
 
-use crate::resources::Resources;
+use crate::base::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::env::{Env, lock};
+use crate::base::env::{Env, lock};
 use crate::repo::{
     Compression, Content, Cuts, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
     ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, View, Writer,

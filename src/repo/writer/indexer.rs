@@ -3,7 +3,7 @@
 use tokio::sync::Mutex;
 
 use crate::Result;
-use crate::error::Context;
+use crate::base::error::Context;
 use crate::repo::ids::IndexId;
 use crate::repo::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment, segment_path};
 use crate::repo::pack::PackEntry;

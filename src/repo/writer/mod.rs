@@ -27,8 +27,8 @@ use super::repository::Repository;
 use super::tree::MapBuilder;
 use super::view::View;
 use super::wire::to_u32;
-use crate::env::lock;
-use crate::resources::Share;
+use crate::base::env::lock;
+use crate::base::resources::Share;
 use crate::{Cause, Error, Result, Side};
 
 /// A writer session of one instance.

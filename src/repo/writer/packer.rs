@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Session;
-use crate::error::Context;
+use crate::base::error::Context;
+use crate::base::resources::Share;
 use crate::repo::blob::{BlobKind, SealedBlob};
 use crate::repo::ids::PackId;
 use crate::repo::index::segment::PackInfo;
 use crate::repo::pack::{PackEntry, pack_header, pack_key};
 use crate::repo::wire::to_u32;
-use crate::resources::Share;
 use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
 use crate::{Cause, Result, Side};
 

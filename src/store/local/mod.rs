@@ -24,7 +24,7 @@ use self::tree::Tree;
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, Store,
 };
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::{Cause, Error, Result};
 
 /// The directory under the root where objects are written before they get their names.

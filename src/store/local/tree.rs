@@ -19,8 +19,9 @@ use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
 use super::temporary::Temporary;
 use super::{Access, LocalSettings, MissingRoot, TEMP_DIRECTORY};
+use crate::base::env;
 use crate::store::{Durability, Key, Meta, PutMode, PutOptions};
-use crate::{Cause, Error, Result, env};
+use crate::{Cause, Error, Result};
 
 /// How often a write makes its directories anew when a concurrent delete removes them as empty.
 const PUBLISH_TRIES: usize = 16;

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::settings::ConditionalWrites;
 use super::{S3Store, classify};
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::store::{Key, Part, Parts, Put, PutMode, PutOptions};
 use crate::{Cause, Error, Result};
 

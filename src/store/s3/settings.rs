@@ -15,8 +15,8 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
-use crate::error::Context;
-use crate::secret::Secret;
+use crate::base::error::Context;
+use crate::base::secret::Secret;
 use crate::{Cause, Error, Result};
 
 /// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.

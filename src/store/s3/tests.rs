@@ -1,8 +1,8 @@
 //! Against a server of a few lines that answers by script: what a real one does only on bad days.
 
 use super::*;
-use crate::env::{Env, lock};
-use crate::secret::Secret;
+use crate::base::env::{Env, lock};
+use crate::base::secret::Secret;
 use crate::store::retry::{RetryPolicy, RetryStore};
 use jiff::Timestamp;
 use std::collections::HashMap;

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::sleep;
 
 use super::record::Op;
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use assert_cmd::cargo::CommandCargoExt as _;
 use etcd_client::{EventType, Permission, WatchOptions};
 use eyrie::Side;
-use eyrie::env::Env;
+use eyrie::base::env::Env;
+use eyrie::base::secret::Secret;
 use eyrie::etcd::{Etcd, Lease, Process, Settings, batches, find_binary};
 use eyrie::milvus::catalog::Catalog;
 use eyrie::milvus::keys::Roots;
 use eyrie::milvus::simulated::keys::SimulatedKeys;
 use eyrie::milvus::simulated::{Backing, Script, SimulatedMilvus, object_bytes};
-use eyrie::secret::Secret;
 use serde_json::Value;
 
 use crate::fixture::Ran;

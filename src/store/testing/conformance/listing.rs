@@ -5,7 +5,7 @@ use futures::future;
 use futures::stream::TryStreamExt;
 
 use super::{OVERWRITE, clean, list, listed_keys, pattern, read};
-use crate::error::Context;
+use crate::base::error::Context;
 use crate::store::{Durability, Key, ListOptions, PutMode, PutOptions, Store};
 use crate::{Cause, Error, Result};
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future;
 use futures::stream::TryStreamExt as _;
 
-use crate::error::Context;
+use crate::base::error::Context;
 use crate::store::{
     Durability, GetOptions, Key, ListOptions, MIN_PART_SIZE, Meta, PutMode, PutOptions, Store,
 };

@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn the_page_about_errors_has_the_table_of_all_causes_and_sides() {
-        let page = include_str!("../docs/errors.md");
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md"));
         for cause in Cause::ALL {
             let [repository, source, target] = Side::ALL.map(|side| cause.exit_code(Some(side)));
             let (name, alone) = (cause.name(), cause.exit_code(None));

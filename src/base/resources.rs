@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::env::lock;
+use crate::base::env::lock;
 use crate::{Cause, Error, Result};
 
 /// Memory that the default budget has at most for so many threads: two of the largest pieces

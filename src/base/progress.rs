@@ -64,7 +64,7 @@ pub mod testing {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::env::lock;
+    use crate::base::env::lock;
 
     /// Shows nothing.
     #[derive(Debug, Clone, Copy, Default)]

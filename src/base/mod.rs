@@ -1,0 +1,10 @@
+//! What every room stands on: errors, clock, stops, progress, resources, text.
+
+pub mod cancel;
+pub mod env;
+pub mod error;
+pub(crate) mod poll;
+pub(crate) mod progress;
+pub mod resources;
+pub mod secret;
+pub(crate) mod text;
