@@ -7,44 +7,27 @@
 //! What is stored is never believed: a piece that is read has been authenticated, expanded and
 //! hashed again before anyone sees it, and anything wrong is [`Cause::Damage`](crate::Cause::Damage).
 
-mod blob;
-mod check;
-mod config;
-mod crypto;
-mod hash;
-mod host;
-mod ids;
-mod index;
-mod keys;
-mod lease;
-mod manifest;
-mod pack;
-mod plan;
+mod care;
+mod format;
 mod repository;
-mod sealed;
-mod tree;
-mod vault;
-mod verified;
-mod view;
-mod wire;
-mod writer;
+mod session;
 
 #[cfg(test)]
 mod tests;
 
-pub use blob::Compression;
-pub use check::{CheckBytes, CheckReport, Damage, DamageKind, Listing};
-pub use hash::{Cuts, PieceRef};
-pub use ids::{
+pub use care::check::{CheckBytes, CheckReport, Damage, DamageKind, Listing};
+pub use format::blob::Compression;
+pub use format::hash::{Cuts, PieceRef};
+pub use format::ids::{
     BlobId, Cv, IndexId, KeyId, ObjectHash, PackId, RepositoryId, SessionId, SnapshotId,
 };
-pub use keys::{KdfCost, Unlock};
-pub use manifest::{Manifest, ManifestDraft, Roots, Snapshots, Totals};
-pub use plan::{ReadPlan, Sink};
-pub use repository::{InitOptions, Repository};
-pub use tree::{
+pub use format::keys::{KdfCost, Unlock};
+pub use format::manifest::{Manifest, ManifestDraft, Roots, Snapshots, Totals};
+pub use format::tree::{
     Change, Content, Entry, Envelope, EnvelopeNode, KeyRange, Map, MapBuilder, NodeRef,
 };
-pub use verified::{Verification, VerifiedSnapshot};
-pub use view::{Reader, View};
-pub use writer::{ObjectSource, StoredObject, Writer};
+pub use format::verified::{Verification, VerifiedSnapshot};
+pub use repository::{InitOptions, Repository};
+pub use session::read_plan::{ReadPlan, Sink};
+pub use session::view::{Reader, View};
+pub use session::writer::{ObjectSource, StoredObject, Writer};

@@ -8,20 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::config::{CONFIG, Config, FORMAT};
-use super::crypto::Key;
-use super::hash::Cuts;
-use super::host::Host;
-use super::ids::{KeyId, RepositoryId, SessionId};
-use super::keys::{
-    KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
-    wrap,
-};
-use super::vault::{Keyring, Vault};
-use super::wire::damaged;
 use crate::base::env::Env;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
+use crate::repo::format::config::{CONFIG, Config, FORMAT};
+use crate::repo::format::crypto::Key;
+use crate::repo::format::hash::Cuts;
+use crate::repo::format::ids::{KeyId, RepositoryId, SessionId};
+use crate::repo::format::keys::{
+    KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
+    wrap,
+};
+use crate::repo::format::vault::{Keyring, Vault};
+use crate::repo::format::wire::damaged;
+use crate::repo::session::host::Host;
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};

@@ -233,7 +233,7 @@ async fn a_repository_that_needs_a_newer_writer_can_be_read() {
     let store = MemoryStore::new();
     let repo = init(Arc::new(store.clone())).await;
     backup(&repo, "a", &objects(1)).await.unwrap();
-    let rewrite = |change: fn(&mut crate::repo::config::Config)| {
+    let rewrite = |change: fn(&mut crate::repo::format::config::Config)| {
         let mut config = repo.config().clone();
         change(&mut config);
         Bytes::from(config.seal(repo.vault()).unwrap())

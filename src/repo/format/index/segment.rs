@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
-use crate::repo::blob::{BlobKind, Codec, OVERHEAD};
-use crate::repo::crypto::Key;
-use crate::repo::ids::{BlobId, IndexId, PackId};
-use crate::repo::pack::PackEntry;
-use crate::repo::sealed::{FILE_HEADER, FileKind, file_header};
-use crate::repo::vault::Vault;
-use crate::repo::wire::{Reader, to_u32};
+use crate::repo::format::blob::{BlobKind, Codec, OVERHEAD};
+use crate::repo::format::crypto::Key;
+use crate::repo::format::ids::{BlobId, IndexId, PackId};
+use crate::repo::format::pack::PackEntry;
+use crate::repo::format::sealed::{FILE_HEADER, FileKind, file_header};
+use crate::repo::format::vault::Vault;
+use crate::repo::format::wire::{Reader, to_u32};
 use crate::{Cause, Result, Side};
 
 /// A segment holds at most this many records: about 7 MiB.
@@ -253,8 +253,8 @@ impl Seals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::ids::RepositoryId;
-    use crate::repo::vault::Keyring;
+    use crate::repo::format::ids::RepositoryId;
+    use crate::repo::format::vault::Keyring;
     use jiff::Timestamp;
 
     fn vault() -> Vault {

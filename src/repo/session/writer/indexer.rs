@@ -4,11 +4,13 @@ use tokio::sync::Mutex;
 
 use crate::Result;
 use crate::base::error::Context;
-use crate::repo::ids::IndexId;
-use crate::repo::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment, segment_path};
-use crate::repo::pack::PackEntry;
+use crate::repo::format::ids::IndexId;
+use crate::repo::format::index::segment::{
+    PackInfo, Record, SEGMENT_RECORDS, Segment, segment_path,
+};
+use crate::repo::format::pack::PackEntry;
+use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
-use crate::repo::wire::to_u32;
 
 /// The records of packs that are finished and in no segment yet.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::encode::{NodeWriter, check_key};
 use super::node::{Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill};
-use crate::repo::hash::PieceRef;
-use crate::repo::writer::Writer;
+use crate::repo::format::hash::PieceRef;
+use crate::repo::session::writer::Writer;
 use crate::{Cause, Result, Side};
 
 /// Builds one map of a snapshot. Holds one node of each level, about 1 MiB each.

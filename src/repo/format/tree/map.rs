@@ -9,9 +9,9 @@ use futures::{StreamExt, TryStreamExt};
 use super::node::{
     Body, Child, Content, Entry, Envelope, EnvelopeNode, Large, Node, NodeRef, Shape, pieces_fill,
 };
-use crate::repo::ids::Cv;
-use crate::repo::view::View;
-use crate::repo::wire::damaged;
+use crate::repo::format::ids::Cv;
+use crate::repo::format::wire::damaged;
+use crate::repo::session::view::View;
 use crate::{Cause, Error, Result};
 
 /// How many nodes are read ahead: they are small, and a store answers in tens of milliseconds.

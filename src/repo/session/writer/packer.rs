@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 use super::Session;
 use crate::base::error::Context;
 use crate::base::resources::Share;
-use crate::repo::blob::{BlobKind, SealedBlob};
-use crate::repo::ids::PackId;
-use crate::repo::index::segment::PackInfo;
-use crate::repo::pack::{PackEntry, pack_header, pack_key};
-use crate::repo::wire::to_u32;
+use crate::repo::format::blob::{BlobKind, SealedBlob};
+use crate::repo::format::ids::PackId;
+use crate::repo::format::index::segment::PackInfo;
+use crate::repo::format::pack::{PackEntry, pack_header, pack_key};
+use crate::repo::format::wire::to_u32;
 use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
 use crate::{Cause, Result, Side};
 

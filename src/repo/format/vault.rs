@@ -79,11 +79,11 @@ impl Vault {
 mod hex_key {
     use super::{Deserialize, Deserializer, Key, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(key.0))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
         let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
         let mut key = Key([0; 32]);
         hex::decode_to_slice(text.as_bytes(), &mut key.0).map_err(serde::de::Error::custom)?;

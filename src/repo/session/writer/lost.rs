@@ -10,11 +10,11 @@ use tracing::warn;
 
 use super::Session;
 use crate::Result;
-use crate::repo::ids::{IndexId, PackId};
-use crate::repo::index::Index;
-use crate::repo::index::segment::{Record, SEGMENT_RECORDS, Segment, segment_path};
-use crate::repo::view::View;
-use crate::repo::wire::to_u32;
+use crate::repo::format::ids::{IndexId, PackId};
+use crate::repo::format::index::Index;
+use crate::repo::format::index::segment::{Record, SEGMENT_RECORDS, Segment, segment_path};
+use crate::repo::format::wire::to_u32;
+use crate::repo::session::view::View;
 
 /// Lost packs that are named in the log.
 const NAMED: usize = 5;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::node::{Child, Content, Entry, MAGIC, NODE_ENTRIES, NodeRef, Shape};
-use crate::repo::hash::PieceRef;
-use crate::repo::ids::ObjectHash;
-use crate::repo::wire::{put_bytes, put_varint, to_u32};
+use crate::repo::format::hash::PieceRef;
+use crate::repo::format::ids::ObjectHash;
+use crate::repo::format::wire::{put_bytes, put_varint, to_u32};
 use crate::{Cause, Result, Side};
 
 /// A node closes when it has reached this size, in bytes.

@@ -6,8 +6,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Writer;
 use super::packer::Class;
-use crate::repo::hash::{PieceRef, merge};
-use crate::repo::ids::ObjectHash;
+use crate::repo::format::hash::{PieceRef, merge};
+use crate::repo::format::ids::ObjectHash;
 use crate::{Cause, Error, Result, Side};
 
 /// How many pieces of one object are read and worked on at once: enough to keep both the source

@@ -6,13 +6,13 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::check::{Damage, DamageKind};
 use super::config::FORMAT;
 use super::ids::SnapshotId;
-use super::repository::Repository;
 use super::sealed::FileKind;
 use super::tree::NodeRef;
 use super::wire::damaged;
+use crate::repo::care::check::{Damage, DamageKind};
+use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
 
 /// How many manifests are read at once: they are small.

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::host::Host;
-use super::ids::{SessionId, SnapshotId};
-use super::repository::{Repository, Sighting, get};
-use super::sealed::FileKind;
 use crate::base::env::lock;
 use crate::base::error::Context;
+use crate::repo::format::ids::{SessionId, SnapshotId};
+use crate::repo::format::sealed::FileKind;
+use crate::repo::repository::{Repository, Sighting, get};
 use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};
 

@@ -141,7 +141,7 @@ pub(crate) fn check_sum<'a>(name: &str, bytes: &'a [u8]) -> Result<(&'a str, &'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::vault::Keyring;
+    use crate::repo::format::vault::Keyring;
 
     fn config() -> (Config, Vault) {
         let ring = Keyring::generate(Timestamp::UNIX_EPOCH);

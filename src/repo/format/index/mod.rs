@@ -8,10 +8,10 @@ use std::ops::Range;
 use futures::{StreamExt, TryStreamExt};
 
 use super::ids::{BlobId, IndexId, PackId};
-use super::repository::Repository;
 use super::wire::{damaged, missing_is_damage, to_u32};
 use crate::Result;
 use crate::base::error::Context;
+use crate::repo::repository::Repository;
 use segment::{PackInfo, Record, Segment, segment_path};
 
 /// How many segments are read at once: each is about 7 MiB.
@@ -191,8 +191,8 @@ fn fan(records: &[Record]) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::blob::{BlobKind, Codec};
-    use crate::repo::pack::PackEntry;
+    use crate::repo::format::blob::{BlobKind, Codec};
+    use crate::repo::format::pack::PackEntry;
 
     fn pack(n: u8) -> PackInfo {
         PackInfo {

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::map::{Map, envelope_node};
 use super::node::{Body, Entry, Large, NodeRef};
 use crate::Result;
-use crate::repo::view::View;
+use crate::repo::session::view::View;
 
 /// One difference between two maps.
 #[derive(Debug, Clone, PartialEq, Eq)]

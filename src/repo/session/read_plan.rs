@@ -7,15 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use super::blob::{BlobKind, into_mut};
-use super::hash::PieceRef;
-use super::ids::BlobId;
-use super::pack::pack_key;
-use super::repository::Repository;
 use super::view::{View, open_piece};
-use super::wire::{damaged, missing_is_damage};
 use crate::base::error::Context;
 use crate::base::resources::Share;
+use crate::repo::format::blob::{BlobKind, into_mut};
+use crate::repo::format::hash::PieceRef;
+use crate::repo::format::ids::BlobId;
+use crate::repo::format::pack::pack_key;
+use crate::repo::format::wire::{damaged, missing_is_damage};
+use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, store};
 
 /// Ranges of a pack that are closer than this are read as one, in bytes: what lies between costs
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::base::env::Env;
     use crate::base::resources::Resources;
-    use crate::repo::ids::Cv;
+    use crate::repo::format::ids::Cv;
     use crate::repo::{InitOptions, Unlock};
     use crate::store::memory::MemoryStore;
 

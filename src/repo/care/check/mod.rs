@@ -8,20 +8,20 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use self::bytes::{PackFaults, check_pack};
-use super::blob::BlobKind;
-use super::config::{CONFIG, Config};
-use super::hash::PieceRef;
-use super::ids::{BlobId, KeyId, PackId, SessionId, SnapshotId};
-use super::index::segment::{PackInfo, Record};
-use super::keys;
-use super::lease::{LeaseFile, lease_path};
-use super::manifest::Manifest;
-use super::pack::pack_key;
-use super::repository::Repository;
-use super::sealed::FileKind;
-use super::tree::{EnvelopeNode, NodeRef};
-use super::view::View;
-use super::wire::missing_is_damage;
+use crate::repo::format::blob::BlobKind;
+use crate::repo::format::config::{CONFIG, Config};
+use crate::repo::format::hash::PieceRef;
+use crate::repo::format::ids::{BlobId, KeyId, PackId, SessionId, SnapshotId};
+use crate::repo::format::index::segment::{PackInfo, Record};
+use crate::repo::format::keys;
+use crate::repo::format::manifest::Manifest;
+use crate::repo::format::pack::pack_key;
+use crate::repo::format::sealed::FileKind;
+use crate::repo::format::tree::{EnvelopeNode, NodeRef};
+use crate::repo::format::wire::missing_is_damage;
+use crate::repo::repository::Repository;
+use crate::repo::session::lease::{LeaseFile, lease_path};
+use crate::repo::session::view::View;
 use crate::{Cause, Error, Result};
 
 /// How many packs are read at once; the byte budget bounds them too.

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::repo::blob::into_mut;
-use crate::repo::ids::BlobId;
-use crate::repo::index::segment::{PackInfo, Record};
-use crate::repo::pack::{PackEntry, pack_key};
+use crate::repo::format::blob::into_mut;
+use crate::repo::format::ids::BlobId;
+use crate::repo::format::index::segment::{PackInfo, Record};
+use crate::repo::format::pack::{PackEntry, pack_key};
+use crate::repo::format::wire::{damaged, missing_is_damage};
 use crate::repo::repository::Repository;
-use crate::repo::view::View;
-use crate::repo::wire::{damaged, missing_is_damage};
+use crate::repo::session::view::View;
 use crate::{Cause, Result};
 
 /// How many parts the blobs of a pack are opened in, at once.

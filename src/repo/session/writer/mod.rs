@@ -17,18 +17,18 @@ pub use self::object::{ObjectSource, StoredObject};
 use self::packer::{Class, Packers};
 use tokio_util::sync::CancellationToken;
 
-use super::blob::{BlobKind, Compression};
-use super::config::FORMAT;
-use super::hash::{PieceRef, piece_hashes};
-use super::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
 use super::lease::{Lease, SessionKind};
-use super::manifest::{Manifest, ManifestDraft};
-use super::repository::Repository;
-use super::tree::MapBuilder;
 use super::view::View;
-use super::wire::to_u32;
 use crate::base::env::lock;
 use crate::base::resources::Share;
+use crate::repo::format::blob::{BlobKind, Compression};
+use crate::repo::format::config::FORMAT;
+use crate::repo::format::hash::{PieceRef, piece_hashes};
+use crate::repo::format::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::manifest::{Manifest, ManifestDraft};
+use crate::repo::format::tree::MapBuilder;
+use crate::repo::format::wire::to_u32;
+use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
 
 /// A writer session of one instance.
@@ -268,7 +268,7 @@ impl Writer {
     }
 
     /// Stores a tree node.
-    pub(super) async fn store_node(&self, node: Vec<u8>) -> Result<(Cv, u32)> {
+    pub(crate) async fn store_node(&self, node: Vec<u8>) -> Result<(Cv, u32)> {
         let length = to_u32(node.len(), "a node's length")?;
         let stored = self.store_blob(Class::Tree, node.into(), 0, None).await?;
         Ok((stored.cv, length))
@@ -323,7 +323,7 @@ impl Session {
         kind: BlobKind,
         plain: &Bytes,
         offset: u64,
-    ) -> Result<(StoredBlob, Option<super::blob::SealedBlob>)> {
+    ) -> Result<(StoredBlob, Option<crate::repo::format::blob::SealedBlob>)> {
         let vault = self.view.repo().vault();
         let length = to_u32(plain.len(), "a piece's length")?;
         let (cv, whole) = piece_hashes(plain, offset);

@@ -341,8 +341,8 @@ pub(crate) fn into_mut(bytes: Bytes) -> BytesMut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::ids::RepositoryId;
-    use crate::repo::vault::Keyring;
+    use crate::repo::format::ids::RepositoryId;
+    use crate::repo::format::vault::Keyring;
     use jiff::Timestamp;
     use proptest::prelude::*;
 

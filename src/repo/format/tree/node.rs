@@ -4,9 +4,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::repo::hash::{PieceRef, piece_possible};
-use crate::repo::ids::{Cv, ObjectHash};
-use crate::repo::wire::Reader;
+use crate::repo::format::hash::{PieceRef, piece_possible};
+use crate::repo::format::ids::{Cv, ObjectHash};
+use crate::repo::format::wire::Reader;
 
 pub(super) const MAGIC: &[u8; 4] = b"EYT1";
 const NODE_ENTRY: usize = 38;

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::SnapshotId;
-use super::repository::Repository;
 use super::sealed::FileKind;
+use crate::repo::repository::Repository;
 use crate::{Cause, Result};
 
 /// How many results are read at once: they are small.

@@ -8,22 +8,22 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::blob::{BlobKind, into_mut};
-use super::check::Listing;
-use super::hash::PieceRef;
-use super::ids::{BlobId, PackId, SnapshotId};
-use super::index::Index;
-use super::index::segment::Record;
 use super::lease::{Lease, SessionKind};
-use super::pack::pack_key;
-use super::repository::Repository;
-use super::tree::EnvelopeNode;
-use super::tree::node::Node;
-use super::vault::Vault;
-use super::wire::{damaged, missing_is_damage};
 use crate::Result;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
+use crate::repo::care::check::Listing;
+use crate::repo::format::blob::{BlobKind, into_mut};
+use crate::repo::format::hash::PieceRef;
+use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
+use crate::repo::format::index::Index;
+use crate::repo::format::index::segment::Record;
+use crate::repo::format::pack::pack_key;
+use crate::repo::format::tree::EnvelopeNode;
+use crate::repo::format::tree::node::Node;
+use crate::repo::format::vault::Vault;
+use crate::repo::format::wire::{damaged, missing_is_damage};
+use crate::repo::repository::Repository;
 
 /// The repository as its index knew it at one time. Clones share it.
 #[derive(Debug, Clone)]

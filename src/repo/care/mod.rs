@@ -1,0 +1,3 @@
+//! What keeps a repository whole.
+
+pub(crate) mod check;

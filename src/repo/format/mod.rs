@@ -1,0 +1,16 @@
+//! What is stored, byte for byte, as docs/format.md says it.
+
+pub(crate) mod blob;
+pub(crate) mod config;
+pub(crate) mod crypto;
+pub(crate) mod hash;
+pub(crate) mod ids;
+pub(crate) mod index;
+pub(crate) mod keys;
+pub(crate) mod manifest;
+pub(crate) mod pack;
+pub(crate) mod sealed;
+pub(crate) mod tree;
+pub(crate) mod vault;
+pub(crate) mod verified;
+pub(crate) mod wire;
