@@ -8,3 +8,4 @@ pub(crate) mod progress;
 pub mod resources;
 pub mod secret;
 pub(crate) mod text;
+pub mod weakening;

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
-use crate::manifest::{Cut, FlushRecord, anchor};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
 use crate::repo::{Content, Entry, NodeRef, Writer};
+use crate::snapshot::{Cut, FlushRecord, anchor};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;

@@ -13,20 +13,21 @@ use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
 use super::view;
-use super::{ANCHOR_ATTEMPTS, Captured, Context, Holds, Missing, Options, cold, window};
+use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options, cold, window};
 use crate::base::error::Context as _;
 use crate::base::text::{cut, first};
-use crate::connect;
-use crate::hold;
+use crate::base::weakening;
+use crate::base::weakening::Weakening;
+use crate::instance::connect;
+use crate::instance::holds::HoldRecord;
+use crate::instance::holds::HoldState;
+use crate::instance::holds::{self, Holds};
 use crate::instance::liveness::sessions_prefix;
-use crate::manifest::{
-    ANCHOR_ROOT, Body, Counts, HoldRecord, HoldState, Mode, OBJECTS_ROOT, WAL_ROOT, WalState,
-    Weakening, weakening,
-};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
+use crate::snapshot::{ANCHOR_ROOT, Body, Counts, Mode, OBJECTS_ROOT, WAL_ROOT, WalState};
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
@@ -251,7 +252,7 @@ async fn hold_gc(context: &Context, planned: &Planned, holds: &mut Holds) -> Res
     let management = connect::management(&context.instance.milvus, Side::Source)?;
     let sessions = sessions_prefix(&planned.roots);
     let hint = "check instance.milvus.management (metrics.port of Milvus, 9091 by default)";
-    let hold = hold::hold_gc(management, planned.etcd.client.clone(), sessions);
+    let hold = holds::hold_gc(management, planned.etcd.client.clone(), sessions);
     match Box::pin(hold).await {
         Ok(Some(hold)) => holds.hold_gc(hold),
         Ok(None) => holds.absent("gc", "this version of Milvus cannot pause it"),
@@ -269,7 +270,7 @@ fn held_by_operator(body: &Body) -> bool {
     let external = |record: &HoldRecord| record.state == HoldState::External;
     body.holds
         .iter()
-        .any(|record| record.hold == hold::WRITES.name && external(record))
+        .any(|record| record.hold == holds::WRITES.name && external(record))
 }
 
 /// Waits until clients may write again: Milvus notices seconds after the hold was released, and who

@@ -9,9 +9,9 @@ use super::deciding::{Look, Moment, Reader, Unsettled};
 use super::view;
 use crate::Result;
 use crate::etcd::Anchor;
-use crate::manifest::FlushRecord;
 use crate::milvus::flush::FlushOutcome;
 use crate::milvus::inventory::Inventory;
+use crate::snapshot::FlushRecord;
 
 /// What was decided while the holds were in force. They are released.
 #[derive(Debug)]

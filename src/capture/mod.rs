@@ -15,7 +15,6 @@ mod commit;
 mod complete;
 mod deciding;
 mod denial;
-mod holds;
 mod objects;
 mod plan;
 mod reach;
@@ -30,7 +29,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-pub use holds::Holds;
 pub use plan::{Plan, plan};
 pub use survey::{Survey, survey};
 
@@ -41,8 +39,9 @@ use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
 use crate::base::resources::Resources;
 use crate::config::Instance;
-use crate::manifest::{Body, Method, Mode};
+use crate::instance::holds::Holds;
 use crate::repo::Repository;
+use crate::snapshot::{Body, Method, Mode};
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]

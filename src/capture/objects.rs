@@ -11,11 +11,12 @@ use tracing::warn;
 use super::Context;
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
-use crate::manifest::{ObjectEntry, weakening::MISSING_NAMED};
+use crate::base::weakening::MISSING_NAMED;
+use crate::instance::objects::{Identity, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
-use crate::source::{Identity, Listed};
+use crate::snapshot::ObjectEntry;
 use crate::store::{GetOptions, Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
 

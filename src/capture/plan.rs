@@ -13,17 +13,16 @@ use super::survey::write_hold;
 use super::{Context, Options, cold};
 use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
-use crate::connect;
 use crate::etcd::Status;
-use crate::hold::{self, ConfigItem};
-use crate::manifest::{
-    Body, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
-};
+use crate::instance::connect;
+use crate::instance::holds::{self, ConfigItem};
+use crate::instance::objects::ObjectLayer;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
+use crate::snapshot::{Body, EtcdIdentity, Method, MilvusIdentity, Mode, Wal, WalState};
 use crate::{Cause, Error, Result, Side};
 
 /// What a capture would do.
@@ -143,7 +142,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
             return Err(full(instance));
         }
         for item in items {
-            hold::allowed(&anchor.keys, &roots.root, item)?;
+            holds::allowed(&anchor.keys, &roots.root, item)?;
         }
     }
     let running = match running {
@@ -245,12 +244,12 @@ fn wal(context: &Context, mode: Mode) -> Wal {
 /// The items of dynamic configuration that a capture would put.
 fn held_items(mode: Mode, rules: &Rules) -> Vec<ConfigItem> {
     let mut items = vec![
-        (rules.compaction_hold, hold::COMPACTION),
-        (rules.sort_compaction_hold, hold::SORT_COMPACTION),
+        (rules.compaction_hold, holds::COMPACTION),
+        (rules.sort_compaction_hold, holds::SORT_COMPACTION),
     ];
     if mode == Mode::Quiesced {
-        items.push((rules.write_hold, hold::WRITES));
-        items.push((rules.ddl_hold, hold::DDL));
+        items.push((rules.write_hold, holds::WRITES));
+        items.push((rules.ddl_hold, holds::DDL));
     }
     let supported = items.into_iter().filter(|(key, _)| key.is_some());
     supported.map(|(_, item)| item).collect()

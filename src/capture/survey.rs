@@ -6,11 +6,11 @@ use tracing::debug;
 use super::plan::{Plan, plan};
 use super::{Context, Options};
 use crate::config;
-use crate::connect;
 use crate::etcd::Status;
-use crate::manifest::{Body, Mode};
+use crate::instance::connect;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
+use crate::snapshot::{Body, Mode};
 use crate::store::ListOptions;
 use crate::{Cause, Error, Result, Side};
 

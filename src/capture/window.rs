@@ -13,14 +13,14 @@ use super::deciding::{Extent, Look, Moment, Reader, Unsettled, lagging};
 use super::denial::{Denial, Writes};
 use super::plan::Planned;
 use super::reach::Running;
-use super::{Context, Holds, Options, view};
+use super::{Context, Options, view};
 use crate::base::poll::poll;
 use crate::etcd::Etcd;
-use crate::hold;
-use crate::manifest::Mode;
+use crate::instance::holds::{self, Holds};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::Roots;
+use crate::snapshot::Mode;
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
@@ -29,7 +29,7 @@ const DENIAL_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How long a denial that began before ours is waited for: a dead agent's lease and the time that
 /// Milvus takes to notice.
-const STALE_TIMEOUT: Duration = Duration::from_secs(hold::TTL.as_secs() + 15);
+const STALE_TIMEOUT: Duration = Duration::from_secs(holds::TTL.as_secs() + 15);
 
 /// How long compactions that were running are waited for.
 const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
@@ -157,8 +157,8 @@ impl Window<'_> {
     async fn hold_compaction(&self, holds: &mut Holds) -> Result<()> {
         let rules = &self.running.rules;
         let items = [
-            (rules.compaction_hold, hold::COMPACTION),
-            (rules.sort_compaction_hold, hold::SORT_COMPACTION),
+            (rules.compaction_hold, holds::COMPACTION),
+            (rules.sort_compaction_hold, holds::SORT_COMPACTION),
         ];
         for (supported, item) in items {
             if supported.is_some() {
@@ -209,15 +209,15 @@ impl Window<'_> {
             );
         }
         self.context.progress.begin("deny writes", None);
-        if !hold::is_set(etcd, &self.roots.root, hold::WRITES).await? {
+        if !holds::is_set(etcd, &self.roots.root, holds::WRITES).await? {
             self.until_accepted().await?;
         }
         let since = holds
-            .place(etcd, &self.roots.root, hold::WRITES, &self.context.env)
+            .place(etcd, &self.roots.root, holds::WRITES, &self.context.env)
             .await?;
         if rules.ddl_hold.is_some() {
             holds
-                .place(etcd, &self.roots.root, hold::DDL, &self.context.env)
+                .place(etcd, &self.roots.root, holds::DDL, &self.context.env)
                 .await?;
         } else {
             holds.absent(
@@ -327,7 +327,7 @@ impl Window<'_> {
                 format!(
                     "writes cannot be denied: {}/config/{} was put into etcd, and {why} ({reason})",
                     self.roots.root,
-                    hold::WRITES.path
+                    holds::WRITES.path
                 ),
             )
             .with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold")

@@ -6,7 +6,7 @@ use super::super::tests::context;
 use super::*;
 use crate::base::progress::{Amount, Progress};
 use crate::etcd::{self, Process};
-use crate::manifest::HoldState;
+use crate::instance::holds::HoldState;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::simulated::{Backing, Script, SimulatedMilvus, Writes};
@@ -79,7 +79,7 @@ impl World {
 /// How the holds on writes ended, one after the other.
 fn writes_holds(holds: &Holds) -> Vec<HoldState> {
     let records = holds.records().into_iter();
-    let writes = records.filter(|record| record.hold == hold::WRITES.name);
+    let writes = records.filter(|record| record.hold == holds::WRITES.name);
     writes.map(|record| record.state).collect()
 }
 

@@ -6,9 +6,10 @@ use super::context::Context;
 use super::documents::{Time, VerifiedDocument};
 use super::values::SnapshotName;
 use crate::config::Resolved;
-use crate::manifest::{Snapshot, is_keys_only};
+use crate::instance::connect;
 use crate::repo::{Manifest, Repository, SnapshotId, Snapshots, View};
-use crate::{Cause, Error, Result, connect};
+use crate::snapshot::{Snapshot, is_keys_only};
+use crate::{Cause, Error, Result};
 
 /// An open repository and its snapshots.
 #[derive(Debug)]

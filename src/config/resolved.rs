@@ -21,7 +21,7 @@ pub struct Resolved {
     pub instance: Option<Instance>,
     /// The repositories in file order.
     pub repositories: Vec<Repository>,
-    /// Kinds of weakening that the operator accepts, each one of [`crate::manifest::weakening::CODES`].
+    /// Kinds of weakening that the operator accepts, each one of [`crate::base::weakening::CODES`].
     pub accept: Vec<String>,
     /// What eyrie may use of this host.
     pub limits: Limits,

@@ -1,6 +1,5 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
-mod copy;
 mod lease;
 mod page;
 mod process;
@@ -12,7 +11,6 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, TlsOptions};
 
-pub use copy::EtcdCopy;
 pub use lease::{Lease, LeaseState};
 #[cfg(test)]
 pub(crate) use process::scratch;

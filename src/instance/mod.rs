@@ -1,4 +1,10 @@
-//! What is outside: whether a Milvus runs, and where its message queue lies.
+//! What is outside: an instance of Milvus, and how its parts are opened, held and read.
 
-pub mod liveness;
-pub mod wal;
+pub(crate) mod aside;
+pub(crate) mod connect;
+pub(crate) mod embedded;
+pub mod holds;
+pub(crate) mod liveness;
+pub mod objects;
+pub(crate) mod owner;
+pub(crate) mod wal;

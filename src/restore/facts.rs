@@ -9,8 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::marker::Stage;
-use crate::manifest::WalState;
+use crate::base::progress::Amount;
 use crate::milvus::MilvusVersion;
+use crate::snapshot::WalState;
 
 /// What to do with what lives on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -217,15 +218,6 @@ pub struct EtcdFacts {
     pub marked: Marked,
 }
 
-/// Some objects and their bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
-pub struct Usage {
-    /// How many.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
 /// The object layer's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -259,9 +251,9 @@ pub struct StorageFacts {
     /// Whether the root is a whole bucket.
     pub whole_bucket: bool,
     /// Milvus's own objects by first directory, such as `insert_log`.
-    pub families: Vec<(String, Usage)>,
+    pub families: Vec<(String, Amount)>,
     /// Everything else below the root.
-    pub foreign: Usage,
+    pub foreign: Amount,
     /// One object.
     pub example: Option<String>,
     /// Whether everything was counted, or only until it was clear that the root is not empty.
@@ -296,7 +288,7 @@ pub struct WalFacts {
     /// `rootCoord.dmlChannelNum`.
     pub channels: u32,
     /// Its directories with what is in them.
-    pub directories: Vec<(PathBuf, Usage)>,
+    pub directories: Vec<(PathBuf, Amount)>,
     /// Keys of Woodpecker outside the root.
     pub keys: u64,
 }

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 
 use crate::base::env::Env;
 use crate::etcd::KeyValue;
-use crate::manifest::{Body, ObjectEntry, anchor};
 use crate::milvus::objects::TreeKey;
 use crate::repo::{
     Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectSource,
     Repository, Totals, Unlock, Writer,
 };
+use crate::snapshot::{Body, ObjectEntry, anchor};
 use crate::store::memory::MemoryStore;
 use crate::{Error, Result};
 

@@ -7,9 +7,9 @@ use super::facts::{
     Contents, Counted, KeepWal, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
     Unproven,
 };
-use crate::manifest::WalState;
 use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
+use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 
 /// Why a target refuses.

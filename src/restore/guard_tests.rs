@@ -2,9 +2,10 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::super::facts::{EtcdFacts, Known, StorageFacts, TargetVersion, Usage, WalFacts};
+use super::super::facts::{EtcdFacts, Known, StorageFacts, TargetVersion, WalFacts};
 use super::super::marker::Stage;
 use super::*;
+use crate::base::progress::Amount;
 use crate::milvus::MilvusVersion;
 
 pub(crate) fn source() -> SourceFacts {
@@ -45,7 +46,7 @@ pub(crate) fn target() -> TargetFacts {
             state: Place::There,
             whole_bucket: false,
             families: vec![],
-            foreign: Usage::default(),
+            foreign: Amount::default(),
             example: None,
             counted: Counted::All,
         },
@@ -101,7 +102,7 @@ fn what_is_not_empty_is_refused_unless_replaced_or_ours() {
         t.storage.foreign.objects = 1;
         t.wal.directories = vec![(
             PathBuf::from("/rdb"),
-            Usage {
+            Amount {
                 objects: 4,
                 bytes: 9,
             },

@@ -13,11 +13,12 @@ use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
 use super::write::Target;
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
-use crate::hold::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
-use crate::manifest::{Body, ObjectLayer, Snapshot, WalState};
+use crate::instance::holds::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
+use crate::instance::objects::ObjectLayer;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
+use crate::snapshot::{Body, Snapshot, WalState};
 use crate::{Result, Side};
 
 /// The anchor of a snapshot, decoded.

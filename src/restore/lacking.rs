@@ -12,12 +12,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Result;
-use crate::manifest::Snapshot;
-use crate::manifest::weakening::MISSING_OBJECTS;
-use crate::manifest::{Weakening, complete};
+use crate::base::weakening::MISSING_OBJECTS;
+use crate::base::weakening::Weakening;
 use crate::milvus::catalog::{ALL_PARTITIONS, Catalog, Collection, Segment};
 use crate::milvus::keys::SegmentKey;
 use crate::milvus::objects::{ObjectKind, ObjectRef};
+use crate::snapshot::Snapshot;
+use crate::snapshot::missing;
 
 /// Missing files that are named for each collection; the rest are counted.
 const NAMED: usize = 20;
@@ -167,7 +168,7 @@ impl Lack {
             return Ok(Self::default());
         }
         let mut sums = Sums::new(catalog);
-        complete::missing(&snapshot.objects(), catalog, scope, |object| {
+        missing::find(&snapshot.objects(), catalog, scope, |object| {
             sums.take(object);
         })
         .await?;

@@ -3,24 +3,20 @@
 //! [`plan`] looks at everything and touches nothing; [`restore`] makes the same plan, refuses what
 //! the guard refuses, proves the snapshot, and does it (I5). `docs/restore.md` is the runbook.
 
-mod aside;
 mod facts;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod guard;
-mod home;
 mod keys;
 mod keyspace;
 mod lacking;
 mod marker;
 mod objects;
-mod owner;
 mod plan;
 mod prove;
 mod queue;
 mod render;
 mod replace;
-mod snapshot;
 mod survey;
 mod target;
 pub mod transform;
@@ -31,14 +27,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use facts::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven, Usage};
+pub use facts::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
 pub use lacking::{Lacking, LackingFiles, LackingObject, Outcome};
 pub use marker::Stage;
 pub use plan::RestorePlan;
 #[cfg(test)]
 pub(crate) use plan::tests::body as body_for_tests;
 
-use crate::manifest::{Snapshot, is_keys_only};
+use crate::base::progress::Amount;
+use crate::snapshot::{Snapshot, is_keys_only};
 use facts::{Contents, Marked, SourceFacts, TargetFacts};
 use keys::{Anchor, Made, Onto};
 use lacking::Lack;
@@ -52,10 +49,11 @@ use work::{Done, Work};
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
+use crate::base::weakening::Weakening;
 use crate::config;
-use crate::connect;
-use crate::manifest::{EtcdIdentity, Weakening};
+use crate::instance::connect;
 use crate::repo::{Manifest, Reader, Repository};
+use crate::snapshot::EtcdIdentity;
 use crate::{Error, Result};
 
 /// What a restore runs in.
@@ -90,11 +88,11 @@ pub struct Restored {
     /// The plan that was carried out.
     pub plan: RestorePlan,
     /// Objects that were written, the queue's files left out.
-    pub written: Usage,
+    pub written: Amount,
     /// Objects that were in place already and whose bytes are the snapshot's.
-    pub kept: Usage,
+    pub kept: Amount,
     /// Files of the queue.
-    pub queue: Usage,
+    pub queue: Amount,
     /// Old objects that were removed.
     pub removed: u64,
     /// How long it took.
@@ -105,8 +103,8 @@ pub struct Restored {
 impl Restored {
     /// Objects that are in place now.
     #[must_use]
-    pub fn objects(&self) -> Usage {
-        Usage {
+    pub fn objects(&self) -> Amount {
+        Amount {
             objects: self.written.objects + self.kept.objects,
             bytes: self.written.bytes + self.kept.bytes,
         }

@@ -16,14 +16,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::facts::Usage;
-use super::snapshot::Item;
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::base::resources::Resources;
 use crate::repo::{ObjectHash, Sink, View};
+use crate::snapshot::items::Item;
 use crate::store::{
     Durability, GetOptions, ListOptions, MIN_PART_SIZE, PARTS_AT_ONCE, PutOptions, SharedStore,
     Store,
@@ -94,9 +93,9 @@ pub(crate) enum Other {
 #[derive(Debug, Default)]
 pub(crate) struct Placed {
     /// Objects that were written.
-    pub(crate) written: Usage,
+    pub(crate) written: Amount,
     /// Objects that were in place with the snapshot's bytes.
-    pub(crate) kept: Usage,
+    pub(crate) kept: Amount,
     /// Objects in whose place others are.
     pub(crate) deferred: Vec<Item>,
 }

@@ -10,12 +10,15 @@ use serde::Serialize;
 
 use super::facts::{
     Counted, Known, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
-    TargetVersion, Ttl, Usage,
+    TargetVersion, Ttl,
 };
 use super::guard::{self, Refusal};
 use super::lacking::{Lack, Lacking};
 use super::marker::Stage;
-use crate::manifest::{Body, Weakening, weakening};
+use crate::base::progress::Amount;
+use crate::base::weakening;
+use crate::base::weakening::Weakening;
+use crate::snapshot::Body;
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
 /// copy of insert logs ran at 170 to 370 MB/s on two cores (docs/milvus.md 00), and a restore also opens,
@@ -173,7 +176,7 @@ pub enum Basis {
 impl Expected {
     /// The time for that much.
     #[must_use]
-    pub const fn of(usage: Usage) -> Self {
+    pub const fn of(usage: Amount) -> Self {
         let seconds =
             usage.bytes / ASSUMED_BYTES_PER_SECOND + usage.objects / ASSUMED_OBJECTS_PER_SECOND + 1;
         Self {
@@ -195,9 +198,9 @@ pub struct Inputs<'a> {
     /// The time of its anchor.
     pub time: Timestamp,
     /// Its objects.
-    pub objects: Usage,
+    pub objects: Amount,
     /// The files of its write-ahead log.
-    pub wal_files: Usage,
+    pub wal_files: Amount,
     /// Keys that will be written.
     pub etcd_keys: u64,
     /// What happens to each family of keys.
@@ -246,7 +249,7 @@ impl RestorePlan {
         } = inputs;
         let keeps = guard::keeps_wal(source);
         let index_files = body.counts.objects_by_kind.get("index_files");
-        let all = Usage {
+        let all = Amount {
             objects: inputs.objects.objects + inputs.wal_files.objects,
             bytes: inputs.objects.bytes + inputs.wal_files.bytes,
         };

@@ -7,13 +7,12 @@
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use super::facts::Usage;
 use super::objects::{Flow, LARGE_AT_ONCE, proved, updated};
-use super::snapshot::{Item, Which};
 use crate::base::cancel::Cancel;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::manifest::Snapshot;
 use crate::repo::View;
+use crate::snapshot::Snapshot;
+use crate::snapshot::items::{Item, Which};
 use crate::{Cause, Error, Result};
 
 /// How many damaged objects an error names.
@@ -23,9 +22,9 @@ const NAMED: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Proved {
     /// Objects of the object layer.
-    pub(crate) objects: Usage,
+    pub(crate) objects: Amount,
     /// Files of the write-ahead log.
-    pub(crate) wal: Usage,
+    pub(crate) wal: Amount,
 }
 
 /// Proves that every object of the snapshot can be read.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 
-use super::aside::{self, What};
-use super::facts::Usage;
 use super::objects::{InPlace, Other, Placing, read_back};
-use super::owner::Owner;
-use super::snapshot::{Item, Which};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
+use crate::base::progress::Amount;
 use crate::base::progress::SharedProgress;
+use crate::instance::aside::{self, What};
+use crate::instance::owner::Owner;
 use crate::instance::wal::ROCKSMQ_NAMES;
-use crate::manifest::Snapshot;
+use crate::snapshot::Snapshot;
+use crate::snapshot::items::{Item, Which};
 use crate::store::Key;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
@@ -51,14 +51,14 @@ impl Queue {
         env: &Env,
         progress: &SharedProgress,
         cancel: &Cancel,
-    ) -> Result<Usage> {
+    ) -> Result<Amount> {
         if self.directories.len() != ROCKSMQ_NAMES.len() {
             return Err(Side::Target.error(Cause::Refused,
                 "the captured queue has two directories, and the target's is not in directories of this host",
             ));
         }
         progress.begin("queue", None);
-        let mut usage = Usage::default();
+        let mut usage = Amount::default();
         for (name, directory) in ROCKSMQ_NAMES.into_iter().zip(&self.directories) {
             let owner = Owner::of(directory)?;
             let settings = LocalSettings {

@@ -7,18 +7,21 @@ use futures::{StreamExt, TryStreamExt};
 use tracing::{info, warn};
 
 use super::objects::digest;
-use super::snapshot::Which;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
+use crate::base::weakening;
+use crate::base::weakening::Weakening;
 use crate::etcd::KeyValue;
-use crate::manifest::Snapshot;
-use crate::manifest::{
-    ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, Method, MilvusIdentity, Mode,
-    OBJECTS_ROOT, ObjectLayer, Wal, WalState, Weakening, anchor, weakening,
-};
+use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::folders;
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
+use crate::snapshot::Snapshot;
+use crate::snapshot::items::Which;
+use crate::snapshot::{
+    ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, Method, MilvusIdentity, Mode,
+    OBJECTS_ROOT, Wal, WalState, anchor,
+};
 use crate::store::{ListOptions, Store};
 use crate::{Cause, Error, Result};
 

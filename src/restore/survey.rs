@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 
-use super::facts::{Counted, Usage};
+use super::facts::Counted;
+use crate::base::progress::Amount;
 use crate::config::{self, Objects};
 use crate::milvus::objects::folders;
 use crate::store::{ListOptions, Store};
@@ -18,8 +19,8 @@ const ENOUGH: u64 = 1_000;
 /// What lies below a storage root.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Stored {
-    pub(crate) families: Vec<(String, Usage)>,
-    pub(crate) foreign: Usage,
+    pub(crate) families: Vec<(String, Amount)>,
+    pub(crate) foreign: Amount,
     pub(crate) example: Option<String>,
     pub(crate) counted: Option<Counted>,
 }
@@ -32,7 +33,7 @@ pub(crate) async fn storage(
     counting: Counted,
 ) -> Result<Stored> {
     let mut listing = store.list("", ListOptions::default());
-    let mut families: BTreeMap<String, Usage> = BTreeMap::new();
+    let mut families: BTreeMap<String, Amount> = BTreeMap::new();
     let mut found = Stored {
         counted: Some(Counted::All),
         ..Stored::default()
@@ -63,8 +64,8 @@ pub(crate) async fn storage(
 }
 
 /// Files below a directory; nothing where it is missing.
-pub(crate) fn directory(path: &Path) -> Result<Usage> {
-    let mut usage = Usage::default();
+pub(crate) fn directory(path: &Path) -> Result<Amount> {
+    let mut usage = Amount::default();
     if !path.exists() {
         return Ok(usage);
     }
@@ -215,7 +216,7 @@ mod tests {
         let found = storage(&store, &["rocksmq/".into()], Counted::All)
             .await
             .unwrap();
-        let usage = |objects| Usage {
+        let usage = |objects| Amount {
             objects,
             bytes: objects * 5,
         };
@@ -249,13 +250,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
             directory(&dir.path().join("none")).unwrap(),
-            Usage::default()
+            Amount::default()
         );
         std::fs::create_dir(dir.path().join("a")).unwrap();
         std::fs::write(dir.path().join("a/b"), "123").unwrap();
         assert_eq!(
             directory(dir.path()).unwrap(),
-            Usage {
+            Amount {
                 objects: 1,
                 bytes: 3
             }

@@ -5,27 +5,29 @@ use std::sync::Arc;
 
 use super::facts::{
     Counted, EtcdFacts, Known, Layer, Marked, Occupied, Options, Place, StorageFacts,
-    TargetVersion, Usage, WalFacts,
+    TargetVersion, WalFacts,
 };
-use super::home::{Embedded, Holds};
 use super::keyspace::Keyspace;
 use super::marker::{Found, Marker, MarkerKeys};
-use super::owner::Owner;
 use super::queue::Queue;
 use super::survey::{self, Stored};
 use super::work::{Local, Storage};
 use super::{Context, Purpose};
 use crate::base::error::Context as _;
+use crate::base::progress::Amount;
 use crate::config::{Objects, WalKind};
 use crate::etcd::{Etcd, KeyValue, Status};
+use crate::instance::connect;
+use crate::instance::embedded::{Embedded, Holds};
 use crate::instance::liveness;
+use crate::instance::owner::Owner;
 use crate::instance::wal::directories;
 use crate::milvus::MilvusVersion;
 use crate::store::SharedStore;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
 use crate::store::sided::SidedStore;
-use crate::{Cause, Error, Result, Side, connect};
+use crate::{Cause, Error, Result, Side};
 
 /// The etcd of a target and what is in it.
 #[derive(Debug)]
@@ -429,7 +431,7 @@ fn is_missing(error: &Error) -> bool {
 pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<(WalFacts, Queue)> {
     let wal = &context.instance.wal;
     let directories = directories(&wal.kind);
-    let measured = |path: &PathBuf| -> Result<(PathBuf, Usage)> {
+    let measured = |path: &PathBuf| -> Result<(PathBuf, Amount)> {
         Ok((path.clone(), survey::directory(path)?))
     };
     let keys = match (&wal.kind, &mut home.etcd) {

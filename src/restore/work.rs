@@ -15,26 +15,26 @@ use std::path::PathBuf;
 use futures::{StreamExt, stream};
 use tracing::info;
 
-use super::facts::{Occupied, Options, ReadBack, Usage};
-use super::home::Embedded;
+use super::facts::{Occupied, Options, ReadBack};
 use super::keyspace::Keyspace;
 use super::marker::{Marker, Stage};
 use super::objects::{InPlace, Other, Placed, Placing, read_back};
-use super::owner::Owner;
 use super::prove;
 use super::queue::Queue;
 use super::replace::{self, Old};
-use super::snapshot::{Item, Which};
 use super::write::{Target, Writer};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::manifest::Snapshot;
-use crate::manifest::WalState;
+use crate::instance::embedded::Embedded;
+use crate::instance::owner::Owner;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
 use crate::repo::Repository;
+use crate::snapshot::Snapshot;
+use crate::snapshot::WalState;
+use crate::snapshot::items::{Item, Which};
 use crate::store::SharedStore;
 use crate::store::local::LocalStore;
 use crate::{Cause, Error, Result, Side};
@@ -93,9 +93,9 @@ pub(crate) struct Local {
 /// What a restore did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Done {
-    pub(crate) written: Usage,
-    pub(crate) kept: Usage,
-    pub(crate) queue: Usage,
+    pub(crate) written: Amount,
+    pub(crate) kept: Amount,
+    pub(crate) queue: Amount,
     pub(crate) removed: u64,
 }
 

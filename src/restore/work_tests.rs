@@ -7,12 +7,12 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
-use crate::manifest::{EtcdIdentity, WalState};
 use crate::repo::Manifest;
 use crate::restore::fixture::{Contents, commit, noise, repository, told};
 use crate::restore::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::marker::MarkerKeys;
 use crate::restore::plan::tests::body;
+use crate::snapshot::{EtcdIdentity, WalState};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use crate::base::text::cut;
-use crate::manifest::{Snapshot, complete, is_keys_only, weakening};
+use crate::base::weakening;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
+use crate::snapshot::{Snapshot, is_keys_only, missing};
 use crate::{Cause, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
@@ -75,7 +76,7 @@ async fn missing(snapshot: &Snapshot) -> Result<Vec<Damage>> {
     let paths = named.iter().filter_map(|item| item.rsplit_once(": "));
     let known: HashSet<&str> = paths.map(|(_, path)| path).collect();
     let mut gone = Vec::new();
-    complete::missing(
+    missing::find(
         &snapshot.objects(),
         &catalog,
         body.wal.state.scope(),

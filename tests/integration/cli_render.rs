@@ -6,7 +6,7 @@ use eyrie::cli::commands::{snapshots::Snapshots, verify};
 use eyrie::cli::documents::*;
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome};
 use eyrie::cli::output::{Render, Row as _, plain};
-use eyrie::manifest::{Method, Mode};
+use eyrie::snapshot::{Method, Mode};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {

@@ -490,7 +490,7 @@ async fn simulated_2_6_14_keeps_its_holds_longer_than_their_leases_last() {
         .until_set("quotaAndLimits/limitWriting/forceDeny")
         .await;
     world.proxies[0].set_polls_until_flushed(u32::MAX);
-    tokio::time::sleep(eyrie::hold::TTL + Duration::from_secs(5)).await;
+    tokio::time::sleep(eyrie::instance::holds::TTL + Duration::from_secs(5)).await;
     world.proxies[0].set_polls_until_flushed(0);
     let document = running.await.expect(0).json("backup");
     assert_eq!(

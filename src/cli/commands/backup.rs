@@ -14,8 +14,9 @@ use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
-use crate::manifest::{Body, Method, Mode};
-use crate::{Cause, Error, Result, connect};
+use crate::instance::connect;
+use crate::snapshot::{Body, Method, Mode};
+use crate::{Cause, Error, Result};
 
 /// Take one snapshot of the instance
 ///

@@ -11,9 +11,9 @@ use crate::cli::documents::{
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::config::{self, Deploy, Objects, WalKind};
-use crate::manifest::Body;
 use crate::milvus::MilvusVersion;
 use crate::milvus::version::FreshWal;
+use crate::snapshot::Body;
 use crate::{Cause, Error, Result, Side};
 
 /// Reach everything and say what a backup would do

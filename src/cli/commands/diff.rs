@@ -11,10 +11,10 @@ use crate::cli::documents::{Change, DiffDocument, DiffEntry, DiffSummary, HexId}
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::SnapshotName;
-use crate::manifest::Snapshot;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::repo::{self, Content, Entry};
+use crate::snapshot::Snapshot;
 
 /// Say what changed from one snapshot to another
 ///

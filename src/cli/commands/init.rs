@@ -3,7 +3,7 @@
 use crate::cli::context::Context;
 use crate::cli::documents::{HexId, InitDocument, Note};
 use crate::cli::output::{Page, Render};
-use crate::connect::{self, Make};
+use crate::instance::connect::{self, Make};
 use crate::repo::{InitOptions, Repository, Unlock};
 use crate::store::probe::{ConditionalCreate, Deletion, Findings, VersionsKept, probe};
 use crate::{Cause, Error, Result};

@@ -7,9 +7,9 @@ use crate::cli::documents::{HexId, LsEntry};
 use crate::cli::output::{Row, RowsState};
 use crate::cli::stored::Stored;
 use crate::cli::values::SnapshotName;
-use crate::manifest::ObjectEntry;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{Content, Entry, KeyRange};
+use crate::snapshot::ObjectEntry;
 use crate::{Cause, Error, Result};
 
 /// List the objects in a snapshot with their size and BLAKE3

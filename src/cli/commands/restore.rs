@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::weakenings;
 use crate::base::text::Bytes;
+use crate::base::weakening;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
@@ -17,7 +18,7 @@ use crate::config::Resolved;
 use crate::restore::{
     self, KeepWal, Occupied, Options, ReadBack, RestorePlan, Restored, Ttl, Unproven,
 };
-use crate::{Cause, Result, Side, manifest};
+use crate::{Cause, Result, Side};
 
 /// Restore a snapshot onto its own instance or another
 ///
@@ -186,7 +187,7 @@ fn notes(plan: &RestorePlan) -> Vec<Note> {
     plan.notes.iter().map(|what| note("plan", what)).collect()
 }
 
-fn weakening(weak: &manifest::Weakening, accept: &[String]) -> Weakening {
+fn weakening(weak: &weakening::Weakening, accept: &[String]) -> Weakening {
     let what = if weak.items.is_empty() {
         weak.message.clone()
     } else {

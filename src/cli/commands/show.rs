@@ -10,6 +10,7 @@ use super::weakenings;
 use crate::Result;
 use crate::base::progress::Amount;
 use crate::base::text::Bytes;
+use crate::base::weakening;
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, ShowDocument, ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad,
@@ -18,11 +19,12 @@ use crate::cli::documents::{
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{SnapshotName, took};
-use crate::manifest::Snapshot;
-use crate::manifest::{Body, Cut, HoldState, WalState, weakening};
+use crate::instance::holds::HoldState;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::repo::KeyRange;
+use crate::snapshot::Snapshot;
+use crate::snapshot::{Body, Cut, WalState};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///

@@ -8,7 +8,7 @@ use crate::cli::documents::{self, SnapshotDocument};
 use crate::cli::output::{Column, Page, Render};
 use crate::cli::report;
 use crate::cli::stored::Stored;
-use crate::manifest::Body;
+use crate::snapshot::Body;
 use crate::{Cause, Error, Result};
 
 /// List the snapshots in the repository, the oldest first

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Weakening};
-use crate::manifest::{Method, Mode};
+use crate::snapshot::{Method, Mode};
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

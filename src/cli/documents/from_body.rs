@@ -2,8 +2,9 @@
 
 use super::{HexId, Note, SnapshotDocument, Time, VerifiedDocument, Weakening};
 use crate::base::text::first;
-use crate::manifest::{self, Body};
+use crate::base::weakening;
 use crate::repo::Manifest;
+use crate::snapshot::{Body, Mode};
 
 /// Items of a weakening that a document names; the manifest has all of them.
 const ITEMS_NAMED: usize = 20;
@@ -13,10 +14,10 @@ const ITEMS_NAMED: usize = 20;
 #[must_use]
 pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
     let mut accept: Vec<String> = accept.iter().chain(&body.accepted).cloned().collect();
-    if body.asked_mode == manifest::Mode::Hot {
-        accept.push(manifest::weakening::HOT_STRADDLE.to_owned());
+    if body.asked_mode == Mode::Hot {
+        accept.push(weakening::HOT_STRADDLE.to_owned());
     }
-    let weakening = |w: &manifest::Weakening| {
+    let weakening = |w: &weakening::Weakening| {
         let mut what = w.message.clone();
         if !w.items.is_empty() {
             what = format!("{what}; {}", first(&w.items, ITEMS_NAMED, "; "));

@@ -6,8 +6,8 @@ use super::{BackupPlanDocument, HexId, Note, PlanStep};
 use crate::capture::{Options, Plan};
 use crate::cli::output::count;
 use crate::cli::values::took;
-use crate::manifest::{Mode, WalState};
 use crate::repo::Manifest;
+use crate::snapshot::{Mode, WalState};
 
 /// The document of a plan for a capture into `repository`, whose newest snapshot of the instance is
 /// `parent`.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Time, Weakening};
-use crate::manifest::{Method, Mode};
+use crate::snapshot::{Method, Mode};
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

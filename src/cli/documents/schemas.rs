@@ -10,7 +10,7 @@ use super::{
 use crate::cli::progress::ProgressLine;
 use crate::cli::report::ErrorDocument;
 use crate::config::model::File;
-use crate::manifest::Body;
+use crate::snapshot::Body;
 
 /// Every schema with the name of its file, without `.json`.
 #[must_use]

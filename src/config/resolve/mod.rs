@@ -19,7 +19,7 @@ use super::source::{Place, Setting, Source};
 use super::yaml::Node;
 use crate::base::resources::Limits;
 use crate::base::text::Bytes;
-use crate::manifest::weakening;
+use crate::base::weakening;
 use crate::{Cause, Error, Result};
 
 /// The variables of our own process that configuration may come from: those that begin with

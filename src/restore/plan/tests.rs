@@ -3,9 +3,9 @@ use std::path::PathBuf;
 use super::super::facts::{Contents, EtcdFacts, StorageFacts, WalFacts};
 use super::super::guard::tests::{source, target};
 use super::*;
-use crate::manifest::{
-    Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectLayer, Wal, WalState,
-};
+use crate::base::progress::Amount;
+use crate::instance::objects::ObjectLayer;
+use crate::snapshot::{Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, Wal, WalState};
 
 pub(crate) fn body() -> Body {
     Body {
@@ -78,16 +78,16 @@ fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGua
         source,
         body: &body(),
         time: "2026-11-23T03:00:00Z".parse().unwrap(),
-        objects: Usage {
+        objects: Amount {
             objects: 389,
             bytes: 3 << 30,
         },
         wal_files: match source.wal_state {
-            WalState::Captured => Usage {
+            WalState::Captured => Amount {
                 objects: 14,
                 bytes: 1 << 20,
             },
-            WalState::Reset => Usage::default(),
+            WalState::Reset => Amount::default(),
         },
         etcd_keys: 673,
         changes: changes(),
@@ -131,20 +131,20 @@ fn a_plan_that_replaces_names_exactly_what_it_wipes() {
             families: vec![
                 (
                     "delta_log".into(),
-                    Usage {
+                    Amount {
                         objects: 3,
                         bytes: 300,
                     },
                 ),
                 (
                     "insert_log".into(),
-                    Usage {
+                    Amount {
                         objects: 300,
                         bytes: 5 << 30,
                     },
                 ),
             ],
-            foreign: Usage {
+            foreign: Amount {
                 objects: 2,
                 bytes: 10,
             },
@@ -154,14 +154,14 @@ fn a_plan_that_replaces_names_exactly_what_it_wipes() {
             directories: vec![
                 (
                     PathBuf::from("/srv/milvus/rdb_data"),
-                    Usage {
+                    Amount {
                         objects: 9,
                         bytes: 4096,
                     },
                 ),
                 (
                     PathBuf::from("/srv/milvus/rdb_data_meta_kv"),
-                    Usage::default(),
+                    Amount::default(),
                 ),
             ],
             ..target().wal

@@ -5,8 +5,8 @@ use crate::cli::documents::{Finding, Severity};
 use crate::cli::output::count;
 use crate::cli::stored::Stored;
 use crate::config::Switch;
-use crate::manifest::Body;
 use crate::milvus::version::GcGeneration;
+use crate::snapshot::Body;
 use crate::{Error, Result};
 
 /// The kind of a finding that is the repository's, whose exit code is its own.

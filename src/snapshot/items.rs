@@ -3,9 +3,9 @@
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-use super::facts::Usage;
-use crate::manifest::{OBJECTS_ROOT, Snapshot, WAL_ROOT};
+use crate::base::progress::Amount;
 use crate::repo::{Content, Entry, KeyRange, ObjectHash, PieceRef};
+use crate::snapshot::{OBJECTS_ROOT, Snapshot, WAL_ROOT};
 use crate::store::Key;
 use crate::{Cause, Error, Result, Side};
 
@@ -43,9 +43,9 @@ impl Snapshot {
     }
 
     /// Sums over the files of the write-ahead log, which are few.
-    pub(crate) async fn wal_files(&self) -> Result<Usage> {
+    pub(crate) async fn wal_files(&self) -> Result<Amount> {
         self.items(Which::Wal)
-            .try_fold(Usage::default(), |mut sum, item| async move {
+            .try_fold(Amount::default(), |mut sum, item| async move {
                 sum.objects += 1;
                 sum.bytes += item.size;
                 Ok(sum)
@@ -54,8 +54,8 @@ impl Snapshot {
     }
 
     /// Sums over the objects.
-    pub(crate) fn totals(&self) -> Usage {
-        Usage {
+    pub(crate) fn totals(&self) -> Amount {
+        Amount {
             objects: self.manifest.totals.objects,
             bytes: self.manifest.totals.bytes,
         }

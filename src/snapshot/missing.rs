@@ -25,7 +25,7 @@ impl WalState {
 /// # Errors
 ///
 /// [`Cause::Damage`](crate::Cause::Damage) when a node of the map is missing or damaged.
-pub async fn missing(
+pub async fn find(
     objects: &Map,
     catalog: &Catalog,
     scope: Scope,

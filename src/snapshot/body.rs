@@ -1,23 +1,16 @@
-//! The consistency manifest: what a snapshot says of itself, besides its objects and keys.
+//! What a snapshot says of itself, besides its objects and keys.
 //!
 //! It is the `body` of the repository's manifest (docs/format.md, section 10); fields are added,
 //! never changed.
-
-pub mod anchor;
-pub mod complete;
-pub mod snapshot;
-pub mod weakening;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use snapshot::{ANCHOR_ROOT, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
-pub use weakening::Weakening;
-
-/// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
-pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
+use crate::base::weakening::Weakening;
+use crate::instance::holds::HoldRecord;
+use crate::instance::objects::ObjectLayer;
 
 /// How the writers are treated while a snapshot is taken.
 #[derive(
@@ -176,26 +169,6 @@ pub struct MilvusIdentity {
     pub deploy_mode: Option<String>,
 }
 
-/// Where segment objects were.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum ObjectLayer {
-    /// In a directory.
-    Local {
-        /// Milvus's `localStorage.path`.
-        path: String,
-    },
-    /// In a bucket.
-    S3 {
-        /// The endpoint as Milvus uses it.
-        endpoint: String,
-        /// The bucket.
-        bucket: String,
-        /// The root path within it.
-        prefix: String,
-    },
-}
-
 /// The write-ahead log of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Wal {
@@ -232,33 +205,6 @@ pub struct Cut {
     pub straddling: Vec<String>,
 }
 
-/// One suspension.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct HoldRecord {
-    /// `writes`, `ddl`, `compaction` or `gc`.
-    pub hold: String,
-    /// What came of it.
-    pub state: HoldState,
-    /// Milliseconds it was held by us.
-    pub held_ms: u64,
-    /// How it was proved, or why it is absent.
-    pub detail: String,
-}
-
-/// What came of a hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HoldState {
-    /// Ours, under a lease, until released.
-    Held,
-    /// Ours, and lost before the capture ended; the detail says how.
-    Lost,
-    /// An operator had set it; it was used and left alone.
-    External,
-    /// This Milvus has no such control.
-    Absent,
-}
-
 /// How a flush went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlushRecord {
@@ -292,13 +238,4 @@ pub struct Counts {
     /// Objects of each kind.
     #[serde(default)]
     pub objects_by_kind: BTreeMap<String, u64>,
-}
-
-/// How the value of a key in the `objects` map describes its object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ObjectEntry {
-    /// The kind of object, e.g. `insert_log`.
-    pub kind: String,
-    /// The identity in the source when its bytes were read; equal identities mean equal bytes.
-    pub identity: String,
 }

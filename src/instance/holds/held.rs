@@ -8,8 +8,9 @@ use tracing::{info, warn};
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Lease};
-use crate::hold::{ConfigItem, GcHold, Placed, TTL, place};
-use crate::manifest::{HoldRecord, HoldState};
+use crate::instance::holds::HoldRecord;
+use crate::instance::holds::HoldState;
+use crate::instance::holds::{ConfigItem, GcHold, Placed, TTL, place};
 use crate::{Cause, Result, Side};
 
 /// The holds of one capture, released together on every way out.
@@ -114,7 +115,7 @@ impl Holds {
         let placed = std::mem::take(&mut self.placed);
         for (placed, since) in placed {
             let held = since.elapsed();
-            if placed.item() == crate::hold::WRITES {
+            if placed.item() == crate::instance::holds::WRITES {
                 self.writes_held += held;
             }
             let (state, detail) = match &placed {
@@ -174,7 +175,7 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::etcd;
-    use crate::hold::hold_gc;
+    use crate::instance::holds::hold_gc;
     use crate::milvus::simulated::{Script, SimulatedMilvus};
 
     async fn begins(etcd: &mut Etcd) {

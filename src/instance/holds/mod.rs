@@ -6,12 +6,16 @@
 //! revision of the anchor.
 
 mod gc;
+mod held;
 mod items;
+mod record;
 
 pub use gc::{GcHold, hold_gc};
+pub use held::Holds;
 pub use items::{
     COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, allowed, is_set, place,
 };
+pub use record::{HoldRecord, HoldState};
 
 use std::time::Duration;
 

@@ -2,9 +2,13 @@
 //!
 //! Listings answer "is it the same object", never "is it live" (I1).
 
+mod layer;
+
 use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
+
+pub use layer::ObjectLayer;
 
 use crate::Result;
 use crate::store::{ListOptions, Meta, Store};

@@ -2,13 +2,16 @@
 
 use futures::TryStreamExt;
 
-use super::{Body, KEYS_ONLY, anchor};
+use super::{Body, anchor};
 use crate::etcd::KeyValue;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::repo::{KeyRange, Manifest, Map, View};
 use crate::{Cause, Error, Result, Side};
+
+/// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
+pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
 
 /// The map of etcd's keys.
 pub const ANCHOR_ROOT: &str = "anchor";

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::aside::{self, What};
-use super::owner::Owner;
 use crate::base::error::Context as _;
-use crate::etcd::{Anchor, Etcd, EtcdCopy, MEMBER, Process, Status, find_binary};
+use crate::etcd::{Anchor, Etcd, MEMBER, Process, Status, find_binary};
+use crate::instance::aside::{self, What};
+use crate::instance::embedded::EtcdCopy;
 use crate::instance::liveness;
+use crate::instance::owner::Owner;
 use crate::{Error, Result, Side};
 
 /// Where a new etcd is prepared.
@@ -50,7 +51,7 @@ impl Embedded {
     ///
     /// # Errors
     ///
-    /// [`Usage`](crate::Cause::Invalid) when there is no etcd program on this host.
+    /// [`Cause::Invalid`](crate::Cause::Invalid) when there is no etcd program on this host.
     pub(crate) fn open(data_dir: &Path, binary: Option<&Path>) -> Result<Self> {
         let logs = tempfile::Builder::new().prefix("eyrie-log-").tempdir();
         Ok(Self {

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use walkdir::WalkDir;
 
-use super::process::{MEMBER, Process};
-use super::{Etcd, Status};
 use crate::base::error::Context as _;
+use crate::etcd::{Etcd, Status};
+use crate::etcd::{MEMBER, Process};
 use crate::{Cause, Error, Result, Side};
 
 /// Names of directories with copies begin with this.

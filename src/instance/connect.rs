@@ -12,7 +12,7 @@ use crate::base::error::Context as _;
 use crate::base::resources::Resources;
 use crate::config::{self, S3Credentials, SecretSource, Switch};
 use crate::etcd::{Etcd, Settings, Status};
-use crate::manifest::ObjectLayer;
+use crate::instance::objects::ObjectLayer;
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;

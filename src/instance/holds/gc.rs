@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::Result;
 use crate::etcd::Etcd;
-use crate::manifest::{HoldRecord, HoldState};
+use crate::instance::holds::HoldRecord;
+use crate::instance::holds::HoldState;
 use crate::milvus::management::{GcPause, GcRelease, GcSupport, Management};
 
 /// How long one pause lasts. It is renewed at half of it; without tickets it cannot be ended

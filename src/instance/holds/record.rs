@@ -1,0 +1,31 @@
+//! What a manifest says of a hold.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One suspension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldRecord {
+    /// `writes`, `ddl`, `compaction` or `gc`.
+    pub hold: String,
+    /// What came of it.
+    pub state: HoldState,
+    /// Milliseconds it was held by us.
+    pub held_ms: u64,
+    /// How it was proved, or why it is absent.
+    pub detail: String,
+}
+
+/// What came of a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldState {
+    /// Ours, under a lease, until released.
+    Held,
+    /// Ours, and lost before the capture ended; the detail says how.
+    Lost,
+    /// An operator had set it; it was used and left alone.
+    External,
+    /// This Milvus has no such control.
+    Absent,
+}

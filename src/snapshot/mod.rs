@@ -1,0 +1,17 @@
+//! What is stored: the consistency manifest, the keys of the anchor, the objects, the queue's files.
+//!
+//! A capture makes a snapshot of an instance, a restore makes an instance of a snapshot, a
+//! verification reads one.
+
+pub mod anchor;
+mod body;
+pub mod items;
+pub mod missing;
+mod objects;
+mod reader;
+
+pub use body::{
+    Body, Counts, Cut, EtcdIdentity, FlushRecord, Method, MilvusIdentity, Mode, Wal, WalState,
+};
+pub use objects::ObjectEntry;
+pub use reader::{ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
