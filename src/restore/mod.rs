@@ -3,84 +3,39 @@
 //! [`plan`] looks at everything and touches nothing; [`restore`] makes the same plan, refuses what
 //! the guard refuses, proves the snapshot, and does it (I5). `docs/restore.md` is the runbook.
 
-mod facts;
-#[cfg(test)]
-pub(crate) mod fixture;
-mod guard;
-mod keys;
-mod keyspace;
-mod lacking;
-mod marker;
-mod objects;
+mod act;
+mod context;
+mod options;
 mod plan;
-mod prove;
-mod queue;
-mod render;
-mod replace;
-mod survey;
-mod target;
-pub mod transform;
-mod work;
-mod write;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-pub use facts::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
-pub use lacking::{Lacking, LackingFiles, LackingObject, Outcome};
-pub use marker::Stage;
-pub use plan::RestorePlan;
-#[cfg(test)]
-pub(crate) use plan::tests::body as body_for_tests;
+pub use context::Context;
+pub use options::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
+pub use plan::document::RestorePlan;
+pub use plan::lacking::{Lacking, LackingFiles, LackingObject, Outcome};
+pub use plan::marker::Stage;
 
+use act::queue::Queue;
+use act::replace::Old;
+use act::steps::{Done, Steps};
+use context::Purpose;
+use plan::document::Inputs;
+use plan::inputs::{Contents, Marked, SourceFacts, TargetFacts};
+use plan::keys::{Anchor, Made, Onto};
+use plan::lacking::Lack;
+use plan::marker::{Marker, MarkerKeys};
+use plan::target::{FoundStorage, Home};
+
+use crate::base::cancel::Turn;
 use crate::base::progress::Amount;
-use crate::snapshot::{Snapshot, is_keys_only};
-use facts::{Contents, Marked, SourceFacts, TargetFacts};
-use keys::{Anchor, Made, Onto};
-use lacking::Lack;
-use marker::Marker;
-use plan::Inputs;
-use queue::Queue;
-use replace::Old;
-use target::{FoundStorage, Home};
-use work::{Done, Work};
-
-use crate::base::cancel::{Cancel, Turn};
-use crate::base::env::Env;
-use crate::base::progress::SharedProgress;
 use crate::base::weakening::Weakening;
-use crate::config;
 use crate::instance::connect;
-use crate::repo::{Manifest, Reader, Repository};
-use crate::snapshot::EtcdIdentity;
+use crate::repo::{Manifest, Reader};
+use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
 use crate::{Error, Result};
-
-/// What a restore runs in.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    /// The instance to restore onto.
-    pub instance: &'a config::Instance,
-    /// The repository.
-    pub repository: &'a Repository,
-    /// Where the repository is.
-    pub location: &'a config::Location,
-    /// Clock, randomness and ids.
-    pub env: &'a Env,
-    /// Who is told how it goes.
-    pub progress: &'a SharedProgress,
-    /// Ends the restore; the same command goes on where it stopped.
-    pub cancel: &'a Cancel,
-}
-
-/// What a look at the target is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// A plan; nothing is waited for.
-    Plan,
-    /// A restore; sessions that are running out are waited for.
-    Restore,
-}
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -219,7 +174,8 @@ impl Prepared {
         let anchor = Anchor::new(&snapshot, context.cancel.run(snapshot.keys()).await?)?;
         let mut home = Home::open(context, purpose).await?;
         let storage = FoundStorage::look(context, options).await?;
-        let (wal, queue) = target::wal(context, &mut home).await?;
+        let wal = plan::target::wal(context, &mut home).await?;
+        let queue = Queue::new(&wal);
 
         let marker = marker(context, manifest, options, &home);
         let whose = home.marked(&marker);
@@ -268,7 +224,7 @@ impl Prepared {
             etcd: home.facts(context, &made.target, whose.clone()),
             storage: storage.facts.clone(),
             wal,
-            overlap: survey::overlap(context.location, &context.instance.objects).await,
+            overlap: plan::survey::overlap(context.location, &context.instance.objects).await,
         };
         let plan = RestorePlan::new(Inputs {
             source: &source,
@@ -305,7 +261,7 @@ impl Prepared {
         if let Some(refusal) = self.plan.refusals.first() {
             return Err(refusal.to_error());
         }
-        prove::prove(&self.snapshot, context.progress, context.cancel).await?;
+        act::prove::prove(&self.snapshot, context.progress, context.cancel).await?;
         let old = self.old(context, options);
         let Some(storage) = self.storage.take() else {
             return Err(Error::new(
@@ -316,7 +272,7 @@ impl Prepared {
         let storage = storage.prepare(context)?;
         let (mut etcd, mut embedded) = self.home.prepare(context, &self.marked).await?;
         let roots = context.instance.etcd.roots();
-        let work = Work {
+        let steps = Steps {
             snapshot: &self.snapshot,
             repository: context.repository,
             options,
@@ -334,7 +290,7 @@ impl Prepared {
             progress: context.progress,
             cancel: context.cancel,
         };
-        let done = Box::pin(work.run(&mut etcd, embedded.as_mut())).await;
+        let done = Box::pin(steps.run(&mut etcd, embedded.as_mut())).await;
         if let Some(embedded) = &mut embedded {
             embedded.stop().await?;
         }
@@ -348,7 +304,7 @@ impl Prepared {
             return None;
         }
         let instance = context.instance;
-        let names = marker::MarkerKeys::new(&instance.etcd.root_path);
+        let names = MarkerKeys::new(&instance.etcd.root_path);
         let home = &self.home;
         let keys = match &home.embedded {
             Some(_) => &home.left,

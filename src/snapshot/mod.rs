@@ -5,6 +5,8 @@
 
 pub mod anchor;
 mod body;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod items;
 pub mod missing;
 mod objects;

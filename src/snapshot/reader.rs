@@ -156,8 +156,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::restore::body_for_tests;
-    use crate::restore::fixture::{Contents, commit, repository};
+    use crate::snapshot::fixture::body;
+    use crate::snapshot::fixture::{Contents, commit, repository};
 
     #[tokio::test]
     async fn what_a_newer_eyrie_says_is_not_taken_for_what_this_one_knows() {
@@ -166,7 +166,7 @@ mod tests {
             objects: [].into(),
             wal: [].into(),
             keys: vec![],
-            body: body_for_tests(),
+            body: body(),
         };
         let manifest = commit(&repository, &contents).await;
         assert!(Body::of(&manifest).is_ok());

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
-use crate::restore::body_for_tests;
-use crate::restore::fixture::{Contents, commit, noise, repository, told};
+use crate::snapshot::fixture::body;
+use crate::snapshot::fixture::{Contents, commit, noise, repository, told};
 use crate::store::memory::MemoryStore;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 
@@ -19,7 +19,7 @@ fn contents() -> Contents {
             .collect(),
         wal: std::collections::BTreeMap::new(),
         keys: vec![],
-        body: body_for_tests(),
+        body: body(),
     }
 }
 

@@ -3,12 +3,12 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::facts::{
-    Contents, Counted, KeepWal, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
-    Unproven,
-};
 use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
+use crate::restore::options::{KeepWal, Occupied, Options, Unproven};
+use crate::restore::plan::inputs::{
+    Contents, Counted, Layer, Marked, Place, SourceFacts, TargetFacts,
+};
 use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 

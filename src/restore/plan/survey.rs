@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 
-use super::facts::Counted;
 use crate::base::progress::Amount;
 use crate::config::{self, Objects};
 use crate::milvus::objects::folders;
+use crate::restore::plan::inputs::Counted;
 use crate::store::{ListOptions, Store};
 use crate::{Error, Result, Side};
 

@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::facts::{Known, Layer, TargetVersion, Ttl};
-use super::plan::RestorePlan;
 use crate::base::text::Bytes;
+use crate::restore::options::Ttl;
+use crate::restore::plan::document::RestorePlan;
+use crate::restore::plan::inputs::{Known, Layer, TargetVersion};
 
 impl Display for TargetVersion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

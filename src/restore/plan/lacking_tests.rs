@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys};
-use crate::restore::body_for_tests as body;
-use crate::restore::fixture::{Contents, commit, noise, repository, told};
-use crate::restore::transform;
+use crate::restore::plan::transform;
+use crate::snapshot::fixture::body;
+use crate::snapshot::fixture::{Contents, commit, noise, repository, told};
 
 /// Simulated: three whole segments of one collection.
 fn three() -> (SimulatedKeys, Catalog) {

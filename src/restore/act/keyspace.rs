@@ -7,10 +7,8 @@ use async_trait::async_trait;
 use crate::base::env::Env;
 use crate::base::poll::poll;
 use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
+use crate::restore::plan::target_keys::Pairs;
 use crate::{Cause, Result, Side};
-
-/// Keys and values of one transaction.
-pub type Pairs = [(Vec<u8>, Vec<u8>)];
 
 /// How long the lock of a dead restore outlives it.
 const LOCK_TTL: Duration = Duration::from_secs(20);

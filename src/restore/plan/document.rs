@@ -8,16 +8,16 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::facts::{
-    Counted, Known, Layer, Marked, Occupied, Options, Place, SourceFacts, TargetFacts,
-    TargetVersion, Ttl,
-};
 use super::guard::{self, Refusal};
 use super::lacking::{Lack, Lacking};
 use super::marker::Stage;
 use crate::base::progress::Amount;
 use crate::base::weakening;
 use crate::base::weakening::Weakening;
+use crate::restore::options::{Occupied, Options, Ttl};
+use crate::restore::plan::inputs::{
+    Counted, Known, Layer, Marked, Place, SourceFacts, TargetFacts, TargetVersion,
+};
 use crate::snapshot::Body;
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
@@ -396,7 +396,7 @@ fn steps(plan: &RestorePlan, options: &Options) -> Vec<String> {
         steps.push("remove the old keys and move the old queue aside".to_owned());
     }
     steps.push("write the keys, collections last; read them back and compare".to_owned());
-    if options.read_back == super::facts::ReadBack::Yes {
+    if options.read_back == crate::restore::options::ReadBack::Yes {
         steps.push("read every object back and compare its hash".to_owned());
     }
     if !plan.wipes.is_empty() {

@@ -4,18 +4,18 @@
 //! no Milvus has a session. A transaction whose answer was lost is made again: it puts or deletes
 //! the same keys.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::{debug, info};
 
-use super::facts::Occupied;
-use super::keyspace::{Keyspace, Lock, Pairs, lock};
-use super::marker::{Marker, MarkerKeys, Stage};
+use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
-use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
+use crate::instance::liveness::{no_session, sessions};
 use crate::milvus::keys::Roots;
+use crate::restore::options::Occupied;
+use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
+use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
 use crate::{Cause, Error, Result, Side};
 
 /// How often a write is made again after a passing fault, with twice the pause each time: about
@@ -24,52 +24,6 @@ const ATTEMPTS: u32 = 8;
 
 /// The first pause after a passing fault.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// What is to be in etcd at the end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Target {
-    /// Keys and values in the order of writing.
-    pub keys: Vec<(Vec<u8>, Vec<u8>)>,
-    /// How many at the end of `keys` make collections visible: they are absent until all others
-    /// are there.
-    pub last: usize,
-}
-
-impl Target {
-    fn split(&self) -> (&Pairs, &Pairs) {
-        self.keys
-            .split_at(self.keys.len().saturating_sub(self.last))
-    }
-
-    /// The places in `keys` in the order of the keys, 4 bytes each.
-    fn places(&self) -> Places {
-        let mut places: Vec<u32> = (0..).take(self.keys.len()).collect();
-        places.sort_unstable_by_key(|at| &self.keys[*at as usize].0);
-        Places(places)
-    }
-
-    fn values(&self) -> BTreeMap<&[u8], &[u8]> {
-        pairs(&self.keys).collect()
-    }
-}
-
-/// Where each key of a [`Target`] is; etcd takes fewer keys than 2^32.
-struct Places(Vec<u32>);
-
-impl Places {
-    fn find(&self, target: &Target, key: &[u8]) -> Option<usize> {
-        let at = |place: &u32| *place as usize;
-        let found = self
-            .0
-            .binary_search_by(|place| target.keys[at(place)].0[..].cmp(key));
-        found.ok().map(|found| at(&self.0[found]))
-    }
-}
-
-fn pairs(keys: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> {
-    keys.iter()
-        .map(|(key, value)| (key.as_slice(), value.as_slice()))
-}
 
 /// The one writer of a target's etcd.
 pub struct Writer<'a> {
@@ -215,7 +169,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`Side::Target`] when keys are in the way and nothing is to be replaced.
-    pub async fn clear(&mut self, target: &Target, occupied: Occupied) -> Result<u64> {
+    pub async fn clear(&mut self, target: &TargetKeys, occupied: Occupied) -> Result<u64> {
         if occupied == Occupied::Refuse {
             let found = self.keys.read(&self.roots.prefix()).await?.keys;
             if let Some(key) = in_the_way(&found, &self.names, &self.roots, target).next() {
@@ -253,7 +207,7 @@ impl<'a> Writer<'a> {
     /// Puts what is not there yet, in order. `written` hears of each key.
     pub async fn write(
         &mut self,
-        target: &Target,
+        target: &TargetKeys,
         mut written: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let there = self.there(target).await?;
@@ -270,7 +224,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Which of the target's keys are in etcd as they will be.
-    async fn there(&mut self, target: &Target) -> Result<Vec<bool>> {
+    async fn there(&mut self, target: &TargetKeys) -> Result<Vec<bool>> {
         let mut there = vec![false; target.keys.len()];
         let places = target.places();
         self.visit(|kv| {
@@ -288,7 +242,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`Cause::Failed`] when a key is missing, differs or should not be there.
-    pub async fn compare(&mut self, target: &Target) -> Result<()> {
+    pub async fn compare(&mut self, target: &TargetKeys) -> Result<()> {
         let differs = |key: &[u8], what: &str| {
             let key = String::from_utf8_lossy(key).into_owned();
             Side::Target
@@ -363,23 +317,6 @@ impl<'a> Writer<'a> {
         let found = self.keys.read(&self.names.area).await?.keys;
         Ok(!found.iter().any(|kv| kv.key == self.names.marker))
     }
-}
-
-/// The keys of a root that a restore of `target` would destroy: all but eyrie's own, those that are
-/// as they will be, and `session/id` and `session/version`, which any etcd that Milvus once used has.
-pub(crate) fn in_the_way<'k>(
-    found: &'k [KeyValue],
-    names: &'k MarkerKeys,
-    roots: &Roots,
-    target: &'k Target,
-) -> impl Iterator<Item = &'k KeyValue> {
-    let wanted = target.values();
-    let tolerated = keys_beside_sessions(roots);
-    found.iter().filter(move |kv| {
-        !names.owns(&kv.key)
-            && !tolerated.contains(&kv.key)
-            && wanted.get(kv.key.as_slice()) != Some(&kv.value.as_slice())
-    })
 }
 
 /// Waits before another attempt, or gives `error` back.

@@ -15,14 +15,12 @@ use std::path::PathBuf;
 use futures::{StreamExt, stream};
 use tracing::info;
 
-use super::facts::{Occupied, Options, ReadBack};
 use super::keyspace::Keyspace;
-use super::marker::{Marker, Stage};
 use super::objects::{InPlace, Other, Placed, Placing, read_back};
 use super::prove;
 use super::queue::Queue;
 use super::replace::{self, Old};
-use super::write::{Target, Writer};
+use super::write::Writer;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
@@ -32,6 +30,9 @@ use crate::instance::owner::Owner;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
 use crate::repo::Repository;
+use crate::restore::options::{Occupied, Options, ReadBack};
+use crate::restore::plan::marker::{Marker, Stage};
+use crate::restore::plan::target_keys::TargetKeys;
 use crate::snapshot::Snapshot;
 use crate::snapshot::WalState;
 use crate::snapshot::items::{Item, Which};
@@ -55,14 +56,14 @@ const SWAP_HAS_BEGUN: &str = "the repository was damaged after its bytes had bee
 
 /// Everything that a restore works with.
 #[derive(Debug)]
-pub(crate) struct Work<'a> {
+pub(crate) struct Steps<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) repository: &'a Repository,
     pub(crate) options: &'a Options,
     pub(crate) marker: Marker,
     /// How far an earlier run came.
     pub(crate) stage: Stage,
-    pub(crate) target: &'a Target,
+    pub(crate) target: &'a TargetKeys,
     pub(crate) roots: &'a Roots,
     pub(crate) storage: &'a Storage,
     pub(crate) queue: &'a Queue,
@@ -99,7 +100,7 @@ pub(crate) struct Done {
     pub(crate) removed: u64,
 }
 
-impl Work<'_> {
+impl Steps<'_> {
     /// Does it. After an error the same call goes on where it stopped.
     ///
     /// # Errors
@@ -336,5 +337,5 @@ impl Work<'_> {
 }
 
 #[cfg(test)]
-#[path = "work_tests.rs"]
+#[path = "steps_tests.rs"]
 mod tests;

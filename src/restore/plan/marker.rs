@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Occupied, Options};
 use crate::etcd::KeyValue;
+use crate::restore::options::{Occupied, Options};
 use crate::{Cause, Error, Result};
 
 /// The area of eyrie's own keys below the root.

@@ -3,16 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::facts::{
-    Counted, EtcdFacts, Known, Layer, Marked, Occupied, Options, Place, StorageFacts,
-    TargetVersion, WalFacts,
-};
-use super::keyspace::Keyspace;
 use super::marker::{Found, Marker, MarkerKeys};
-use super::queue::Queue;
 use super::survey::{self, Stored};
-use super::work::{Local, Storage};
-use super::{Context, Purpose};
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::config::{Objects, WalKind};
@@ -20,9 +12,14 @@ use crate::etcd::{Etcd, KeyValue, Status};
 use crate::instance::connect;
 use crate::instance::embedded::{Embedded, Holds};
 use crate::instance::liveness;
-use crate::instance::owner::Owner;
 use crate::instance::wal::directories;
 use crate::milvus::MilvusVersion;
+use crate::restore::options::{Occupied, Options};
+use crate::restore::plan::inputs::{
+    Counted, EtcdFacts, Known, Layer, Marked, Place, StorageFacts, TargetVersion, WalFacts,
+};
+use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
+use crate::restore::{Context, Purpose};
 use crate::store::SharedStore;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
@@ -161,7 +158,7 @@ impl Home {
         match (&self.found.marker, self.found.stage) {
             (None, _) => Marked::No,
             (Some(found), stage) if found.continues(ours) => {
-                Marked::Ours(stage.unwrap_or(super::Stage::Objects))
+                Marked::Ours(stage.unwrap_or(crate::restore::Stage::Objects))
             }
             (Some(found), _) => Marked::Other {
                 snapshot: found.snapshot.clone(),
@@ -174,19 +171,19 @@ impl Home {
     pub(crate) fn facts(
         &self,
         context: &Context<'_>,
-        target: &super::write::Target,
+        target: &TargetKeys,
         marked: Marked,
     ) -> EtcdFacts {
         let etcd = &context.instance.etcd;
         let names = MarkerKeys::new(&etcd.root_path);
         let roots = etcd.roots();
         // What is as it will be is our own work only when this restore has begun here.
-        let none = super::write::Target::default();
+        let none = TargetKeys::default();
         let ours = match marked {
             Marked::Ours(_) => target,
             Marked::No | Marked::Other { .. } => &none,
         };
-        let way = |keys| super::write::in_the_way(keys, &names, &roots, ours);
+        let way = |keys| in_the_way(keys, &names, &roots, ours);
         let mut both = way(&self.keys).chain(way(&self.left));
         let example = both
             .next()
@@ -235,39 +232,6 @@ impl Home {
         found.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
-    /// Makes the etcd ready to be written, once the guard has let it pass. What another restore left
-    /// there is given up.
-    pub(crate) async fn prepare(
-        &mut self,
-        context: &Context<'_>,
-        marked: &Marked,
-    ) -> Result<(Etcd, Option<Embedded>)> {
-        let mut embedded = self.embedded.take();
-        if let Some(directory) = &mut embedded {
-            match (directory.holds(), marked) {
-                (Holds::Staged, Marked::Other { .. } | Marked::No) => {
-                    self.etcd = None;
-                    directory.stop().await?;
-                    directory.discard()?;
-                }
-                (Holds::Member, Marked::Ours(_)) => directory.unsettle()?,
-                _ => {}
-            }
-            if self.etcd.is_none() {
-                self.etcd = Some(directory.start().await?);
-            }
-        }
-        let Some(mut etcd) = self.etcd.take() else {
-            return Err(Error::new(Cause::Failed, "the target's etcd is not open"));
-        };
-        if let Marked::Other { .. } = marked {
-            let names = MarkerKeys::new(&context.instance.etcd.root_path);
-            let own = [names.marker, names.stage, names.saved, names.record];
-            Keyspace::delete(&mut etcd, "giving up another restore", vec![], &own).await?;
-        }
-        Ok((etcd, embedded))
-    }
-
     /// Ends what was started to look at the target.
     pub(crate) async fn close(&mut self) -> Result<()> {
         self.etcd = None;
@@ -286,8 +250,8 @@ fn prefix(context: &Context<'_>) -> String {
 #[derive(Debug)]
 pub(crate) struct FoundStorage {
     pub(crate) facts: StorageFacts,
-    store: Option<SharedStore>,
-    outside: Vec<String>,
+    pub(crate) store: Option<SharedStore>,
+    pub(crate) outside: Vec<String>,
 }
 
 impl FoundStorage {
@@ -337,38 +301,6 @@ impl FoundStorage {
             outside,
         })
     }
-
-    /// Makes the storage ready to be written, once the guard has let it pass.
-    pub(crate) fn prepare(self, context: &Context<'_>) -> Result<Storage> {
-        let local = match &context.instance.objects {
-            Objects::S3(_) => None,
-            Objects::Local(local) => {
-                let owner = Owner::of(&local.path)?;
-                let is_new = !local.path.exists();
-                let store = LocalStore::open(&local.path, settings(MissingRoot::Create));
-                let store = store.on(Side::Target)?;
-                if is_new {
-                    owner.adopt(std::slice::from_ref(&local.path))?;
-                }
-                Some(Local { store, owner })
-            }
-        };
-        let store = match (&local, self.store) {
-            (Some(local), _) => of_target(context, Arc::new(local.store.clone())),
-            (None, Some(store)) => store,
-            (None, None) => {
-                return Err(Error::new(
-                    Cause::Failed,
-                    "the target's storage is not open",
-                ));
-            }
-        };
-        Ok(Storage {
-            store,
-            local,
-            outside: self.outside,
-        })
-    }
 }
 
 type Opened = (Option<SharedStore>, Place, Vec<String>);
@@ -410,7 +342,7 @@ async fn open(context: &Context<'_>) -> Result<Opened> {
     Ok((None, place, outside))
 }
 
-fn settings(missing: MissingRoot) -> LocalSettings {
+pub(crate) fn settings(missing: MissingRoot) -> LocalSettings {
     LocalSettings {
         access: Access::Umask,
         missing,
@@ -418,7 +350,7 @@ fn settings(missing: MissingRoot) -> LocalSettings {
 }
 
 /// A store of the target, at the rate that is set.
-fn of_target(context: &Context<'_>, store: SharedStore) -> SharedStore {
+pub(crate) fn of_target(context: &Context<'_>, store: SharedStore) -> SharedStore {
     let sided = Arc::new(SidedStore::new(store, Side::Target));
     limited(sided, context.repository.resources())
 }
@@ -428,7 +360,7 @@ fn is_missing(error: &Error) -> bool {
 }
 
 /// Looks at the queue.
-pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<(WalFacts, Queue)> {
+pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<WalFacts> {
     let wal = &context.instance.wal;
     let directories = directories(&wal.kind);
     let measured = |path: &PathBuf| -> Result<(PathBuf, Amount)> {
@@ -441,12 +373,11 @@ pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<(WalFa
         }
         _ => 0,
     };
-    let facts = WalFacts {
+    Ok(WalFacts {
         kind: wal.kind.name().to_owned(),
         channel_prefix: wal.channel_prefix.clone(),
         channels: wal.dml_channel_num,
         directories: directories.iter().map(measured).collect::<Result<_>>()?,
         keys,
-    };
-    Ok((facts, Queue { directories }))
+    })
 }

@@ -1,8 +1,8 @@
 use jiff::Timestamp;
 
 use super::super::keyspace::memory::{Fault, MemoryKeys};
-use super::super::marker::Found;
 use super::*;
+use crate::restore::plan::marker::Found;
 
 fn env() -> Env {
     Env::simulated(Timestamp::UNIX_EPOCH, 7).0
@@ -18,7 +18,7 @@ fn marker() -> Marker {
     }
 }
 
-fn target() -> Target {
+fn target() -> TargetKeys {
     let key = |n: usize| (format!("r/meta/k{n:04}").into_bytes(), vec![1; 8]);
     let mut keys: Vec<_> = (0..150).map(key).collect();
     keys.push((b"r/meta/session/id".to_vec(), b"5".to_vec()));
@@ -28,7 +28,7 @@ fn target() -> Target {
             b"c".to_vec(),
         ));
     }
-    Target { keys, last: 3 }
+    TargetKeys { keys, last: 3 }
 }
 
 async fn run(keys: &mut MemoryKeys) -> Result<()> {

@@ -1,62 +1,11 @@
 use std::path::PathBuf;
 
-use super::super::facts::{Contents, EtcdFacts, StorageFacts, WalFacts};
 use super::super::guard::tests::{source, target};
 use super::*;
 use crate::base::progress::Amount;
-use crate::instance::objects::ObjectLayer;
-use crate::snapshot::{Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, Wal, WalState};
-
-pub(crate) fn body() -> Body {
-    Body {
-        eyrie_version: "0.1.0".into(),
-        mode: Mode::Quiesced,
-        asked_mode: Mode::Quiesced,
-        method: Method::Copy,
-        revision: 77,
-        etcd: EtcdIdentity {
-            version: "3.5.21".into(),
-            cluster_id: "00".into(),
-            embedded: false,
-            root_path: "by-dev".into(),
-            meta_sub_path: "meta".into(),
-            kv_sub_path: "kv".into(),
-        },
-        milvus: MilvusIdentity {
-            version: "2.3.5".into(),
-            commit: None,
-            deploy_mode: None,
-        },
-        objects: ObjectLayer::Local {
-            path: "/var/lib/milvus/data".into(),
-        },
-        wal: Wal {
-            kind: "rocksmq".into(),
-            state: WalState::Reset,
-            channel_prefix: "by-dev".into(),
-        },
-        cut: Cut {
-            timestamp: 9,
-            newest_log: 8,
-            proven: true,
-            straddling: vec![],
-        },
-        holds: vec![],
-        write_hold_ms: 900,
-        duration_ms: 1000,
-        flush: None,
-        counts: Counts {
-            objects_by_kind: [("index_files".to_owned(), 12)].into(),
-            ..Counts::default()
-        },
-        objects_read: 0,
-        bytes_read: 0,
-        differences: vec![],
-        weakenings: vec![],
-        notes: vec![],
-        accepted: vec![],
-    }
-}
+use crate::restore::plan::inputs::{Contents, EtcdFacts, StorageFacts, WalFacts};
+use crate::snapshot::WalState;
+use crate::snapshot::fixture::body;
 
 fn changes() -> Vec<KeyChange> {
     let change = |family: &str, action: &str, keys, why: &str| KeyChange {

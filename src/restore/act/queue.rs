@@ -14,6 +14,7 @@ use crate::base::progress::SharedProgress;
 use crate::instance::aside::{self, What};
 use crate::instance::owner::Owner;
 use crate::instance::wal::ROCKSMQ_NAMES;
+use crate::restore::plan::inputs::WalFacts;
 use crate::snapshot::Snapshot;
 use crate::snapshot::items::{Item, Which};
 use crate::store::Key;
@@ -30,6 +31,14 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// The queue in the directories that were found.
+    pub(crate) fn new(found: &WalFacts) -> Self {
+        let paths = found.directories.iter().map(|(path, _)| path.clone());
+        Self {
+            directories: paths.collect(),
+        }
+    }
+
     /// Moves the old queue aside.
     pub(crate) fn put_aside(&self) -> Result<()> {
         self.directories

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use super::*;
 use crate::base::progress::testing::Silent;
 use crate::repo::Manifest;
-use crate::restore::fixture::{Contents, commit, noise, repository, told};
-use crate::restore::keyspace::memory::{Fault, MemoryKeys};
-use crate::restore::marker::MarkerKeys;
-use crate::restore::plan::tests::body;
+use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
+use crate::restore::plan::marker::MarkerKeys;
+use crate::snapshot::fixture::body;
+use crate::snapshot::fixture::{Contents, commit, noise, repository, told};
 use crate::snapshot::{EtcdIdentity, WalState};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
@@ -46,13 +46,13 @@ fn contents(state: WalState) -> Contents {
     }
 }
 
-fn target() -> Target {
+fn target() -> TargetKeys {
     let keys = [
         ("r/meta/fields/1", "f"),
         ("r/meta/session/id", "7"),
         ("r/meta/collection/1", "c"),
     ];
-    Target {
+    TargetKeys {
         keys: keys.map(|(k, v)| (k.into(), v.into())).to_vec(),
         last: 1,
     }
@@ -145,7 +145,7 @@ impl World {
         let names = MarkerKeys::new("r");
         let mut keys = self.keys.clone();
         let all = keys.read("r/").await?;
-        let found = super::super::marker::Found::read(&names, &all.keys);
+        let found = crate::restore::plan::marker::Found::read(&names, &all.keys);
         let marker = found.marker.clone().unwrap_or(Marker {
             restore: "x".into(),
             repository: self.repository.id().to_string(),
@@ -184,7 +184,7 @@ impl World {
             directories: self.directories(),
         };
         let target = target();
-        let work = Work {
+        let work = Steps {
             snapshot: &snapshot,
             repository: &self.repository,
             options: &self.options,

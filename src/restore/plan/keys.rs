@@ -4,13 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::facts::{Options, Ttl};
 use super::guard::Refusal;
 use super::lacking::Lack;
 use super::marker::AREA;
-use super::plan::{Expiring, GcGuard, KeyChange};
 use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
-use super::write::Target;
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
 use crate::instance::holds::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
@@ -18,6 +15,9 @@ use crate::instance::objects::ObjectLayer;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
+use crate::restore::options::{Options, Ttl};
+use crate::restore::plan::document::{Expiring, GcGuard, KeyChange};
+use crate::restore::plan::target_keys::TargetKeys;
 use crate::snapshot::{Body, Snapshot, WalState};
 use crate::{Result, Side};
 
@@ -33,7 +33,7 @@ pub(crate) struct Anchor {
 /// What the transform made of it.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
-    pub(crate) target: Target,
+    pub(crate) target: TargetKeys,
     pub(crate) changes: Vec<KeyChange>,
     pub(crate) expiring: Vec<Expiring>,
     pub(crate) load: String,
@@ -114,7 +114,7 @@ impl Anchor {
         };
         let keys = made.keys.into_iter().map(|new| (new.key, new.value));
         Ok(Made {
-            target: Target {
+            target: TargetKeys {
                 keys: keys.collect(),
                 last: made.collection_keys,
             },

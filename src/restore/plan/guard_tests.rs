@@ -2,11 +2,11 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::super::facts::{EtcdFacts, Known, StorageFacts, TargetVersion, WalFacts};
 use super::super::marker::Stage;
 use super::*;
 use crate::base::progress::Amount;
 use crate::milvus::MilvusVersion;
+use crate::restore::plan::inputs::{EtcdFacts, Known, StorageFacts, TargetVersion, WalFacts};
 
 pub(crate) fn source() -> SourceFacts {
     SourceFacts {
