@@ -1,7 +1,6 @@
 //! The steps in their order: plan, hold, anchor, copy, audit, commit.
 
 use std::collections::BTreeSet;
-
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,16 +11,12 @@ use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
-use super::view;
-use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options, cold, window};
+use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options, cold, view, window};
 use crate::base::error::Context as _;
 use crate::base::text::{cut, first};
-use crate::base::weakening;
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{self, Weakening};
 use crate::instance::connect;
-use crate::instance::holds::HoldRecord;
-use crate::instance::holds::HoldState;
-use crate::instance::holds::{self, Holds};
+use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;

@@ -11,7 +11,6 @@ use super::objects::key_of;
 use super::{Context, Options, cold};
 use crate::base::error::Context as _;
 use crate::base::poll::poll;
-use crate::config;
 use crate::etcd::{Etcd, Status, prefix_end};
 use crate::instance::connect;
 use crate::instance::embedded::EtcdCopy;
@@ -25,7 +24,7 @@ use crate::snapshot::Mode;
 use crate::store::limit::limited;
 use crate::store::memory::MemoryStore;
 use crate::store::{Meta, SharedStore};
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result, Side, config};
 
 /// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
 /// must run out first, within 60 s by default (docs/milvus.md 3.4).

@@ -5,14 +5,13 @@ use tracing::debug;
 
 use super::plan::{Plan, plan};
 use super::{Context, Options};
-use crate::config;
 use crate::etcd::Status;
 use crate::instance::connect;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
 use crate::snapshot::{Body, Mode};
 use crate::store::ListOptions;
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result, Side, config};
 
 /// What was found of an instance.
 #[derive(Debug)]

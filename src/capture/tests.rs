@@ -1,7 +1,5 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
-use crate::base::resources::Resources;
-use crate::{Cause, Side};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -14,26 +12,26 @@ use super::{Context, commit, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::testing::Recorder;
+use crate::base::resources::Resources;
 use crate::base::weakening;
 use crate::config::{Resolved, Variables};
 use crate::etcd::Anchor;
-use crate::instance::holds::HoldRecord;
-use crate::instance::holds::HoldState;
-use crate::milvus::MilvusVersion;
+use crate::instance::holds::{HoldRecord, HoldState};
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::KeyValuePair;
 use crate::milvus::proto::meta::PartitionState;
-use crate::milvus::recorded;
 use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
+use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
+use crate::{Cause, Side};
 
 const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";
 

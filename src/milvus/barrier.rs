@@ -5,8 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::proto::common;
-use super::proto::milvus as api;
+use super::proto::{common, milvus as api};
 use crate::Result;
 
 /// The property of a message of the write-ahead log that holds its time tick, in base 36 (Milvus,

@@ -11,9 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::auth::{Credentials, Tls};
-use super::proto::common;
-use super::proto::milvus as api;
 use super::proto::milvus::milvus_service_client::MilvusServiceClient;
+use super::proto::{common, milvus as api};
 use super::status::{Refusal, RefusalClass, broken_connection, concise, transport_error};
 use super::version::MilvusVersion;
 use crate::{Cause, Error, Result, Side};

@@ -9,25 +9,27 @@
 
 mod care;
 mod format;
+mod host;
 mod repository;
 mod session;
 
 #[cfg(test)]
 mod tests;
 
-pub use care::check::{CheckBytes, CheckReport, Damage, DamageKind, Listing};
+pub use care::check::{CheckBytes, CheckReport};
+pub use care::verified::{Verification, VerifiedSnapshot};
 pub use format::blob::Compression;
+pub use format::damage::{Damage, DamageKind};
 pub use format::hash::{Cuts, PieceRef};
 pub use format::ids::{
     BlobId, Cv, IndexId, KeyId, ObjectHash, PackId, RepositoryId, SessionId, SnapshotId,
 };
 pub use format::keys::{KdfCost, Unlock};
-pub use format::manifest::{Manifest, ManifestDraft, Roots, Snapshots, Totals};
-pub use format::tree::{
-    Change, Content, Entry, Envelope, EnvelopeNode, KeyRange, Map, MapBuilder, NodeRef,
-};
-pub use format::verified::{Verification, VerifiedSnapshot};
+pub use format::manifest::{Manifest, Roots, Totals};
+pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, NodeRef};
 pub use repository::{InitOptions, Repository};
+pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
-pub use session::view::{Reader, View};
-pub use session::writer::{ObjectSource, StoredObject, Writer};
+pub use session::snapshots::Snapshots;
+pub use session::view::{Listing, Reader, View};
+pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

@@ -21,7 +21,7 @@ use crate::repo::format::keys::{
 };
 use crate::repo::format::vault::{Keyring, Vault};
 use crate::repo::format::wire::damaged;
-use crate::repo::session::host::Host;
+use crate::repo::host::Host;
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};

@@ -18,6 +18,13 @@ pub use plan::document::RestorePlan;
 pub use plan::lacking::{Lacking, LackingFiles, LackingObject, Outcome};
 pub use plan::marker::Stage;
 
+use crate::base::cancel::Turn;
+use crate::base::progress::Amount;
+use crate::base::weakening::Weakening;
+use crate::instance::connect;
+use crate::repo::{Manifest, Reader};
+use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
+use crate::{Error, Result};
 use act::queue::Queue;
 use act::replace::Old;
 use act::steps::{Done, Steps};
@@ -28,14 +35,6 @@ use plan::keys::{Anchor, Made, Onto};
 use plan::lacking::Lack;
 use plan::marker::{Marker, MarkerKeys};
 use plan::target::{FoundStorage, Home};
-
-use crate::base::cancel::Turn;
-use crate::base::progress::Amount;
-use crate::base::weakening::Weakening;
-use crate::instance::connect;
-use crate::repo::{Manifest, Reader};
-use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
-use crate::{Error, Result};
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Serialize)]

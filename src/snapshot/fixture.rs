@@ -1,6 +1,5 @@
 //! A repository in memory with a snapshot in it, for tests.
 
-use crate::base::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::base::env::Env;
+use crate::base::resources::Resources;
 use crate::etcd::KeyValue;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::TreeKey;

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
-use crate::snapshot::fixture::body;
-use crate::snapshot::fixture::{Contents, commit, noise, repository, told};
+use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
 use crate::store::memory::MemoryStore;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use eyrie::cli::commands::{snapshots::Snapshots, verify};
-use eyrie::cli::documents::*;
-use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome};
+use eyrie::cli::commands::snapshots::Snapshots;
+use eyrie::cli::commands::verify;
+use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
 use eyrie::snapshot::{Method, Mode};
 use serde::Serialize;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::fixture::{DROPPED, Fixture, Lacks, damage};
 use rstest::rstest;
+
+use crate::fixture::{DROPPED, Fixture, Lacks, damage};
 
 #[test]
 fn snapshots_are_listed_with_the_fields_of_the_contract() {

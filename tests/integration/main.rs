@@ -1,6 +1,7 @@
 //! Tests of the library's surface and of the command, in one binary: linking it once is what a
 //! change costs. `cargo test --test integration cli_verbs` runs one module of it.
 
+mod architecture;
 mod cli_basic;
 mod cli_help;
 mod cli_render;

@@ -23,8 +23,7 @@ use crate::instance::holds::HoldState;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
 use crate::repo::KeyRange;
-use crate::snapshot::Snapshot;
-use crate::snapshot::{Body, Cut, WalState};
+use crate::snapshot::{Body, Cut, Snapshot, WalState};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///

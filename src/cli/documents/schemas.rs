@@ -1,6 +1,7 @@
 //! The schemas of all documents, as `docs/schemas/` has them.
 
-use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 
 use super::{
     BackupDocument, BackupPlanDocument, CheckDocument, ConfigShowDocument, DiffDocument,

@@ -15,8 +15,7 @@ use tracing::debug;
 use walkdir::WalkDir;
 
 use crate::base::error::Context as _;
-use crate::etcd::{Etcd, Status};
-use crate::etcd::{MEMBER, Process};
+use crate::etcd::{Etcd, MEMBER, Process, Status};
 use crate::{Cause, Error, Result, Side};
 
 /// Names of directories with copies begin with this.

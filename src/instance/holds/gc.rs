@@ -11,8 +11,7 @@ use tracing::{info, warn};
 
 use crate::Result;
 use crate::etcd::Etcd;
-use crate::instance::holds::HoldRecord;
-use crate::instance::holds::HoldState;
+use crate::instance::holds::{HoldRecord, HoldState};
 use crate::milvus::management::{GcPause, GcRelease, GcSupport, Management};
 
 /// How long one pause lasts. It is renewed at half of it; without tickets it cannot be ended

@@ -8,9 +8,7 @@ use tracing::{info, warn};
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Lease};
-use crate::instance::holds::HoldRecord;
-use crate::instance::holds::HoldState;
-use crate::instance::holds::{ConfigItem, GcHold, Placed, TTL, place};
+use crate::instance::holds::{ConfigItem, GcHold, HoldRecord, HoldState, Placed, TTL, place};
 use crate::{Cause, Result, Side};
 
 /// The holds of one capture, released together on every way out.

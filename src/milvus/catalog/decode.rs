@@ -8,10 +8,9 @@ use prost::Message;
 use super::super::keys::{KeyKind, KeyValue, Roots, SegmentKey};
 use super::super::proto::common::KeyValuePair;
 use super::super::proto::{meta, schema};
-use super::live;
 use super::{
     Access, Catalog, Collection, Counters, DROPPED, FieldIndex, IndexVersions, Load, MAX_NAMED,
-    MilvusVersion, Partition, Segment, Tasks, WalEvidence,
+    MilvusVersion, Partition, Segment, Tasks, WalEvidence, live,
 };
 use crate::{Cause, Error, Result};
 

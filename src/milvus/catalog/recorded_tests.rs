@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Catalog, Standing, WalKind};
-use crate::milvus::MilvusVersion;
 use crate::milvus::keys::{Family, KeyValue, Roots};
 use crate::milvus::objects::ObjectKind;
-use crate::milvus::recorded;
 use crate::milvus::validate::{FindingKind, Severity};
+use crate::milvus::{MilvusVersion, recorded};
 
 fn catalog() -> Catalog {
     let version = MilvusVersion::new(2, 3, 5);

@@ -3,6 +3,7 @@
 pub(crate) mod blob;
 pub(crate) mod config;
 pub(crate) mod crypto;
+pub(crate) mod damage;
 pub(crate) mod hash;
 pub(crate) mod ids;
 pub(crate) mod index;
@@ -12,5 +13,4 @@ pub(crate) mod pack;
 pub(crate) mod sealed;
 pub(crate) mod tree;
 pub(crate) mod vault;
-pub(crate) mod verified;
 pub(crate) mod wire;

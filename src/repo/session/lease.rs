@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::host::Host;
 use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::repo::format::ids::{SessionId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
+use crate::repo::host::Host;
 use crate::repo::repository::{Repository, Sighting, get};
 use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};

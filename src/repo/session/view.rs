@@ -12,7 +12,6 @@ use super::lease::{Lease, SessionKind};
 use crate::Result;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
-use crate::repo::care::check::Listing;
 use crate::repo::format::blob::{BlobKind, into_mut};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
@@ -33,6 +32,12 @@ pub struct View(Arc<Seen>);
 struct Seen {
     repo: Repository,
     index: Index,
+}
+
+/// The packs that a store has.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    pub(crate) sizes: HashMap<PackId, u64>,
 }
 
 /// A reader session: a view under a lease, so that nothing it reads is pruned meanwhile.

@@ -1,6 +1,5 @@
 //! Repositories of every version that was ever released can be read.
 
-use crate::base::resources::Resources;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use walkdir::WalkDir;
 
 use super::support::*;
 use crate::base::env::Env;
+use crate::base::resources::Resources;
 use crate::base::secret::Secret;
 use crate::repo::{CheckBytes, Cuts, InitOptions, Repository, Unlock};
 use crate::store::memory::MemoryStore;

@@ -11,7 +11,7 @@ use crate::base::env::Env;
 use crate::base::resources::{Limits, Resources};
 use crate::repo::format::ids::SessionId;
 use crate::repo::format::sealed::FileKind;
-use crate::repo::session::host::Host;
+use crate::repo::host::Host;
 use crate::repo::session::lease::{LeaseFile, SessionKind, lease_path, leases};
 use crate::repo::{Compression, Repository, Unlock};
 use crate::store::memory::MemoryStore;

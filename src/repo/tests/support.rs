@@ -1,6 +1,5 @@
 //! What the tests share: small cuts, objects from seeds, a backup and a restore.
 
-use crate::base::resources::Resources;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +10,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::base::env::{Env, lock};
+use crate::base::resources::Resources;
 use crate::repo::{
     Compression, Content, Cuts, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
     ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, View, Writer,

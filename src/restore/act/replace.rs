@@ -10,17 +10,15 @@ use super::objects::digest;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::base::weakening;
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{self, Weakening};
 use crate::etcd::KeyValue;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::folders;
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
-use crate::snapshot::Snapshot;
 use crate::snapshot::items::Which;
 use crate::snapshot::{
     ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, Method, MilvusIdentity, Mode,
-    OBJECTS_ROOT, Wal, WalState, anchor,
+    OBJECTS_ROOT, Snapshot, Wal, WalState, anchor,
 };
 use crate::store::{ListOptions, Store};
 use crate::{Cause, Error, Result};

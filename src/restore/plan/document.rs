@@ -12,8 +12,7 @@ use super::guard::{self, Refusal};
 use super::lacking::{Lack, Lacking};
 use super::marker::Stage;
 use crate::base::progress::Amount;
-use crate::base::weakening;
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{self, Weakening};
 use crate::restore::options::{Occupied, Options, Ttl};
 use crate::restore::plan::inputs::{
     Counted, Known, Layer, Marked, Place, SourceFacts, TargetFacts, TargetVersion,

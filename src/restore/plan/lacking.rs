@@ -12,13 +12,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Result;
-use crate::base::weakening::MISSING_OBJECTS;
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{MISSING_OBJECTS, Weakening};
 use crate::milvus::catalog::{ALL_PARTITIONS, Catalog, Collection, Segment};
 use crate::milvus::keys::SegmentKey;
 use crate::milvus::objects::{ObjectKind, ObjectRef};
-use crate::snapshot::Snapshot;
-use crate::snapshot::missing;
+use crate::snapshot::{Snapshot, missing};
 
 /// Missing files that are named for each collection; the rest are counted.
 const NAMED: usize = 20;

@@ -4,8 +4,7 @@ use super::*;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys};
 use crate::restore::plan::transform;
-use crate::snapshot::fixture::body;
-use crate::snapshot::fixture::{Contents, commit, noise, repository, told};
+use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
 
 /// Simulated: three whole segments of one collection.
 fn three() -> (SimulatedKeys, Catalog) {

@@ -9,17 +9,16 @@ use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::config::{Objects, WalKind};
 use crate::etcd::{Etcd, KeyValue, Status};
-use crate::instance::connect;
 use crate::instance::embedded::{Embedded, Holds};
-use crate::instance::liveness;
 use crate::instance::wal::directories;
+use crate::instance::{connect, liveness};
 use crate::milvus::MilvusVersion;
+use crate::restore::context::{Context, Purpose};
 use crate::restore::options::{Occupied, Options};
 use crate::restore::plan::inputs::{
     Counted, EtcdFacts, Known, Layer, Marked, Place, StorageFacts, TargetVersion, WalFacts,
 };
 use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
-use crate::restore::{Context, Purpose};
 use crate::store::SharedStore;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};

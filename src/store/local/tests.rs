@@ -1,11 +1,12 @@
+use std::collections::BTreeSet;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use futures::stream::TryStreamExt;
+use proptest::prelude::*;
+
 use super::*;
 use crate::store::testing::conformance;
 use crate::store::{Durability, PutMode};
-use futures::stream::TryStreamExt;
-use proptest::prelude::*;
-use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::symlink;
 
 fn scratch(settings: LocalSettings) -> (tempfile::TempDir, LocalStore) {
     let scratch = tempfile::tempdir().unwrap();

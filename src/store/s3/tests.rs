@@ -1,14 +1,16 @@
 //! Against a server of a few lines that answers by script: what a real one does only on bad days.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
 use super::*;
 use crate::base::env::{Env, lock};
 use crate::base::secret::Secret;
 use crate::store::retry::{RetryPolicy, RetryStore};
-use jiff::Timestamp;
-use std::collections::HashMap;
-use std::sync::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 /// What the server does with a request.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,8 @@
 //! Values that tell what goes on: load state, tasks, checkpoints, sessions, counters, settings.
 
 use super::super::super::keys::{KeyKind, KeyValue, normalise_item};
-use super::super::super::proto::streaming::BroadcastTaskState;
-use super::super::super::proto::{data, msg, query, streaming};
+use super::super::super::proto::streaming::{self, BroadcastTaskState};
+use super::super::super::proto::{data, msg, query};
 use super::super::{
     Checkpoint, CompactionTask, ConfigItem, FileResource, MAX_NAMED, PartitionStats, Session,
 };

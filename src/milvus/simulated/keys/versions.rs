@@ -3,10 +3,10 @@
 use super::{COLLECTION, NANOS, PARTITION, PCHANNEL, SimulatedKeys, TIME, VCHANNEL};
 use crate::milvus::MilvusVersion;
 use crate::milvus::proto::common::{IndexState, MessageId, SegmentState};
-use crate::milvus::proto::data::{FieldBinlog, SegmentInfo, SegmentLevel};
+use crate::milvus::proto::data::{self, FieldBinlog, SegmentInfo, SegmentLevel};
 use crate::milvus::proto::msg::MsgPosition;
 use crate::milvus::proto::schema::FunctionSchema;
-use crate::milvus::proto::{data, meta, streaming};
+use crate::milvus::proto::{meta, streaming};
 
 impl SimulatedKeys {
     /// Simulated 2.2: collection keys before databases, the old place of timestamps and settings,

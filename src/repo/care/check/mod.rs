@@ -5,11 +5,11 @@ mod bytes;
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
 
 use self::bytes::{PackFaults, check_pack};
 use crate::repo::format::blob::BlobKind;
 use crate::repo::format::config::{CONFIG, Config};
+use crate::repo::format::damage::{Damage, DamageKind};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, KeyId, PackId, SessionId, SnapshotId};
 use crate::repo::format::index::segment::{PackInfo, Record};
@@ -26,54 +26,6 @@ use crate::{Cause, Error, Result};
 
 /// How many packs are read at once; the byte budget bounds them too.
 const PACKS_AT_ONCE: usize = 4;
-
-/// What kind of thing is damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum DamageKind {
-    /// The repository's config.
-    Config,
-    /// A key file or the keyring.
-    Key,
-    /// A manifest.
-    Manifest,
-    /// The order of an instance's snapshots: a gap, or a number taken twice.
-    Sequence,
-    /// An index segment, or blobs that no segment knows.
-    Index,
-    /// A lease.
-    Lease,
-    /// A tree node.
-    Tree,
-    /// A pack that is missing or has the wrong size.
-    Pack,
-    /// Bytes of a pack.
-    Bytes,
-    /// What a snapshot holds: it does not decode, or lacks what it requires. Found by who knows
-    /// what snapshots are of.
-    Contents,
-}
-
-/// One damage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Damage {
-    /// What kind of thing.
-    pub kind: DamageKind,
-    /// What is wrong, for people.
-    pub what: String,
-    /// The file or directory in the repository.
-    #[serde(rename = "where")]
-    pub place: String,
-    /// The snapshots that cannot be restored whole because of it; none where no snapshot needs it.
-    pub snapshots: Vec<SnapshotId>,
-}
-
-/// The packs that a store has.
-#[derive(Debug, Clone, Default)]
-pub struct Listing {
-    pub(crate) sizes: HashMap<PackId, u64>,
-}
 
 /// Which packs' bytes to read.
 #[derive(Clone, Copy, Default)]

@@ -5,17 +5,10 @@ pub(crate) mod segment;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use futures::{StreamExt, TryStreamExt};
-
 use super::ids::{BlobId, IndexId, PackId};
-use super::wire::{damaged, missing_is_damage, to_u32};
+use super::wire::{damaged, to_u32};
 use crate::Result;
-use crate::base::error::Context;
-use crate::repo::repository::Repository;
 use segment::{PackInfo, Record, Segment, segment_path};
-
-/// How many segments are read at once: each is about 7 MiB.
-const SEGMENTS_AT_ONCE: usize = 8;
 
 /// All segments of a repository that no other supersedes, in one sorted array of 56 bytes a blob.
 #[derive(Debug, Default)]
@@ -29,24 +22,6 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads all segments.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Cause::Damage`] that names a segment that is damaged or went missing.
-    pub(crate) async fn load(repo: &Repository) -> Result<Self> {
-        let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
-        ids.sort_unstable();
-        let mut merging = Merging::default();
-        let mut segments = futures::stream::iter(ids)
-            .map(|id| async move { load_segment(repo, &id).await.map(|segment| (id, segment)) })
-            .buffered(SEGMENTS_AT_ONCE);
-        while let Some((id, segment)) = segments.try_next().await? {
-            merging.add(id, segment)?;
-        }
-        repo.resources().run(move || merging.finish()).await
-    }
-
     /// Where the blob is; `None` when the repository does not have it.
     pub(crate) fn get(&self, id: &BlobId) -> Option<&Record> {
         let bucket = usize::from(u16::from_be_bytes([id.0[0], id.0[1]]));
@@ -82,7 +57,7 @@ impl Index {
 /// Segments on their way into one index; each is let go as soon as its records are taken over, so
 /// that the index is not in memory twice.
 #[derive(Debug, Default)]
-struct Merging {
+pub(crate) struct Merging {
     /// The packs of all segments, one after the other; records name their places here.
     packs: Vec<PackInfo>,
     /// Which of `packs` each segment brought.
@@ -92,7 +67,7 @@ struct Merging {
 }
 
 impl Merging {
-    fn add(&mut self, id: IndexId, segment: Segment) -> Result<()> {
+    pub(crate) fn add(&mut self, id: IndexId, segment: Segment) -> Result<()> {
         let first = self.packs.len();
         self.packs.extend(segment.packs);
         self.origins.push((id, first..self.packs.len()));
@@ -107,7 +82,7 @@ impl Merging {
         Ok(())
     }
 
-    fn finish(self) -> Result<Index> {
+    pub(crate) fn finish(self) -> Result<Index> {
         let (packs, numbers) = self.number()?;
         let mut records = self.records;
         records.retain_mut(|record| match numbers[record.pack as usize] {
@@ -159,17 +134,6 @@ impl Merging {
         }
         Ok((packs, numbers))
     }
-}
-
-async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {
-    let path = segment_path(id);
-    let bytes = repo.get_file(&path).await.map_err(missing_is_damage)?;
-    let repo_again = repo.clone();
-    let name = path.clone();
-    repo.resources()
-        .run(move || Segment::open(repo_again.vault(), &name, &bytes))
-        .await
-        .context(|| format!("load {path}"))
 }
 
 fn fan(records: &[Record]) -> Result<Vec<u32>> {

@@ -14,9 +14,12 @@ use bytes::Bytes;
 use self::indexer::Indexer;
 use self::lost::Lost;
 pub use self::object::{ObjectSource, StoredObject};
-use self::packer::{Class, Packers};
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use self::packer::{Class, Packers};
 use super::lease::{Lease, SessionKind};
 use super::view::View;
 use crate::base::env::lock;
@@ -25,11 +28,26 @@ use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
 use crate::repo::format::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
-use crate::repo::format::manifest::{Manifest, ManifestDraft};
-use crate::repo::format::tree::MapBuilder;
+use crate::repo::format::manifest::{Manifest, Roots, Totals};
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
+use crate::repo::session::map::MapBuilder;
 use crate::{Cause, Error, Result, Side};
+
+/// What a writer says of a snapshot; the rest of the manifest follows from the repository.
+#[derive(Debug, Clone)]
+pub struct ManifestDraft {
+    /// The time of the anchor.
+    pub time: Timestamp,
+    /// The snapshot's maps.
+    pub roots: Roots,
+    /// Sums over the snapshot.
+    pub totals: Totals,
+    /// Labels given by the operator.
+    pub labels: BTreeMap<String, String>,
+    /// What the capture says of itself.
+    pub body: serde_json::Value,
+}
 
 /// A writer session of one instance.
 ///

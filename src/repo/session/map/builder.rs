@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 
-use super::encode::{NodeWriter, check_key};
-use super::node::{Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill};
 use crate::repo::format::hash::PieceRef;
+use crate::repo::format::tree::encode::{NodeWriter, check_key};
+use crate::repo::format::tree::node::{
+    Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill,
+};
 use crate::repo::session::writer::Writer;
 use crate::{Cause, Result, Side};
 

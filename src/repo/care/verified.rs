@@ -4,8 +4,8 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::SnapshotId;
-use super::sealed::FileKind;
+use crate::repo::format::ids::SnapshotId;
+use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
 use crate::{Cause, Result};
 

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::{StreamExt, TryStreamExt};
 
-use super::node::{
+use crate::repo::format::ids::Cv;
+use crate::repo::format::tree::node::{
     Body, Child, Content, Entry, Envelope, EnvelopeNode, Large, Node, NodeRef, Shape, pieces_fill,
 };
-use crate::repo::format::ids::Cv;
 use crate::repo::format::wire::damaged;
 use crate::repo::session::view::View;
 use crate::{Cause, Error, Result};

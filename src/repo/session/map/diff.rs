@@ -4,9 +4,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::map::{Map, envelope_node};
-use super::node::{Body, Entry, Large, NodeRef};
 use crate::Result;
+use crate::repo::format::tree::node::{Body, Entry, Large, NodeRef};
+use crate::repo::session::map::Map;
+use crate::repo::session::map::scan::envelope_node;
 use crate::repo::session::view::View;
 
 /// One difference between two maps.

@@ -1,0 +1,47 @@
+//! What is wrong with a stored file, and which snapshots it hurts.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::SnapshotId;
+
+/// What kind of thing is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// The repository's config.
+    Config,
+    /// A key file or the keyring.
+    Key,
+    /// A manifest.
+    Manifest,
+    /// The order of an instance's snapshots: a gap, or a number taken twice.
+    Sequence,
+    /// An index segment, or blobs that no segment knows.
+    Index,
+    /// A lease.
+    Lease,
+    /// A tree node.
+    Tree,
+    /// A pack that is missing or has the wrong size.
+    Pack,
+    /// Bytes of a pack.
+    Bytes,
+    /// What a snapshot holds: it does not decode, or lacks what it requires. Found by who knows
+    /// what snapshots are of.
+    Contents,
+}
+
+/// One damage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// What kind of thing.
+    pub kind: DamageKind,
+    /// What is wrong, for people.
+    pub what: String,
+    /// The file or directory in the repository.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// The snapshots that cannot be restored whole because of it; none where no snapshot needs it.
+    pub snapshots: Vec<SnapshotId>,
+}
