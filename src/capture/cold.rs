@@ -1,167 +1,22 @@
-//! A capture of a stopped Milvus, its message queue included.
+//! What of a stopped Milvus is captured in another way than of one that runs: its anchor, and its
+//! message queue (WAL).
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::Context;
 use super::anchor::Anchored;
+use super::cold_source::wal_directories;
 use super::objects::{Object, content};
 use super::plan::{Planned, refuse};
-use crate::config::{self, WalKind};
-use crate::etcd::{Anchor, Etcd, MEMBER, Status, find_binary};
-use crate::instance::embedded::EtcdCopy;
-use crate::instance::{connect, liveness, wal};
+use crate::instance::{connect, wal};
 use crate::milvus::catalog::Catalog;
-use crate::milvus::client::Identity;
-use crate::milvus::keys::Roots;
-use crate::milvus::version::MilvusVersion;
 use crate::repo::{Entry, NodeRef, Writer};
-use crate::snapshot::Body;
 use crate::store::limit::limited;
 use crate::store::{ListOptions, Meta};
-use crate::{Cause, Error, Result, Side};
-
-/// Starts an etcd on a copy of what an embedded etcd left in `data_dir`.
-///
-/// # Errors
-///
-/// [`Side::Source`] when an etcd holds the directory or it is none; [`Cause::Invalid`] when there is
-/// no etcd program on this host.
-pub(super) async fn etcd_copy(
-    config: &config::Etcd,
-    data_dir: &Path,
-) -> Result<(EtcdCopy, Etcd, Status)> {
-    if liveness::etcd_directory_in_use(data_dir)? {
-        return Err(Side::Source
-            .error(
-                Cause::Refused,
-                format!(
-                    "milvus is running: its embedded etcd holds {}",
-                    data_dir.display()
-                ),
-            )
-            .with_hint("stop Milvus for a cold capture, or use --mode hot"));
-    }
-    if !data_dir.join(MEMBER).is_dir() {
-        return Err(Side::Source
-            .error(
-                Cause::Refused,
-                format!(
-                    "{} is no etcd data directory: it has no {MEMBER}/",
-                    data_dir.display()
-                ),
-            )
-            .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
-    }
-    let binary = find_binary(config.binary.as_deref())?;
-    EtcdCopy::start(&binary, data_dir, Side::Source).await
-}
-
-/// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.
-///
-/// # Errors
-///
-/// [`Side::Source`] naming the sign of life, or a queue that cannot be captured.
-pub(super) async fn prove_stopped(
-    context: &Context,
-    etcd: &mut Etcd,
-    roots: &Roots,
-    on_copy: bool,
-) -> Result<()> {
-    wal_directories(context)?;
-    no_sign_of_life(context).await?;
-    if on_copy {
-        // Leases in the copy count anew from its start; the directory's lock was the proof.
-        return Ok(());
-    }
-    let prefix = liveness::sessions_prefix(roots);
-    let (_, left) = liveness::outlast_sessions(etcd, roots, &prefix).await?;
-    // A key without a lease is nobody's who lives: a copy of etcd's keys may have brought it.
-    let live = left.iter().filter(|session| session.lease != 0);
-    let live: Vec<&str> = live.map(|session| session.name.as_str()).collect();
-    if live.is_empty() {
-        return Ok(());
-    }
-    Err(alive(&format!(
-        "etcd has live sessions: {}",
-        live.join(", ")
-    )))
-}
-
-/// Fails when something shows, without asking etcd, that Milvus runs.
-async fn no_sign_of_life(context: &Context) -> Result<()> {
-    let instance = &context.instance;
-    if let Some(sign) = liveness::signs_of_life(instance).await?.first() {
-        return Err(alive(sign));
-    }
-    if let Some(embedded) = &instance.etcd.embedded
-        && liveness::etcd_directory_in_use(&embedded.data_dir)?
-    {
-        let directory = embedded.data_dir.display();
-        return Err(alive(&format!("a process holds {directory}")));
-    }
-    Ok(())
-}
-
-fn alive(sign: &str) -> Error {
-    Side::Source
-        .error(Cause::Refused, format!("milvus is not stopped: {sign}"))
-        .with_hint("stop Milvus and wait until its process is gone, or use --mode quiesced or hot")
-}
-
-/// The directories of rocksmq, both of them.
-///
-/// # Errors
-///
-/// [`Side::Source`] for a queue that is not in directories of this host.
-pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
-    match &context.instance.wal.kind {
-        kind @ WalKind::Rocksmq { .. } => Ok(wal::directories(kind)),
-        other => Err(Side::Source.error(Cause::Refused,
-            format!("a cold capture needs the message queue with it, and {} is not in directories of this host", other.name()),
-        )
-        .with_hint("use --mode quiesced (or hot) while Milvus runs: its flush makes the queue unnecessary")),
-    }
-}
-
-/// Who a stopped Milvus is, as far as the configuration and its last sessions tell.
-///
-/// # Errors
-///
-/// [`Side::Source`] when nothing tells the version.
-pub(super) fn identity(
-    context: &Context,
-    anchor: &Anchor,
-    roots: &Roots,
-    previous: Option<&Body>,
-) -> Result<Identity> {
-    let declared = context
-        .instance
-        .milvus
-        .version
-        .as_ref()
-        .map(ToString::to_string);
-    let key = liveness::sessions_prefix(roots) + "version";
-    let recorded = anchor
-        .keys
-        .iter()
-        .find(|kv| kv.key == key.as_bytes())
-        .map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-    let before = previous.map(|body| body.milvus.version.clone());
-    let Some(version) = declared.or(recorded).or(before) else {
-        return Err(Side::Source.error(Cause::Refused,
-            "the version of this Milvus is not known: it is stopped, and there is no earlier snapshot of it",
-        )
-        .with_hint("set instance.milvus.version, such as 2.3.5"));
-    };
-    Ok(Identity {
-        version: MilvusVersion::parse(&version),
-        git_commit: String::new(),
-        deploy_mode: String::new(),
-    })
-}
+use crate::{Result, Side};
 
 /// Takes the anchor of a stopped Milvus.
 pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<Anchored> {
@@ -176,7 +31,7 @@ pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<A
         catalog,
         0,
         None,
-        std::collections::BTreeSet::new(),
+        BTreeSet::new(),
     ))
 }
 
@@ -207,11 +62,4 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
         .await?;
     }
     map.finish().await
-}
-
-/// Proves once more that nothing ran while the snapshot was taken.
-pub(super) async fn still_stopped(context: &Context) -> Result<()> {
-    no_sign_of_life(context)
-        .await
-        .map_err(|error| error.context("milvus was started during the cold capture, which is void"))
 }

@@ -10,13 +10,15 @@
 //! by its leases when the process dies (I3).
 
 mod anchor;
+mod body;
 mod cold;
-mod commit;
+mod cold_source;
 mod complete;
 mod deciding;
 mod denial;
 mod objects;
 mod plan;
+mod protocol;
 mod reach;
 mod survey;
 #[cfg(test)]
@@ -130,7 +132,7 @@ pub async fn capture(
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {
-            () = commit::release_is_felt(&running) => {}
+            () = protocol::release_is_felt(&running) => {}
             () = context.cancel.requested() => {}
         }
     }
@@ -159,11 +161,11 @@ async fn attempt(
     holds: &mut Holds,
 ) -> Result<(Captured, Option<Running>)> {
     let cancel = &context.cancel;
-    let planned = commit::begin(context, repository, options);
+    let planned = protocol::begin(context, repository, options);
     let mut begun = Box::pin(cancel.run(planned)).await?;
     let begins = cancel.in_order(Turn::First, begun.writer(context, repository));
     let writer = begins.await.unwrap_or_else(|| Err(cancel.error()))?;
-    let work = commit::prepare(context, options, holds, &mut begun, &writer);
+    let work = protocol::prepare(context, options, holds, &mut begun, &writer);
     match Box::pin(cancel.run(work)).await {
         // Nothing is cut short any more, unless the store does not answer: who is told 130 may rely on
         // it that there is no snapshot, or is told that it is not known.
@@ -171,13 +173,13 @@ async fn attempt(
             let committed = cancel
                 .in_order(Turn::First, Box::pin(prepared.commit(writer)))
                 .await;
-            committed.unwrap_or_else(|| Err(commit::unknown(&cancel.error())))
+            committed.unwrap_or_else(|| Err(protocol::unknown(&cancel.error())))
         }
         Err(error) => {
             // Clients wait for the holds: they do not wait for the repository.
             tokio::join!(
                 release(context, holds),
-                cancel.in_order(Turn::Last, commit::give_up(writer)),
+                cancel.in_order(Turn::Last, protocol::give_up(writer)),
             );
             Err(error)
         }

@@ -9,8 +9,7 @@ use super::reach::{
     Reached, Running, belongs_together, nothing_under_root, open_objects, reach_etcd, reach_milvus,
     running_parts,
 };
-use super::survey::write_hold;
-use super::{Context, Options, cold};
+use super::{Context, Options, cold_source};
 use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
 use crate::etcd::Status;
@@ -125,8 +124,12 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     }
     let (running, identity) = match options.mode {
         Mode::Cold => {
-            cold::prove_stopped(context, &mut client, &roots, reached.copy.is_some()).await?;
-            (None, cold::identity(context, &anchor, &roots, previous)?)
+            cold_source::prove_stopped(context, &mut client, &roots, reached.copy.is_some())
+                .await?;
+            (
+                None,
+                cold_source::identity(context, &anchor, &roots, previous)?,
+            )
         }
         Mode::Quiesced | Mode::Hot => {
             let (client, identity) = reach_milvus(context, options).await?;
@@ -198,6 +201,23 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         version,
         missing_before: BTreeSet::new(),
     })
+}
+
+/// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
+/// capture goes by its probes.
+pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
+    if mode != Mode::Quiesced {
+        return None;
+    }
+    let why = match rules.write_hold {
+        None => "this version of Milvus reads the setting at its start only",
+        Some(_) if context.instance.etcd.embedded.is_some() => {
+            "etcd runs inside Milvus, which then does not read dynamic configuration (seen on 2.3.5)"
+        }
+        Some(_) => return None,
+    };
+    let error = Side::Source.error(Cause::Refused, format!("writes cannot be denied: {why}"));
+    Some(error.with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold"))
 }
 
 /// Refuses what cannot be captured: at planning, and again on the anchor itself.

@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use tracing::{debug, info, warn};
 
 use super::objects::key_of;
-use super::{Context, Options, cold};
+use super::{Context, Options, cold_source};
 use crate::base::error::Context as _;
 use crate::base::poll::poll;
 use crate::etcd::{Etcd, Status, prefix_end};
@@ -58,7 +58,7 @@ pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached
     if mode == Mode::Cold
         && let Some(embedded) = &config.embedded
     {
-        let (copy, client, status) = cold::etcd_copy(config, &embedded.data_dir).await?;
+        let (copy, client, status) = cold_source::etcd_copy(config, &embedded.data_dir).await?;
         let copy = Some(copy);
         return Ok((Reached { client, copy }, status));
     }

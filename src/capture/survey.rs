@@ -3,15 +3,15 @@
 use futures::TryStreamExt;
 use tracing::debug;
 
-use super::plan::{Plan, plan};
+use super::plan::{Plan, plan, write_hold};
 use super::{Context, Options};
 use crate::etcd::Status;
 use crate::instance::connect;
 use crate::milvus::client::{Client, Identity};
-use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
-use crate::snapshot::{Body, Mode};
+use crate::milvus::version::{GcGeneration, MilvusVersion};
+use crate::snapshot::Body;
 use crate::store::ListOptions;
-use crate::{Cause, Error, Result, Side, config};
+use crate::{Error, Result, Side, config};
 
 /// What was found of an instance.
 #[derive(Debug)]
@@ -100,23 +100,6 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
         objects,
         plan: plan.map(|planned| planned.plan),
     }
-}
-
-/// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
-/// capture goes by its probes.
-pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
-    if mode != Mode::Quiesced {
-        return None;
-    }
-    let why = match rules.write_hold {
-        None => "this version of Milvus reads the setting at its start only",
-        Some(_) if context.instance.etcd.embedded.is_some() => {
-            "etcd runs inside Milvus, which then does not read dynamic configuration (seen on 2.3.5)"
-        }
-        Some(_) => return None,
-    };
-    let error = Side::Source.error(Cause::Refused, format!("writes cannot be denied: {why}"));
-    Some(error.with_hint("use --mode hot, which needs no hold, or stop Milvus and use --mode cold"))
 }
 
 async fn etcd(context: &Context) -> Result<SurveyedEtcd> {

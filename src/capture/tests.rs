@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::anchor::Anchored;
 use super::objects::{Copied, copy};
-use super::{Context, commit, view};
+use super::{Context, body, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::testing::Recorder;
@@ -213,7 +213,7 @@ async fn objects_that_are_gone_are_named_and_the_rest_is_captured() {
         copied.objects + gone.len() as u64,
         catalog.objects().count() as u64
     );
-    let weakening = commit::missing_weakening(&catalog, &copied).unwrap();
+    let weakening = body::missing_weakening(&catalog, &copied).unwrap();
     assert!(
         weakening.items[0].contains("segment"),
         "{:?}",
@@ -334,12 +334,12 @@ fn a_property_that_milvus_has_in_memory_only_is_named_with_what_to_do() {
 fn file_resources_are_a_weakening_that_names_them() {
     let set = SimulatedKeys::v2_6(&[]);
     let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
-    let found = commit::resources_weakening(&catalog).unwrap();
+    let found = body::resources_weakening(&catalog).unwrap();
     assert_eq!(found.code, weakening::FILE_RESOURCES);
     assert_eq!(found.items, ["dict.txt"]);
     let set = SimulatedKeys::v2_3();
     let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
-    assert_eq!(commit::resources_weakening(&catalog), None);
+    assert_eq!(body::resources_weakening(&catalog), None);
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_pause_of_garbage_collection_that_was_lost_is_noted_even_when_another_follow
     };
     let noted = |states: &[HoldState]| {
         let records: Vec<_> = states.iter().copied().map(gc).collect();
-        commit::gc_note(&records)
+        body::gc_note(&records)
     };
     assert_eq!(noted(&[HoldState::Held]), None);
     assert!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::args::Global;
+use super::global::Global;
 use super::output::Output;
 use super::progress::{Reporter, Screen};
 use crate::base::cancel::Cancel;

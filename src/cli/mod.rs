@@ -3,10 +3,10 @@
 //! A verb parses ([`commands`]), plans and acts (the library), and renders one of the
 //! [`documents`]. Results go to standard output, everything else to standard error.
 
-pub mod args;
 pub mod commands;
 pub mod context;
 pub mod documents;
+pub mod global;
 pub mod logging;
 pub mod output;
 pub mod progress;
@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::{Cause, Error, Result};
-use args::{Cli, Command};
+use crate::{Cause, Error};
+use commands::Cli;
 use context::Context;
 use output::Format;
 
@@ -39,30 +39,12 @@ pub fn main() -> ExitCode {
         global.log_format(),
         context.screen.clone(),
     );
-    match run(&cli.command, &context) {
+    match cli.command.run(&context) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::report(&error, context.global.format());
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Runs one verb; the result is its exit code.
-fn run(command: &Command, context: &Context) -> Result<u8> {
-    match command {
-        Command::Init(args) => commands::init::run(args, context),
-        Command::Check(args) => commands::check::run(*args, context),
-        Command::Backup(args) => commands::backup::run(args, context),
-        Command::Snapshots(args) => commands::snapshots::run(*args, context),
-        Command::Show(args) => commands::show::run(args, context),
-        Command::Ls(args) => commands::ls::run(args, context),
-        Command::Diff(args) => commands::diff::run(args, context),
-        Command::Verify(args) => commands::verify::run(args, context),
-        Command::Restore(args) => commands::restore::run(args, context),
-        Command::Config(args) => commands::config::run(args, context),
-        Command::Completions(args) => commands::completions::run(*args, context),
-        Command::Man(args) => commands::man::run(args, context),
     }
 }
 

@@ -15,10 +15,11 @@ use super::version::MilvusVersion;
 mod decode;
 mod live;
 mod segment;
+mod standing;
 mod wal;
 
-pub use live::{Conflict, Keeps, Standing};
 pub use segment::{FieldLogs, FieldStats, Log, Segment, SegmentFlags, SegmentIndex, StatsKind};
+pub use standing::{Conflict, Keeps, Standing};
 pub use wal::{WalEvidence, WalKind};
 
 pub(crate) use decode::{TOMBSTONE, is_terminal};

@@ -27,7 +27,13 @@ const ROOMS: &[&[&str]] = &[
 const INNER: &[(&str, &[&[&str]])] = &[
     (
         "repo",
-        &[&["format"], &["repository"], &["session"], &["care"]],
+        &[
+            &["format"],
+            &["host"],
+            &["repository"],
+            &["session"],
+            &["care"],
+        ],
     ),
     (
         "restore",

@@ -1,9 +1,8 @@
 //! The help of every verb, as a reader at 3 a.m. sees it.
 
 use clap::{Args, Command, CommandFactory as _};
-use eyrie::cli::args::Cli;
 use eyrie::cli::commands::{
-    backup, check, completions, config, diff, init, ls, man, restore, show, snapshots, verify,
+    Cli, backup, check, completions, config, diff, init, ls, man, restore, show, snapshots, verify,
 };
 
 /// The help of one verb at the width of the narrowest terminal that matters.

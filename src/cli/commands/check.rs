@@ -28,7 +28,7 @@ pub struct Args {}
 /// # Errors
 ///
 /// [`Cause::Invalid`] when the configuration is wrong. What is found wrong outside is in the document.
-pub fn run(_: Args, context: &Context) -> Result<u8> {
+pub fn run(_: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let repository = context.repository(&config)?;
     let work = capture::Context {

@@ -3,8 +3,8 @@
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+use super::Cli;
 use crate::Result;
-use crate::cli::args::Cli;
 use crate::cli::context::Context;
 
 /// Print a shell completion script
@@ -23,7 +23,7 @@ pub struct Args {
 /// # Errors
 ///
 /// When standard output cannot be written.
-pub fn run(args: Args, context: &Context) -> Result<u8> {
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "eyrie", &mut script);
     context.output.raw(&script)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use clap_mangen::Man;
 
-use crate::cli::args::Cli;
+use super::Cli;
 use crate::cli::context::Context;
 use crate::{Error, Result};
 

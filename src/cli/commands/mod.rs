@@ -1,4 +1,5 @@
-//! The verbs, one file each: arguments, what is asked of the library, and how the result looks.
+//! The command line, declared: one tree, and the verbs, one file each: arguments, what is asked of
+//! the library, and how the result looks.
 
 #![allow(
     clippy::doc_markdown,
@@ -18,8 +19,93 @@ pub mod show;
 pub mod snapshots;
 pub mod verify;
 
+use clap::{Parser, Subcommand};
+
+use super::context::Context;
 use super::documents::Weakening;
+use super::global::Global;
 use super::output::Page;
+use crate::Result;
+
+/// What the exit code means; part of the help of every verb.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0            done as asked
+  1            failed; the message says what, and what state it left
+  2            the command line or the configuration is wrong
+  3            done, but weakened in a way that was not asked for
+  10 11 12 13  no repository there; locked by another; wrong passphrase or key; newer format
+  20           the instance cannot be captured as asked
+  21           the target refuses the restore
+  22           verification found damage
+  130 143      interrupted; holds released, repository whole";
+
+const ABOUT: &str = "\
+Back up a Milvus instance, metadata and segment objects, as one consistent snapshot";
+
+const LONG_ABOUT: &str = "\
+Back up a Milvus instance, metadata (etcd) and segment objects (MinIO, S3 or a directory), as one \
+consistent snapshot, and put both back.
+
+Begin with `eyrie config example > /etc/eyrie/eyrie.yaml`, then `eyrie config show`.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "eyrie",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = EXIT_CODES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One line a verb: its name in the tree and its module.
+macro_rules! verbs {
+    ($($verb:ident $module:ident)*) => {
+        /// The verbs.
+        #[allow(missing_docs, reason = "the help texts stand at the arguments")]
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $($verb($module::Args),)*
+        }
+
+        impl Command {
+            /// Runs the verb; the result is its exit code.
+            pub(super) fn run(&self, context: &Context) -> Result<u8> {
+                match self {
+                    $(Self::$verb(args) => $module::run(args, context),)*
+                }
+            }
+        }
+    };
+}
+
+// The order is that of the help.
+verbs! {
+    Init init
+    Check check
+    Backup backup
+    Snapshots snapshots
+    Show show
+    Ls ls
+    Diff diff
+    Verify verify
+    Restore restore
+    Config config
+    Completions completions
+    Man man
+}
 
 /// The lines of weakenings, those that nobody asked for first.
 fn weakenings(page: &mut Page, weakened: &[Weakening]) {

@@ -28,7 +28,7 @@ pub struct Snapshots(pub Vec<SnapshotDocument>);
 /// # Errors
 ///
 /// Those of [`Stored::open`].
-pub fn run(_: Args, context: &Context) -> Result<u8> {
+pub fn run(_: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     let (stored, verified) = context.run(context.cancel.run(async {
         let stored = Stored::open(context, &config).await?;

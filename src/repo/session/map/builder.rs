@@ -29,15 +29,19 @@ struct Level {
     several: bool,
 }
 
-impl<'a> MapBuilder<'a> {
-    pub(crate) fn new(writer: &'a Writer) -> Self {
-        Self {
-            writer,
+impl Writer {
+    /// Begins a map; its entries are pushed in ascending order of their keys.
+    #[must_use]
+    pub fn map(&self) -> MapBuilder<'_> {
+        MapBuilder {
+            writer: self,
             levels: vec![Level::default()],
             last: None,
         }
     }
+}
 
+impl MapBuilder<'_> {
     /// Appends an entry, whose key is above all before it in byte order.
     ///
     /// # Errors

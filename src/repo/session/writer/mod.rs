@@ -31,7 +31,6 @@ use crate::repo::format::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
 use crate::repo::format::manifest::{Manifest, Roots, Totals};
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
-use crate::repo::session::map::MapBuilder;
 use crate::{Cause, Error, Result, Side};
 
 /// What a writer says of a snapshot; the rest of the manifest follows from the repository.
@@ -219,12 +218,6 @@ impl Writer {
     #[must_use]
     pub fn bytes_added(&self) -> u64 {
         self.session.added.load(Ordering::Relaxed)
-    }
-
-    /// Begins a map; its entries are pushed in ascending order of their keys.
-    #[must_use]
-    pub fn map(&self) -> MapBuilder<'_> {
-        MapBuilder::new(self)
     }
 
     /// Writes out everything stored so far: packs, then index. A later session finds it.

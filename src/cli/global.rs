@@ -1,4 +1,4 @@
-//! The command line: one tree, declared.
+//! What every verb takes.
 
 #![allow(
     clippy::doc_markdown,
@@ -7,57 +7,11 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args};
 
-use super::commands::{
-    backup, check, completions, config, diff, init, ls, man, restore, show, snapshots, verify,
-};
 use super::logging::{LogFormat, Verbosity};
 use super::output::Format;
 use super::progress::ProgressMode;
-
-/// What the exit code means; part of the help of every verb.
-pub const EXIT_CODES: &str = "\
-Exit codes:
-  0            done as asked
-  1            failed; the message says what, and what state it left
-  2            the command line or the configuration is wrong
-  3            done, but weakened in a way that was not asked for
-  10 11 12 13  no repository there; locked by another; wrong passphrase or key; newer format
-  20           the instance cannot be captured as asked
-  21           the target refuses the restore
-  22           verification found damage
-  130 143      interrupted; holds released, repository whole";
-
-const ABOUT: &str = "\
-Back up a Milvus instance, metadata and segment objects, as one consistent snapshot";
-
-const LONG_ABOUT: &str = "\
-Back up a Milvus instance, metadata (etcd) and segment objects (MinIO, S3 or a directory), as one \
-consistent snapshot, and put both back.
-
-Begin with `eyrie config example > /etc/eyrie/eyrie.yaml`, then `eyrie config show`.";
-
-/// The whole command line.
-#[derive(Debug, Parser)]
-#[command(
-    name = "eyrie",
-    version,
-    about = ABOUT,
-    long_about = LONG_ABOUT,
-    after_help = EXIT_CODES,
-    subcommand_required = true,
-    arg_required_else_help = true,
-    max_term_width = 100
-)]
-pub struct Cli {
-    /// What every verb takes.
-    #[command(flatten)]
-    pub global: Global,
-    /// The verb.
-    #[command(subcommand)]
-    pub command: Command,
-}
 
 /// What every verb takes.
 #[derive(Debug, Clone, Default, Args)]
@@ -129,22 +83,4 @@ impl Global {
             self.progress
         }
     }
-}
-
-/// The verbs.
-#[allow(missing_docs, reason = "the help texts stand at the arguments")]
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    Init(init::Args),
-    Check(check::Args),
-    Backup(backup::Args),
-    Snapshots(snapshots::Args),
-    Show(show::Args),
-    Ls(ls::Args),
-    Diff(diff::Args),
-    Verify(verify::Args),
-    Restore(restore::Args),
-    Config(config::Args),
-    Completions(completions::Args),
-    Man(man::Args),
 }

@@ -1,0 +1,197 @@
+//! What a capture says of its snapshot: counts, weakenings, notes.
+
+use super::anchor::Anchored;
+use super::objects::Copied;
+use super::plan::Planned;
+use super::{Context, Missing, Options, view};
+use crate::base::text::{cut, first};
+use crate::base::weakening::{self, Weakening};
+use crate::instance::holds::{HoldRecord, HoldState, Holds};
+use crate::milvus::catalog::Catalog;
+use crate::milvus::objects::ObjectRef;
+use crate::milvus::validate::{Finding, FindingKind, Severity};
+use crate::snapshot::{Body, Counts, Mode};
+use crate::{Cause, Error, Side};
+
+/// Notes of the metadata's validation that a manifest keeps.
+const NOTES_NAMED: usize = 30;
+
+/// Missing objects that an error names; the manifest has more.
+const NAMED_IN_ERROR: usize = 10;
+
+/// The body of the manifest; how long it took is added at the end.
+pub(super) fn body(
+    context: &Context,
+    options: &Options,
+    holds: &Holds,
+    planned: &Planned,
+    anchored: Anchored,
+    copied: &Copied,
+) -> Body {
+    let catalog = &anchored.catalog;
+    let mut weakenings = Vec::new();
+    let mut notes = Vec::new();
+    let mut mode = options.mode;
+    if mode == Mode::Quiesced && !anchored.cut.proven {
+        mode = Mode::Hot;
+        weakenings.push(Weakening {
+            code: weakening::CUT_UNPROVEN.to_owned(),
+            message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
+            items: anchored.cut.straddling.clone(),
+        });
+    }
+    if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
+        weakenings.push(Weakening {
+            code: weakening::HOT_STRADDLE.to_owned(),
+            message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
+            items: anchored.cut.straddling.clone(),
+        });
+    }
+    if !anchored.differences.is_empty() {
+        weakenings.push(Weakening {
+            code: weakening::MILVUS_DIFFERS.to_owned(),
+            message:
+                "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
+                    .to_owned(),
+            items: view::named(&anchored.differences),
+        });
+    }
+    weakenings.extend(resources_weakening(catalog));
+    let errors: Vec<String> = match options.missing {
+        Missing::Allow => problems(catalog).iter().map(ToString::to_string).collect(),
+        Missing::Refuse => Vec::new(),
+    };
+    if !errors.is_empty() {
+        weakenings.push(Weakening {
+            code: weakening::METADATA_INVALID.to_owned(),
+            message: "the metadata contradicts itself".to_owned(),
+            items: errors,
+        });
+    }
+    if copied.lost_packs > 0 {
+        notes.push(format!(
+            "the repository had lost {} packs: what they held was read again as far as this instance still has it; verify tells which older snapshots are damaged",
+            copied.lost_packs
+        ));
+    }
+    let remarks = catalog.validate();
+    let remarks = remarks
+        .iter()
+        .filter(|finding| finding.severity == Severity::Note);
+    notes.extend(cut(remarks, NOTES_NAMED, |unnamed| {
+        format!("{unnamed} more of the kind")
+    }));
+    let records = holds.records();
+    notes.extend(gc_note(&records).map(str::to_owned));
+    let live = || catalog.live_segments();
+    Body {
+        eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode,
+        asked_mode: options.mode,
+        method: options.method,
+        revision: anchored.revision,
+        etcd: planned.plan.etcd.clone(),
+        milvus: planned.plan.milvus.clone(),
+        objects: planned.plan.objects.clone(),
+        wal: planned.plan.wal.clone(),
+        holds: records,
+        write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
+        duration_ms: 0,
+        flush: anchored.flush,
+        counts: Counts {
+            etcd_keys: anchored.etcd_keys,
+            databases: catalog.databases.len() as u64,
+            collections: catalog
+                .collections
+                .values()
+                .filter(|c| c.is_created())
+                .count() as u64,
+            segments: live().count() as u64,
+            rows: live().map(|s| u64::try_from(s.rows).unwrap_or(0)).sum(),
+            objects: copied.objects,
+            bytes: copied.bytes,
+            objects_by_kind: copied.by_kind.clone(),
+        },
+        objects_read: copied.objects_read,
+        bytes_read: copied.bytes_read,
+        differences: view::named(&anchored.differences),
+        cut: anchored.cut,
+        weakenings,
+        notes,
+        accepted: context.accept.clone(),
+    }
+}
+
+/// Findings that make a snapshot of this anchor less than whole. Rows that are not flushed are
+/// none: the window has waited for those from before the cut, and a cold capture has the queue.
+pub(super) fn problems(catalog: &Catalog) -> Vec<Finding> {
+    let mut findings = catalog.validate();
+    findings.retain(|finding| {
+        finding.severity == Severity::Error && finding.kind != FindingKind::Unflushed
+    });
+    findings
+}
+
+pub(super) fn invalid(problems: &[Finding]) -> Error {
+    Side::Source.error(Cause::Refused,
+        format!("the metadata contradicts itself: {}", first(problems, NAMED_IN_ERROR, "; ")),
+    )
+    .with_hint("a compaction may have been half saved: run the backup again; --allow-missing captures it as it is, weakened")
+}
+
+pub(super) fn missing_weakening(catalog: &Catalog, copied: &Copied) -> Option<Weakening> {
+    let count = copied.missing.len() as u64 + copied.missing_unnamed;
+    (count > 0).then(|| Weakening {
+        code: weakening::MISSING_OBJECTS.to_owned(),
+        message: format!("{count} objects that etcd names are gone; what needs them will not load"),
+        items: copied
+            .missing
+            .iter()
+            .map(|object| named(catalog, object))
+            .collect(),
+    })
+}
+
+/// File resources lie outside the storage root, so no capture of it has them.
+pub(super) fn resources_weakening(catalog: &Catalog) -> Option<Weakening> {
+    let resources = &catalog.resources;
+    (!resources.is_empty()).then(|| Weakening {
+        code: weakening::FILE_RESOURCES.to_owned(),
+        message: "file resources (dictionaries of analyzers) are not in the snapshot, only their names are: keep \
+                  copies of the files, and after a restore put them at the same paths of the target's bucket before \
+                  Milvus starts"
+            .to_owned(),
+        items: resources
+            .iter()
+            .map(|resource| resource.path.clone())
+            .collect(),
+    })
+}
+
+/// An object by database, collection, segment and file.
+fn named(catalog: &Catalog, object: &ObjectRef) -> String {
+    let (database, collection) = catalog.names(object.collection);
+    format!(
+        "{database}.{collection} segment {}: {}",
+        object.segment, object.path
+    )
+}
+
+pub(super) fn gone(missing: &Weakening) -> Error {
+    let named = first(&missing.items, NAMED_IN_ERROR, "; ");
+    Side::Source.error(Cause::Refused, format!("{}: {named}", missing.message))
+        .with_hint("run the backup again; what is missing then too, Milvus itself cannot load any more: drop or rebuild the collection, or capture the rest with --allow-missing")
+}
+
+/// What is worth a note of the hold on garbage collection: the audit passed without it.
+pub(super) fn gc_note(records: &[HoldRecord]) -> Option<&'static str> {
+    let gc = |state| records.iter().any(|r| r.hold == "gc" && r.state == state);
+    if gc(HoldState::Absent) {
+        return Some(
+            "garbage collection could not be held; every object was there when it was read",
+        );
+    }
+    gc(HoldState::Lost).then_some(
+        "the hold on garbage collection was lost; what is in the snapshot was there when it was read",
+    )
+}
