@@ -2,23 +2,20 @@
 //!
 //! [`Resolved::load`] is the way in. It reads the file and what it names, applies the precedence
 //! (explicit, Milvus's environment, `milvus.yaml`, default), keeps who set what, and leaves
-//! secrets unread until [`SecretSource::read`].
+//! secrets unread until [`SecretSource::read`](crate::base::secret::SecretSource::read).
 
 pub mod milvus;
 pub mod model;
 mod parse;
 mod resolve;
 pub mod resolved;
-pub mod secret;
 pub mod source;
 pub mod yaml;
 
 pub use resolve::Variables;
 pub use resolved::{
-    Deploy, Etcd, Instance, Location, MilvusEndpoint, Objects, Repository, Resolved, S3Credentials,
-    S3Location, Switch, Tls, WalKind,
+    Deploy, Etcd, Instance, MilvusEndpoint, Objects, Repository, Resolved, Switch, Tls, WalKind,
 };
-pub use secret::{Secret, SecretSource};
 pub use source::Source;
 
 /// A commented configuration that parses; `eyrie config example` prints it.

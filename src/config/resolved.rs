@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::secret::SecretSource;
 use super::source::{Setting, Source};
 use crate::base::resources::Limits;
+use crate::base::secret::{Secret, SecretSource};
 use crate::milvus::keys::Roots;
 use crate::milvus::{MilvusVersion, catalog};
-use crate::store;
-pub use crate::store::s3::Addressing;
+use crate::store::open::Location;
+use crate::store::s3::S3Settings;
 use crate::{Cause, Error, Result, Side};
 
 /// Everything that one configuration file says, with discovery and defaults applied.
@@ -282,38 +282,10 @@ impl LocalObjects {
 /// Segment objects in an S3 bucket.
 #[derive(Debug, Clone)]
 pub struct S3Objects {
-    /// `http://host:port` or `https://host:port`.
-    pub endpoint: String,
-    /// The bucket.
-    pub bucket: String,
-    /// The prefix (`minio.rootPath`), without slashes at either end; empty is the whole bucket.
-    pub prefix: String,
-    /// The region.
-    pub region: Option<String>,
-    /// How the bucket is addressed.
-    pub addressing: Addressing,
-    /// Where the credentials come from.
-    pub credentials: S3Credentials,
-    /// TLS towards the endpoint.
-    pub tls: Tls,
+    /// Where they are; the prefix is `minio.rootPath`, and empty is the whole bucket.
+    pub at: S3Settings,
     /// `minio.cloudProvider`.
     pub provider: CloudProvider,
-}
-
-/// Credentials of an S3 endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum S3Credentials {
-    /// The AWS credential chain: variables, profile, web identity, instance role.
-    Chain,
-    /// Keys.
-    Keys {
-        /// The access key id.
-        access_key_id: String,
-        /// The secret access key.
-        secret_access_key: SecretSource,
-        /// A session token of temporary keys.
-        session_token: Option<SecretSource>,
-    },
 }
 
 /// Whose object storage Milvus was told it is (`minio.cloudProvider`).
@@ -468,7 +440,7 @@ impl Repository {
     /// # Errors
     ///
     /// [`Cause::Invalid`] when nothing names one or it cannot be read.
-    pub fn require_passphrase(&self) -> Result<super::Secret> {
+    pub fn require_passphrase(&self) -> Result<Secret> {
         let source = self.passphrase.as_ref().ok_or_else(|| {
             let message = format!("repository {} has no passphrase", self.name);
             Error::new(Cause::Invalid, message).with_hint(
@@ -477,53 +449,5 @@ impl Repository {
             )
         })?;
         source.read()
-    }
-}
-
-/// Where a repository is.
-#[derive(Debug, Clone)]
-pub enum Location {
-    /// A directory.
-    Directory(PathBuf),
-    /// A prefix of an S3 bucket.
-    S3(Box<S3Location>),
-}
-
-impl std::fmt::Display for Location {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Directory(path) => write!(f, "{}", path.display()),
-            Self::S3(s3) => s3.place().fmt(f),
-        }
-    }
-}
-
-/// A prefix of an S3 bucket that holds a repository.
-#[derive(Debug, Clone)]
-pub struct S3Location {
-    /// The bucket.
-    pub bucket: String,
-    /// The prefix without slashes at either end; may be empty.
-    pub prefix: String,
-    /// `http://host:port` or `https://host:port`; AWS when `None`.
-    pub endpoint: Option<String>,
-    /// The region.
-    pub region: Option<String>,
-    /// How the bucket is addressed.
-    pub addressing: Addressing,
-    /// Where the credentials come from.
-    pub credentials: S3Credentials,
-    /// TLS towards the endpoint.
-    pub tls: Tls,
-}
-
-impl S3Location {
-    /// Where it is, without what it takes to get there.
-    #[must_use]
-    pub fn place(&self) -> store::open::Location {
-        store::open::Location::S3 {
-            bucket: self.bucket.clone(),
-            prefix: self.prefix.clone(),
-        }
     }
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::resources::Resources;
-use crate::config::{self, S3Credentials, SecretSource, Switch};
+use crate::config::{self, Switch};
 use crate::etcd::{Etcd, Settings, Status};
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::auth::{self as milvus_auth, Credentials};
@@ -20,7 +20,7 @@ use crate::repo::{Repository, Unlock};
 use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
-use crate::store::s3::{Addressing, S3Settings};
+use crate::store::s3::S3Settings;
 use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -86,64 +86,14 @@ pub async fn objects(objects: &config::Objects, side: Side, env: &Env) -> Result
             local.require().on(side)?;
             directory(&local.path, side)
         }
-        config::Objects::S3(s3) => {
-            let location = Location::S3 {
-                bucket: s3.bucket.clone(),
-                prefix: s3.prefix.clone(),
-            };
-            let endpoint = Some(s3.endpoint.clone());
-            let settings = s3_settings(
-                endpoint,
-                s3.region.as_ref(),
-                s3.addressing,
-                &s3.credentials,
-                &s3.tls,
-            )?;
-            open(&location, settings, side, env).await
-        }
+        config::Objects::S3(s3) => open(s3.at.clone(), side, env).await,
     }
 }
 
-async fn open(location: &Location, s3: S3Settings, side: Side, env: &Env) -> Result<SharedStore> {
-    let settings = OpenSettings {
-        s3,
-        ..OpenSettings::default()
-    };
-    let store = store::open::open(location, settings, env).await.on(side)?;
-    Ok(Arc::new(SidedStore::new(store, side)))
-}
-
-fn s3_settings(
-    endpoint: Option<String>,
-    region: Option<&String>,
-    addressing: Addressing,
-    credentials: &S3Credentials,
-    tls: &config::Tls,
-) -> Result<S3Settings> {
-    // Without a region the SDK would ask the metadata service of a cloud that this endpoint is not.
-    let elsewhere = endpoint
-        .as_ref()
-        .is_some_and(|url| !url.contains("amazonaws.com"));
-    let mut settings = S3Settings {
-        endpoint,
-        region: region
-            .cloned()
-            .or_else(|| elsewhere.then(|| "us-east-1".to_owned())),
-        addressing,
-        ca_file: tls.ca_file.clone(),
-        ..S3Settings::default()
-    };
-    if let S3Credentials::Keys {
-        access_key_id,
-        secret_access_key,
-        session_token,
-    } = credentials
-    {
-        settings.access_key_id = Some(access_key_id.clone());
-        settings.secret_access_key = Some(secret_access_key.read()?);
-        settings.session_token = session_token.as_ref().map(SecretSource::read).transpose()?;
-    }
-    Ok(settings)
+async fn open(bucket: S3Settings, side: Side, env: &Env) -> Result<SharedStore> {
+    let location = Location::S3(Box::new(bucket));
+    let store = store::open::open(&location, OpenSettings::default(), env).await;
+    Ok(Arc::new(SidedStore::new(store.on(side)?, side)))
 }
 
 /// Opens a directory of an instance on `side` for reading.
@@ -160,9 +110,9 @@ pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
             path: local.milvus_path.display().to_string(),
         },
         config::Objects::S3(s3) => ObjectLayer::S3 {
-            endpoint: s3.endpoint.clone(),
-            bucket: s3.bucket.clone(),
-            prefix: s3.prefix.clone(),
+            endpoint: s3.at.endpoint.clone().unwrap_or_default(),
+            bucket: s3.at.bucket.clone(),
+            prefix: s3.at.prefix.clone(),
         },
     }
 }
@@ -243,7 +193,7 @@ pub async fn repository_store(
     env: &Env,
 ) -> Result<SharedStore> {
     match &repository.location {
-        config::Location::Directory(path) => {
+        Location::Directory(path) => {
             let missing = match make {
                 Make::Directory => MissingRoot::Create,
                 Make::Nothing => MissingRoot::Fail,
@@ -267,28 +217,8 @@ pub async fn repository_store(
             })?;
             Ok(Arc::new(SidedStore::new(Arc::new(store), Side::Repository)))
         }
-        config::Location::S3(s3) => bucket(s3, None, env).await,
+        Location::S3(s3) => open((**s3).clone(), Side::Repository, env).await,
     }
-}
-
-/// Opens the bucket of a repository, as a probe of it advises.
-async fn bucket(
-    s3: &config::S3Location,
-    findings: Option<&Findings>,
-    env: &Env,
-) -> Result<SharedStore> {
-    let endpoint = s3.endpoint.clone();
-    let mut settings = s3_settings(
-        endpoint,
-        s3.region.as_ref(),
-        s3.addressing,
-        &s3.credentials,
-        &s3.tls,
-    )?;
-    if let Some(findings) = findings {
-        findings.apply(&mut settings);
-    }
-    open(&s3.place(), settings, Side::Repository, env).await
 }
 
 /// Opens `store`, which is a repository's, once more as a probe of it advises.
@@ -299,8 +229,12 @@ pub async fn as_probed(
     env: &Env,
 ) -> Result<SharedStore> {
     match &repository.location {
-        config::Location::Directory(_) => Ok(store),
-        config::Location::S3(s3) => bucket(s3, Some(findings), env).await,
+        Location::Directory(_) => Ok(store),
+        Location::S3(s3) => {
+            let mut bucket = (**s3).clone();
+            findings.apply(&mut bucket);
+            open(bucket, Side::Repository, env).await
+        }
     }
 }
 

@@ -5,11 +5,15 @@
 //! one. Only tickets make it possible to end one's own pause; without them resuming would end the pauses of
 //! other tools too, so those are left to run out.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
+use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::auth::Tls;
 use crate::{Cause, Error, Result, Side};
@@ -29,7 +33,10 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Management {
     http: reqwest::Client,
+    /// The address.
     base: Url,
+    /// The same under the name that the server's certificate is for.
+    named: Url,
     side: Side,
 }
 
@@ -83,6 +90,19 @@ struct Answer {
     ticket: Option<String>,
 }
 
+/// Resolves every name to the addresses of one host.
+struct At(String);
+
+impl Resolve for At {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.trim_matches(['[', ']']).to_owned();
+        Box::pin(async move {
+            let found: Vec<_> = lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
 impl Management {
     /// Takes the address of a Milvus on `side`: `host`, `host:port`, or either with `http://` or
     /// `https://` before it.
@@ -100,14 +120,36 @@ impl Management {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(REQUEST_TIMEOUT);
-        if let Some(ca) = tls.and_then(|tls| tls.ca.as_ref()) {
-            for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(bad)? {
-                builder = builder.add_root_certificate(certificate);
+        let mut named = base.clone();
+        if let Some(tls) = tls {
+            if let Some(ca) = &tls.ca {
+                for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(bad)? {
+                    builder = builder.add_root_certificate(certificate);
+                }
+            }
+            if let Some((certificate, key)) = &tls.identity {
+                let both = Zeroizing::new([&certificate[..], b"\n", &key[..]].concat());
+                builder = builder.identity(reqwest::Identity::from_pem(&both).map_err(bad)?);
+            }
+            if let Some(name) = tls
+                .server_name
+                .as_ref()
+                .filter(|_| base.scheme() == "https")
+            {
+                // The certificate is checked against the name in the URL, so that gets the name, and
+                // the resolver of names leads to the address.
+                if name.parse::<IpAddr>().is_ok() || named.set_host(Some(name)).is_err() {
+                    let message = format!("{name:?} is no name of a server");
+                    return Err(Error::new(Cause::Invalid, message)
+                        .with_hint("check instance.milvus.tls.server_name"));
+                }
+                builder = builder.dns_resolver(At(base.host_str().unwrap_or_default().to_owned()));
             }
         }
         Ok(Self {
             http: builder.build().map_err(bad)?,
             base,
+            named,
             side,
         })
     }
@@ -248,7 +290,7 @@ impl Management {
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url> {
-        let mut url = self.base.join(path).map_err(|error| {
+        let mut url = self.named.join(path).map_err(|error| {
             Error::new(
                 Cause::Invalid,
                 format!("the address {} is not usable", self.base),

@@ -5,6 +5,7 @@ use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
 use crate::config;
 use crate::repo::Repository;
+use crate::store::open::Location;
 
 /// What a restore runs in.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +15,7 @@ pub struct Context<'a> {
     /// The repository.
     pub repository: &'a Repository,
     /// Where the repository is.
-    pub location: &'a config::Location,
+    pub location: &'a Location,
     /// Clock, randomness and ids.
     pub env: &'a Env,
     /// Who is told how it goes.

@@ -14,26 +14,21 @@ use super::{Key, ListOptions, SharedStore, Store as _};
 use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
-/// Where a store is. Displayed as the URL that it was parsed from, without a trailing `/`.
+/// Where a store is, and how to reach it. Displayed as the URL that it was parsed from, without a
+/// trailing `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// A directory.
     Directory(PathBuf),
     /// A bucket, or what lies under a prefix of it.
-    S3 {
-        /// The bucket.
-        bucket: String,
-        /// What all keys begin with, without a `/` at either end; empty for the whole bucket.
-        prefix: String,
-    },
+    S3(Box<S3Settings>),
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::S3(s3) => s3.fmt(f),
         }
     }
 }
@@ -43,8 +38,6 @@ impl fmt::Display for Location {
 pub struct OpenSettings {
     /// For a directory.
     pub local: LocalSettings,
-    /// For a bucket; the location's bucket and prefix take the place of those in here.
-    pub s3: S3Settings,
     /// When to try again.
     pub retry: RetryPolicy,
 }
@@ -118,10 +111,11 @@ fn parse_s3(rest: &str) -> Result<Location> {
     if !prefix.is_empty() {
         Key::new(prefix)?;
     }
-    Ok(Location::S3 {
+    Ok(Location::S3(Box::new(S3Settings {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
-    })
+        ..S3Settings::default()
+    })))
 }
 
 /// How long the first contact with a bucket may take, retries included: a wrong address should not
@@ -139,22 +133,19 @@ const FIRST_CONTACT: Duration = Duration::from_secs(30);
 pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {
     let store: SharedStore = match location {
         Location::Directory(path) => Arc::new(LocalStore::open(path, settings.local)?),
-        Location::S3 { bucket, prefix } => {
-            let settings = S3Settings {
-                bucket: bucket.clone(),
-                prefix: prefix.clone(),
-                ..settings.s3
-            };
-            let store: SharedStore = Arc::new(S3Store::open(settings).await?);
-            first_contact(store.clone(), env).await?;
-            store
-        }
+        Location::S3(s3) => bucket(s3, env).await?,
     };
     Ok(Arc::new(RetryStore::new(
         store,
         settings.retry,
         env.clone(),
     )))
+}
+
+async fn bucket(settings: &S3Settings, env: &Env) -> Result<SharedStore> {
+    let store: SharedStore = Arc::new(S3Store::open(settings.clone()).await?);
+    first_contact(store.clone(), env).await?;
+    Ok(store)
 }
 
 async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
@@ -210,9 +201,11 @@ mod tests {
     #[case("s3://bucket/a/b c/", "bucket", "a/b c")]
     fn buckets(#[case] url: &str, #[case] bucket: &str, #[case] prefix: &str) {
         let location = parse_location(url).unwrap();
-        let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        assert_eq!(location, Location::S3 { bucket, prefix });
         assert_eq!(location.to_string(), url.trim_end_matches('/'));
+        let Location::S3(s3) = location else {
+            panic!("{location} is no bucket");
+        };
+        assert_eq!((s3.bucket.as_str(), s3.prefix.as_str()), (bucket, prefix));
     }
 
     #[rstest]

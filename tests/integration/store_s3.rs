@@ -16,11 +16,11 @@ use aws_sdk_s3::types::{
 use bytes::Bytes;
 use eyrie::Cause;
 use eyrie::base::env::Env;
-use eyrie::base::secret::Secret;
-use eyrie::store::open::{OpenSettings, open, parse_location};
+use eyrie::base::secret::{Secret, SecretSource};
+use eyrie::store::open::{Location, OpenSettings, open};
 use eyrie::store::probe::{ConditionalCreate, Deletion, VersionsKept, probe};
 use eyrie::store::s3::{
-    Checksum, ConditionalWrites, PayloadSigning, S3Settings, S3Store, Versioning,
+    Checksum, ConditionalWrites, PayloadSigning, S3Credentials, S3Settings, S3Store, Versioning,
 };
 use eyrie::store::testing::conformance;
 use eyrie::store::{GetOptions, Key, PutMode, PutOptions, Store};
@@ -40,9 +40,22 @@ fn settings(bucket: &str) -> S3Settings {
         endpoint: Some(endpoint()),
         region: Some("us-east-1".to_owned()),
         bucket: bucket.to_owned(),
-        access_key_id: Some(variable("EYRIE_TEST_S3_ACCESS_KEY_ID")),
-        secret_access_key: Some(Secret::new(variable("EYRIE_TEST_S3_SECRET_ACCESS_KEY"))),
+        credentials: keys(
+            variable("EYRIE_TEST_S3_ACCESS_KEY_ID"),
+            variable("EYRIE_TEST_S3_SECRET_ACCESS_KEY"),
+        ),
         ..S3Settings::default()
+    }
+}
+
+fn keys(id: String, secret: String) -> S3Credentials {
+    S3Credentials::Keys {
+        access_key_id: id,
+        secret_access_key: SecretSource::Inline {
+            key: "the secret of a test".to_owned(),
+            secret: Secret::new(secret),
+        },
+        session_token: None,
     }
 }
 
@@ -171,8 +184,7 @@ async fn errors_say_what_is_wrong() {
         (&*variable("EYRIE_TEST_S3_ACCESS_KEY_ID"), Some("x")),
     ] {
         let mut wrong = settings(&bucket);
-        wrong.access_key_id = Some(id.to_owned());
-        wrong.secret_access_key = Some(Secret::new(secret.unwrap_or("0123456789")));
+        wrong.credentials = keys(id.to_owned(), secret.unwrap_or("0123456789").to_owned());
         assert!(!format!("{wrong:?}").contains("0123456789"));
         let error = read(wrong).await;
         assert_eq!(error.cause(), Cause::AccessDenied, "{error:?}");
@@ -249,13 +261,16 @@ async fn a_large_upload_reads_back() {
 async fn a_probe_finds_what_a_bucket_does_and_leaves_nothing() {
     for versioning in [Versioning::Off, Versioning::On] {
         let bucket = bucket(versioning).await;
-        let location = parse_location(&format!("s3://{bucket}/some/prefix")).unwrap();
-        let mut settings = OpenSettings {
-            s3: settings("replaced by the location"),
-            ..OpenSettings::default()
+        let mut settings = S3Settings {
+            prefix: "some/prefix".to_owned(),
+            ..settings(&bucket)
         };
         let env = Env::system();
-        let store = open(&location, settings.clone(), &env).await.unwrap();
+        let opened = async |settings: &S3Settings| {
+            let location = Location::S3(Box::new(settings.clone()));
+            open(&location, OpenSettings::default(), &env).await
+        };
+        let store = opened(&settings).await.unwrap();
         let findings = probe(&*store, &env).await.unwrap();
         assert_eq!(findings.conditional_create, ConditionalCreate::Works);
         assert!(findings.list_after_write && findings.overwrite);
@@ -267,8 +282,8 @@ async fn a_probe_finds_what_a_bucket_does_and_leaves_nothing() {
         assert_eq!(findings.versions, kept);
         assert_eq!(object_versions(&bucket).await, 0);
 
-        findings.apply(&mut settings.s3);
-        let store = open(&location, settings, &env).await.unwrap();
+        findings.apply(&mut settings);
+        let store = opened(&settings).await.unwrap();
         assert!(store.capabilities().conditional_create);
         assert_eq!(store.capabilities().versions, versioning == Versioning::On);
     }

@@ -130,7 +130,7 @@ fn etcd(work: &capture::Context, survey: &Survey) -> CheckedEtcd {
 fn objects(work: &capture::Context, survey: &Survey) -> CheckedObjects {
     let (kind, location) = match &work.instance.objects {
         Objects::Local(local) => ("local", local.path.display().to_string()),
-        Objects::S3(s3) => ("s3", format!("{}/{}/{}", s3.endpoint, s3.bucket, s3.prefix)),
+        Objects::S3(s3) => ("s3", s3.at.place()),
     };
     let planned = survey.plan.as_ref().ok().map(|plan| plan.versioned);
     CheckedObjects {

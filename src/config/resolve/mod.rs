@@ -14,10 +14,10 @@ use super::milvus::{MilvusSettings, truth};
 use super::model::{File, InstanceSection, ResourcesSection, SizeValue, TlsSection};
 use super::parse::{parse, read_tree, shown, suggestion};
 use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, Switch, Tls};
-use super::secret::{MASK, Secret, SecretSource};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
 use crate::base::resources::Limits;
+use crate::base::secret::{MASK, Secret, SecretSource};
 use crate::base::text::Bytes;
 use crate::base::weakening;
 use crate::{Cause, Error, Result};
@@ -428,6 +428,25 @@ impl<'a> Resolver<'a> {
             client,
             server_name: name.map(|n| n.value),
         })
+    }
+
+    /// A `tls:` block of an S3 endpoint, which knows its callers by their access keys: the SDK presents
+    /// no client certificate.
+    fn tls_of_s3(&mut self, key: &str, section: &TlsSection, milvus: &MilvusTls) -> Result<Tls> {
+        let given = [
+            ("cert_file", &section.cert_file),
+            ("key_file", &section.key_file),
+        ];
+        if let Some((part, _)) = given.iter().find(|(_, file)| file.is_some()) {
+            let key = format!("{key}.{part}");
+            let message = format!(
+                "{}: eyrie presents no client certificate to S3",
+                shown(&key)
+            );
+            let hint = "remove it: S3 knows its callers by access_key_id; where a proxy before the store                         asks for certificates, let eyrie reach the store without it";
+            return Err(wrong(&self.explicit(&key), &message, hint));
+        }
+        self.tls(key, section, milvus)
     }
 
     fn record(&mut self, key: &str, value: Option<String>, source: &Source) {

@@ -5,13 +5,12 @@ use std::path::Path;
 use super::super::milvus::truth;
 use super::super::model::{ObjectsSection, ObjectsType};
 use super::super::parse::shown;
-use super::super::resolved::{
-    Addressing, CloudProvider, Deploy, LocalObjects, Objects, S3Credentials, S3Objects, Switch,
-};
-use super::super::secret::{MASK, Secret, SecretSource};
+use super::super::resolved::{CloudProvider, Deploy, LocalObjects, Objects, S3Objects, Switch};
 use super::super::source::Source;
 use super::{MilvusTls, Resolver, Sourced, wrong};
 use crate::Result;
+use crate::base::secret::{MASK, Secret, SecretSource};
+use crate::store::s3::{Addressing, S3Credentials, S3Settings};
 
 /// The key that Milvus's shipped configuration and `MinIO`'s own start with.
 const MINIO_KEY: &str = "minioadmin";
@@ -170,10 +169,10 @@ impl Resolver<'_> {
             ca: &["minio.ssl.tlsCACert"],
             ..MilvusTls::without_files(enabled)
         };
-        let tls = self.tls("instance.objects.tls", &section.tls, &told)?;
+        let tls = self.tls_of_s3("instance.objects.tls", &section.tls, &told)?;
         let prefix = prefix.map(|p| p.value).unwrap_or_default();
-        Ok(S3Objects {
-            endpoint,
+        let at = S3Settings {
+            endpoint: Some(endpoint),
             bucket: bucket.value,
             prefix: prefix.trim_matches('/').to_owned(),
             region: region.map(|r| r.value).filter(|r| !r.is_empty()),
@@ -183,9 +182,11 @@ impl Resolver<'_> {
                 Addressing::VirtualHost
             },
             credentials,
-            tls,
-            provider,
-        })
+            ca_file: tls.ca_file,
+            server_name: tls.server_name,
+            ..S3Settings::default()
+        };
+        Ok(S3Objects { at, provider })
     }
 
     fn provider(&mut self) -> CloudProvider {

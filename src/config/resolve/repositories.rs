@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use super::super::model::{RepositorySection, S3Section};
-use super::super::resolved::{Addressing, Location, Repository, S3Credentials, S3Location, Switch};
-use super::super::secret::{MASK, SecretSource};
+use super::super::resolved::{Repository, Switch};
 use super::super::source::Source;
 use super::{MilvusTls, Resolver, Sourced, Variables, wrong};
 use crate::Result;
-use crate::store::open::{self, parse_location};
+use crate::base::secret::{MASK, SecretSource};
+use crate::store::open::{Location, parse_location};
+use crate::store::s3::{Addressing, S3Credentials, S3Settings};
 
 impl Resolver<'_> {
     pub(super) fn repositories(
@@ -58,13 +59,13 @@ impl Resolver<'_> {
             wrong(&source, &error.to_string(), hint)
         })?;
         let plain = match parsed {
-            open::Location::S3 { bucket, prefix } => {
+            Location::S3(url) => {
                 self.note(&key, &section.url);
                 let s3 = section.s3.clone().unwrap_or_default();
-                let s3 = self.s3_location(at, &bucket, &prefix, &s3)?;
+                let s3 = self.bucket(at, *url, &s3)?;
                 return Ok(Location::S3(Box::new(s3)));
             }
-            open::Location::Directory(path) => path,
+            Location::Directory(path) => path,
         };
         if section.s3.is_some() {
             let source = self.explicit(&format!("{at}.s3"));
@@ -81,13 +82,7 @@ impl Resolver<'_> {
         Ok(Location::Directory(path))
     }
 
-    fn s3_location(
-        &mut self,
-        at: &str,
-        bucket: &str,
-        prefix: &str,
-        s3: &S3Section,
-    ) -> Result<S3Location> {
+    fn bucket(&mut self, at: &str, url: S3Settings, s3: &S3Section) -> Result<S3Settings> {
         let key = |part: &str| format!("{at}.s3.{part}");
         let endpoint = self.text(&key("endpoint"), s3.endpoint.as_deref(), &[], None);
         let endpoint = match endpoint {
@@ -123,10 +118,8 @@ impl Resolver<'_> {
             },
             ..MilvusTls::none()
         };
-        let tls = self.tls(&key("tls"), &s3.tls, &told)?;
-        Ok(S3Location {
-            bucket: bucket.to_owned(),
-            prefix: prefix.to_owned(),
+        let tls = self.tls_of_s3(&key("tls"), &s3.tls, &told)?;
+        Ok(S3Settings {
             endpoint,
             region: region.map(|r| r.value),
             addressing: if style {
@@ -135,7 +128,9 @@ impl Resolver<'_> {
                 Addressing::VirtualHost
             },
             credentials,
-            tls,
+            ca_file: tls.ca_file,
+            server_name: tls.server_name,
+            ..url
         })
     }
 

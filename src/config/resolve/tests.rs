@@ -1,10 +1,10 @@
 use std::fmt::Write as _;
 
 use super::super::EXAMPLE;
-use super::super::resolved::{
-    Addressing, CloudProvider, Location, Objects, S3Credentials, WalKind,
-};
+use super::super::resolved::{CloudProvider, Objects, WalKind};
 use super::*;
+use crate::store::open::Location;
+use crate::store::s3::{Addressing, S3Credentials};
 
 /// The settings of the milvus.yaml in the package milvus==2.3.5 that matter here, filled in.
 const MILVUS_2_3_5: &str = "\
@@ -142,16 +142,13 @@ fn the_environment_and_the_path_map_make_it_an_s3_instance() {
         panic!("not S3");
     };
     assert_eq!(
-        (s3.endpoint.as_str(), s3.prefix.as_str()),
-        ("https://minio:9000", "files")
+        (s3.at.endpoint.as_deref(), s3.at.prefix.as_str()),
+        (Some("https://minio:9000"), "files")
     );
-    assert_eq!(
-        (s3.addressing, s3.tls.enabled),
-        (Addressing::Path, Switch::On)
-    );
+    assert_eq!(s3.at.addressing, Addressing::Path);
     let S3Credentials::Keys {
         secret_access_key, ..
-    } = s3.credentials
+    } = s3.at.credentials
     else {
         panic!("no keys");
     };

@@ -187,7 +187,7 @@ fn storage(source: &ObjectLayer, target: &Objects) -> Option<StorageRoots> {
     };
     let target = match target {
         Objects::Local(local) => local.milvus_path.display().to_string(),
-        Objects::S3(s3) => s3.prefix.clone(),
+        Objects::S3(s3) => s3.at.prefix.clone(),
     };
     (source != target).then_some(StorageRoots { source, target })
 }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use futures::TryStreamExt;
 
 use crate::base::progress::Amount;
-use crate::config::{self, Objects};
+use crate::config::Objects;
 use crate::milvus::objects::folders;
 use crate::restore::plan::inputs::Counted;
+use crate::store::open::Location;
 use crate::store::{ListOptions, Store};
 use crate::{Error, Result, Side};
 
@@ -113,30 +114,24 @@ pub(crate) fn real(path: &Path) -> PathBuf {
 }
 
 /// How a repository and the objects of a target overlap, for people; `None` when they do not.
-pub(crate) async fn overlap(repository: &config::Location, objects: &Objects) -> Option<String> {
+pub(crate) async fn overlap(repository: &Location, objects: &Objects) -> Option<String> {
     match (repository, objects) {
-        (config::Location::Directory(repository), Objects::Local(local)) => {
+        (Location::Directory(repository), Objects::Local(local)) => {
             let (repository, target) = (real(repository), real(&local.path));
             (repository.starts_with(&target) || target.starts_with(&repository))
                 .then(|| format!("{} and {}", repository.display(), target.display()))
         }
-        (config::Location::S3(repository), Objects::S3(target)) => {
+        (Location::S3(repository), Objects::S3(target)) => {
+            let target = &target.at;
             let nested = repository.bucket == target.bucket
                 && (within(&repository.prefix, &target.prefix)
                     || within(&target.prefix, &repository.prefix));
-            if !nested {
-                return None;
-            }
-            let same = match &repository.endpoint {
-                Some(endpoint) => same_endpoint(endpoint, &target.endpoint).await,
-                None => target.endpoint.contains("amazonaws.com"),
+            let same = match (&repository.endpoint, &target.endpoint) {
+                (Some(one), Some(other)) => nested && same_endpoint(one, other).await,
+                (None, None) => nested,
+                (Some(url), None) | (None, Some(url)) => nested && url.contains("amazonaws.com"),
             };
-            same.then(|| {
-                format!(
-                    "s3://{}/{} and s3://{}/{}",
-                    repository.bucket, repository.prefix, target.bucket, target.prefix
-                )
-            })
+            same.then(|| format!("{repository} and {target}"))
         }
         _ => None,
     }
@@ -183,12 +178,10 @@ mod tests {
 
     use super::*;
     use crate::config::WalKind;
-    use crate::config::resolved::{
-        Addressing, CloudProvider, LocalObjects, S3Credentials, S3Location, S3Objects,
-    };
-    use crate::config::{Switch, Tls};
+    use crate::config::resolved::{CloudProvider, LocalObjects, S3Objects};
     use crate::instance::wal::directories;
     use crate::store::memory::MemoryStore;
+    use crate::store::s3::S3Settings;
     use crate::store::{Key, PutOptions};
 
     async fn store(keys: &[&str]) -> MemoryStore {
@@ -277,7 +270,7 @@ mod tests {
         std::fs::create_dir_all(&data).unwrap();
         let link = dir.path().join("backup");
         std::os::unix::fs::symlink(&data, &link).unwrap();
-        let at = |path: PathBuf| config::Location::Directory(path);
+        let at = |path: PathBuf| Location::Directory(path);
         assert!(
             overlap(&at(link.join("repo")), &local(&data))
                 .await
@@ -295,36 +288,18 @@ mod tests {
         );
     }
 
-    fn s3(endpoint: &str, prefix: &str) -> (config::Location, Objects) {
-        let tls = Tls {
-            enabled: Switch::Off,
-            ca_file: None,
-            client: None,
-            server_name: None,
-        };
-        let location = S3Location {
+    fn s3(endpoint: &str, prefix: &str) -> (Location, Objects) {
+        let at = S3Settings {
             bucket: "b".into(),
             prefix: prefix.into(),
             endpoint: Some(endpoint.into()),
-            region: None,
-            addressing: Addressing::Path,
-            credentials: S3Credentials::Chain,
-            tls: tls.clone(),
+            ..S3Settings::default()
         };
         let objects = S3Objects {
-            endpoint: endpoint.into(),
-            bucket: "b".into(),
-            prefix: prefix.into(),
-            region: None,
-            addressing: Addressing::Path,
-            credentials: S3Credentials::Chain,
-            tls,
+            at: at.clone(),
             provider: CloudProvider::Aws,
         };
-        (
-            config::Location::S3(Box::new(location)),
-            Objects::S3(Box::new(objects)),
-        )
+        (Location::S3(Box::new(at)), Objects::S3(Box::new(objects)))
     }
 
     #[tokio::test]

@@ -260,9 +260,9 @@ impl FoundStorage {
         let (place, layer, whole_bucket) = match objects {
             Objects::Local(local) => (local.path.display().to_string(), Layer::Local, false),
             Objects::S3(s3) => {
-                let root = format!("{}/{}/{}", s3.endpoint, s3.bucket, s3.prefix);
+                let root = s3.at.place();
                 let root = root.trim_end_matches('/').to_owned();
-                (root, Layer::S3, s3.prefix.is_empty())
+                (root, Layer::S3, s3.at.prefix.is_empty())
             }
         };
         let (store, state, outside) = open(context).await?;

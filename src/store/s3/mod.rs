@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use self::error::classify;
 use self::parts::S3Parts;
 pub use self::settings::{
-    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Settings, Versioning,
+    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Credentials, S3Settings, Versioning,
 };
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,

@@ -1,5 +1,6 @@
 //! How to reach a bucket, and the SDK's client made of it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::tls::{Provider, ServerName, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
 use crate::base::error::Context;
-use crate::base::secret::Secret;
+use crate::base::secret::SecretSource;
 use crate::{Cause, Error, Result};
 
 /// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.
@@ -90,12 +91,30 @@ pub enum Versioning {
     On,
 }
 
-/// How to reach a bucket.
-#[derive(Debug, Clone, Default)]
+/// Credentials of an S3 endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum S3Credentials {
+    /// The AWS credential chain: variables, profile, web identity, instance role.
+    #[default]
+    Chain,
+    /// Keys.
+    Keys {
+        /// The access key id.
+        access_key_id: String,
+        /// The secret access key.
+        secret_access_key: SecretSource,
+        /// A session token of temporary keys.
+        session_token: Option<SecretSource>,
+    },
+}
+
+/// A bucket, or what lies under a prefix of it, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct S3Settings {
-    /// The URL of the server; AWS's own for the region when `None`.
+    /// `http://host:port` or `https://host:port`; AWS's own for the region when `None`.
     pub endpoint: Option<String>,
-    /// The region; from the AWS chain, else `us-east-1`, when `None`.
+    /// The region. When `None`: `us-east-1` with an endpoint that is not AWS's, else what the AWS
+    /// chain says, else `us-east-1`.
     pub region: Option<String>,
     /// The bucket.
     pub bucket: String,
@@ -103,14 +122,12 @@ pub struct S3Settings {
     pub prefix: String,
     /// How the bucket's name gets into the URL.
     pub addressing: Addressing,
-    /// The access key's id; the AWS credential chain is asked when `None`.
-    pub access_key_id: Option<String>,
-    /// The access key's secret.
-    pub secret_access_key: Option<Secret>,
-    /// The token that goes with temporary credentials.
-    pub session_token: Option<Secret>,
+    /// Where the credentials come from.
+    pub credentials: S3Credentials,
     /// Certificates in PEM that are trusted instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// A name that the server's certificate may be for, besides that of the endpoint.
+    pub server_name: Option<String>,
     /// Whether payloads are signed.
     pub payload_signing: PayloadSigning,
     /// The checksum of uploads.
@@ -122,6 +139,13 @@ pub struct S3Settings {
 }
 
 impl S3Settings {
+    /// Endpoint, bucket and prefix, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let endpoint = self.endpoint.as_deref().unwrap_or("AWS");
+        format!("{endpoint}/{}/{}", self.bucket, self.prefix)
+    }
+
     /// Whether payloads are to be signed with this endpoint.
     pub(super) fn signs_payloads(&self) -> bool {
         let plain = |endpoint: &String| !endpoint.starts_with("https://");
@@ -138,11 +162,12 @@ impl S3Settings {
     ///
     /// [`Cause::Invalid`] when the settings contradict themselves or the CA file holds no certificate.
     pub(super) async fn client(&self) -> Result<Client> {
-        let credentials = self.credentials()?;
+        let credentials = self.credentials.read()?;
+        let region = self.region.clone().or_else(|| self.default_region());
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint)?;
         }
-        let mut config = if credentials.is_some() && self.region.is_some() {
+        let mut config = if credentials.is_some() && region.is_some() {
             Builder::new().behavior_version(BehaviorVersion::latest())
         } else {
             let chain = aws_config::defaults(BehaviorVersion::latest());
@@ -158,11 +183,10 @@ impl S3Settings {
         if let Some(endpoint) = &self.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        if let Some(region) = &self.region {
-            config = config.region(Region::new(region.clone()));
+        if let Some(region) = region {
+            config = config.region(Region::new(region));
         }
-        if let Some(file) = &self.ca_file {
-            let tls = trust_only(file)?;
+        if let Some(tls) = self.tls()? {
             let http = aws_smithy_http_client::Builder::new()
                 .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
                 .tls_context(tls);
@@ -197,21 +221,60 @@ impl S3Settings {
         Ok(Client::from_conf(config))
     }
 
-    fn credentials(&self) -> Result<Option<Credentials>> {
-        match (&self.access_key_id, &self.secret_access_key) {
-            (Some(id), Some(secret)) => Ok(Some(Credentials::new(
-                id,
-                secret.expose(),
-                self.session_token
-                    .as_ref()
-                    .map(|token| token.expose().to_owned()),
-                None,
-                "eyrie",
-            ))),
-            (None, None) => Ok(None),
-            (Some(_), None) => Err(usage("an access key id is set but no secret access key")),
-            (None, Some(_)) => Err(usage("a secret access key is set but no access key id")),
+    /// Without a region the SDK would ask the metadata service of a cloud that the endpoint is not.
+    fn default_region(&self) -> Option<String> {
+        let elsewhere = |url: &String| !url.contains("amazonaws.com");
+        let is_elsewhere = self.endpoint.as_ref().is_some_and(elsewhere);
+        is_elsewhere.then(|| DEFAULT_REGION.to_owned())
+    }
+
+    /// What is trusted; the system's certificates for the endpoint's name when `None`.
+    fn tls(&self) -> Result<Option<TlsContext>> {
+        if self.ca_file.is_none() && self.server_name.is_none() {
+            return Ok(None);
         }
+        let mut tls = TlsContext::builder();
+        if let Some(file) = &self.ca_file {
+            tls = tls.with_trust_store(trust_only(file)?);
+        }
+        if let Some(name) = &self.server_name {
+            let bad = |error| usage(format!("{name:?} is no name of a server")).with_source(error);
+            let name = ServerName::try_from(name.as_str()).map_err(bad)?;
+            tls = tls.with_additional_server_names(vec![name]);
+        }
+        let built = tls.build().map_err(|error| {
+            usage("the TLS settings of the S3 endpoint are not accepted").with_source(error)
+        })?;
+        Ok(Some(built))
+    }
+}
+
+/// As the URL of the bucket and the prefix, without what it takes to get there.
+impl fmt::Display for S3Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}", self.bucket)?;
+        match self.prefix.as_str() {
+            "" => Ok(()),
+            prefix => write!(f, "/{prefix}"),
+        }
+    }
+}
+
+impl S3Credentials {
+    fn read(&self) -> Result<Option<Credentials>> {
+        let Self::Keys {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        } = self
+        else {
+            return Ok(None);
+        };
+        let secret = secret_access_key.read()?;
+        let token = session_token.as_ref().map(SecretSource::read).transpose()?;
+        let token = token.map(|token| token.expose().to_owned());
+        let credentials = Credentials::new(access_key_id, secret.expose(), token, None, "eyrie");
+        Ok(Some(credentials))
     }
 }
 
@@ -237,7 +300,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
 }
 
 /// Reads certificates and checks each: the SDK panics over one that does not parse.
-fn trust_only(file: &Path) -> Result<TlsContext> {
+fn trust_only(file: &Path) -> Result<TrustStore> {
     let name = file.display();
     let pem = std::fs::read(file).map_err(Error::from);
     let pem = pem.context(|| format!("read the CA file {name}"))?;
@@ -250,9 +313,5 @@ fn trust_only(file: &Path) -> Result<TlsContext> {
     }
     let checked = reqwest::Client::builder().tls_certs_only(certificates);
     checked.build().map_err(bad)?;
-    let trusted = TrustStore::empty().with_pem_certificate(pem);
-    TlsContext::builder()
-        .with_trust_store(trusted)
-        .build()
-        .map_err(|error| usage(format!("the CA file {name} is not accepted")).with_source(error))
+    Ok(TrustStore::empty().with_pem_certificate(pem))
 }
