@@ -1,4 +1,4 @@
-"""Milvus and etcd that speak TLS, and only with those who have a certificate, are captured and restored."""
+"""Milvus, etcd and MinIO that speak TLS, and some only with those who have a certificate, are captured and restored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from conftest import STILL, Lab
-from lab import oracle, tls
+from lab import eyrie as lab_eyrie
+from lab import oracle, ports, tls, tunnel
+from lab.eyrie import Eyrie, secret
+from lab.servers import Minio
 from lab.tls import Certificates
+from minio import Minio as S3Client
 from pymilvus import Collection, CollectionSchema, DataType, FieldSchema
 from test_bad_input import lost_nothing, variant
 
@@ -24,6 +29,11 @@ def secured(certificates: Certificates, fresh: Callable[..., Lab]) -> Lab:
     """A running instance with a collection of one row that is flushed and one that is not."""
     lab = fresh("local", auth=True, certificates=certificates)
     lab.instance.start()
+    fill(lab)
+    return lab
+
+
+def fill(lab: Lab) -> None:
     fields = [FieldSchema("id", DataType.INT64, is_primary=True), FieldSchema("v", DataType.FLOAT_VECTOR, dim=4)]
     with lab.instance.client() as client:
         collection = Collection("few", CollectionSchema(fields), using=client.using())
@@ -32,7 +42,6 @@ def secured(certificates: Certificates, fresh: Callable[..., Lab]) -> Lab:
         collection.insert([{"id": 2, "v": [4.0, 3.0, 2.0, 1.0]}])
         collection.create_index("v", {"index_type": "FLAT", "metric_type": "L2", "params": {}})
         collection.load()
-    return lab
 
 
 def shown(certificates: Certificates) -> dict[str, Any]:
@@ -85,3 +94,69 @@ def test_without_a_certificate_of_ones_own_it_is_refused_with_20(
     refused = variant(eyrie, "strangers-certificate", instance={"milvus": {"tls": mine}}).expect(20, "backup")
     assert "instance.milvus.tls" in refused.err, str(refused)
     lost_nothing(eyrie, secured)
+
+
+def test_the_management_port_behind_tls_is_reached_by_certificate_and_name(
+    secured: Lab, certificates: Certificates, binary: Path
+) -> None:
+    named = tls.sign(certificates.authority, "management", "DNS:localhost")
+    port = tunnel.from_tls(secured.instance.milvus.metrics_port, named)
+    mine = shown(certificates)["milvus"]["tls"]
+    at = {"management": f"https://127.0.0.1:{port}"}
+    eyrie = secured.eyrie(binary, "management", milvus={**at, "tls": {**mine, "server_name": "localhost"}})
+    eyrie.expect(0, "init")
+    eyrie.expect(0, "check")
+    assert eyrie.json("backup")["weakened"] == []
+    # Milvus's own certificate is for the address too, that of the tunnel for the name alone.
+    nameless = secured.eyrie(binary, "management", milvus={**at, "tls": mine})
+    refused = nameless.expect(20, "backup")
+    assert "management" in refused.err and "certificate" in refused.err, str(refused)
+    lost_nothing(eyrie, secured)
+
+
+def test_objects_and_repository_in_a_minio_under_tls_are_captured_and_restored(
+    certificates: Certificates, fresh: Callable[..., Lab], binary: Path
+) -> None:
+    source = fresh("s3", auth=True, certificates=certificates)
+    source.instance.start()
+    fill(source)
+    eyrie = source.eyrie(binary, **shown(certificates))
+    eyrie.expect(0, "init")
+    eyrie.expect(0, "check")
+    assert eyrie.json("backup")["weakened"] == []
+    eyrie.expect(0, "verify", "--level", "bytes")
+    target = fresh("s3", auth=True, certificates=certificates)
+    target.instance.start_backing()
+    eyrie.expect(0, "restore", "latest", "--target", str(target.eyrie(binary).config))
+    target.instance.start_milvus()
+    assert oracle.compare(source.view(), target.view()) == []
+    source.instance.kill()
+    target.instance.kill()
+
+
+def test_a_bucket_whose_server_has_another_name_is_trusted_by_it_and_a_client_certificate_is_refused(
+    secured: Lab, certificates: Certificates, scratch: Path, binary: Path
+) -> None:
+    named = tls.sign(certificates.authority, "objects", "DNS:objects.internal")
+    minio = Minio(scratch / "minio-of-another-name", ports.take(), ports.take(), named)
+    minio.start()
+    trusting = urllib3.PoolManager(ca_certs=str(named.authority), assert_hostname="objects.internal")
+    S3Client(f"127.0.0.1:{minio.port}", Minio.user, Minio.password, http_client=trusting).make_bucket("named")
+    s3 = {
+        "endpoint": minio.url,
+        "access_key_id": Minio.user,
+        "secret_access_key_file": str(secret(scratch / "minio-of-another-name" / "secret", Minio.password)),
+    }
+
+    def eyrie(**trust: str) -> Eyrie:
+        entry = lab_eyrie.repository(secured.instance, "named")
+        entry |= {"url": "s3://named", "s3": {**s3, "tls": {"ca_file": str(named.authority), **trust}}}
+        return Eyrie(binary, lab_eyrie.configure(secured.instance, [entry], "eyrie-named.yaml"))
+
+    refused = eyrie().expect(1, "init")
+    assert "certificate" in refused.err and "tls.server_name" in refused.err, str(refused)
+    eyrie(server_name="objects.internal").expect(0, "init")
+    eyrie(server_name="objects.internal").expect(0, "snapshots")
+    refused = eyrie(cert_file=str(certificates.certificate), key_file=str(certificates.key)).expect(2, "snapshots")
+    assert "repositories" in refused.err and "cert_file" in refused.err, str(refused)
+    minio.kill()

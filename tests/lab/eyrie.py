@@ -43,6 +43,8 @@ def repository(instance: Instance, name: str = "primary") -> dict[str, Any]:
         "access_key_id": Minio.user,
         "secret_access_key_file": str(secret(instance.directory / "minio.secret", Minio.password)),
     }
+    if instance.minio.certificates:
+        s3["tls"] = {"ca_file": str(instance.minio.certificates.authority)}
     return entry | {"url": f"s3://{REPOSITORY_BUCKET}/{name}", "s3": s3}
 
 
@@ -59,6 +61,9 @@ def configure(instance: Instance, repositories: list[dict[str, Any]], name: str 
         section["milvus_env_file"] = str(instance.milvus_env)
     else:
         about["management"] = instance.milvus.management_url
+    if instance.minio and instance.minio.certificates:
+        tls = {"ca_file": str(instance.minio.certificates.authority)}
+        section["objects"] = {"endpoint": instance.minio.url, "tls": tls}
     if instance.auth:
         password = secret(instance.directory / "milvus.password", ROOT_PASSWORD)
         about |= {"username": "root", "password_file": str(password)}

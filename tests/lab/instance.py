@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import urllib3
 import yaml
 from minio import Minio as S3Client
 from minio.commonconfig import ENABLED
 from minio.deleteobjects import DeleteObject
 from minio.versioningconfig import VersioningConfig
 
-from . import milvus_yaml, ports
+from . import milvus_yaml, ports, tunnel
 from .client import Client
 from .etcd_client import EtcdClient
 from .servers import Etcd, Milvus, Minio, Process, wait_until
@@ -30,7 +31,8 @@ class Instance:
 
     `minio` may be another instance's server, so that two instances share one. With
     `certificates`, Milvus and an etcd of its own speak TLS with those who have one (with
-    tlsMode 1 Milvus does not ask for it); the lab itself has a port of etcd without.
+    tlsMode 1 Milvus does not ask for it), and so does MinIO, with everyone (Milvus itself
+    reaches it through a tunnel); the lab itself has a port of etcd without.
     """
 
     layout: str
@@ -59,7 +61,7 @@ class Instance:
         if self.layout != "embedded":
             self.etcd_server = Etcd(self.directory, *etcd_ports, secure)
         if self.layout == "s3" and not self.minio:
-            self.minio = Minio(self.directory, ports.take(), ports.take())
+            self.minio = Minio(self.directory, ports.take(), ports.take(), self.certificates)
         self.config = self._milvus_config(*etcd_ports)
         if secure:
             self._secure(*secure)
@@ -91,6 +93,9 @@ class Instance:
                 bucketName=self.bucket,
                 rootPath=self.object_prefix,
             )
+            if self.minio.certificates:
+                # Milvus 2.3.5 trusts the authorities of the system alone, so it goes through a tunnel.
+                config["minio"]["port"] = tunnel.to_tls(self.minio.port, self.minio.certificates)
         for path, value in self.settings.items():
             *parents, last = path.split(".")
             node = config
@@ -195,7 +200,10 @@ class Instance:
 
     def s3(self) -> S3Client:
         assert self.minio, f"layout {self.layout} has no MinIO"
-        return S3Client(f"127.0.0.1:{self.minio.port}", Minio.user, Minio.password, secure=False)
+        certificates = self.minio.certificates
+        http = urllib3.PoolManager(ca_certs=str(certificates.authority)) if certificates else None
+        at = f"127.0.0.1:{self.minio.port}"
+        return S3Client(at, Minio.user, Minio.password, secure=bool(certificates), http_client=http)
 
     def make_bucket(self, bucket: str, versioned: bool = True) -> None:
         s3 = self.s3()

@@ -267,6 +267,7 @@ fn our_own_file_can_contradict_itself_too() {
         with("  objects: {type: s3, session_token_file: k}\n"),
         with("  objects: {type: s3, endpoint: 'http://h', tls: {enabled: true}}\n"),
         with("  objects: {type: s3, endpoint: 'ftp://h'}\n"),
+        with("  objects: {type: s3, tls: {cert_file: c, key_file: k}}\n"),
         with("  etcd: {tls: {enabled: true, cert_file: c}}\n"),
         with("  etcd: {username: u}\n"),
         with("  milvus: {version: '2.3'}\n"),
@@ -274,6 +275,7 @@ fn our_own_file_can_contradict_itself_too() {
         repository("    url: gs://bucket\n"),
         repository("    url: s3:///prefix\n"),
         repository("    url: /x\n    s3: {region: r}\n"),
+        repository("    url: s3://bbb\n    s3:\n      tls: {key_file: k}\n"),
         repository("    url: /x\n  - name: r\n    url: /y\n"),
         repository("    url: ''\n"),
     ];
