@@ -443,7 +443,8 @@ impl<'a> Resolver<'a> {
                 "{}: eyrie presents no client certificate to S3",
                 shown(&key)
             );
-            let hint = "remove it: S3 knows its callers by access_key_id; where a proxy before the store                         asks for certificates, let eyrie reach the store without it";
+            let hint = "remove it: S3 knows its callers by access_key_id; where a proxy before the store \
+                        asks for certificates, let eyrie reach the store without it";
             return Err(wrong(&self.explicit(&key), &message, hint));
         }
         self.tls(key, section, milvus)

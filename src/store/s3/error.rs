@@ -138,7 +138,9 @@ fn of_no_answer(error: &(dyn StdError + 'static)) -> Meaning {
     if chain_contains(error, "certificate") {
         return (
             Cause::Failed,
-            Some("the server's certificate is not trusted: set tls.ca_file, or tls.server_name where it is for another name"),
+            Some(
+                "the server's certificate is not trusted: set tls.ca_file, or tls.server_name where it is for another name",
+            ),
         );
     }
     if chain_contains(error, "credentials provider")
