@@ -13,6 +13,7 @@ use crate::base::error::Context;
 use crate::base::resources::Resources;
 use crate::repo::format::config::{CONFIG, Config, FORMAT};
 use crate::repo::format::crypto::Key;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Cuts;
 use crate::repo::format::ids::{KeyId, RepositoryId, SessionId};
 use crate::repo::format::keys::{
@@ -165,7 +166,7 @@ impl Repository {
             Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
         let (repository, encrypted) = (unproven.config.repository, unproven.config.encrypted);
         check_unlock(encrypted, &unlock, &location)?;
-        let names = list(&store, "keys/").await?;
+        let names = list(&store, StoredFile::Key.directory()).await?;
         let master = find_master(&store, resources, &names, repository, unlock, &location).await?;
         let ring_name = names
             .iter()
@@ -222,7 +223,9 @@ impl Repository {
             Err(error) if error.cause() == Cause::NotFound => {}
             Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
         }
-        for prefix in ["snapshots/", "index/", "tree/", "data/"] {
+        let bars = |file: &&StoredFile| file.bars_init() && !file.directory().is_empty();
+        for file in StoredFile::ALL.iter().filter(bars) {
+            let prefix = file.directory();
             if store
                 .list(prefix, ListOptions::default())
                 .try_next()
@@ -374,13 +377,11 @@ impl Repository {
         list(&self.0.store, prefix).await
     }
 
-    /// The ids that name files right under `prefix`; other names are foreign and left out.
-    pub(crate) async fn list_ids<T: FromStr>(&self, prefix: &str) -> Result<Vec<T>> {
-        let metas = self.list(prefix).await?;
-        let names = metas
-            .iter()
-            .filter_map(|meta| meta.key.as_str().strip_prefix(prefix));
-        Ok(names.filter_map(|name| name.parse().ok()).collect())
+    /// The ids of the files of one kind; other names in its directory are foreign and left out.
+    pub(crate) async fn list_ids<T: FromStr>(&self, file: StoredFile) -> Result<Vec<T>> {
+        let metas = self.list(file.directory()).await?;
+        let ids = metas.iter().filter_map(|meta| file.id(meta.key.as_str()));
+        Ok(ids.filter_map(|id| id.parse().ok()).collect())
     }
 }
 
@@ -431,10 +432,7 @@ async fn find_master(
     let mut damage = None;
     let mut wrong = 0_usize;
     for name in names.iter().map(|meta| meta.key.as_str()) {
-        let is_key = name
-            .strip_prefix("keys/")
-            .is_some_and(|id| id.parse::<KeyId>().is_ok());
-        if !is_key {
+        if StoredFile::Key.id(name).is_none() {
             continue;
         }
         let bytes = get(store, name, GetOptions::default()).await?;

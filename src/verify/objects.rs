@@ -20,7 +20,7 @@ pub(super) async fn check(
     asked: impl Fn(&SnapshotId) -> bool,
     found: &mut Vec<Damage>,
 ) -> Result<()> {
-    let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place == "index/";
+    let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place.ends_with('/');
     if found.iter().any(unreadable) {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::SnapshotId;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
@@ -11,8 +12,6 @@ use crate::{Cause, Result};
 
 /// How many results are read at once: they are small.
 const READ_AT_ONCE: usize = 16;
-
-const DIRECTORY: &str = "verified/";
 
 /// The result of one verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +40,7 @@ impl Repository {
     ///
     /// What the store fails with.
     pub async fn record_verification(&self, verification: &Verification) -> Result<()> {
-        let path = format!("{DIRECTORY}{}", hex::encode(self.env().id()));
+        let path = StoredFile::Verification.path(&hex::encode(self.env().id()));
         let bytes = self
             .vault()
             .seal_json(FileKind::Verification, &path, verification)?;
@@ -55,7 +54,9 @@ impl Repository {
     ///
     /// What the store fails with.
     pub async fn verifications(&self) -> Result<Vec<Verification>> {
-        let paths = self.list(DIRECTORY).await?;
+        let file = StoredFile::Verification;
+        let mut paths = self.list(file.directory()).await?;
+        paths.retain(|meta| file.id(meta.key.as_str()).is_some());
         let mut read = futures::stream::iter(paths)
             .map(|meta| async move {
                 let path = meta.key.as_str();

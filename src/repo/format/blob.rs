@@ -35,8 +35,8 @@ impl BlobKind {
         }
     }
 
-    /// The directory that packs of this kind live in.
-    pub(crate) fn directory(self) -> &'static str {
+    /// For messages.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Tree => "tree",

@@ -21,6 +21,10 @@ pub enum DamageKind {
     Index,
     /// A lease.
     Lease,
+    /// A mark of packs that are about to go.
+    Mark,
+    /// The result of a verification.
+    Verification,
     /// A tree node.
     Tree,
     /// A pack that is missing or has the wrong size.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{check_sum, with_sum};
 use super::crypto::Key;
+use super::files::StoredFile;
 use super::ids::{KeyId, RepositoryId};
 use super::vault::Keyring;
 use super::wire::damaged;
@@ -101,7 +102,7 @@ pub(crate) enum Tried {
 
 /// The path of a key file.
 pub(crate) fn key_path(id: &KeyId) -> String {
-    format!("keys/{id}")
+    StoredFile::Key.path(id)
 }
 
 /// The bytes of a key file that wraps `master`. Takes as long as the cost says.
@@ -246,24 +247,16 @@ fn wrap_aad(repository: &RepositoryId, key: &KeyId) -> Vec<u8> {
 /// The file name of a keyring: its sequence, the repository's first digits, and 8 random bytes.
 pub(crate) fn ring_path(sequence: u32, repository: &RepositoryId, random: &[u8; 32]) -> String {
     let (repository, random) = (hex::encode(&repository.0[..4]), hex::encode(&random[..8]));
-    format!("keys/ring-{sequence:08x}-{repository}-{random}")
+    StoredFile::Ring.path(&format!("{sequence:08x}-{repository}-{random}"))
 }
 
 /// Whether `path` is that of a keyring of `repository`.
 pub(crate) fn is_ring(path: &str, repository: &RepositoryId) -> bool {
-    let digits = |text: &str, len: usize| {
-        text.len() == len
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let Some(name) = path.strip_prefix("keys/ring-") else {
-        return false;
-    };
-    let parts: Vec<&str> = name.split('-').collect();
-    matches!(parts[..], [sequence, id, random] if digits(sequence, 8)
-        && id == hex::encode(&repository.0[..4])
-        && digits(random, 16))
+    let id = hex::encode(&repository.0[..4]);
+    let of = StoredFile::Ring
+        .id(path)
+        .and_then(|name| name.split('-').nth(1));
+    of == Some(&*id)
 }
 
 /// The bytes of the keyring file at `path`.
@@ -307,7 +300,9 @@ pub(crate) fn open_ring(
 }
 
 fn ring_aad(repository: &RepositoryId, path: &str) -> Vec<u8> {
-    let name = path.strip_prefix("keys/").unwrap_or(path);
+    let name = path
+        .strip_prefix(StoredFile::Ring.directory())
+        .unwrap_or(path);
     [&b"eyrie 1 keyring"[..], &repository.0, name.as_bytes()].concat()
 }
 

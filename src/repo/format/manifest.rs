@@ -50,8 +50,3 @@ pub struct Totals {
     /// Bytes that this snapshot added to the repository, as stored.
     pub bytes_added: u64,
 }
-
-/// The path of a manifest.
-pub(crate) fn manifest_path(id: &SnapshotId) -> String {
-    format!("snapshots/{id}")
-}

@@ -4,6 +4,7 @@ pub(crate) mod blob;
 pub(crate) mod config;
 pub(crate) mod crypto;
 pub(crate) mod damage;
+pub(crate) mod files;
 pub(crate) mod hash;
 pub(crate) mod ids;
 pub(crate) mod index;

@@ -2,6 +2,7 @@
 
 use super::blob::{BlobKind, Codec, OVERHEAD};
 use super::crypto::Key;
+use super::files::StoredFile;
 use super::ids::{BlobId, PackId};
 use super::vault::Vault;
 use super::wire::{Reader, to_u32};
@@ -28,8 +29,7 @@ pub(crate) struct PackEntry {
 
 /// The path of a pack.
 pub(crate) fn pack_key(kind: BlobKind, pack: &PackId) -> Result<store::Key> {
-    let name = pack.to_string();
-    store::Key::new(format!("{}/{}/{name}", kind.directory(), &name[..2]))
+    store::Key::new(StoredFile::packs(kind).path(pack))
 }
 
 /// The first bytes of a pack.

@@ -16,6 +16,7 @@ pub(crate) enum FileKind {
     Index = 1,
     Manifest = 2,
     Lease = 4,
+    Mark = 5,
     Verification = 6,
 }
 

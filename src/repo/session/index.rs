@@ -4,8 +4,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::Result;
 use crate::base::error::Context;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::IndexId;
-use crate::repo::format::index::segment::{Segment, segment_path};
+use crate::repo::format::index::segment::Segment;
 use crate::repo::format::index::{Index, Merging};
 use crate::repo::format::wire::missing_is_damage;
 use crate::repo::repository::Repository;
@@ -20,7 +21,7 @@ impl Index {
     ///
     /// [`crate::Cause::Damage`] that names a segment that is damaged or went missing.
     pub(crate) async fn load(repo: &Repository) -> Result<Self> {
-        let mut ids: Vec<IndexId> = repo.list_ids("index/").await?;
+        let mut ids: Vec<IndexId> = repo.list_ids(StoredFile::Index).await?;
         ids.sort_unstable();
         let mut merging = Merging::default();
         let mut segments = futures::stream::iter(ids)
@@ -34,7 +35,7 @@ impl Index {
 }
 
 async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {
-    let path = segment_path(id);
+    let path = StoredFile::Index.path(id);
     let bytes = repo.get_file(&path).await.map_err(missing_is_damage)?;
     let repo_again = repo.clone();
     let name = path.clone();

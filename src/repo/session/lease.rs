@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::base::env::lock;
 use crate::base::error::Context;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{SessionId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
@@ -68,10 +69,6 @@ struct Held {
     lapsed: AtomicBool,
 }
 
-pub(crate) fn lease_path(session: &SessionId) -> String {
-    format!("leases/{session}")
-}
-
 impl Lease {
     /// Takes a lease. A writer excludes another live writer of the same instance; what a process
     /// that is provably dead left behind is removed.
@@ -103,7 +100,7 @@ impl Lease {
         let held = Arc::new(Held {
             repo: repo.clone(),
             session,
-            key: store::Key::new(lease_path(&session))?,
+            key: store::Key::new(StoredFile::Lease.path(&session))?,
             ttl: Duration::from_secs(TTL_S),
             renewed: Mutex::new(repo.env().boottime()),
             file: tokio::sync::Mutex::new(Some(file)),
@@ -289,7 +286,7 @@ impl Repository {
                     "process {} on {} may be writing for this instance: its lease {} is watched for up to {} s",
                     file.host.pid,
                     file.host.name,
-                    lease_path(&file.session),
+                    StoredFile::Lease.path(&file.session),
                     2 * file.ttl_s
                 );
             }
@@ -309,7 +306,7 @@ async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>)
         if !lease.dead {
             return Err(locked(instance, &file));
         }
-        let key = store::Key::new(lease_path(&file.session))?;
+        let key = store::Key::new(StoredFile::Lease.path(&file.session))?;
         tracing::info!("removing {key} of a writer that is dead");
         // It is in nobody's way where nothing may be deleted.
         if let Err(error) = repo.unlimited().delete(&key, None).await {
@@ -333,10 +330,10 @@ pub(crate) struct Seen {
 ///
 /// [`Cause::Damage`] for a lease that cannot be read: its session may be alive.
 pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
-    let ids: Vec<SessionId> = repo.list_ids("leases/").await?;
+    let ids: Vec<SessionId> = repo.list_ids(StoredFile::Lease).await?;
     let mut found = Vec::new();
     for id in &ids {
-        let path = lease_path(id);
+        let path = StoredFile::Lease.path(id);
         let bytes = match get(repo.unlimited(), &path, GetOptions::default()).await {
             Err(error) if error.cause() == Cause::NotFound => continue,
             other => other?,
@@ -388,7 +385,7 @@ fn locked(instance: &str, file: &LeaseFile) -> Error {
     )
     .with_hint(format!(
         "wait for it; if that process is gone, remove {} after {} s without a change",
-        lease_path(session),
+        StoredFile::Lease.path(session),
         2 * ttl_s
     ))
 }

@@ -6,8 +6,9 @@ use futures::StreamExt;
 
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::damage::{Damage, DamageKind};
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::SnapshotId;
-use crate::repo::format::manifest::{Manifest, manifest_path};
+use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::format::wire::damaged;
 use crate::repo::repository::Repository;
@@ -32,7 +33,7 @@ impl Manifest {
     ///
     /// [`Cause::NotFound`], [`Cause::Damage`].
     pub(crate) async fn read(repo: &Repository, id: &SnapshotId) -> Result<Self> {
-        let path = manifest_path(id);
+        let path = StoredFile::Manifest.path(id);
         let bytes = repo.get_file(&path).await?;
         let manifest: Self = repo.vault().open_json(FileKind::Manifest, &path, &bytes)?;
         if manifest.snapshot != *id || manifest.format != FORMAT {
@@ -45,7 +46,7 @@ impl Manifest {
 
     /// Writes the manifest: the commit.
     pub(crate) async fn write(&self, repo: &Repository) -> Result<()> {
-        let path = manifest_path(&self.snapshot);
+        let path = StoredFile::Manifest.path(&self.snapshot);
         let bytes = repo.vault().seal_json(FileKind::Manifest, &path, self)?;
         repo.put_once(&path, bytes).await
     }
@@ -58,7 +59,7 @@ impl Repository {
     ///
     /// What the store fails with; never [`Cause::Damage`].
     pub async fn snapshots(&self) -> Result<Snapshots> {
-        let ids: Vec<SnapshotId> = self.list_ids("snapshots/").await?;
+        let ids: Vec<SnapshotId> = self.list_ids(StoredFile::Manifest).await?;
         let mut read = futures::stream::iter(ids)
             .map(|id| async move { (id, Manifest::read(self, &id).await) })
             .buffered(MANIFESTS_AT_ONCE);
@@ -71,7 +72,7 @@ impl Repository {
                 Err(error) if error.cause() == Cause::Damage => all.damage.push(Damage {
                     kind: DamageKind::Manifest,
                     what: error.chain(),
-                    place: manifest_path(&id),
+                    place: StoredFile::Manifest.path(&id),
                     snapshots: vec![id],
                 }),
                 Err(error) => return Err(error),
@@ -100,7 +101,7 @@ impl Snapshots {
             .filter(|manifest| instance.is_none_or(|name| name == manifest.instance));
         let unreadable = |prefix: &str| {
             self.damage.iter().find(|damage| {
-                let name = damage.place.strip_prefix("snapshots/");
+                let name = StoredFile::Manifest.id(&damage.place);
                 damage.kind == DamageKind::Manifest && name.is_some_and(|id| id.starts_with(prefix))
             })
         };
@@ -179,7 +180,7 @@ impl Snapshots {
                     self.damage.push(Damage {
                         kind: DamageKind::Sequence,
                         what,
-                        place: "snapshots/".into(),
+                        place: StoredFile::Manifest.directory().into(),
                         snapshots: ids.clone(),
                     });
                 };

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
 use crate::repo::format::blob::{BlobKind, into_mut};
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::index::Index;
@@ -181,12 +182,9 @@ impl View {
     pub async fn listing(&self) -> Result<Listing> {
         let mut sizes = HashMap::new();
         for kind in [BlobKind::Data, BlobKind::Tree] {
-            let prefix = format!("{}/", kind.directory());
-            for meta in self.repo().list(&prefix).await? {
-                let name = meta.key.as_str().rsplit('/').next().unwrap_or_default();
-                if let Ok(id) = name.parse::<PackId>()
-                    && pack_key(kind, &id)? == meta.key
-                {
+            let packs = StoredFile::packs(kind);
+            for meta in self.repo().list(packs.directory()).await? {
+                if let Some(Ok(id)) = packs.id(meta.key.as_str()).map(str::parse) {
                     sizes.insert(id, meta.size);
                 }
             }
@@ -222,7 +220,7 @@ impl View {
         let Some(record) = self.record(kind, &piece).copied() else {
             return Err(damaged(format!(
                 "the {} blob with chaining value {} is in no index segment",
-                kind.directory(),
+                kind.word(),
                 piece.cv
             )));
         };

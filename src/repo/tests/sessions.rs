@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use super::support::*;
 use crate::base::env::Env;
 use crate::base::resources::{Limits, Resources};
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::SessionId;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
-use crate::repo::session::lease::{LeaseFile, SessionKind, lease_path, leases};
+use crate::repo::session::lease::{LeaseFile, SessionKind, leases};
 use crate::repo::{Compression, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
@@ -33,7 +34,7 @@ async fn plant(repo: &Repository, host: Host, beat: u64) {
         parents: vec![],
         checkpoint: false,
     };
-    let path = lease_path(&session);
+    let path = StoredFile::Lease.path(&session);
     let bytes = repo
         .vault()
         .seal_json(FileKind::Lease, &path, &lease)
@@ -190,7 +191,7 @@ async fn a_lease_is_renewed_while_the_session_lives_and_released_when_it_is_drop
 async fn a_lease_that_cannot_be_read_is_named() {
     let (memory, store) = memory();
     let repo = init(store).await;
-    let key = Key::new(lease_path(&SessionId([1; 32]))).unwrap();
+    let key = Key::new(StoredFile::Lease.path(&SessionId([1; 32]))).unwrap();
     memory
         .put(&key, "noise".into(), PutOptions::default())
         .await

@@ -5,24 +5,27 @@ mod bytes;
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt};
+use serde::de::IgnoredAny;
 
 use self::bytes::{PackFaults, check_pack};
 use crate::repo::format::blob::BlobKind;
-use crate::repo::format::config::{CONFIG, Config};
+use crate::repo::format::config::Config;
 use crate::repo::format::damage::{Damage, DamageKind};
+use crate::repo::format::files::{CheckedBy, Names, Seal, StoredFile};
 use crate::repo::format::hash::PieceRef;
-use crate::repo::format::ids::{BlobId, KeyId, PackId, SessionId, SnapshotId};
+use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::keys;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::pack_key;
-use crate::repo::format::sealed::FileKind;
 use crate::repo::format::tree::{EnvelopeNode, NodeRef};
 use crate::repo::format::wire::missing_is_damage;
 use crate::repo::repository::Repository;
-use crate::repo::session::lease::{LeaseFile, lease_path};
 use crate::repo::session::view::View;
 use crate::{Cause, Error, Result};
+
+/// How many small files are read at once.
+const FILES_AT_ONCE: usize = 16;
 
 /// How many packs are read at once; the byte budget bounds them too.
 const PACKS_AT_ONCE: usize = 4;
@@ -86,7 +89,7 @@ impl Repository {
                 report.damage.push(Damage {
                     kind: DamageKind::Index,
                     what: error.chain(),
-                    place: "index/".into(),
+                    place: StoredFile::Index.directory().into(),
                     snapshots: manifests.iter().map(|manifest| manifest.snapshot).collect(),
                 });
                 return Ok(report);
@@ -106,48 +109,64 @@ impl Repository {
         Ok(report)
     }
 
-    /// Checks the small files that open by themselves.
+    /// Checks the files that open by themselves.
     async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
-        let mut note = |kind: DamageKind, place: &str, result: Result<()>| match result {
-            Err(error) if error.cause() == Cause::Damage => {
-                let (what, place) = (error.chain(), place.to_owned());
-                damage.push(Damage {
-                    kind,
-                    what,
+        let mut files = Vec::new();
+        for file in StoredFile::ALL.iter().copied() {
+            if file.checked_by() != CheckedBy::Opening {
+                continue;
+            }
+            match file.names() {
+                Names::One(name) => files.push((file, name.to_owned())),
+                Names::Id | Names::FannedOut | Names::Ring => {
+                    let found = self.list(file.directory()).await?;
+                    let found = found.iter().map(|meta| meta.key.as_str());
+                    let own = found.filter(|path| file.id(path).is_some());
+                    files.extend(own.map(|path| (file, path.to_owned())));
+                }
+            }
+        }
+        let mut checked = futures::stream::iter(files)
+            .map(|(file, path)| async move {
+                let opened = self.check_file(file, &path).await;
+                (file, path, opened)
+            })
+            .buffered(FILES_AT_ONCE);
+        while let Some((file, place, opened)) = checked.next().await {
+            match opened {
+                Err(error) if error.cause() == Cause::Damage => damage.push(Damage {
+                    kind: file.damage(),
+                    what: error.chain(),
                     place,
                     snapshots: vec![],
-                });
-                Ok(())
-            }
-            other => other,
-        };
-        let config = self.get_file(CONFIG).await.map_err(missing_is_damage);
-        let config = config.and_then(|bytes| Config::read(&bytes)?.prove(self.vault()).map(|_| ()));
-        note(DamageKind::Config, CONFIG, config)?;
-        for meta in self.list("keys/").await? {
-            let path = meta.key.as_str();
-            let id = path.strip_prefix("keys/").unwrap_or_default();
-            if id.parse::<KeyId>().is_ok() {
-                let bytes = self.get_file(path).await?;
-                note(DamageKind::Key, path, keys::check(path, &bytes, &self.id()))?;
-            } else if keys::is_ring(path, &self.id()) {
-                let bytes = self.get_file(path).await?;
-                let ring = keys::open_ring(&bytes, self.master(), &self.id(), path);
-                note(DamageKind::Key, path, ring.map(|_| ()))?;
-            }
-        }
-        for id in self.list_ids::<SessionId>("leases/").await? {
-            let path = lease_path(&id);
-            let lease = match self.get_file(&path).await {
-                Err(error) if error.cause() == Cause::NotFound => continue,
-                read => read.and_then(|bytes| {
-                    self.vault()
-                        .open_json::<LeaseFile>(FileKind::Lease, &path, &bytes)
                 }),
-            };
-            note(DamageKind::Lease, &path, lease.map(|_| ()))?;
+                other => other?,
+            }
         }
         Ok(())
+    }
+
+    /// Opens one file; one that is gone since it was listed is well.
+    async fn check_file(&self, file: StoredFile, path: &str) -> Result<()> {
+        let bytes = match (self.get_file(path).await, file.names()) {
+            (Err(error), Names::One(_)) => return Err(missing_is_damage(error)),
+            (Err(error), _) if error.cause() == Cause::NotFound => return Ok(()),
+            (read, _) => read?,
+        };
+        match file.seal() {
+            Seal::Mac => Config::read(&bytes)?.prove(self.vault()).map(|_| ()),
+            Seal::Unlocker => keys::check(path, &bytes, &self.id()),
+            Seal::Master if keys::is_ring(path, &self.id()) => {
+                keys::open_ring(&bytes, self.master(), &self.id(), path).map(|_| ())
+            }
+            // What an interrupted `init` left is of another repository.
+            Seal::Master => Ok(()),
+            Seal::Meta(kind) => {
+                let opened = self.vault().open_json::<IgnoredAny>(kind, path, &bytes);
+                opened.map(|_| ())
+            }
+            Seal::Blobs(_) => Err(Error::new(Cause::Failed, "a pack does not open by itself")),
+        }
     }
 }
 
@@ -334,7 +353,11 @@ impl Check<'_> {
                     "{unknown} blobs of snapshot {} are in no index segment",
                     id.short()
                 );
-                let fault = faults.add(DamageKind::Index, what, "index/".into());
+                let fault = faults.add(
+                    DamageKind::Index,
+                    what,
+                    StoredFile::Index.directory().into(),
+                );
                 faults.damage[fault].snapshots.push(id);
             }
         }

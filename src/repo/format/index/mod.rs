@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::ids::{BlobId, IndexId, PackId};
 use super::wire::{damaged, to_u32};
 use crate::Result;
-use segment::{PackInfo, Record, Segment, segment_path};
+use crate::repo::format::files::StoredFile;
+use segment::{PackInfo, Record, Segment};
 
 /// All segments of a repository that no other supersedes, in one sorted array of 56 bytes a blob.
 #[derive(Debug, Default)]
@@ -124,7 +125,7 @@ impl Merging {
                     Some(_) => {
                         return Err(damaged(format!(
                             "{} describes pack {} in another way than an earlier segment",
-                            segment_path(id),
+                            StoredFile::Index.path(id),
                             pack.id
                         )));
                     }

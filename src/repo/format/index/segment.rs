@@ -50,11 +50,6 @@ pub(crate) struct Segment {
     pub(crate) records: Vec<Record>,
 }
 
-/// The path of a segment.
-pub(crate) fn segment_path(id: &IndexId) -> String {
-    format!("index/{id}")
-}
-
 impl Segment {
     /// Sorts the records, keeps one for each blob, and seals the segment as the file at `name`.
     pub(crate) fn seal(&mut self, vault: &Vault, name: &str) -> Result<Bytes> {

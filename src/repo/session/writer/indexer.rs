@@ -4,10 +4,9 @@ use tokio::sync::Mutex;
 
 use crate::Result;
 use crate::base::error::Context;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::IndexId;
-use crate::repo::format::index::segment::{
-    PackInfo, Record, SEGMENT_RECORDS, Segment, segment_path,
-};
+use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::pack::PackEntry;
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
@@ -58,7 +57,7 @@ impl Indexer {
     async fn write(&self, next: &mut Segment) -> Result<()> {
         let repo = self.repo.clone();
         repo.store().sync().await.context(|| "make packs durable")?;
-        let path = segment_path(&IndexId(repo.env().id()));
+        let path = StoredFile::Index.path(&IndexId(repo.env().id()));
         let mut segment = std::mem::take(next);
         let name = path.clone();
         let resources = repo.resources().clone();

@@ -10,9 +10,10 @@ use tracing::warn;
 
 use super::Session;
 use crate::Result;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, PackId};
 use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::{Record, SEGMENT_RECORDS, Segment, segment_path};
+use crate::repo::format::index::segment::{Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
 use crate::repo::session::view::View;
 
@@ -82,7 +83,7 @@ impl Session {
 
     async fn write_segment(&self, mut segment: Segment) -> Result<()> {
         let repo = self.view.repo().clone();
-        let path = segment_path(&IndexId(repo.env().id()));
+        let path = StoredFile::Index.path(&IndexId(repo.env().id()));
         let name = path.clone();
         let resources = repo.resources().clone();
         let (sealing, repo) = (repo.clone(), repo);

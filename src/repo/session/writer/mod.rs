@@ -26,6 +26,7 @@ use crate::base::env::lock;
 use crate::base::resources::Share;
 use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
 use crate::repo::format::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
 use crate::repo::format::manifest::{Manifest, Roots, Totals};
@@ -156,7 +157,7 @@ impl Repository {
 
 /// Refuses to write while packs are marked to go: a writer must treat their blobs as absent.
 async fn refuse_marks(repo: &Repository) -> Result<()> {
-    match repo.list("marks/").await?.first() {
+    match repo.list(StoredFile::Mark.directory()).await?.first() {
         None => Ok(()),
         Some(mark) => Err(Side::Repository
             .error(

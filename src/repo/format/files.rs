@@ -1,0 +1,248 @@
+//! The kinds of stored files (section 2): one table, which making, listing and checking walk.
+
+use std::fmt::Display;
+
+use super::blob::BlobKind;
+use super::damage::DamageKind;
+use super::sealed::FileKind;
+
+/// How the files of a kind are called in their directory. Other names are foreign and left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// There is one, called so.
+    One(&'static str),
+    /// 64 hexadecimal digits.
+    Id,
+    /// The same, in a directory called by the first two of them.
+    FannedOut,
+    /// `ring-<8 digits>-<8 digits>-<16 digits>`, hexadecimal.
+    Ring,
+}
+
+/// What makes the files of a kind authentic, and mostly secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// Plain text with a MAC (section 3).
+    Mac,
+    /// The key of an unlocker, such as a passphrase (section 4).
+    Unlocker,
+    /// The master key (section 4).
+    Master,
+    /// The meta key (section 5).
+    Meta(FileKind),
+    /// The keys of the blobs in it (section 7).
+    Blobs(BlobKind),
+}
+
+/// What opens the files of a kind in a check of the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckedBy {
+    /// They open by themselves.
+    Opening,
+    /// Reading the snapshots.
+    Snapshots,
+    /// Reading the index.
+    Index,
+    /// Comparing the blobs that are referred to with what is there.
+    References,
+}
+
+macro_rules! stored_files {
+    ($($(#[doc = $doc:literal])* $file:ident {
+        directory: $directory:literal, names: $names:expr, seal: $seal:expr,
+        checked_by: $checked_by:ident, damage: $damage:ident, bars_init: $bars:literal,
+    })*) => {
+        /// A kind of stored file.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum StoredFile { $($(#[doc = $doc])* $file,)* }
+
+        impl StoredFile {
+            /// Every kind.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$file,)*];
+
+            /// The directory, with a slash at its end; empty for the repository itself.
+            pub(crate) const fn directory(self) -> &'static str {
+                match self { $(Self::$file => $directory,)* }
+            }
+
+            pub(crate) const fn names(self) -> Names {
+                match self { $(Self::$file => $names,)* }
+            }
+
+            pub(crate) const fn seal(self) -> Seal {
+                match self { $(Self::$file => $seal,)* }
+            }
+
+            pub(crate) const fn checked_by(self) -> CheckedBy {
+                match self { $(Self::$file => CheckedBy::$checked_by,)* }
+            }
+
+            /// What a damaged one is called in reports.
+            pub(crate) const fn damage(self) -> DamageKind {
+                match self { $(Self::$file => DamageKind::$damage,)* }
+            }
+
+            /// Whether any of them keeps `init` from making a repository: it holds what somebody stored.
+            pub(crate) const fn bars_init(self) -> bool {
+                match self { $(Self::$file => $bars,)* }
+            }
+        }
+    };
+}
+
+stored_files! {
+    /// Identity and features.
+    Config {
+        directory: "", names: Names::One("config"), seal: Seal::Mac,
+        checked_by: Opening, damage: Config, bars_init: true,
+    }
+    /// The master key, wrapped for one unlocker.
+    Key {
+        directory: "keys/", names: Names::Id, seal: Seal::Unlocker,
+        checked_by: Opening, damage: Key, bars_init: false,
+    }
+    /// The keyring.
+    Ring {
+        directory: "keys/", names: Names::Ring, seal: Seal::Master,
+        checked_by: Opening, damage: Key, bars_init: false,
+    }
+    /// A pack of data blobs.
+    Data {
+        directory: "data/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Data),
+        checked_by: References, damage: Pack, bars_init: true,
+    }
+    /// A pack of tree blobs.
+    Tree {
+        directory: "tree/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Tree),
+        checked_by: References, damage: Pack, bars_init: true,
+    }
+    /// An index segment.
+    Index {
+        directory: "index/", names: Names::Id, seal: Seal::Meta(FileKind::Index),
+        checked_by: Index, damage: Index, bars_init: true,
+    }
+    /// The manifest of a snapshot.
+    Manifest {
+        directory: "snapshots/", names: Names::Id, seal: Seal::Meta(FileKind::Manifest),
+        checked_by: Snapshots, damage: Manifest, bars_init: true,
+    }
+    /// The lease of a session.
+    Lease {
+        directory: "leases/", names: Names::Id, seal: Seal::Meta(FileKind::Lease),
+        checked_by: Opening, damage: Lease, bars_init: false,
+    }
+    /// Packs that are about to go.
+    Mark {
+        directory: "marks/", names: Names::Id, seal: Seal::Meta(FileKind::Mark),
+        checked_by: Opening, damage: Mark, bars_init: false,
+    }
+    /// The result of a verification.
+    Verification {
+        directory: "verified/", names: Names::Id, seal: Seal::Meta(FileKind::Verification),
+        checked_by: Opening, damage: Verification, bars_init: false,
+    }
+}
+
+impl StoredFile {
+    /// The path of the file with this id, or for a keyring with what follows `ring-`.
+    pub(crate) fn path(self, id: &impl Display) -> String {
+        let directory = self.directory();
+        match self.names() {
+            Names::One(name) => format!("{directory}{name}"),
+            Names::Id => format!("{directory}{id}"),
+            Names::FannedOut => {
+                let id = id.to_string();
+                format!("{directory}{}/{id}", &id[..2])
+            }
+            Names::Ring => format!("{directory}ring-{id}"),
+        }
+    }
+
+    /// What [`path`](Self::path) made the path of; `None` when it is of no file of this kind.
+    pub(crate) fn id(self, path: &str) -> Option<&str> {
+        let name = path.strip_prefix(self.directory())?;
+        match self.names() {
+            Names::One(one) => (name == one).then_some(name),
+            Names::Id => is_hex(name, 64).then_some(name),
+            Names::FannedOut => {
+                let (fan, id) = name.split_once('/')?;
+                (is_hex(id, 64) && fan == &id[..2]).then_some(id)
+            }
+            Names::Ring => {
+                let id = name.strip_prefix("ring-")?;
+                let parts: Vec<&str> = id.split('-').collect();
+                let [sequence, repository, random] = parts[..] else {
+                    return None;
+                };
+                let digits = is_hex(sequence, 8) && is_hex(repository, 8) && is_hex(random, 16);
+                digits.then_some(id)
+            }
+        }
+    }
+
+    /// The packs of blobs of this kind.
+    pub(crate) const fn packs(kind: BlobKind) -> Self {
+        match kind {
+            BlobKind::Data => Self::Data,
+            BlobKind::Tree => Self::Tree,
+        }
+    }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == digits && text.bytes().all(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_each_kind_is_of_that_kind_alone() {
+        for file in StoredFile::ALL {
+            let id = match file.names() {
+                Names::Ring => format!("{}-{}-{}", "0".repeat(8), "ab".repeat(4), "c".repeat(16)),
+                Names::One(name) => name.to_owned(),
+                Names::Id | Names::FannedOut => "4f".repeat(32),
+            };
+            let path = file.path(&id);
+            assert_eq!(file.id(&path), Some(&*id), "{path}");
+            for other in StoredFile::ALL.iter().filter(|other| *other != file) {
+                assert_eq!(other.id(&path), None, "{path} is of {other:?} too");
+            }
+        }
+    }
+
+    #[test]
+    fn other_names_are_foreign() {
+        let id = "4f".repeat(32);
+        for path in [
+            "config.bak".to_owned(),
+            format!("snapshots/{}", &id[1..]),
+            format!("snapshots/{}", id.to_uppercase()),
+            format!("snapshots/old/{id}"),
+            format!("data/{id}"),
+            format!("data/00/{id}"),
+            "keys/ring-1-2-3".to_owned(),
+            id,
+        ] {
+            let of = StoredFile::ALL.iter().find(|file| file.id(&path).is_some());
+            assert_eq!(of, None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_page_on_the_format_has_every_kind() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/format.md"));
+        for file in StoredFile::ALL {
+            let shown = match file.names() {
+                Names::One(name) => name.to_owned(),
+                Names::Id => format!("{}<", file.directory()),
+                Names::FannedOut => format!("{}<xx>/<", file.directory()),
+                Names::Ring => format!("{}ring-<", file.directory()),
+            };
+            assert!(page.contains(&format!("| `{shown}")), "{shown}");
+        }
+    }
+}
