@@ -88,7 +88,7 @@ pub(super) fn body(
         eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
         mode,
         asked_mode: options.mode,
-        method: options.method,
+        method: options.method.method(),
         revision: anchored.revision,
         etcd: planned.plan.etcd.clone(),
         milvus: planned.plan.milvus.clone(),

@@ -9,8 +9,10 @@ use futures::TryStreamExt;
 use super::Context;
 use super::anchor::Anchored;
 use super::cold_source::wal_directories;
-use super::objects::{Object, content};
+use super::objects::content;
 use super::plan::{Planned, refuse};
+use crate::instance::methods::CaptureMethod;
+use crate::instance::objects::LayerObject;
 use crate::instance::{connect, wal};
 use crate::milvus::catalog::Catalog;
 use crate::repo::{Entry, NodeRef, Writer};
@@ -19,12 +21,17 @@ use crate::store::{ListOptions, Meta};
 use crate::{Result, Side};
 
 /// Takes the anchor of a stopped Milvus.
-pub(super) async fn anchor(context: &Context, planned: &mut Planned) -> Result<Anchored> {
+pub(super) async fn anchor(
+    context: &Context,
+    planned: &mut Planned,
+    method: &dyn CaptureMethod,
+) -> Result<Anchored> {
     context.progress.begin("anchor", None);
     let prefix = format!("{}/", planned.roots.root);
     let anchor = planned.etcd.client.read_prefix(&prefix).await?;
     let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
     refuse(&catalog)?;
+    method.take(anchor.revision).await?;
     Ok(Anchored::new(
         context.env.now(),
         anchor,
@@ -48,7 +55,7 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let mut map = writer.map();
     for (key, store, meta) in files {
-        let source = Object {
+        let source = LayerObject {
             store,
             key: meta.key,
             size: meta.size,

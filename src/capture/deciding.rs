@@ -10,41 +10,13 @@ use super::plan::refused;
 use crate::etcd::{Anchor, Etcd, KeyValue};
 use crate::milvus::barrier::{Barrier, Lag};
 use crate::milvus::catalog::{Catalog, DROPPED, Segment, Standing};
-use crate::milvus::keys::{LogKind, Roots, SegmentKey};
+use crate::milvus::keys::{Cut, Family, LogKind, Roots, SegmentKey};
 use crate::milvus::validate::Refusal;
 use crate::milvus::version::MilvusVersion;
 use crate::{Cause, Error, Result, Side};
 
 /// What an error names of what is not flushed.
 const NAMED: usize = 5;
-
-/// Families below the metadata path that decide: databases, collections, partitions and aliases
-/// for DDL under way, segments and checkpoints for the flush, and jobs that refuse a capture
-/// (docs/milvus.md 3.1 to 3.5).
-const DECIDING: [&str; 11] = [
-    "root-coord/database/",
-    "root-coord/collection/",
-    "root-coord/partitions/",
-    "root-coord/aliases/",
-    "root-coord/collection-alias/",
-    "datacoord-meta/s/",
-    "datacoord-meta/channel-cp/",
-    "datacoord-meta/import-job/",
-    "datacoord-meta/compaction-task/",
-    "importtask/",
-    "streamingcoord-meta/broadcast-task/",
-];
-
-/// Families of logs that hold rows or deletes: what the cut is proved by.
-const ROW_LOGS: [&str; 2] = ["datacoord-meta/binlog/", "datacoord-meta/deltalog/"];
-
-/// Every family of logs.
-const LOGS: [&str; 4] = [
-    "datacoord-meta/binlog/",
-    "datacoord-meta/deltalog/",
-    "datacoord-meta/statslog/",
-    "datacoord-meta/bm25log/",
-];
 
 /// Requests for the logs of single segments at once.
 const IN_FLIGHT: usize = 16;
@@ -118,8 +90,8 @@ impl Reader<'_> {
         }
         let config = format!("{}/config/", self.roots.root);
         let Anchor { revision, mut keys } = etcd.read_prefix(&config).await?;
-        for family in DECIDING {
-            match etcd.read_at(&self.below_meta(family), revision).await? {
+        for prefix in self.prefixes(|family| family.cut() == Cut::Decides) {
+            match etcd.read_at(&prefix, revision).await? {
                 Some(read) => keys.extend(read),
                 None => return Ok(None),
             }
@@ -135,8 +107,7 @@ impl Reader<'_> {
         }
         let revision = look.revision;
         let mut found = Vec::new();
-        for family in ROW_LOGS {
-            let prefix = self.below_meta(family);
+        for prefix in self.prefixes(|family| family.cut() == Cut::RowLog) {
             let mut etcd = self.etcd.clone();
             match etcd.read_changed(&prefix, revision, moment.since).await? {
                 Some(read) => found.extend(read),
@@ -178,14 +149,11 @@ impl Reader<'_> {
         }
     }
 
-    /// Decodes databases, collections, and the keys below `families`; not at one revision.
-    pub(super) async fn part(&self, families: &[&str]) -> Result<Catalog> {
+    /// Decodes databases, collections, and the keys of `families`; not at one revision.
+    pub(super) async fn part(&self, families: impl Fn(Family) -> bool) -> Result<Catalog> {
         let mut keys = Vec::new();
-        for family in ["root-coord/collection/", "root-coord/database/"]
-            .iter()
-            .chain(families)
-        {
-            let prefix = self.below_meta(family);
+        let always = |family| matches!(family, Family::Database) || Family::is_collection(family);
+        for prefix in self.prefixes(|family| always(family) || families(family)) {
             keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
         }
         sort(&mut keys);
@@ -203,15 +171,19 @@ impl Reader<'_> {
         })
     }
 
-    fn below_meta(&self, family: &str) -> String {
-        format!("{}/{}/{family}", self.roots.root, self.roots.meta)
+    /// Where the keys of the families are that `wanted` picks.
+    fn prefixes(&self, wanted: impl Fn(Family) -> bool) -> Vec<String> {
+        let families = Family::ALL.iter().copied().filter(|family| wanted(*family));
+        let places = families.flat_map(Family::prefixes);
+        let whole = |(area, prefix): (_, &str)| self.roots.area(area) + prefix;
+        places.map(whole).collect()
     }
 
-    fn logs_of(&self, key: SegmentKey) -> [String; 4] {
-        LOGS.map(|family| {
-            let place = format!("{}/{}/{}/", key.collection, key.partition, key.segment);
-            self.below_meta(family) + &place
-        })
+    /// Where the logs of a segment are.
+    fn logs_of(&self, key: SegmentKey) -> Vec<String> {
+        let logs = self.prefixes(|family| matches!(family.cut(), Cut::RowLog | Cut::OtherLog));
+        let place = format!("{}/{}/{}/", key.collection, key.partition, key.segment);
+        logs.into_iter().map(|prefix| prefix + &place).collect()
     }
 }
 

@@ -27,6 +27,7 @@ mod view;
 mod window;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
@@ -42,8 +43,9 @@ use crate::base::progress::SharedProgress;
 use crate::base::resources::Resources;
 use crate::config::Instance;
 use crate::instance::holds::Holds;
+use crate::instance::methods::CaptureMethod;
 use crate::repo::Repository;
-use crate::snapshot::{Body, Method, Mode};
+use crate::snapshot::{Body, Mode};
 
 /// What a capture runs in.
 #[derive(Debug, Clone)]
@@ -78,7 +80,7 @@ pub struct Options {
     /// How writes are treated.
     pub mode: Mode,
     /// How objects are captured.
-    pub method: Method,
+    pub method: Arc<dyn CaptureMethod>,
     /// Labels of the snapshot.
     pub labels: BTreeMap<String, String>,
     /// What to do about missing objects.
@@ -89,11 +91,13 @@ pub struct Options {
     pub flush_timeout: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// To capture by `method`, quiesced, with the default limits.
+    #[must_use]
+    pub fn new(method: Arc<dyn CaptureMethod>) -> Self {
         Self {
             mode: Mode::Quiesced,
-            method: Method::Copy,
+            method,
             labels: BTreeMap::new(),
             missing: Missing::Refuse,
             max_write_hold: Duration::from_mins(2),
@@ -127,8 +131,15 @@ pub async fn capture(
     options: &Options,
 ) -> Result<Captured> {
     let mut holds = Holds::default();
+    let method = &*options.method;
+    // What a process left that was killed.
+    context.cancel.run(method.release()).await?;
     let outcome = attempt(context, repository, options, &mut holds).await;
     release(context, &mut holds).await;
+    let released = context.cancel.in_order(Turn::Last, method.release()).await;
+    if let Some(Err(error)) = released {
+        warn!(error = %error.chain(), "what the capture method took was not released; the next capture tries again");
+    }
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {

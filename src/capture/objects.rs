@@ -1,9 +1,7 @@
-//! Copying every object that the anchor requires, in one pass, knowing what is there already.
+//! Capturing every object that the anchor requires, in one pass, knowing what is there already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use tracing::warn;
@@ -12,12 +10,13 @@ use super::Context;
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::base::weakening::MISSING_NAMED;
-use crate::instance::objects::{Identity, Listed};
+use crate::instance::methods::{CaptureMethod, Captured};
+use crate::instance::objects::{Identity, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
-use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, ObjectSource, StoredObject, Writer};
+use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
 use crate::snapshot::ObjectEntry;
-use crate::store::{GetOptions, Key, SharedStore};
+use crate::store::{Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
 /// Objects under way at once: enough to hide a store's latency for the many tiny ones; the bytes
@@ -47,10 +46,11 @@ pub(super) struct Copied {
     pub(super) lost_packs: usize,
 }
 
-/// Captures the objects of `catalog` from `store` through `writer`. An object that `known` has
-/// under the same identity is not read again.
-pub(super) async fn copy(
+/// Captures the objects of `catalog` from `store` by `method`, through `writer`. An object that `known`,
+/// captured by the same method, has under the same identity is not captured again.
+pub(super) async fn capture(
     context: &Context,
+    method: &dyn CaptureMethod,
     writer: &Writer,
     store: &SharedStore,
     catalog: &Catalog,
@@ -60,13 +60,14 @@ pub(super) async fn copy(
     let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
     context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
-    let copier = Copier {
+    let capturer = Capturer {
+        method,
         writer,
         store,
         listed: &listed,
     };
     let work = joined(catalog.objects_in(scope), known)
-        .map_ok(|(object, known)| copier.one(object, known))
+        .map_ok(|(object, known)| capturer.one(object, known))
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
     let mut map = writer.map();
@@ -123,13 +124,14 @@ enum One {
     Gone(ObjectRef),
 }
 
-struct Copier<'a> {
+struct Capturer<'a> {
+    method: &'a dyn CaptureMethod,
     writer: &'a Writer,
     store: &'a SharedStore,
     listed: &'a Listed,
 }
 
-impl Copier<'_> {
+impl Capturer<'_> {
     async fn one(&self, object: ObjectRef, known: Option<Entry>) -> Result<One> {
         let Some((identity, size)) = self.identify(&object).await? else {
             return Ok(One::Gone(object));
@@ -138,39 +140,34 @@ impl Copier<'_> {
         if let Some(entry) = known
             && entry.content.size() == size
             && describes(&entry, &named)
-            && let Content::Object { pieces, .. } = &entry.content
-            && self.writer.contains(pieces)
+            && self.is_kept(&entry.content)
         {
             return Ok(One::Known(object, entry));
         }
-        let source = Object {
+        let source = LayerObject {
             store: self.store.clone(),
             key: key_of(&object)?,
             size,
         };
-        let stored = match self.writer.store_object(&source).await {
-            Err(error) if is_gone(&error) => return Ok(One::Gone(object)),
-            other => other.context(|| format!("capturing {}", object.path))?,
+        let captured = self.method.capture(&source, self.writer).await;
+        let content = match captured.context(|| format!("capturing {}", object.path))? {
+            Captured::Gone => return Ok(One::Gone(object)),
+            Captured::Stored(stored) => {
+                let pieces = stored.pieces.len();
+                if pieces > 1 && self.now(&object).await? != Some((identity, size)) {
+                    return Err(changed(&object));
+                }
+                content(stored)
+            }
+            Captured::Pinned { hash, size, pin } => Content::External { hash, size, pin },
         };
-        if stored.pieces.len() > 1 && self.now(&object).await? != Some((identity, size)) {
-            return Err(Side::Source
-                .error(
-                    Cause::Refused,
-                    format!("{} changed while it was read", object.path),
-                )
-                .with_hint(
-                    "Milvus writes an object once: does something else write into its storage?",
-                ));
-        }
-        if let Some(expected) = object
-            .expected_size
-            .filter(|expected| *expected != stored.size)
-        {
+        let size = content.size();
+        if let Some(expected) = object.expected_size.filter(|expected| *expected != size) {
             return Err(Side::Source.error(
                 Cause::Refused,
                 format!(
-                    "{} has {} bytes and etcd says {expected}: the file is not what Milvus wrote",
-                    object.path, stored.size
+                    "{} has {size} bytes and etcd says {expected}: the file is not what Milvus wrote",
+                    object.path
                 ),
             ));
         }
@@ -182,9 +179,18 @@ impl Copier<'_> {
         let entry = Entry {
             key: object.tree_key().into(),
             value: value.into(),
-            content: content(stored),
+            content,
         };
         Ok(One::Read(object, entry))
+    }
+
+    /// Whether what a snapshot before this holds of an object need not be captured again.
+    fn is_kept(&self, content: &Content) -> bool {
+        match content {
+            Content::Object { pieces, .. } => self.writer.contains(pieces),
+            Content::External { .. } => true,
+            Content::None => false,
+        }
     }
 
     /// What the listings say of an object; one that they do not show is asked for by itself before
@@ -297,35 +303,9 @@ pub(super) fn key_of(object: &ObjectRef) -> Result<Key> {
     })
 }
 
-/// Whether the instance's storage says that an object is not there.
-fn is_gone(error: &Error) -> bool {
-    (error.cause(), error.side()) == (Cause::NotFound, Some(Side::Source))
-}
-
-/// An object of a store, to be captured.
-#[derive(Debug)]
-pub(super) struct Object {
-    pub(super) store: SharedStore,
-    pub(super) key: Key,
-    pub(super) size: u64,
-}
-
-#[async_trait]
-impl ObjectSource for Object {
-    fn name(&self) -> String {
-        self.key.to_string()
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let range = Some(offset..offset + len as u64);
-        let options = GetOptions {
-            range,
-            version: None,
-        };
-        self.store.get(&self.key, options).await
-    }
+fn changed(object: &ObjectRef) -> Error {
+    let message = format!("{} changed while it was read", object.path);
+    Side::Source
+        .error(Cause::Refused, message)
+        .with_hint("Milvus writes an object once: does something else write into its storage?")
 }

@@ -15,13 +15,14 @@ use crate::config::{Instance, WalKind};
 use crate::etcd::Status;
 use crate::instance::connect;
 use crate::instance::holds::{self, ConfigItem};
+use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
-use crate::snapshot::{Body, EtcdIdentity, Method, MilvusIdentity, Mode, Wal, WalState};
+use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Mode, Wal, WalState};
 use crate::{Cause, Error, Result, Side};
 
 /// What a capture would do.
@@ -153,6 +154,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         None => None,
     };
     let store = open_objects(context, &catalog).await?;
+    options.method.plan(&*store).await?;
     let (versioned, mut notes) = belongs_together(&store, &catalog).await?;
     let findings = catalog.validate();
     // The flush of the capture will write what is not flushed yet.
@@ -170,7 +172,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     let plan = Plan {
         instance: instance.name.clone(),
         mode: options.mode,
-        method: options.method,
+        method: options.method.method(),
         milvus: MilvusIdentity {
             version: version.to_string(),
             commit: Some(identity.git_commit).filter(|c| !c.is_empty()),

@@ -89,12 +89,15 @@ pub(super) async fn begin(
     let parent = snapshots.newest_of(&context.instance.name);
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
     let planned = Box::pin(plan(context, options, previous.as_ref())).await?;
+    // What another method captured says nothing of what this one has to.
+    let same = |body: &Body| body.method == options.method.method();
+    let known = parent.filter(|_| previous.as_ref().is_some_and(same));
     repository.outlast_writers(&context.instance.name).await?;
     Ok(Begun {
         since,
         planned,
         parents: parent.iter().map(|p| p.snapshot).collect(),
-        known: parent.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten()),
+        known: known.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten()),
     })
 }
 
@@ -147,11 +150,14 @@ async fn store(
     if planned.milvus.is_some() {
         Box::pin(hold_gc(context, planned, holds)).await?;
     }
+    let method = &*options.method;
     let mut known = writer.view().map(known);
     let mut attempt = 1;
     let (anchored, keys, copied) = loop {
         let mut anchored = match options.mode {
-            Mode::Cold => cold::anchor(context, planned).await.on(Side::Source)?,
+            Mode::Cold => cold::anchor(context, planned, method)
+                .await
+                .on(Side::Source)?,
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
                 .on(Side::Source)?,
@@ -164,8 +170,9 @@ async fn store(
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
-        let copied = objects::copy(
+        let copied = objects::capture(
             context,
+            method,
             writer,
             &store,
             &anchored.catalog,

@@ -7,16 +7,18 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
-use super::objects::{Copied, copy};
+use super::objects::{Copied, capture};
 use super::{Context, body, view};
 use crate::base::cancel::Cancel;
-use crate::base::env::Env;
+use crate::base::env::{Env, lock};
 use crate::base::progress::testing::Recorder;
 use crate::base::resources::Resources;
 use crate::base::weakening;
 use crate::config::{Resolved, Variables};
 use crate::etcd::Anchor;
 use crate::instance::holds::{HoldRecord, HoldState};
+use crate::instance::methods::pinning::Pinning;
+use crate::instance::methods::{CaptureMethod, Method};
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
@@ -25,7 +27,9 @@ use crate::milvus::proto::meta::PartitionState;
 use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::{MilvusVersion, recorded};
-use crate::repo::{Compression, InitOptions, NodeRef, Repository, Unlock};
+use crate::repo::{
+    Compression, Content, Entry, InitOptions, KeyRange, NodeRef, Repository, Unlock,
+};
 use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
@@ -106,6 +110,17 @@ async fn run(
     catalog: &Catalog,
     parent: Option<NodeRef>,
 ) -> (Copied, Vec<String>) {
+    let method = Method::Copy.open().unwrap();
+    run_by(&*method, repository, source, catalog, parent).await
+}
+
+async fn run_by(
+    method: &dyn CaptureMethod,
+    repository: &Repository,
+    source: &MemoryStore,
+    catalog: &Catalog,
+    parent: Option<NodeRef>,
+) -> (Copied, Vec<String>) {
     let recorded = RecordStore::new(Arc::new(source.clone()));
     let log = recorded.log();
     let store: SharedStore = Arc::new(recorded);
@@ -113,8 +128,9 @@ async fn run(
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let copied = copy(
+    let copied = capture(
         &context(),
+        method,
         &writer,
         &store,
         catalog,
@@ -147,6 +163,33 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     let (third, read) = run(&repository, &source, &catalog, second.root).await;
     assert_eq!(read, [changed.path]);
     assert_eq!(third.objects_read, 1);
+}
+
+#[tokio::test]
+async fn a_method_that_pins_stores_no_byte_and_captures_what_changed_alone() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let method = Pinning::new(Arc::new(source.clone()));
+    let asked = || std::mem::take(&mut *lock(&method.asked));
+    let gone = catalog.objects().nth(7).unwrap();
+    let key = Key::new(&gone.path).unwrap();
+    source.delete(&key, None).await.unwrap();
+    let (first, read) = run_by(&method, &repository, &source, &catalog, None).await;
+    assert_eq!(read, Vec::<String>::new());
+    assert_eq!(first.missing, [gone]);
+    assert_eq!(asked().len() as u64, first.objects);
+    let packs = repository.store().list("data/", ListOptions::default());
+    assert_eq!(packs.try_collect::<Vec<_>>().await.unwrap(), []);
+    let map = repository.view().await.unwrap().map(first.root);
+    let entries: Vec<Entry> = map.scan(KeyRange::all()).try_collect().await.unwrap();
+    let pinned = |entry: &Entry| matches!(entry.content, Content::External { hash: Some(_), .. });
+    assert!(!entries.is_empty() && entries.iter().all(pinned));
+
+    let changed = catalog.objects().nth(3).unwrap();
+    put(&source, &changed.path, 5).await;
+    let (second, _) = run_by(&method, &repository, &source, &catalog, first.root).await;
+    assert_eq!(asked(), [format!("capture {}", changed.path)]);
+    assert_eq!(second.objects_read, 1);
 }
 
 #[tokio::test]
@@ -186,9 +229,18 @@ async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys()
             let writer = repository.begin_writer("main", vec![], Compression::Auto);
             let writer = writer.await.unwrap();
             let known = writer.view().map(None);
-            let error = copy(&context(), &writer, &store, &catalog, Scope::Live, known)
-                .await
-                .unwrap_err();
+            let by = Method::Copy.open().unwrap();
+            let error = capture(
+                &context(),
+                &*by,
+                &writer,
+                &store,
+                &catalog,
+                Scope::Live,
+                known,
+            )
+            .await
+            .unwrap_err();
             assert_eq!(error.exit_code(), 20, "{op:?} {cause:?}");
             writer.finish().await.unwrap();
         }
@@ -236,8 +288,10 @@ async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let error = copy(
+    let by = Method::Copy.open().unwrap();
+    let error = capture(
         &context(),
+        &*by,
         &writer,
         &store,
         &catalog,

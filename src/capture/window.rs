@@ -19,7 +19,7 @@ use crate::etcd::Etcd;
 use crate::instance::holds::{self, Holds};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
-use crate::milvus::keys::Roots;
+use crate::milvus::keys::{Family, Roots, View};
 use crate::snapshot::Mode;
 use crate::{Cause, Error, Result, Side};
 
@@ -105,7 +105,7 @@ impl Window<'_> {
     pub(super) async fn take(&self, holds: &mut Holds) -> Result<Anchored> {
         let mut why = String::new();
         for extent in [Extent::Deciding, Extent::Whole] {
-            let settled = self.settled(holds, extent).await?;
+            let settled = Box::pin(self.settled(holds, extent)).await?;
             self.context.progress.begin("anchor", None);
             match complete(&self.reader, settled).await? {
                 Completed::Anchored(mut anchored) => {
@@ -139,7 +139,11 @@ impl Window<'_> {
                     .max_write_hold
                     .saturating_sub(holds.writes_held());
                 let deadline = Instant::now() + left;
-                let quiesced = self.quiesced(holds, extent);
+                let quiesced = Box::pin(async {
+                    let settled = self.quiesced(holds, extent).await?;
+                    self.options.method.take(settled.look.revision).await?;
+                    Ok::<_, Error>(settled)
+                });
                 let settled = tokio::time::timeout_at(deadline, quiesced).await;
                 let released = holds.release_config().await;
                 let settled = settled.map_err(|_| self.too_long())??;
@@ -148,6 +152,7 @@ impl Window<'_> {
             }
             Mode::Hot | Mode::Cold => {
                 let settled = self.hot(holds, extent).await?;
+                self.options.method.take(settled.look.revision).await?;
                 holds.release_config().await?;
                 Ok(settled)
             }
@@ -179,7 +184,7 @@ impl Window<'_> {
     async fn drain_compactions(&self) -> Result<()> {
         let mut running = 0;
         let drained = poll(COMPACTION_DRAIN, LOOK_PAUSE, async || {
-            let part = self.reader.part(&["datacoord-meta/compaction-task/"]);
+            let part = self.reader.part(|family| family == Family::CompactionTask);
             running = part.await?.tasks.compactions.len();
             Ok((running == 0).then_some(()))
         });
@@ -428,7 +433,10 @@ impl Window<'_> {
 
     async fn view_now(&self) -> Result<BTreeSet<String>> {
         let inventory = self.running.client.inventory().await?;
-        let catalog = self.reader.part(&["root-coord/", "field-index/"]).await?;
+        let catalog = self
+            .reader
+            .part(|family| family.view() == View::Shown)
+            .await?;
         Ok(view::differences(&inventory, &catalog))
     }
 }
@@ -445,7 +453,10 @@ fn overtaken() -> Error {
 #[async_trait]
 impl Checkpoints for Window<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
-        let catalog = self.reader.part(&["datacoord-meta/channel-cp/"]).await?;
+        let catalog = self
+            .reader
+            .part(|family| family == Family::ChannelCheckpoint)
+            .await?;
         Ok(lagging(&catalog, barrier, barrier.timestamp()))
     }
 }

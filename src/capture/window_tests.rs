@@ -7,6 +7,11 @@ use super::*;
 use crate::base::progress::{Amount, Progress};
 use crate::etcd::{self, Process};
 use crate::instance::holds::HoldState;
+use crate::base::env::lock;
+use crate::instance::methods::Method;
+use crate::instance::methods::pinning::Pinning;
+use crate::store::SharedStore;
+use crate::store::memory::MemoryStore;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::simulated::{Backing, Script, SimulatedMilvus, Writes};
@@ -111,7 +116,7 @@ impl Progress for Compacting {
 async fn writes_pass_before_the_rest_is_read_and_it_is_of_the_same_revision_simulated_milvus_2_4_24()
  {
     let world = World::new().await;
-    let options = Options::default();
+    let options = Options::new(Method::Copy.open().unwrap());
     let window = world.window(&options);
     let mut holds = Holds::default();
     let settled = window.settled(&mut holds, Extent::Deciding).await.unwrap();
@@ -134,12 +139,25 @@ async fn writes_pass_before_the_rest_is_read_and_it_is_of_the_same_revision_simu
     assert!(anchored.cut.proven);
 }
 
+#[tokio::test]
+async fn the_method_takes_once_at_the_revision_of_the_anchor_simulated_milvus_2_4_24() {
+    let world = World::new().await;
+    let store: SharedStore = std::sync::Arc::new(MemoryStore::new());
+    let method = std::sync::Arc::new(Pinning::new(store));
+    let options = Options::new(method.clone());
+    let mut holds = Holds::default();
+    let anchored = world.window(&options).take(&mut holds).await.unwrap();
+    assert_eq!(writes_holds(&holds), [HoldState::Held]);
+    let asked = lock(&method.asked).clone();
+    assert_eq!(asked, [format!("take {}", anchored.revision)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_compacted_after_the_release_is_taken_again_under_the_hold_simulated_milvus_2_4_24()
  {
     let mut world = World::new().await;
     world.context.progress = std::sync::Arc::new(Compacting(world.backing.etcd.clone()));
-    let options = Options::default();
+    let options = Options::new(Method::Copy.open().unwrap());
     let mut holds = Holds::default();
     let anchored = world.window(&options).take(&mut holds).await.unwrap();
     assert_eq!(writes_holds(&holds), [HoldState::Held, HoldState::Held]);
@@ -158,7 +176,7 @@ async fn a_log_that_the_decision_did_not_see_voids_it_and_another_window_says_so
  {
     let world = World::new().await;
     world.with_rows_of_the_future().await;
-    let options = Options::default();
+    let options = Options::new(Method::Copy.open().unwrap());
     let window = world.window(&options);
     let mut holds = Holds::default();
     let settled = window.settled(&mut holds, Extent::Deciding).await.unwrap();

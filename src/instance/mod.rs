@@ -5,6 +5,7 @@ pub(crate) mod connect;
 pub(crate) mod embedded;
 pub mod holds;
 pub(crate) mod liveness;
+pub mod methods;
 pub mod objects;
 pub(crate) mod owner;
 pub(crate) mod wal;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 mod table;
 
 pub use crate::etcd::KeyValue;
-pub use table::{Family, KeyKind};
+pub use table::{Copies, Cut, Family, KeyKind, Turn, View};
 
 /// Where an instance keeps its keys: `etcd.rootPath`, `etcd.metaSubPath` and `etcd.kvSubPath`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

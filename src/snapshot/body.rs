@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::weakening::Weakening;
 use crate::instance::holds::HoldRecord;
+use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
 
 /// How the writers are treated while a snapshot is taken.
@@ -39,47 +40,6 @@ impl Mode {
 }
 
 impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.word())
-    }
-}
-
-/// How objects are captured.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Copy bytes into the repository
-    Copy,
-    /// Pin S3 versions where they are
-    Versions,
-    /// Clone or snapshot the file system
-    Filesystem,
-    /// Snapshot EBS volumes
-    Ebs,
-}
-
-impl Method {
-    /// The word on the command line and in documents.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Copy => "copy",
-            Self::Versions => "versions",
-            Self::Filesystem => "filesystem",
-            Self::Ebs => "ebs",
-        }
-    }
-
-    /// Whether this eyrie captures by this method, and restores what was captured by it.
-    #[must_use]
-    pub const fn is_supported(self) -> bool {
-        matches!(self, Self::Copy)
-    }
-}
-
-impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.word())
     }

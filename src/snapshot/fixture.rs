@@ -10,17 +10,20 @@ use jiff::Timestamp;
 use crate::base::env::Env;
 use crate::base::resources::Resources;
 use crate::etcd::KeyValue;
+use crate::instance::methods::Method;
+use crate::instance::methods::pinning::Pinning;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{
-    Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectSource,
-    Repository, Totals, Unlock, Writer,
+    Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectHash,
+    ObjectSource, Repository, Totals, Unlock, Writer,
 };
+use crate::snapshot::Snapshot;
 use crate::snapshot::{
-    Body, Counts, Cut, EtcdIdentity, Method, MilvusIdentity, Mode, ObjectEntry, Wal, WalState,
-    anchor,
+    Body, Counts, Cut, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Wal, WalState, anchor,
 };
 use crate::store::memory::MemoryStore;
+use crate::store::{Key, PutOptions, Store};
 use crate::{Error, Result};
 
 /// What a snapshot says of itself, when a test does not care.
@@ -204,6 +207,46 @@ async fn map<'a>(
         map.push(entry).await.unwrap();
     }
     map.finish().await.unwrap()
+}
+
+/// A snapshot whose objects are in `store`, by path, and pinned there.
+pub(crate) async fn pinned(
+    repository: &Repository,
+    objects: &BTreeMap<String, Bytes>,
+    store: &MemoryStore,
+) -> Snapshot {
+    let writer = repository
+        .begin_writer("main", vec![], Compression::Auto)
+        .await
+        .unwrap();
+    let mut map = writer.map();
+    for (path, bytes) in objects {
+        let key = Key::new(path).unwrap();
+        let put = store.put(&key, bytes.clone(), PutOptions::default());
+        put.await.unwrap();
+        let entry = Entry {
+            key: format!("{:020}/{:020}/{:020}/{path}", 1, 2, 3).into(),
+            value: Bytes::new(),
+            content: Content::External {
+                hash: Some(ObjectHash(*blake3::hash(bytes).as_bytes())),
+                size: bytes.len() as u64,
+                pin: Bytes::copy_from_slice(path.as_bytes()),
+            },
+        };
+        map.push(entry).await.unwrap();
+    }
+    let draft = ManifestDraft {
+        time: Timestamp::UNIX_EPOCH,
+        roots: [("objects".to_owned(), map.finish().await.unwrap())].into(),
+        totals: Totals::default(),
+        labels: BTreeMap::new(),
+        body: serde_json::to_value(body()).unwrap(),
+    };
+    let manifest = writer.commit(draft).await.unwrap();
+    writer.finish().await.unwrap();
+    let mut snapshot = Snapshot::open(&repository.view().await.unwrap(), manifest).unwrap();
+    snapshot.method = Arc::new(Pinning::new(Arc::new(store.clone())));
+    snapshot
 }
 
 /// Bytes that no other seed gives.

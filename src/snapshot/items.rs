@@ -1,15 +1,19 @@
-//! What a restore puts back of a snapshot.
+//! The objects of a snapshot, one by one: where each goes, and its bytes.
 
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
 use crate::base::progress::Amount;
+use crate::instance::methods::Pins;
 use crate::repo::{Content, Entry, KeyRange, ObjectHash, PieceRef};
 use crate::snapshot::{OBJECTS_ROOT, Snapshot, WAL_ROOT};
 use crate::store::Key;
 use crate::{Cause, Error, Result, Side};
 
-/// One object to put back.
+/// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item {
     /// Where it goes, below its root.
@@ -18,8 +22,37 @@ pub(crate) struct Item {
     pub(crate) hash: ObjectHash,
     /// Its size in bytes.
     pub(crate) size: u64,
-    /// Its pieces in order; none when it is empty.
-    pub(crate) pieces: Vec<PieceRef>,
+    /// Where its bytes are.
+    pub(crate) bytes: Place,
+}
+
+/// Where the bytes of an object are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the repository: its pieces in order, none when it is empty.
+    Pieces(Vec<PieceRef>),
+    /// Outside it, as the capture method knows.
+    Pin(Bytes),
+}
+
+impl Item {
+    /// Its pieces in the repository.
+    pub(crate) fn pieces(&self) -> &[PieceRef] {
+        match &self.bytes {
+            Place::Pieces(pieces) => pieces,
+            Place::Pin(_) => &[],
+        }
+    }
+
+    /// Whether it is outside the repository.
+    pub(crate) fn is_pinned(&self) -> bool {
+        matches!(self.bytes, Place::Pin(_))
+    }
+
+    /// Whether it is read as a stream, and not with others by pack.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.is_pinned() || self.pieces().len() > 1
+    }
 }
 
 /// Which objects of a snapshot.
@@ -32,6 +65,45 @@ pub(crate) enum Which {
 }
 
 impl Snapshot {
+    /// The bytes of an object in order, verified as far as its method can; `ahead` pieces are read at
+    /// once. The caller has taken its share of the memory budget, and compares the hash.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Damage`] for a pin of a method that has none.
+    pub(crate) fn read(
+        &self,
+        item: &Item,
+        ahead: NonZeroUsize,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+        match &item.bytes {
+            Place::Pieces(pieces) => Ok(self.view().read_object(pieces.clone(), ahead)),
+            Place::Pin(pin) => Ok(self.pins(item)?.read(pin, item.size)),
+        }
+    }
+
+    /// Whether a pinned object is still where it was; one in the repository is not looked for.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being told.
+    pub(crate) async fn is_pinned(&self, item: &Item) -> Result<bool> {
+        match &item.bytes {
+            Place::Pieces(_) => Ok(true),
+            Place::Pin(pin) => self.pins(item)?.verify(pin).await,
+        }
+    }
+
+    fn pins(&self, item: &Item) -> Result<&dyn Pins> {
+        let none = || {
+            odd(
+                item.key.as_str(),
+                "it is pinned, and its method pins nothing",
+            )
+        };
+        self.method.pins().ok_or_else(none)
+    }
+
     /// The objects in the order of their collections and segments.
     pub(crate) fn items(&self, which: Which) -> BoxStream<'static, Result<Item>> {
         let (root, read): (_, fn(Entry) -> Result<Item>) = match which {
@@ -89,13 +161,22 @@ fn item(path: &str, content: Content) -> Result<Item> {
             key,
             hash,
             size,
-            pieces,
+            bytes: Place::Pieces(pieces),
         }),
-        Content::External { .. } => {
-            let message =
-                format!("the bytes of {path} are not in the repository but pinned elsewhere");
+        Content::External {
+            hash: Some(hash),
+            size,
+            pin,
+        } => Ok(Item {
+            key,
+            hash,
+            size,
+            bytes: Place::Pin(pin),
+        }),
+        Content::External { hash: None, .. } => {
+            let message = format!("the hash of {path} was not taken yet");
             Err(Error::new(Cause::NewerFormat, message)
-                .with_hint("restore with the eyrie that took the snapshot"))
+                .with_hint("use the eyrie that took the snapshot"))
         }
         Content::None => Err(odd(path, "it has no content")),
     }

@@ -11,9 +11,8 @@ pub mod items;
 pub mod missing;
 mod objects;
 mod reader;
+pub mod reading;
 
-pub use body::{
-    Body, Counts, Cut, EtcdIdentity, FlushRecord, Method, MilvusIdentity, Mode, Wal, WalState,
-};
+pub use body::{Body, Counts, Cut, EtcdIdentity, FlushRecord, MilvusIdentity, Mode, Wal, WalState};
 pub use objects::ObjectEntry;
 pub use reader::{ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};

@@ -1,14 +1,17 @@
 //! A stored snapshot, opened: what it says of itself, its keys, its maps.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 
 use super::{Body, anchor};
 use crate::etcd::KeyValue;
+use crate::instance::methods::CaptureMethod;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::repo::{KeyRange, Manifest, Map, View};
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Result, Side};
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
 pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
@@ -27,6 +30,8 @@ pub struct Snapshot {
     pub manifest: Manifest,
     /// What the snapshot says of itself.
     pub body: Body,
+    /// What captured its objects.
+    pub method: Arc<dyn CaptureMethod>,
     view: View,
 }
 
@@ -37,9 +42,12 @@ impl Snapshot {
     ///
     /// Those of [`Body::of`].
     pub fn open(view: &View, manifest: Manifest) -> Result<Self> {
+        let body = Body::of(&manifest)?;
+        let method = body.method.open()?;
         Ok(Self {
-            body: Body::of(&manifest)?,
             manifest,
+            body,
+            method,
             view: view.clone(),
         })
     }
@@ -116,11 +124,9 @@ impl Body {
         };
         let body: Self = serde_json::from_value(manifest.body.clone())
             .map_err(|error| newer().with_source(error))?;
-        if body.method.is_supported() {
-            Ok(body)
-        } else {
-            let why = format!("its objects were captured by {}", body.method);
-            Err(newer().with_source(Error::new(Cause::NewerFormat, why)))
+        match body.method.open() {
+            Ok(_) => Ok(body),
+            Err(why) => Err(newer().with_source(why)),
         }
     }
 

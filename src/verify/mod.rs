@@ -5,6 +5,7 @@
 //! a restore proves it once more from the bytes that it hands to write (I8).
 
 mod objects;
+mod pinned;
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
-use crate::repo::{CheckBytes, Damage, DamageKind, PackId, Repository, SnapshotId};
+use crate::repo::{CheckBytes, Damage, DamageKind, Manifest, PackId, Repository, SnapshotId};
 use crate::{Cause, Result};
 
 /// How far to look.
@@ -156,9 +157,20 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
             .damage
             .retain(|damage| !deeper.contains(&damage.kind));
     } else {
-        objects::check(repository, &all.manifests, asked, &mut report.damage).await?;
+        let level = options.level;
+        objects::check(repository, &all.manifests, asked, level, &mut report.damage).await?;
     }
     Ok(report)
+}
+
+/// Damage of what a snapshot holds.
+fn damaged(manifest: &Manifest, what: String) -> Damage {
+    Damage {
+        kind: DamageKind::Contents,
+        what,
+        place: format!("snapshots/{}", manifest.snapshot),
+        snapshots: vec![manifest.snapshot],
+    }
 }
 
 fn chosen(sample: Sample, seed: &[u8; 32], pack: &PackId) -> bool {

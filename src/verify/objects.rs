@@ -1,14 +1,15 @@
-//! Whether a snapshot has every object that its metadata requires.
+//! Whether a snapshot has every object that its metadata requires, in the repository or pinned.
 
 use std::collections::HashSet;
 
+use super::{Level, damaged, pinned};
 use crate::base::text::cut;
 use crate::base::weakening;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
 use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
 use crate::snapshot::{Snapshot, is_keys_only, missing};
-use crate::{Cause, Result};
+use crate::{Cause, Error, Result};
 
 /// Objects that are named for each snapshot; the rest are counted.
 const NAMED: usize = 20;
@@ -18,6 +19,7 @@ pub(super) async fn check(
     repository: &Repository,
     manifests: &[Manifest],
     asked: impl Fn(&SnapshotId) -> bool,
+    level: Level,
     found: &mut Vec<Damage>,
 ) -> Result<()> {
     let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place.ends_with('/');
@@ -28,31 +30,27 @@ pub(super) async fn check(
     for manifest in manifests.iter().filter(|m| asked(&m.snapshot)) {
         let broken = |d: &Damage| d.snapshots.contains(&manifest.snapshot);
         if !found.iter().any(broken) {
-            found.extend(damage(&view, manifest).await?);
+            found.extend(damage(&view, manifest, level).await?);
         }
     }
     Ok(())
 }
 
 /// What is wrong between the metadata and the objects of one snapshot.
-async fn damage(view: &View, manifest: &Manifest) -> Result<Vec<Damage>> {
+async fn damage(view: &View, manifest: &Manifest, level: Level) -> Result<Vec<Damage>> {
     if is_keys_only(manifest) {
         return Ok(Vec::new());
     }
     let snapshot = Snapshot::open(view, manifest.clone())?;
-    match missing(&snapshot).await {
-        Ok(missing) => Ok(missing),
+    let looked = async {
+        let mut found = missing(&snapshot).await?;
+        found.extend(pinned::lost(&snapshot, level).await?);
+        Ok::<_, Error>(found)
+    };
+    match looked.await {
+        Ok(found) => Ok(found),
         Err(error) if error.cause() == Cause::Damage => Ok(vec![damaged(manifest, error.chain())]),
         Err(error) => Err(error),
-    }
-}
-
-fn damaged(manifest: &Manifest, what: String) -> Damage {
-    Damage {
-        kind: DamageKind::Contents,
-        what,
-        place: format!("snapshots/{}", manifest.snapshot),
-        snapshots: vec![manifest.snapshot],
     }
 }
 

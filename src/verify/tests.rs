@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
-use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
+use crate::snapshot::fixture::{Contents, body, commit, noise, pinned, repository, told};
 use crate::store::memory::MemoryStore;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 
@@ -130,4 +130,37 @@ fn a_share_of_packs_is_about_that_share() {
     });
     let hits = hits.count();
     assert!((800..1200).contains(&hits), "{hits}");
+}
+
+#[tokio::test]
+async fn pinned_objects_that_are_lost_or_changed_are_named() {
+    let (_, repository) = repository().await;
+    let source = MemoryStore::new();
+    let snapshot = pinned(&repository, &contents().objects, &source).await;
+    let lost = async |level| {
+        let found = told(pinned::lost(&snapshot, level).await);
+        let named = |damage: &Damage| damage.snapshots == [snapshot.manifest.snapshot];
+        assert!(found.iter().all(named));
+        found
+            .into_iter()
+            .map(|damage| damage.what)
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    assert_eq!(lost(Level::Bytes).await, "");
+    let key = |path| Key::new(path).unwrap();
+    let (changed, gone) = (key("index_files/1/1/2/3/x"), key("insert_log/1/2/3/100/05"));
+    let other = source.put(&changed, noise(3, 50_000), PutOptions::default());
+    other.await.unwrap();
+    source.delete(&gone, None).await.unwrap();
+    let seen = lost(Level::Structure).await;
+    assert!(
+        seen.contains(gone.as_str()) && !seen.contains(changed.as_str()),
+        "{seen}"
+    );
+    let seen = lost(Level::Bytes).await;
+    assert!(
+        seen.contains(gone.as_str()) && seen.contains(changed.as_str()),
+        "{seen}"
+    );
 }

@@ -6,7 +6,8 @@ use eyrie::cli::commands::snapshots::Snapshots;
 use eyrie::cli::commands::verify;
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
-use eyrie::snapshot::{Method, Mode};
+use eyrie::instance::methods::Method;
+use eyrie::snapshot::Mode;
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {

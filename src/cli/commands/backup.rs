@@ -15,7 +15,8 @@ use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
 use crate::instance::connect;
-use crate::snapshot::{Body, Method, Mode};
+use crate::instance::methods::Method;
+use crate::snapshot::{Body, Mode};
 use crate::{Cause, Error, Result};
 
 /// Take one snapshot of the instance
@@ -156,14 +157,10 @@ impl Args {
             MethodChoice::Auto => Method::Copy,
             MethodChoice::By(method) => method,
         };
-        if !method.is_supported() {
-            let message = format!("this eyrie cannot capture by {method}");
-            return Err(Error::new(Cause::Invalid, message).with_hint("use --method copy"));
-        }
         let labels = self.labels.iter();
         Ok(capture::Options {
             mode: self.mode,
-            method,
+            method: method.open()?,
             labels: labels.map(|l| (l.key.clone(), l.value.clone())).collect(),
             missing: if self.allow_missing {
                 Missing::Allow

@@ -11,6 +11,7 @@ use crate::cli::documents::{
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::config::{self, Deploy, Objects, WalKind};
+use crate::instance::methods::Method;
 use crate::milvus::MilvusVersion;
 use crate::milvus::version::FreshWal;
 use crate::snapshot::Body;
@@ -39,7 +40,7 @@ pub fn run(_: &Args, context: &Context) -> Result<u8> {
         accept: config.accept.clone(),
         resources: context.resources(&config.limits)?,
     };
-    let options = Options::default();
+    let options = Options::new(Method::Copy.open()?);
     let document = context.run(context.cancel.run(async {
         work.progress.begin("reach", None);
         let stored = Stored::open(context, &config).await;

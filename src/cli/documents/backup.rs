@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Weakening};
-use crate::snapshot::{Method, Mode};
+use crate::instance::methods::Method;
+use crate::snapshot::Mode;
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

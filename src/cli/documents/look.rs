@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Time, Weakening};
-use crate::snapshot::{Method, Mode};
+use crate::instance::methods::Method;
+use crate::snapshot::Mode;
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

@@ -6,12 +6,15 @@ mod layer;
 
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 pub use layer::ObjectLayer;
 
 use crate::Result;
-use crate::store::{ListOptions, Meta, Store};
+use crate::repo::ObjectSource;
+use crate::store::{GetOptions, Key, ListOptions, Meta, SharedStore, Store};
 
 /// Listings under way at once; S3 answers 5,500 GET and LIST a second for each prefix, a disk
 /// fewer.
@@ -64,6 +67,37 @@ impl Listed {
             .ok()?;
         let (_, identity, size) = self.0[at];
         Some((identity, size))
+    }
+}
+
+/// An object of the object layer, or of a queue in files.
+#[derive(Debug)]
+pub struct LayerObject {
+    /// The store that it is in.
+    pub store: SharedStore,
+    /// Its key there.
+    pub key: Key,
+    /// Its size, in bytes.
+    pub size: u64,
+}
+
+#[async_trait]
+impl ObjectSource for LayerObject {
+    fn name(&self) -> String {
+        self.key.to_string()
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let range = Some(offset..offset + len as u64);
+        let options = GetOptions {
+            range,
+            version: None,
+        };
+        self.store.get(&self.key, options).await
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::super::keys::{KeyKind, KeyValue, Roots, SegmentKey};
+use super::super::keys::{Copies, KeyKind, KeyValue, Roots, SegmentKey, Turn, normalise_item};
 use super::super::proto::common::KeyValuePair;
-use super::super::proto::{meta, schema};
+use super::super::proto::{meta, query, schema};
 use super::{
-    Access, Catalog, Collection, Counters, DROPPED, FieldIndex, IndexVersions, Load, MAX_NAMED,
-    MilvusVersion, Partition, Segment, Tasks, WalEvidence, live,
+    Access, Catalog, Collection, ConfigItem, Counters, DROPPED, FieldIndex, IndexVersions, Load,
+    MAX_NAMED, MilvusVersion, Partition, PartitionStats, Segment, Tasks, WalEvidence, live,
 };
 use crate::{Cause, Error, Result};
 
@@ -37,10 +37,10 @@ impl Catalog {
         let mut decoder = Decoder::new(roots, version.clone());
         // What belongs to segments comes second, and goes right where it belongs: there is so much
         // of it that it is not collected first.
-        for turn in [Turn::First, Turn::Second] {
+        for turn in [Turn::First, Turn::WithSegments] {
             for key in keys {
                 let kind = roots.parse(&key.key);
-                if turn_of(kind) == Some(turn) {
+                if kind.family().turn() == turn && kind != KeyKind::Foreign {
                     decoder.take(key, kind).map_err(|error| {
                         error.context(format!("etcd key {}", String::from_utf8_lossy(&key.key)))
                     })?;
@@ -56,22 +56,6 @@ impl Catalog {
         let found = self.collections.get_mut(&collection);
         self.orphans += u64::from(found.is_none());
         found
-    }
-}
-
-/// When a key is decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    First,
-    Second,
-}
-
-/// Keys outside the root have no turn.
-fn turn_of(kind: KeyKind<'_>) -> Option<Turn> {
-    match kind {
-        KeyKind::Foreign => None,
-        KeyKind::Log { .. } | KeyKind::SegmentIndex { .. } => Some(Turn::Second),
-        _ => Some(Turn::First),
     }
 }
 
@@ -138,58 +122,131 @@ impl Decoder {
             return Ok(());
         }
         self.remember_for_copies(key, kind);
+        self.decode(key, kind)
+    }
+
+    /// The decoding of every family: a new one does not compile without.
+    #[allow(clippy::too_many_lines, reason = "it is a table")]
+    fn decode(&mut self, key: &KeyValue, kind: KeyKind<'_>) -> Result<()> {
+        use KeyKind as K;
+        let value = key.value.as_slice();
+        let text = || String::from_utf8_lossy(value).into_owned();
+        let name = || String::from_utf8_lossy(&key.key).into_owned();
+        let catalog = &mut self.catalog;
         match kind {
-            KeyKind::Database { .. }
-            | KeyKind::Collection { .. }
-            | KeyKind::LegacyCollection { .. }
-            | KeyKind::Partition { .. }
-            | KeyKind::Field { .. }
-            | KeyKind::Function { .. }
-            | KeyKind::StructField { .. }
-            | KeyKind::Alias { .. }
-            | KeyKind::LegacyAlias { .. } => self.take_schema(&key.value, kind),
-            KeyKind::Segment(_)
-            | KeyKind::Log { .. }
-            | KeyKind::SegmentIndex { .. }
-            | KeyKind::FieldIndex { .. } => self.take_data(&key.value, kind),
-            KeyKind::CollectionLoad { .. }
-            | KeyKind::PartitionLoad { .. }
-            | KeyKind::Replica { .. }
-            | KeyKind::ResourceGroup { .. } => self.take_load(&key.value, kind),
-            KeyKind::ImportJob { .. }
-            | KeyKind::LegacyImportTask { .. }
-            | KeyKind::CompactionTask { .. }
-            | KeyKind::BroadcastTask { .. }
-            | KeyKind::StatsTask
-            | KeyKind::AnalyzeTask
-            | KeyKind::Newer => self.take_task(&key.value, kind),
-            _ => self.take_rest(key, kind),
+            K::Database { .. } => self.database(decode(value)?)?,
+            K::Collection { database, .. } => self.collection(decode(value)?, database)?,
+            K::LegacyCollection { .. } => self.collection(decode(value)?, 1)?,
+            K::Partition {
+                collection,
+                partition,
+            } => self.partition(collection, partition, decode(value)?)?,
+            K::Field { collection, .. } => self.fields.push((collection, decode(value)?)),
+            K::Function { collection, .. } => self.functions.push((collection, decode(value)?)),
+            K::StructField { collection, .. } => self.structs.push((collection, decode(value)?)),
+            K::Alias { .. } | K::LegacyAlias { .. } => self.alias(decode(value)?),
+            K::Segment(key) => self.segment(key, decode(value)?)?,
+            K::Log {
+                kind,
+                segment,
+                field,
+            } => self.log(kind, segment, field, &decode(value)?),
+            K::SegmentIndex { segment, build } => {
+                self.segment_index(segment, build, &decode(value)?)?;
+            }
+            K::FieldIndex { collection, index } => {
+                self.field_index(collection, index, decode(value)?);
+            }
+            K::CollectionLoad { collection } => self.collection_load(collection, decode(value)?),
+            K::PartitionLoad {
+                collection,
+                partition,
+            } => self.loaded_partitions.push((collection, partition)),
+            K::Replica { collection, .. } => {
+                let replica: query::Replica = decode(value)?;
+                self.replicas.push((collection, replica.resource_group));
+            }
+            K::ResourceGroup { name } => {
+                catalog.load.resource_groups.insert(name.to_owned());
+            }
+            K::ImportJob { job } => self.import_job(job, &decode(value)?),
+            K::LegacyImportTask { task } => self.legacy_import(task, value)?,
+            K::CompactionTask { plan, .. } => self.compaction(plan, decode(value)?)?,
+            K::BroadcastTask { task } => self.broadcast(task, &decode(value)?),
+            K::StatsTask | K::AnalyzeTask => catalog.tasks.stats += 1,
+            K::Newer => catalog.tasks.newer += 1,
+            K::ChannelCheckpoint { vchannel } => self.checkpoint(vchannel, decode(value)?),
+            K::ConsumeCheckpoint { .. } => self.consume_checkpoint(decode(value)?),
+            K::Replication => catalog.tasks.replicates |= !value.is_empty(),
+            K::SnapshotCopy { ts, .. } => self.see(ts),
+            K::PartitionStats {
+                collection,
+                partition,
+                vchannel,
+                version,
+            } => catalog.partition_stats.push(PartitionStats {
+                collection,
+                partition,
+                vchannel: vchannel.to_owned(),
+                version,
+            }),
+            K::FileResource => self.file_resource(name(), value)?,
+            K::User { user } => {
+                catalog.access.users.insert(user.to_owned());
+            }
+            K::Role { role } => {
+                catalog.access.roles.insert(role.to_owned());
+            }
+            K::Grant => catalog.access.grants += 1,
+            K::PrivilegeGroup { .. } => catalog.access.privilege_groups += 1,
+            K::SessionId => {
+                let id = text().trim().parse();
+                catalog.counters.session_id = Some(id.map_err(|_| not("a decimal number"))?);
+            }
+            K::Session { name } => catalog.sessions.push(state::session(name, value)),
+            K::IdCounter => catalog.counters.ids = Some(state::nanos(value)?),
+            K::TsoCounter => catalog.counters.tso = Some(state::nanos(value)?),
+            K::QueryIdCounter => catalog.counters.query_ids = Some(state::nanos(value)?),
+            K::Config { item } => catalog.config.push(ConfigItem {
+                key: name(),
+                item: normalise_item(item),
+                value: text(),
+                lease: key.lease,
+            }),
+            K::Unknown if catalog.unknown.len() < MAX_NAMED => catalog.unknown.push(name()),
+            // Counted by family, and not looked into.
+            K::Unknown
+            | K::Foreign
+            | K::UserRole { .. }
+            | K::ChannelRemoval { .. }
+            | K::ImportTask
+            | K::PartitionStatsVersion { .. }
+            | K::ChannelWatch { .. }
+            | K::CollectionTarget { .. }
+            | K::LegacyQuery
+            | K::SessionVersion
+            | K::PChannel { .. }
+            | K::StreamingVersion
+            | K::ControlChannel
+            | K::VChannel { .. }
+            | K::VChannelSchema { .. }
+            | K::SegmentAssignment { .. }
+            | K::Woodpecker => {}
         }
+        Ok(())
     }
 
     /// Keeps what is needed to compare plain keys with their newest copies.
     fn remember_for_copies(&mut self, key: &KeyValue, kind: KeyKind<'_>) {
-        match kind {
-            KeyKind::SnapshotCopy { original, ts } => {
-                let newest = self.copies.entry(original.to_owned()).or_default();
-                if ts >= newest.0 {
-                    *newest = (ts, key.value.clone());
-                }
+        if let KeyKind::SnapshotCopy { original, ts } = kind {
+            let newest = self.copies.entry(original.to_owned()).or_default();
+            if ts >= newest.0 {
+                *newest = (ts, key.value.clone());
             }
-            KeyKind::Database { .. }
-            | KeyKind::Collection { .. }
-            | KeyKind::LegacyCollection { .. }
-            | KeyKind::Partition { .. }
-            | KeyKind::Field { .. }
-            | KeyKind::Function { .. }
-            | KeyKind::StructField { .. }
-            | KeyKind::Alias { .. }
-            | KeyKind::LegacyAlias { .. } => {
-                if let Some((_, rest)) = self.catalog.roots.split(&key.key) {
-                    self.plain.insert(rest.to_owned(), key.value.clone());
-                }
-            }
-            _ => {}
+        } else if kind.family().copies() == Copies::Copied
+            && let Some((_, rest)) = self.catalog.roots.split(&key.key)
+        {
+            self.plain.insert(rest.to_owned(), key.value.clone());
         }
     }
 

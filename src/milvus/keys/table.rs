@@ -180,6 +180,48 @@ pub enum KeyKind<'k> {
     Foreign,
 }
 
+/// What the keys of a family say about whether an anchor can be taken (docs/milvus.md 3.1 to 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// What is held: read first.
+    Holds,
+    /// They decide: DDL under way, what is flushed, jobs that refuse a capture. Read while writes are denied.
+    Decides,
+    /// Logs of rows or deletes: they prove the cut, as far as they may be newer than it.
+    RowLog,
+    /// Other logs; with the rows' they tell whether a segment is open.
+    OtherLog,
+    /// Nothing: read after the holds are released, at the same revision.
+    Later,
+}
+
+/// When a key is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Before what belongs to segments.
+    First,
+    /// What belongs to segments: there is so much of it that it goes right where it belongs.
+    WithSegments,
+}
+
+/// Whether a key has copies below `snapshots/`, where Milvus before 2.4.14 looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// It has.
+    Copied,
+    /// It has not.
+    Alone,
+}
+
+/// Whether Milvus shows it to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// It does.
+    Shown,
+    /// It does not.
+    Hidden,
+}
+
 /// What a pattern captured.
 struct Captures<'k> {
     numbers: [i64; 4],
@@ -197,7 +239,9 @@ struct Row {
 }
 
 macro_rules! families {
-    ($($family:ident $name:literal { $($area:ident $pattern:literal => $make:expr),* $(,)? })*) => {
+    ($($family:ident $name:literal ($cut:ident, $turn:ident, $copies:ident, $view:ident) {
+        $($area:ident $pattern:literal => $make:expr),* $(,)?
+    })*) => {
         /// A family of keys that are treated alike. The order is that of the table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[allow(missing_docs, reason = "each is the KeyKind of the same name")]
@@ -214,6 +258,42 @@ macro_rules! families {
                     $(Self::$family => $name,)*
                     Self::Unknown => "unknown",
                     Self::Foreign => "outside the root",
+                }
+            }
+
+            /// What its keys say about whether an anchor can be taken.
+            #[must_use]
+            pub const fn cut(self) -> Cut {
+                match self {
+                    $(Self::$family => Cut::$cut,)*
+                    Self::Unknown | Self::Foreign => Cut::Later,
+                }
+            }
+
+            /// When its keys are decoded.
+            #[must_use]
+            pub const fn turn(self) -> Turn {
+                match self {
+                    $(Self::$family => Turn::$turn,)*
+                    Self::Unknown | Self::Foreign => Turn::First,
+                }
+            }
+
+            /// Whether its keys have copies below `snapshots/`.
+            #[must_use]
+            pub const fn copies(self) -> Copies {
+                match self {
+                    $(Self::$family => Copies::$copies,)*
+                    Self::Unknown | Self::Foreign => Copies::Alone,
+                }
+            }
+
+            /// Whether Milvus's own answers show what its keys say.
+            #[must_use]
+            pub const fn view(self) -> View {
+                match self {
+                    $(Self::$family => View::$view,)*
+                    Self::Unknown | Self::Foreign => View::Hidden,
                 }
             }
         }
@@ -243,174 +323,176 @@ const fn log<'k>(kind: LogKind, c: &Captures<'k>) -> KeyKind<'k> {
     }
 }
 
-// The families with the most keys come first.
+// The families with the most keys come first. The columns are what a family says about the cut, when it
+// is decoded, whether it has copies, and whether Milvus shows it; its decoding is the match in
+// catalog/decode.rs, its action at a restore that in restore/plan/transform/table.rs.
 families! {
-    InsertLog "insert logs" { Meta "datacoord-meta/binlog/#/#/#/#" => |c| log(LogKind::Insert, c) }
-    DeltaLog "delta logs" { Meta "datacoord-meta/deltalog/#/#/#/#" => |c| log(LogKind::Delta, c) }
-    StatsLog "stats logs" { Meta "datacoord-meta/statslog/#/#/#/#" => |c| log(LogKind::Stats, c) }
-    Bm25Log "bm25 logs" { Meta "datacoord-meta/bm25log/#/#/#/#" => |c| log(LogKind::Bm25, c) }
-    Segment "segments" { Meta "datacoord-meta/s/#/#/#" => |c| KeyKind::Segment(segment(c)) }
-    SegmentIndex "segment indexes" {
+    InsertLog "insert logs" (RowLog, WithSegments, Alone, Hidden) { Meta "datacoord-meta/binlog/#/#/#/#" => |c| log(LogKind::Insert, c) }
+    DeltaLog "delta logs" (RowLog, WithSegments, Alone, Hidden) { Meta "datacoord-meta/deltalog/#/#/#/#" => |c| log(LogKind::Delta, c) }
+    StatsLog "stats logs" (OtherLog, WithSegments, Alone, Hidden) { Meta "datacoord-meta/statslog/#/#/#/#" => |c| log(LogKind::Stats, c) }
+    Bm25Log "bm25 logs" (OtherLog, WithSegments, Alone, Hidden) { Meta "datacoord-meta/bm25log/#/#/#/#" => |c| log(LogKind::Bm25, c) }
+    Segment "segments" (Decides, First, Alone, Hidden) { Meta "datacoord-meta/s/#/#/#" => |c| KeyKind::Segment(segment(c)) }
+    SegmentIndex "segment indexes" (Later, WithSegments, Alone, Hidden) {
         Meta "segment-index/#/#/#/#" => |c| KeyKind::SegmentIndex { segment: segment(c), build: c.numbers[3] },
     }
-    SnapshotCopy "snapshot copies" {
+    SnapshotCopy "snapshot copies" (Later, First, Alone, Hidden) {
         Meta "snapshots/*" => |c| snapshot_copy(c.texts[0]),
     }
-    Partition "partitions" {
+    Partition "partitions" (Decides, First, Copied, Shown) {
         Meta "root-coord/partitions/#/#" => |c| KeyKind::Partition { collection: c.numbers[0], partition: c.numbers[1] },
     }
-    Field "fields" {
+    Field "fields" (Later, First, Copied, Shown) {
         Meta "root-coord/fields/#/#" => |c| KeyKind::Field { collection: c.numbers[0], field: c.numbers[1] },
     }
-    Function "functions" {
+    Function "functions" (Later, First, Copied, Shown) {
         Meta "root-coord/functions/#/#" => |c| KeyKind::Function { collection: c.numbers[0], function: c.numbers[1] },
     }
-    StructField "struct array fields" {
+    StructField "struct array fields" (Later, First, Copied, Shown) {
         Meta "root-coord/struct-array-fields/#/#" => |c| KeyKind::StructField { collection: c.numbers[0], field: c.numbers[1] },
     }
-    Collection "collections" {
+    Collection "collections" (Decides, First, Copied, Shown) {
         Meta "root-coord/database/collection-info/#/#" => |c| KeyKind::Collection { database: c.numbers[0], collection: c.numbers[1] },
     }
-    LegacyCollection "collections before databases" {
+    LegacyCollection "collections before databases" (Decides, First, Copied, Shown) {
         Meta "root-coord/collection/#" => |c| KeyKind::LegacyCollection { collection: c.numbers[0] },
     }
-    Database "databases" {
+    Database "databases" (Decides, First, Copied, Shown) {
         Meta "root-coord/database/db-info/#" => |c| KeyKind::Database { database: c.numbers[0] },
     }
-    Alias "aliases" {
+    Alias "aliases" (Decides, First, Copied, Shown) {
         Meta "root-coord/database/aliases/#/@" => |c| KeyKind::Alias { database: c.numbers[0], alias: c.texts[0] },
     }
-    LegacyAlias "aliases before databases" {
+    LegacyAlias "aliases before databases" (Decides, First, Copied, Shown) {
         Meta "root-coord/aliases/@" => |c| KeyKind::LegacyAlias { alias: c.texts[0] },
         Meta "root-coord/collection-alias/@" => |c| KeyKind::LegacyAlias { alias: c.texts[0] },
     }
-    User "users" { Meta "root-coord/credential/users/@" => |c| KeyKind::User { user: c.texts[0] } }
-    Role "roles" { Meta "root-coord/credential/roles/@" => |c| KeyKind::Role { role: c.texts[0] } }
-    UserRole "roles of users" {
+    User "users" (Later, First, Alone, Shown) { Meta "root-coord/credential/users/@" => |c| KeyKind::User { user: c.texts[0] } }
+    Role "roles" (Later, First, Alone, Shown) { Meta "root-coord/credential/roles/@" => |c| KeyKind::Role { role: c.texts[0] } }
+    UserRole "roles of users" (Later, First, Alone, Shown) {
         Meta "root-coord/credential/user-role-mapping/@/@" => |c| KeyKind::UserRole { user: c.texts[0], role: c.texts[1] },
     }
-    Grant "grants" {
+    Grant "grants" (Later, First, Alone, Shown) {
         Meta "root-coord/credential/grantee-privileges/*" => |_| KeyKind::Grant,
         Meta "root-coord/credential/grantee-id/*" => |_| KeyKind::Grant,
     }
-    PrivilegeGroup "privilege groups" {
+    PrivilegeGroup "privilege groups" (Later, First, Alone, Shown) {
         Meta "root-coord/privilege-group/@" => |c| KeyKind::PrivilegeGroup { name: c.texts[0] },
     }
-    FileResource "file resources" {
+    FileResource "file resources" (Later, First, Alone, Shown) {
         Meta "root-coord/file_resource_info/*" => |_| KeyKind::FileResource,
         Meta "datacoord-meta/file_resource/*" => |_| KeyKind::FileResource,
     }
-    ChannelCheckpoint "channel checkpoints" {
+    ChannelCheckpoint "channel checkpoints" (Decides, First, Alone, Hidden) {
         Meta "datacoord-meta/channel-cp/@" => |c| KeyKind::ChannelCheckpoint { vchannel: c.texts[0] },
     }
-    ChannelRemoval "channel removals" {
+    ChannelRemoval "channel removals" (Later, First, Alone, Hidden) {
         Meta "datacoord-meta/channel-removal/@" => |c| KeyKind::ChannelRemoval { vchannel: c.texts[0] },
     }
-    ImportJob "import jobs" { Meta "datacoord-meta/import-job/#" => |c| KeyKind::ImportJob { job: c.numbers[0] } }
-    ImportTask "import tasks" {
+    ImportJob "import jobs" (Decides, First, Alone, Hidden) { Meta "datacoord-meta/import-job/#" => |c| KeyKind::ImportJob { job: c.numbers[0] } }
+    ImportTask "import tasks" (Later, First, Alone, Hidden) {
         Meta "datacoord-meta/import-task/*" => |_| KeyKind::ImportTask,
         Meta "datacoord-meta/preimport-task/*" => |_| KeyKind::ImportTask,
     }
-    LegacyImportTask "bulk loads of 2.2 and 2.3" {
+    LegacyImportTask "bulk loads of 2.2 and 2.3" (Decides, First, Alone, Hidden) {
         Meta "importtask/#" => |c| KeyKind::LegacyImportTask { task: c.numbers[0] },
     }
-    CompactionTask "compaction tasks" {
+    CompactionTask "compaction tasks" (Decides, First, Alone, Hidden) {
         Meta "datacoord-meta/compaction-task/@/#/#" => |c| KeyKind::CompactionTask { trigger: c.numbers[0], plan: c.numbers[1] },
     }
-    AnalyzeTask "analyze tasks" { Meta "datacoord-meta/analyze-task/*" => |_| KeyKind::AnalyzeTask }
-    StatsTask "stats tasks" { Meta "datacoord-meta/stats-task/*" => |_| KeyKind::StatsTask }
-    PartitionStats "partition stats" {
+    AnalyzeTask "analyze tasks" (Later, First, Alone, Hidden) { Meta "datacoord-meta/analyze-task/*" => |_| KeyKind::AnalyzeTask }
+    StatsTask "stats tasks" (Later, First, Alone, Hidden) { Meta "datacoord-meta/stats-task/*" => |_| KeyKind::StatsTask }
+    PartitionStats "partition stats" (Later, First, Alone, Hidden) {
         Meta "datacoord-meta/partition-stats/#/#/@/#" => |c| KeyKind::PartitionStats {
             collection: c.numbers[0], partition: c.numbers[1], vchannel: c.texts[0], version: c.numbers[2],
         },
     }
-    PartitionStatsVersion "partition stats in use" {
+    PartitionStatsVersion "partition stats in use" (Later, First, Alone, Hidden) {
         Meta "datacoord-meta/current-partition-stats-version/#/#/@" => |c| KeyKind::PartitionStatsVersion {
             collection: c.numbers[0], partition: c.numbers[1], vchannel: c.texts[0],
         },
     }
-    Newer "snapshots, copies and external collections of Milvus 3" {
+    Newer "snapshots, copies and external collections of Milvus 3" (Later, First, Alone, Hidden) {
         Meta "datacoord-meta/snapshot/*" => |_| KeyKind::Newer,
         Meta "datacoord-meta/copy-segment-job/*" => |_| KeyKind::Newer,
         Meta "datacoord-meta/copy-segment-task/*" => |_| KeyKind::Newer,
         Meta "datacoord-meta/external-collection-job/*" => |_| KeyKind::Newer,
         Meta "datacoord-meta/external-collection-task/*" => |_| KeyKind::Newer,
     }
-    FieldIndex "indexes" {
+    FieldIndex "indexes" (Later, First, Alone, Shown) {
         Meta "field-index/#/#" => |c| KeyKind::FieldIndex { collection: c.numbers[0], index: c.numbers[1] },
     }
-    ChannelWatch "channel watches" {
+    ChannelWatch "channel watches" (Later, First, Alone, Hidden) {
         Meta "channelwatch/#/@" => |c| KeyKind::ChannelWatch { node: c.numbers[0], vchannel: c.texts[0] },
     }
-    CollectionLoad "loaded collections" {
+    CollectionLoad "loaded collections" (Later, First, Alone, Hidden) {
         Meta "querycoord-collection-loadinfo/#" => |c| KeyKind::CollectionLoad { collection: c.numbers[0] },
     }
-    PartitionLoad "loaded partitions" {
+    PartitionLoad "loaded partitions" (Later, First, Alone, Hidden) {
         Meta "querycoord-partition-loadinfo/#/#" => |c| KeyKind::PartitionLoad { collection: c.numbers[0], partition: c.numbers[1] },
     }
-    Replica "replicas" {
+    Replica "replicas" (Later, First, Alone, Hidden) {
         Meta "querycoord-replica/#/#" => |c| KeyKind::Replica { collection: c.numbers[0], replica: c.numbers[1] },
     }
-    ResourceGroup "resource groups" {
+    ResourceGroup "resource groups" (Later, First, Alone, Hidden) {
         Meta "queryCoord-ResourceGroup/@" => |c| KeyKind::ResourceGroup { name: c.texts[0] },
     }
-    CollectionTarget "collection targets" {
+    CollectionTarget "collection targets" (Later, First, Alone, Hidden) {
         Meta "queryCoord-Collection-Target/#" => |c| KeyKind::CollectionTarget { collection: c.numbers[0] },
     }
-    LegacyQuery "query state of 2.1" {
+    LegacyQuery "query state of 2.1" (Later, First, Alone, Hidden) {
         Meta "queryCoord-collectionMeta/*" => |_| KeyKind::LegacyQuery,
         Meta "queryCoord-ReplicaMeta/*" => |_| KeyKind::LegacyQuery,
         Meta "queryCoord-segmentMeta/*" => |_| KeyKind::LegacyQuery,
         Meta "queryCoord-sealedSegmentChangeInfo/*" => |_| KeyKind::LegacyQuery,
         Meta "querycoord-handoff/*" => |_| KeyKind::LegacyQuery,
     }
-    SessionId "node id counter" { Meta "session/id" => |_| KeyKind::SessionId }
-    SessionVersion "highest version that ran" { Meta "session/version" => |_| KeyKind::SessionVersion }
-    Session "sessions" { Meta "session/*" => |c| KeyKind::Session { name: c.texts[0] } }
-    IdCounter "id counter" { Kv "gid/idTimestamp" => |_| KeyKind::IdCounter }
-    TsoCounter "timestamp counter" {
+    SessionId "node id counter" (Later, First, Alone, Hidden) { Meta "session/id" => |_| KeyKind::SessionId }
+    SessionVersion "highest version that ran" (Later, First, Alone, Hidden) { Meta "session/version" => |_| KeyKind::SessionVersion }
+    Session "sessions" (Later, First, Alone, Hidden) { Meta "session/*" => |c| KeyKind::Session { name: c.texts[0] } }
+    IdCounter "id counter" (Later, First, Alone, Hidden) { Kv "gid/idTimestamp" => |_| KeyKind::IdCounter }
+    TsoCounter "timestamp counter" (Later, First, Alone, Hidden) {
         Kv "gid/timestamp" => |_| KeyKind::TsoCounter,
         Kv "tso/timestamp" => |_| KeyKind::TsoCounter,
     }
-    QueryIdCounter "id counter of querycoord" {
+    QueryIdCounter "id counter of querycoord" (Later, First, Alone, Hidden) {
         Kv "querycoord-id-allocator/idTimestamp" => |_| KeyKind::QueryIdCounter,
     }
-    Config "dynamic configuration" {
+    Config "dynamic configuration" (Holds, First, Alone, Hidden) {
         Root "config/*" => |c| KeyKind::Config { item: c.texts[0] },
         Meta "config/*" => |c| KeyKind::Config { item: c.texts[0] },
     }
-    PChannel "physical channels" {
+    PChannel "physical channels" (Later, First, Alone, Hidden) {
         Meta "streamingcoord-meta/pchannel/@" => |c| KeyKind::PChannel { pchannel: c.texts[0] },
     }
-    BroadcastTask "broadcast tasks" {
+    BroadcastTask "broadcast tasks" (Decides, First, Alone, Hidden) {
         Meta "streamingcoord-meta/broadcast-task/#" => |c| KeyKind::BroadcastTask { task: c.numbers[0] },
     }
-    StreamingVersion "streaming version" {
+    StreamingVersion "streaming version" (Later, First, Alone, Hidden) {
         Meta "streamingcoord-meta/version" => |_| KeyKind::StreamingVersion,
         Meta "streamingcoord-meta/version/" => |_| KeyKind::StreamingVersion,
     }
-    ControlChannel "control channel" {
+    ControlChannel "control channel" (Later, First, Alone, Hidden) {
         Meta "streamingcoord-meta/cchannel" => |_| KeyKind::ControlChannel,
         Meta "streamingcoord-meta/cchannel/" => |_| KeyKind::ControlChannel,
     }
-    Replication "replication topology" {
+    Replication "replication topology" (Later, First, Alone, Hidden) {
         Meta "streamingcoord-meta/replicate-configuration" => |_| KeyKind::Replication,
         Meta "streamingcoord-meta/replicate-configuration/" => |_| KeyKind::Replication,
         Meta "streamingcoord-meta/replicating-pchannel/*" => |_| KeyKind::Replication,
     }
-    ConsumeCheckpoint "consume checkpoints" {
+    ConsumeCheckpoint "consume checkpoints" (Later, First, Alone, Hidden) {
         Meta "streamingnode-meta/wal/@/consume-checkpoint" => |c| KeyKind::ConsumeCheckpoint { pchannel: c.texts[0] },
     }
-    VChannel "virtual channels" {
+    VChannel "virtual channels" (Later, First, Alone, Hidden) {
         Meta "streamingnode-meta/wal/@/vchannel/@" => |c| KeyKind::VChannel { pchannel: c.texts[0], vchannel: c.texts[1] },
     }
-    VChannelSchema "schemas of virtual channels" {
+    VChannelSchema "schemas of virtual channels" (Later, First, Alone, Hidden) {
         Meta "streamingnode-meta/wal/@/vchannel/@/schema/*" => |c| KeyKind::VChannelSchema { pchannel: c.texts[0], vchannel: c.texts[1] },
     }
-    SegmentAssignment "segment assignments" {
+    SegmentAssignment "segment assignments" (Later, First, Alone, Hidden) {
         Meta "streamingnode-meta/wal/@/segment-assign/#" => |c| KeyKind::SegmentAssignment { pchannel: c.texts[0], segment: c.numbers[0] },
     }
-    Woodpecker "woodpecker's own metadata" {
+    Woodpecker "woodpecker's own metadata" (Later, First, Alone, Hidden) {
         Root "wp/*" => |_| KeyKind::Woodpecker,
         Root "woodpecker/*" => |_| KeyKind::Woodpecker,
     }
@@ -435,6 +517,15 @@ impl Family {
             format!("{area}{}", pattern.replace('*', rest))
         })
         .collect()
+    }
+
+    /// Where the family's keys are: what comes before the first id in each of its patterns.
+    pub fn prefixes(self) -> impl Iterator<Item = (Area, &'static str)> {
+        let rows = TABLE.iter().filter(move |row| row.family == self);
+        rows.map(|row| {
+            let ids = row.pattern.find(['#', '@', '*']);
+            (row.area, &row.pattern[..ids.unwrap_or(row.pattern.len())])
+        })
     }
 
     /// Whether keys of this family make a collection visible; they are written last.

@@ -5,7 +5,6 @@
 //! the snapshot's.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,12 +20,11 @@ use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::base::resources::Resources;
-use crate::repo::{ObjectHash, Sink, View};
+use crate::repo::{ObjectHash, Sink};
+use crate::snapshot::Snapshot;
 use crate::snapshot::items::Item;
-use crate::store::{
-    Durability, GetOptions, ListOptions, MIN_PART_SIZE, PARTS_AT_ONCE, PutOptions, SharedStore,
-    Store,
-};
+use crate::snapshot::reading::{Flow, LARGE_AT_ONCE, proved, updated};
+use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
 use crate::{Cause, Error, Result, Side};
 
 /// Objects that are planned at once: a plan costs about 120 bytes a piece.
@@ -38,20 +36,11 @@ const SMALL: u64 = 1 << 20;
 /// Small objects being written at once; a store answers each in milliseconds.
 const SMALL_AT_ONCE: usize = 64;
 
-/// Objects being streamed at once.
-pub(crate) const LARGE_AT_ONCE: usize = 2;
-
-/// Pieces of an object that are read ahead at most: enough to keep a store and a few processors busy.
-const AHEAD: u64 = 4;
-
 /// Objects being read back at once.
 const READS_AT_ONCE: usize = 8;
 
 /// How much of an object is read back in one call, in bytes.
 const READ: u64 = 8 << 20;
-
-/// Hashing more than this takes long enough to leave the I/O threads alone, in bytes.
-const HASH_INLINE: usize = 128 << 10;
 
 /// What is in place: the size of each object by a digest of its path, 24 bytes an object.
 #[derive(Debug, Default)]
@@ -103,7 +92,7 @@ pub(crate) struct Placed {
 /// Places objects in a store.
 #[derive(Debug)]
 pub(crate) struct Placing<'a> {
-    pub(crate) view: &'a View,
+    pub(crate) snapshot: &'a Snapshot,
     pub(crate) store: &'a SharedStore,
     pub(crate) in_place: InPlace,
     pub(crate) other: Other,
@@ -126,8 +115,7 @@ impl Placing<'_> {
         let mut windows = items.try_chunks(WINDOW);
         while let Some(window) = windows.try_next().await.map_err(|error| error.1)? {
             let needed = self.sort_out(window, &mut placed).await?;
-            let (large, small): (Vec<_>, Vec<_>) =
-                needed.into_iter().partition(|item| item.pieces.len() > 1);
+            let (large, small): (Vec<_>, Vec<_>) = needed.into_iter().partition(Item::is_streamed);
             for item in small.iter().chain(&large) {
                 placed.written.objects += 1;
                 placed.written.bytes += item.size;
@@ -183,7 +171,7 @@ impl Placing<'_> {
         match self.in_place.size(item) {
             None => Ok(State::Absent),
             Some(size) if size != item.size => Ok(State::Different),
-            Some(_) => match hash(self.view.resources(), &**self.store, item).await {
+            Some(_) => match hash(self.snapshot.view().resources(), &**self.store, item).await {
                 Ok(hash) if hash == item.hash => Ok(State::Same),
                 Ok(_) => Ok(State::Different),
                 Err(error) if error.cause() == Cause::NotFound => Ok(State::Absent),
@@ -195,7 +183,7 @@ impl Placing<'_> {
     /// Writes objects of one piece or none, by pack.
     async fn write_small(&self, items: Vec<Item>) -> Result<()> {
         let sink = PieceSink {
-            resources: self.view.resources().clone(),
+            resources: self.snapshot.view().resources().clone(),
             store: self.store.clone(),
             items,
             permits: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
@@ -203,26 +191,26 @@ impl Placing<'_> {
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
         };
-        for item in sink.items.iter().filter(|item| item.pieces.is_empty()) {
+        for item in sink.items.iter().filter(|item| item.pieces().is_empty()) {
             self.cancel.check()?;
             write(&**self.store, item, Bytes::new(), self.progress).await?;
         }
-        let pieces = (0..).zip(sink.items.iter().map(|item| &item.pieces));
-        let plan = self.view.read_plan(pieces);
+        let pieces = (0..).zip(sink.items.iter().map(Item::pieces));
+        let plan = self.snapshot.view().read_plan(pieces);
         self.cancel.run(plan.execute(&sink)).await?;
         self.cancel.run(sink.finish()).await
     }
 
     /// Streams an object of several pieces.
     async fn write_large(&self, item: &Item) -> Result<()> {
-        let resources = self.view.resources();
+        let resources = self.snapshot.view().resources();
         let flow = Flow::of(item, resources.memory());
         let _share = self.cancel.run(resources.share(flow.bytes)).await?;
         let begun = self.store.upload(&item.key, options());
         let mut upload = self.cancel.run(begun).await?;
         upload.limit_parts(flow.parts);
         let mut hasher = blake3::Hasher::new();
-        let mut pieces = self.view.read_object(item.pieces.clone(), flow.ahead);
+        let mut pieces = self.snapshot.read(item, flow.ahead)?;
         let copied = self.cancel.run(async {
             while let Some(bytes) = pieces.try_next().await? {
                 hasher = updated(resources, hasher.clone(), bytes.clone()).await?;
@@ -241,36 +229,6 @@ impl Placing<'_> {
         finished.context(|| writing(item, &**self.store))?;
         self.progress.advance(Amount::object(item.size));
         Ok(())
-    }
-}
-
-/// How an object of several pieces is streamed within its part of the memory budget.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flow {
-    /// Pieces that are read at once.
-    pub(crate) ahead: NonZeroUsize,
-    /// Parts that are written at once.
-    pub(crate) parts: NonZeroUsize,
-    /// What is in memory for it at most, in bytes.
-    pub(crate) bytes: u64,
-}
-
-impl Flow {
-    pub(crate) fn of(item: &Item, memory: u64) -> Self {
-        let lengths = item.pieces.iter().map(|piece| u64::from(piece.length));
-        let piece = lengths.max().unwrap_or(0).max(MIN_PART_SIZE as u64);
-        let fit = memory / LARGE_AT_ONCE as u64 / piece;
-        // One piece is held back until it is known whether it is the last; one that is read is there
-        // twice, as it is stored and as it is expanded.
-        let ahead = (fit.saturating_sub(1) / 3).clamp(1, AHEAD);
-        let rest = fit.saturating_sub(1 + 2 * ahead);
-        let parts = rest.clamp(1, PARTS_AT_ONCE as u64);
-        let whole = |n: u64| usize::try_from(n).ok().and_then(NonZeroUsize::new);
-        Self {
-            ahead: whole(ahead).unwrap_or(NonZeroUsize::MIN),
-            parts: whole(parts).unwrap_or(NonZeroUsize::MIN),
-            bytes: (1 + 2 * ahead + parts) * piece,
-        }
     }
 }
 
@@ -378,37 +336,6 @@ async fn write(
         .context(|| writing(item, store))?;
     progress.advance(Amount::object(item.size));
     Ok(())
-}
-
-/// Fails unless the bytes that were read are the captured ones (I8).
-pub(crate) fn proved(item: &Item, hash: &blake3::Hash) -> Result<()> {
-    if *hash.as_bytes() == item.hash.0 {
-        return Ok(());
-    }
-    Err(Error::new(
-        Cause::Damage,
-        format!(
-            "object {} of the snapshot is damaged: its BLAKE3 is {hash} and should be {}",
-            item.key, item.hash
-        ),
-    ))
-}
-
-/// The hasher after `bytes`.
-pub(crate) async fn updated(
-    resources: &Resources,
-    mut hasher: blake3::Hasher,
-    bytes: Bytes,
-) -> Result<blake3::Hasher> {
-    if bytes.len() <= HASH_INLINE {
-        hasher.update(&bytes);
-        return Ok(hasher);
-    }
-    let work = move || {
-        hasher.update(&bytes);
-        Ok(hasher)
-    };
-    resources.run(work).await
 }
 
 /// The hash of an object as the store has it.

@@ -12,8 +12,8 @@ use crate::base::resources::{Limits, Resources};
 use crate::repo::{Cv, Manifest, PieceRef, Repository, Unlock};
 use crate::restore::act::prove::prove;
 use crate::snapshot::Snapshot;
-use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
-use crate::snapshot::items::Which;
+use crate::snapshot::fixture::{Contents, body, commit, noise, pinned, repository, told};
+use crate::snapshot::items::{Place, Which};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::{Op, RecordStore};
@@ -63,7 +63,7 @@ fn placing<'a>(
     cancel: &'a Cancel,
 ) -> Placing<'a> {
     Placing {
-        view: snapshot.view(),
+        snapshot,
         store,
         in_place: InPlace::default(),
         other: Other::Overwrite,
@@ -341,7 +341,7 @@ fn an_object_is_streamed_within_its_part_of_the_budget() {
         key: Key::new("index_files/1/2/3/4/x").unwrap(),
         size: 1 << 30,
         hash: ObjectHash([0; 32]),
-        pieces: vec![piece; 64],
+        bytes: Place::Pieces(vec![piece; 64]),
     };
     let of = |memory| {
         let Flow {
@@ -380,4 +380,42 @@ async fn an_upload_that_is_stopped_is_aborted() {
         () = stop => {}
     }
     assert_eq!(log.keys(Op::Parts), log.keys(Op::Abort));
+}
+
+#[tokio::test]
+async fn pinned_objects_are_placed_and_proved_by_their_method() {
+    let (_, repo) = repository().await;
+    let source = MemoryStore::new();
+    let objects = contents().objects;
+    let snapshot = pinned(&repo, &objects, &source).await;
+    let (progress, cancel): (SharedProgress, _) = (Arc::new(Silent), Cancel::new());
+    told(prove(&snapshot, &progress, &cancel).await);
+    let target = MemoryStore::new();
+    let store: SharedStore = Arc::new(target.clone());
+    let place = || async {
+        let placing = Placing {
+            in_place: told(InPlace::list(&*store).await),
+            ..placing(&snapshot, &store, &progress, &cancel)
+        };
+        placing.place(snapshot.items(Which::Objects)).await
+    };
+    let placed = told(place().await);
+    assert_eq!(placed.written.objects, objects.len() as u64);
+    assert_eq!(all(&target).await, objects);
+    let again = told(place().await);
+    assert_eq!(again.kept.objects, objects.len() as u64);
+
+    let big = Key::new("index_files/9/1/2/3/big").unwrap();
+    let other = source.put(&big, noise(7, 70_000), PutOptions::default());
+    other.await.unwrap();
+    target.delete(&big, None).await.unwrap();
+    let error = place().await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Damage);
+    assert!(error.chain().contains(big.as_str()), "{}", error.chain());
+    assert!(!all(&target).await.contains_key(big.as_str()));
+
+    source.delete(&big, None).await.unwrap();
+    let error = prove(&snapshot, &progress, &cancel).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Damage);
+    assert!(error.chain().contains(big.as_str()), "{}", error.chain());
 }

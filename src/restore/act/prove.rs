@@ -7,12 +7,11 @@
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use super::objects::{Flow, LARGE_AT_ONCE, proved, updated};
 use crate::base::cancel::Cancel;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::repo::View;
 use crate::snapshot::Snapshot;
 use crate::snapshot::items::{Item, Which};
+use crate::snapshot::reading::LARGE_AT_ONCE;
 use crate::{Cause, Error, Result};
 
 /// How many damaged objects an error names.
@@ -47,7 +46,8 @@ pub(crate) async fn prove(
         let mut items = snapshot.items(which);
         while let Some(item) = items.try_next().await? {
             cancel.check()?;
-            if !snapshot.view().missing(&listing, &item.pieces).is_empty() {
+            let missing_pieces = snapshot.view().missing(&listing, item.pieces());
+            if !missing_pieces.is_empty() || !snapshot.is_pinned(&item).await? {
                 damaged += 1;
                 if missing.len() < NAMED {
                     missing.push(item.key.to_string());
@@ -83,7 +83,7 @@ pub(crate) async fn prove(
 ///
 /// [`Cause::Damage`] that names the first object whose bytes are not the captured ones.
 pub(crate) async fn bytes(
-    view: &View,
+    snapshot: &Snapshot,
     items: BoxStream<'_, Result<Item>>,
     progress: &SharedProgress,
     cancel: &Cancel,
@@ -91,23 +91,11 @@ pub(crate) async fn bytes(
     items
         .map(|item| async {
             let item = item?;
-            cancel.run(read(view, &item)).await?;
+            cancel.run(snapshot.prove(&item)).await?;
             progress.advance(Amount::object(item.size));
             Ok(())
         })
         .buffer_unordered(LARGE_AT_ONCE)
         .try_collect()
         .await
-}
-
-async fn read(view: &View, item: &Item) -> Result<()> {
-    let mut hasher = blake3::Hasher::new();
-    let flow = Flow::of(item, view.resources().memory());
-    let _share = view.resources().share(flow.bytes).await?;
-    let mut pieces = view.read_object(item.pieces.clone(), flow.ahead);
-    let damaged = |error: Error| error.context(format!("object {} of the snapshot", item.key));
-    while let Some(bytes) = pieces.try_next().await.map_err(damaged)? {
-        hasher = updated(view.resources(), hasher, bytes).await?;
-    }
-    proved(item, &hasher.finalize())
 }

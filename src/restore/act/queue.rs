@@ -78,7 +78,7 @@ impl Queue {
             let resources = snapshot.view().resources();
             let store = limited(Arc::new(store), resources);
             let placing = Placing {
-                view: snapshot.view(),
+                snapshot,
                 store: &store,
                 in_place: InPlace::list(&*store).await?,
                 other: Other::Overwrite,

@@ -12,13 +12,14 @@ use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::base::weakening::{self, Weakening};
 use crate::etcd::KeyValue;
+use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::folders;
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
 use crate::snapshot::items::Which;
 use crate::snapshot::{
-    ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, Method, MilvusIdentity, Mode,
-    OBJECTS_ROOT, Snapshot, Wal, WalState, anchor,
+    ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, MilvusIdentity, Mode, OBJECTS_ROOT,
+    Snapshot, Wal, WalState, anchor,
 };
 use crate::store::{ListOptions, Store};
 use crate::{Cause, Error, Result};

@@ -162,12 +162,11 @@ impl Steps<'_> {
             total += Amount::new(files.objects, files.bytes);
         }
         self.progress.begin("prove", Some(total));
-        let view = self.snapshot.view();
         let objects = stream::iter(deferred.iter().cloned().map(Ok)).boxed();
-        prove::bytes(view, objects, self.progress, self.cancel).await?;
+        prove::bytes(self.snapshot, objects, self.progress, self.cancel).await?;
         if captured {
             let files = self.snapshot.items(Which::Wal);
-            prove::bytes(view, files, self.progress, self.cancel).await?;
+            prove::bytes(self.snapshot, files, self.progress, self.cancel).await?;
         }
         self.progress.end();
         Ok(())
@@ -252,7 +251,7 @@ impl Steps<'_> {
     async fn placing(&self, other: Other) -> Result<Placing<'_>> {
         let store = &self.storage.store;
         Ok(Placing {
-            view: self.snapshot.view(),
+            snapshot: self.snapshot,
             store,
             in_place: self.cancel.run(InPlace::list(&**store)).await?,
             other,

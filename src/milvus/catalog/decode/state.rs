@@ -1,163 +1,80 @@
 //! Values that tell what goes on: load state, tasks, checkpoints, sessions, counters, settings.
 
-use super::super::super::keys::{KeyKind, KeyValue, normalise_item};
 use super::super::super::proto::streaming::{self, BroadcastTaskState};
 use super::super::super::proto::{data, msg, query};
-use super::super::{
-    Checkpoint, CompactionTask, ConfigItem, FileResource, MAX_NAMED, PartitionStats, Session,
-};
+use super::super::{Checkpoint, CompactionTask, FileResource, Session};
 use super::{Decoder, decode, not, unknown_state};
 use crate::Result;
 
 impl Decoder {
-    pub(super) fn take_load(&mut self, value: &[u8], kind: KeyKind<'_>) -> Result<()> {
-        match kind {
-            KeyKind::CollectionLoad { collection } => {
-                let info: query::CollectionLoadInfo = decode(value)?;
-                let load = self.catalog.load.collections.entry(collection).or_default();
-                load.replicas = info.replica_number;
-                load.whole = info.load_type != query::LoadType::Partition as i32;
-                load.fields = info.load_fields;
-            }
-            KeyKind::PartitionLoad {
-                collection,
-                partition,
-            } => {
-                self.loaded_partitions.push((collection, partition));
-            }
-            KeyKind::Replica { collection, .. } => {
-                let replica: query::Replica = decode(value)?;
-                self.replicas.push((collection, replica.resource_group));
-            }
-            KeyKind::ResourceGroup { name } => {
-                self.catalog.load.resource_groups.insert(name.to_owned());
-            }
-            _ => {}
+    pub(super) fn collection_load(&mut self, collection: i64, info: query::CollectionLoadInfo) {
+        let load = self.catalog.load.collections.entry(collection).or_default();
+        load.replicas = info.replica_number;
+        load.whole = info.load_type != query::LoadType::Partition as i32;
+        load.fields = info.load_fields;
+    }
+
+    pub(super) fn import_job(&mut self, job: i64, info: &data::ImportJob) {
+        let ended = [
+            data::ImportJobState::Completed,
+            data::ImportJobState::Failed,
+        ];
+        if !ended.iter().any(|state| *state as i32 == info.state) {
+            self.catalog.tasks.imports.push(job);
+        }
+    }
+
+    pub(super) fn legacy_import(&mut self, task: i64, value: &[u8]) -> Result<()> {
+        let info: LegacyImportTask = decode(value)?;
+        let state = info.state.unwrap_or_default().code;
+        if !LEGACY_IMPORT_ENDED.contains(&state) {
+            self.catalog.tasks.imports.push(task);
         }
         Ok(())
     }
 
-    pub(super) fn take_task(&mut self, value: &[u8], kind: KeyKind<'_>) -> Result<()> {
-        let tasks = &mut self.catalog.tasks;
-        match kind {
-            KeyKind::ImportJob { job } => {
-                let info: data::ImportJob = decode(value)?;
-                let ended = [
-                    data::ImportJobState::Completed,
-                    data::ImportJobState::Failed,
-                ];
-                if !ended.iter().any(|state| *state as i32 == info.state) {
-                    tasks.imports.push(job);
-                }
-            }
-            KeyKind::LegacyImportTask { task } => {
-                let info: LegacyImportTask = decode(value)?;
-                let state = info.state.unwrap_or_default().code;
-                if !LEGACY_IMPORT_ENDED.contains(&state) {
-                    tasks.imports.push(task);
-                }
-            }
-            KeyKind::CompactionTask { plan, .. } => {
-                let info: data::CompactionTask = decode(value)?;
-                let state =
-                    data::CompactionTaskState::try_from(info.state).map_err(unknown_state)?;
-                if !is_terminal(state) {
-                    tasks.compactions.push(CompactionTask {
-                        plan,
-                        state,
-                        inputs: info.input_segments,
-                        outputs: info.result_segments,
-                    });
-                }
-            }
-            KeyKind::BroadcastTask { task } => {
-                let info: streaming::BroadcastTask = decode(value)?;
-                if info.state != BroadcastTaskState::Tombstone as i32 {
-                    tasks.broadcasts.push((task, info.state));
-                }
-            }
-            KeyKind::StatsTask | KeyKind::AnalyzeTask => tasks.stats += 1,
-            KeyKind::Newer => tasks.newer += 1,
-            _ => {}
+    pub(super) fn compaction(&mut self, plan: i64, info: data::CompactionTask) -> Result<()> {
+        let state = data::CompactionTaskState::try_from(info.state).map_err(unknown_state)?;
+        if !is_terminal(state) {
+            self.catalog.tasks.compactions.push(CompactionTask {
+                plan,
+                state,
+                inputs: info.input_segments,
+                outputs: info.result_segments,
+            });
         }
         Ok(())
     }
 
-    pub(super) fn take_rest(&mut self, key: &KeyValue, kind: KeyKind<'_>) -> Result<()> {
+    pub(super) fn broadcast(&mut self, task: i64, info: &streaming::BroadcastTask) {
+        if info.state != BroadcastTaskState::Tombstone as i32 {
+            self.catalog.tasks.broadcasts.push((task, info.state));
+        }
+    }
+
+    pub(super) fn checkpoint(&mut self, vchannel: &str, position: msg::MsgPosition) {
         let catalog = &mut self.catalog;
-        let text = || String::from_utf8_lossy(&key.value).into_owned();
-        match kind {
-            KeyKind::ChannelCheckpoint { vchannel } => {
-                let position: msg::MsgPosition = decode(&key.value)?;
-                catalog.wal.see(&position.msg_id, position.wal_name);
-                let checkpoint = Checkpoint {
-                    timestamp: position.timestamp,
-                    message_id: position.msg_id,
-                };
-                catalog.checkpoints.insert(vchannel.to_owned(), checkpoint);
-                self.see(position.timestamp);
-            }
-            KeyKind::ConsumeCheckpoint { .. } => {
-                let checkpoint: streaming::WalCheckpoint = decode(&key.value)?;
-                if !(checkpoint.replicate_config.is_empty()
-                    && checkpoint.replicate_checkpoint.is_empty())
-                {
-                    catalog.tasks.replicates = true;
-                }
-                let wal = checkpoint.message_id.unwrap_or_default().wal_name;
-                catalog.wal.see(&[], wal);
-                self.see(checkpoint.time_tick);
-            }
-            KeyKind::Replication => catalog.tasks.replicates |= !key.value.is_empty(),
-            KeyKind::SnapshotCopy { ts, .. } => self.see(ts),
-            KeyKind::PartitionStats {
-                collection,
-                partition,
-                vchannel,
-                version,
-            } => {
-                catalog.partition_stats.push(PartitionStats {
-                    collection,
-                    partition,
-                    vchannel: vchannel.to_owned(),
-                    version,
-                });
-            }
-            KeyKind::FileResource => {
-                let info: FileResourceInfo = decode(&key.value)?;
-                catalog.resources.push(FileResource {
-                    key: String::from_utf8_lossy(&key.key).into_owned(),
-                    path: info.path,
-                });
-            }
-            KeyKind::User { user } => {
-                catalog.access.users.insert(user.to_owned());
-            }
-            KeyKind::Role { role } => {
-                catalog.access.roles.insert(role.to_owned());
-            }
-            KeyKind::Grant => catalog.access.grants += 1,
-            KeyKind::PrivilegeGroup { .. } => catalog.access.privilege_groups += 1,
-            KeyKind::SessionId => {
-                let id = text().trim().parse();
-                catalog.counters.session_id = Some(id.map_err(|_| not("a decimal number"))?);
-            }
-            KeyKind::Session { name } => catalog.sessions.push(session(name, &key.value)),
-            KeyKind::IdCounter => catalog.counters.ids = Some(nanos(&key.value)?),
-            KeyKind::TsoCounter => catalog.counters.tso = Some(nanos(&key.value)?),
-            KeyKind::QueryIdCounter => catalog.counters.query_ids = Some(nanos(&key.value)?),
-            KeyKind::Config { item } => catalog.config.push(ConfigItem {
-                key: String::from_utf8_lossy(&key.key).into_owned(),
-                item: normalise_item(item),
-                value: text(),
-                lease: key.lease,
-            }),
-            KeyKind::Unknown if catalog.unknown.len() < MAX_NAMED => {
-                let name = String::from_utf8_lossy(&key.key).into_owned();
-                catalog.unknown.push(name);
-            }
-            _ => {}
+        catalog.wal.see(&position.msg_id, position.wal_name);
+        let checkpoint = Checkpoint {
+            timestamp: position.timestamp,
+            message_id: position.msg_id,
+        };
+        catalog.checkpoints.insert(vchannel.to_owned(), checkpoint);
+        self.see(position.timestamp);
+    }
+
+    pub(super) fn consume_checkpoint(&mut self, checkpoint: streaming::WalCheckpoint) {
+        if !(checkpoint.replicate_config.is_empty() && checkpoint.replicate_checkpoint.is_empty()) {
+            self.catalog.tasks.replicates = true;
         }
+        let wal = checkpoint.message_id.unwrap_or_default().wal_name;
+        self.catalog.wal.see(&[], wal);
+        self.see(checkpoint.time_tick);
+    }
+
+    pub(super) fn file_resource(&mut self, key: String, value: &[u8]) -> Result<()> {
+        let FileResourceInfo { path } = decode(value)?;
+        self.catalog.resources.push(FileResource { key, path });
         Ok(())
     }
 }
@@ -191,7 +108,7 @@ pub(crate) const fn is_terminal(state: data::CompactionTaskState) -> bool {
     matches!(state, S::Completed | S::Failed | S::Timeout | S::Cleaned)
 }
 
-fn session(name: &str, value: &[u8]) -> Session {
+pub(super) fn session(name: &str, value: &[u8]) -> Session {
     let json: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
     let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
     Session {
@@ -202,7 +119,7 @@ fn session(name: &str, value: &[u8]) -> Session {
     }
 }
 
-fn nanos(value: &[u8]) -> Result<u64> {
+pub(super) fn nanos(value: &[u8]) -> Result<u64> {
     let bytes = value.try_into().map_err(|_| not("an 8-byte counter"))?;
     Ok(u64::from_be_bytes(bytes))
 }

@@ -2,64 +2,52 @@
 
 use std::collections::BTreeMap;
 
-use super::super::super::keys::{KeyKind, LogKind, SegmentKey};
+use super::super::super::keys::{LogKind, SegmentKey};
 use super::super::super::proto::common::SegmentState;
 use super::super::super::proto::{data, index, meta, msg};
 use super::super::{
     Collection, Database, FieldIndex, FieldLogs, FieldStats, Log, Partition, Segment, SegmentFlags,
     SegmentIndex, Standing, StatsKind,
 };
-use super::{Decoder, decode, pairs, unknown_state};
+use super::{Decoder, pairs, unknown_state};
 use crate::Result;
 
 impl Decoder {
-    pub(super) fn take_schema(&mut self, value: &[u8], kind: KeyKind<'_>) -> Result<()> {
-        match kind {
-            KeyKind::Database { .. } => {
-                let info: meta::DatabaseInfo = decode(value)?;
-                let database = Database {
-                    id: info.id,
-                    name: info.name.clone(),
-                    state: meta::DatabaseState::try_from(info.state).map_err(unknown_state)?,
-                    created_nanos: info.created_time,
-                    properties: pairs(&info.properties),
-                };
-                self.catalog.databases.insert(info.id, database);
-            }
-            KeyKind::Collection { database, .. } => self.take_collection(value, database)?,
-            KeyKind::LegacyCollection { .. } => self.take_collection(value, 1)?,
-            KeyKind::Partition {
-                collection,
-                partition,
-            } => {
-                let info: meta::PartitionInfo = decode(value)?;
-                self.see(info.partition_created_timestamp);
-                let info = Partition {
-                    name: info.partition_name,
-                    state: meta::PartitionState::try_from(info.state).map_err(unknown_state)?,
-                    create_timestamp: info.partition_created_timestamp,
-                };
-                self.partitions.push((collection, partition, info));
-            }
-            KeyKind::Field { collection, .. } => self.fields.push((collection, decode(value)?)),
-            KeyKind::Function { collection, .. } => {
-                self.functions.push((collection, decode(value)?));
-            }
-            KeyKind::StructField { collection, .. } => {
-                self.structs.push((collection, decode(value)?));
-            }
-            KeyKind::Alias { .. } | KeyKind::LegacyAlias { .. } => {
-                let info: meta::AliasInfo = decode(value)?;
-                self.see(info.created_time);
-                self.aliases.push(info);
-            }
-            _ => {}
-        }
+    pub(super) fn database(&mut self, info: meta::DatabaseInfo) -> Result<()> {
+        let database = Database {
+            id: info.id,
+            name: info.name,
+            state: meta::DatabaseState::try_from(info.state).map_err(unknown_state)?,
+            created_nanos: info.created_time,
+            properties: pairs(&info.properties),
+        };
+        self.catalog.databases.insert(database.id, database);
         Ok(())
     }
 
-    pub(super) fn take_collection(&mut self, value: &[u8], database: i64) -> Result<()> {
-        let info: meta::CollectionInfo = decode(value)?;
+    pub(super) fn partition(
+        &mut self,
+        collection: i64,
+        partition: i64,
+        info: meta::PartitionInfo,
+    ) -> Result<()> {
+        self.see(info.partition_created_timestamp);
+        let info = Partition {
+            name: info.partition_name,
+            state: meta::PartitionState::try_from(info.state).map_err(unknown_state)?,
+            create_timestamp: info.partition_created_timestamp,
+        };
+        self.partitions.push((collection, partition, info));
+        Ok(())
+    }
+
+    pub(super) fn alias(&mut self, info: meta::AliasInfo) {
+        self.see(info.created_time);
+        self.aliases.push(info);
+    }
+
+    /// Takes a collection of `database`.
+    pub(super) fn collection(&mut self, info: meta::CollectionInfo, database: i64) -> Result<()> {
         self.see(info.create_time);
         self.see(info.update_timestamp);
         for position in &info.start_positions {
@@ -104,66 +92,60 @@ impl Decoder {
         Ok(())
     }
 
-    pub(super) fn take_data(&mut self, value: &[u8], kind: KeyKind<'_>) -> Result<()> {
-        match kind {
-            KeyKind::Segment(key) => {
-                let segment = self.segment(key, decode(value)?)?;
-                self.catalog.segments.push(segment);
-            }
-            KeyKind::Log {
-                kind,
-                segment,
-                field,
-            } => {
-                let logs: data::FieldBinlog = decode(value)?;
-                let legacy = logs.binlogs.iter().any(|log| !log.log_path.is_empty());
-                if logs.binlogs.is_empty() {
-                    return Ok(());
-                }
-                if let Some(segment) = self.segment_of(segment) {
-                    segment.flags = segment.flags.with(SegmentFlags::LEGACY_LOGS, legacy);
-                    segment.logs.push(field_logs(kind, field, &logs));
-                }
-            }
-            KeyKind::SegmentIndex { segment, build } => {
-                let info: index::SegmentIndex = decode(value)?;
-                let build = SegmentIndex {
-                    index: info.index_id,
-                    build,
-                    version: info.index_version,
-                    state: info.state.try_into().map_err(unknown_state)?,
-                    deleted: info.deleted,
-                    rows: info.num_rows,
-                    engine: info.current_index_version,
-                    scalar_engine: info.current_scalar_index_version,
-                    files: info
-                        .index_file_keys
-                        .iter()
-                        .map(|f| self.intern(f))
-                        .collect(),
-                };
-                if let Some(segment) = self.segment_of(segment) {
-                    segment.indexes.push(build);
-                }
-            }
-            KeyKind::FieldIndex { collection, index } => {
-                let info: index::FieldIndex = decode(value)?;
-                let definition = info.index_info.unwrap_or_default();
-                let index = FieldIndex {
-                    id: index,
-                    field: definition.field_id,
-                    name: definition.index_name,
-                    deleted: info.deleted,
-                    params: pairs(&definition.index_params),
-                };
-                self.field_indexes.push((collection, index));
-            }
-            _ => {}
+    pub(super) fn log(
+        &mut self,
+        kind: LogKind,
+        segment: SegmentKey,
+        field: i64,
+        logs: &data::FieldBinlog,
+    ) {
+        let legacy = logs.binlogs.iter().any(|log| !log.log_path.is_empty());
+        if logs.binlogs.is_empty() {
+            return;
+        }
+        if let Some(segment) = self.segment_of(segment) {
+            segment.flags = segment.flags.with(SegmentFlags::LEGACY_LOGS, legacy);
+            segment.logs.push(field_logs(kind, field, logs));
+        }
+    }
+
+    pub(super) fn segment_index(
+        &mut self,
+        segment: SegmentKey,
+        build: i64,
+        info: &index::SegmentIndex,
+    ) -> Result<()> {
+        let files = info.index_file_keys.iter();
+        let build = SegmentIndex {
+            index: info.index_id,
+            build,
+            version: info.index_version,
+            state: info.state.try_into().map_err(unknown_state)?,
+            deleted: info.deleted,
+            rows: info.num_rows,
+            engine: info.current_index_version,
+            scalar_engine: info.current_scalar_index_version,
+            files: files.map(|file| self.intern(file)).collect(),
+        };
+        if let Some(segment) = self.segment_of(segment) {
+            segment.indexes.push(build);
         }
         Ok(())
     }
 
-    fn segment(&mut self, key: SegmentKey, info: data::SegmentInfo) -> Result<Segment> {
+    pub(super) fn field_index(&mut self, collection: i64, index: i64, info: index::FieldIndex) {
+        let definition = info.index_info.unwrap_or_default();
+        let index = FieldIndex {
+            id: index,
+            field: definition.field_id,
+            name: definition.index_name,
+            deleted: info.deleted,
+            params: pairs(&definition.index_params),
+        };
+        self.field_indexes.push((collection, index));
+    }
+
+    pub(super) fn segment(&mut self, key: SegmentKey, info: data::SegmentInfo) -> Result<()> {
         // `dropped_at` is nanoseconds since 1970, not a hybrid timestamp (seen on 2.3.5).
         for position in [&info.start_position, &info.dml_position]
             .into_iter()
@@ -189,7 +171,7 @@ impl Decoder {
             .with(SegmentFlags::SORTED, info.is_sorted)
             .with(SegmentFlags::COMPACTION, info.created_by_compaction)
             .with(SegmentFlags::LEGACY_LOGS, embedded);
-        Ok(Segment {
+        let segment = Segment {
             key,
             state: SegmentState::try_from(info.state).map_err(unknown_state)?,
             level: data::SegmentLevel::try_from(info.level).map_err(unknown_state)?,
@@ -205,7 +187,9 @@ impl Decoder {
             indexes: Vec::new(),
             stats: stats(info.text_stats_logs, info.json_key_stats),
             manifest: (!info.manifest_path.is_empty()).then(|| info.manifest_path.into()),
-        })
+        };
+        self.catalog.segments.push(segment);
+        Ok(())
     }
 }
 
