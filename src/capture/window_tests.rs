@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 
 use super::super::tests::context;
 use super::*;
+use crate::base::env::lock;
 use crate::base::progress::{Amount, Progress};
 use crate::etcd::{self, Process};
 use crate::instance::holds::HoldState;
-use crate::base::env::lock;
 use crate::instance::methods::Method;
 use crate::instance::methods::pinning::Pinning;
-use crate::store::SharedStore;
-use crate::store::memory::MemoryStore;
 use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::simulated::{Backing, Script, SimulatedMilvus, Writes};
+use crate::store::SharedStore;
+use crate::store::memory::MemoryStore;
 
 /// Later than anything that the simulated Milvus gives a timestamp.
 const FUTURE: u64 = 1_900_000_000_000 << 18;

@@ -20,7 +20,6 @@ use crate::repo::{Repository, Unlock};
 use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
-use crate::store::s3::S3Settings;
 use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -86,13 +85,20 @@ pub async fn objects(objects: &config::Objects, side: Side, env: &Env) -> Result
             local.require().on(side)?;
             directory(&local.path, side)
         }
-        config::Objects::S3(s3) => open(s3.at.clone(), side, env).await,
+        config::Objects::S3(s3) => {
+            let location = Location::S3(Box::new(s3.at.clone()));
+            open(&location, OpenSettings::default(), side, env).await
+        }
     }
 }
 
-async fn open(bucket: S3Settings, side: Side, env: &Env) -> Result<SharedStore> {
-    let location = Location::S3(Box::new(bucket));
-    let store = store::open::open(&location, OpenSettings::default(), env).await;
+async fn open(
+    location: &Location,
+    settings: OpenSettings,
+    side: Side,
+    env: &Env,
+) -> Result<SharedStore> {
+    let store = store::open::open(location, settings, env).await;
     Ok(Arc::new(SidedStore::new(store.on(side)?, side)))
 }
 
@@ -192,33 +198,27 @@ pub async fn repository_store(
     make: Make,
     env: &Env,
 ) -> Result<SharedStore> {
-    match &repository.location {
-        Location::Directory(path) => {
-            let missing = match make {
-                Make::Directory => MissingRoot::Create,
-                Make::Nothing => MissingRoot::Fail,
-            };
-            let settings = LocalSettings {
-                missing,
-                ..LocalSettings::default()
-            };
-            let store = LocalStore::open(path, settings).map_err(|error| {
-                if error.cause() == Cause::NotFound {
-                    let message = format!(
-                        "there is no repository at {}: the directory is missing",
-                        path.display()
-                    );
-                    Side::Repository.error(Cause::Absent, message).with_hint(
-                        "is its volume mounted? otherwise `eyrie init` makes a repository",
-                    )
-                } else {
-                    error.on(Side::Repository)
-                }
-            })?;
-            Ok(Arc::new(SidedStore::new(Arc::new(store), Side::Repository)))
-        }
-        Location::S3(s3) => open((**s3).clone(), Side::Repository, env).await,
-    }
+    let settings = OpenSettings {
+        missing: match make {
+            Make::Directory => MissingRoot::Create,
+            Make::Nothing => MissingRoot::Fail,
+        },
+        ..OpenSettings::default()
+    };
+    open(&repository.location, settings, Side::Repository, env)
+        .await
+        .map_err(|error| {
+            if error.cause() != Cause::NotFound {
+                return error;
+            }
+            let message = format!(
+                "there is no repository at {}: the directory is missing",
+                repository.location
+            );
+            Side::Repository
+                .error(Cause::Absent, message)
+                .with_hint("is its volume mounted? otherwise `eyrie init` makes a repository")
+        })
 }
 
 /// Opens `store`, which is a repository's, once more as a probe of it advises.
@@ -228,14 +228,12 @@ pub async fn as_probed(
     findings: &Findings,
     env: &Env,
 ) -> Result<SharedStore> {
-    match &repository.location {
-        Location::Directory(_) => Ok(store),
-        Location::S3(s3) => {
-            let mut bucket = (**s3).clone();
-            findings.apply(&mut bucket);
-            open(bucket, Side::Repository, env).await
-        }
+    let mut location = repository.location.clone();
+    location.heed(findings);
+    if location == repository.location {
+        return Ok(store);
     }
+    open(&location, OpenSettings::default(), Side::Repository, env).await
 }
 
 /// Opens a repository with its passphrase; one that is not encrypted needs none.

@@ -18,9 +18,9 @@ use crate::repo::{
     Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectHash,
     ObjectSource, Repository, Totals, Unlock, Writer,
 };
-use crate::snapshot::Snapshot;
 use crate::snapshot::{
-    Body, Counts, Cut, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Wal, WalState, anchor,
+    Body, Counts, Cut, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal, WalState,
+    anchor,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};

@@ -7,6 +7,7 @@
 //! recording and injected faults (both in `testing`) are decorators, never part of a backend.
 //! [`open`] turns a URL into a store, [`probe`] finds out what a store really does.
 
+mod backend;
 pub mod limit;
 pub mod local;
 pub mod memory;

@@ -3,41 +3,68 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::TryStreamExt as _;
-
-use super::local::{LocalSettings, LocalStore};
+use super::SharedStore;
+use super::backend::{Backend, MissingRoot};
+use super::probe::Findings;
 use super::retry::{RetryPolicy, RetryStore};
-use super::s3::{S3Settings, S3Store};
-use super::{Key, ListOptions, SharedStore, Store as _};
+use super::s3::S3Settings;
 use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
-/// Where a store is, and how to reach it. Displayed as the URL that it was parsed from, without a
-/// trailing `/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// A directory.
-    Directory(PathBuf),
-    /// A bucket, or what lies under a prefix of it.
-    S3(Box<S3Settings>),
+macro_rules! backends {
+    ($($(#[doc = $doc:literal])* $(#[cfg($cfg:meta)])? $backend:ident($place:ty);)*) => {
+        /// Where a store is, and how to reach it. Displayed as the URL that it was parsed from, without
+        /// a trailing `/`.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Location { $($(#[doc = $doc])* $(#[cfg($cfg)])? $backend($place),)* }
+
+        impl fmt::Display for Location {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.write_url(f),)* }
+            }
+        }
+
+        impl Location {
+            /// What the first backend says that takes the URL for its own.
+            fn read(url: &str) -> Option<Result<Self>> {
+                $(
+                    $(#[cfg($cfg)])?
+                    if let Some(read) = <$place>::parse(url) {
+                        return Some(read.map(Self::$backend));
+                    }
+                )*
+                None
+            }
+
+            async fn open(&self, missing: MissingRoot, env: &Env) -> Result<SharedStore> {
+                match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.open(missing, env).await,)* }
+            }
+
+            /// Takes over what a probe of the store found, for when it is opened again.
+            pub fn heed(&mut self, findings: &Findings) {
+                match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.heed(findings),)* }
+            }
+        }
+    };
 }
 
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(path) => write!(f, "{}", path.display()),
-            Self::S3(s3) => s3.fmt(f),
-        }
-    }
+// One line a backend. The last takes whatever has no scheme.
+backends! {
+    /// A bucket, or what lies under a prefix of it.
+    S3(Box<S3Settings>);
+    /// A store that only tests have.
+    #[cfg(test)]
+    Heap(tests::Heap);
+    /// A directory.
+    Directory(PathBuf);
 }
 
 /// How to open a store, beyond its location.
 #[derive(Debug, Clone, Default)]
 pub struct OpenSettings {
-    /// For a directory.
-    pub local: LocalSettings,
+    /// What to do when its place is missing.
+    pub missing: MissingRoot,
     /// When to try again.
     pub retry: RetryPolicy,
 }
@@ -57,70 +84,12 @@ pub fn parse_location(url: &str) -> Result<Location> {
         };
         return Err(bad(what).with_hint("write a directory, or s3://bucket/prefix"));
     }
-    if let Some((scheme, rest)) = url.split_once("://") {
-        return match scheme {
-            "s3" => parse_s3(rest),
-            "file" if rest.starts_with('/') => Ok(Location::Directory(PathBuf::from(rest))),
-            _ => Err(bad(format!("{scheme}:// URLs are not supported"))
-                .with_hint("a location is a directory or s3://bucket/prefix; the address of an S3 server goes into the endpoint setting")),
-        };
-    }
-    if url.starts_with("s3:") {
-        return Err(bad(format!("{url:?} is no directory and no s3:// URL"))
-            .with_hint("write s3://bucket/prefix"));
-    }
-    if url == "~" || url.starts_with("~/") {
-        return Err(bad(format!(
-            "{url:?} names a home directory, which only a shell knows"
-        ))
-        .with_hint("write the whole path"));
-    }
-    Ok(Location::Directory(PathBuf::from(url)))
+    Location::read(url).unwrap_or_else(|| {
+        let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
+        Err(bad(format!("{scheme}:// URLs are not supported"))
+            .with_hint("a location is a directory or s3://bucket/prefix; the address of an S3 server goes into the endpoint setting"))
+    })
 }
-
-fn parse_s3(rest: &str) -> Result<Location> {
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.is_empty() {
-        let error = Error::new(Cause::Invalid, "the s3:// URL names no bucket");
-        return Err(error.with_hint("write s3://bucket/prefix"));
-    }
-    if bucket.contains(['@', ':']) {
-        return Err(Error::new(
-            Cause::Invalid,
-            "the s3:// URL holds a port or credentials where the bucket should be",
-        )
-        .with_hint("endpoint, access key and secret have settings of their own"));
-    }
-    // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>, with the
-    // underscores and capitals of old buckets and other servers.
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(allowed) {
-        return Err(
-            Error::new(Cause::Invalid, format!("{bucket:?} is no name of a bucket"))
-                .with_hint("write s3://bucket/prefix"),
-        );
-    }
-    if prefix.contains(['?', '#']) {
-        return Err(Error::new(
-            Cause::Invalid,
-            "the s3:// URL holds parameters after its prefix",
-        )
-        .with_hint("endpoint, region and the like have settings of their own"));
-    }
-    let prefix = prefix.trim_matches('/');
-    if !prefix.is_empty() {
-        Key::new(prefix)?;
-    }
-    Ok(Location::S3(Box::new(S3Settings {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
-        ..S3Settings::default()
-    })))
-}
-
-/// How long the first contact with a bucket may take, retries included: a wrong address should not
-/// look like a slow store.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
 
 /// Opens the store at `location`, with retries. A bucket is asked whether it is there.
 ///
@@ -131,10 +100,7 @@ const FIRST_CONTACT: Duration = Duration::from_secs(30);
 /// [`Cause::Invalid`] for settings that cannot be right. What else a server refuses shows at the calls
 /// that need it.
 pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {
-    let store: SharedStore = match location {
-        Location::Directory(path) => Arc::new(LocalStore::open(path, settings.local)?),
-        Location::S3(s3) => bucket(s3, env).await?,
-    };
+    let store = location.open(settings.missing, env).await?;
     Ok(Arc::new(RetryStore::new(
         store,
         settings.retry,
@@ -142,41 +108,41 @@ pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Res
     )))
 }
 
-async fn bucket(settings: &S3Settings, env: &Env) -> Result<SharedStore> {
-    let store: SharedStore = Arc::new(S3Store::open(settings.clone()).await?);
-    first_contact(store.clone(), env).await?;
-    Ok(store)
-}
-
-async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
-    let policy = RetryPolicy {
-        deadline: FIRST_CONTACT,
-        ..RetryPolicy::default()
-    };
-    let store = RetryStore::new(store, policy, env.clone());
-    // A HEAD would not tell a missing bucket from a missing object.
-    match store.list("", ListOptions::default()).try_next().await {
-        Err(error) if error.cause() == Cause::Absent => Err(error),
-        Err(error) if error.retryable() => {
-            let message = format!(
-                "{} does not answer within {} s",
-                store.location(),
-                FIRST_CONTACT.as_secs()
-            );
-            Err(error
-                .context(message)
-                .with_hint("check endpoint, port and tls, and that the server runs"))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::store::local::MissingRoot;
-    use crate::store::testing::conformance;
+    use async_trait::async_trait;
     use rstest::rstest;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use crate::store::testing::conformance;
+
+    /// A backend of one file and one line, for the claim that there is nothing else to write.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Heap(String);
+
+    #[async_trait]
+    impl Backend for Heap {
+        fn parse(url: &str) -> Option<Result<Self>> {
+            Some(Ok(Self(url.strip_prefix("heap://")?.to_owned())))
+        }
+
+        fn write_url(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "heap://{}", self.0)
+        }
+
+        async fn open(&self, _: MissingRoot, _: &Env) -> Result<SharedStore> {
+            Ok(Arc::new(MemoryStore::new()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_takes_one_line_to_be_opened_by_its_url() {
+        let location = parse_location("heap://of-a-test").unwrap();
+        assert_eq!(location.to_string(), "heap://of-a-test");
+        let opened = open(&location, OpenSettings::default(), &Env::system()).await;
+        conformance::run(&*opened.unwrap()).await.unwrap();
+    }
 
     #[rstest]
     #[case("/backup/milvus")]
@@ -246,7 +212,7 @@ mod tests {
         let env = Env::system();
         let missing = open(&location, settings.clone(), &env).await.unwrap_err();
         assert_eq!(missing.cause(), Cause::NotFound);
-        settings.local.missing = MissingRoot::Create;
+        settings.missing = MissingRoot::Create;
         let store = open(&location, settings, &env).await.unwrap();
         conformance::run(&*store).await.unwrap();
     }

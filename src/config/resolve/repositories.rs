@@ -52,34 +52,32 @@ impl Resolver<'_> {
     fn location(&mut self, at: &str, section: &RepositorySection) -> Result<Location> {
         let key = format!("{at}.url");
         let source = self.explicit(&key);
-        let parsed = parse_location(&section.url).map_err(|error| {
+        let mut location = parse_location(&section.url).map_err(|error| {
             let hint = error
                 .hint()
                 .unwrap_or("write a directory, or s3://bucket/prefix");
             wrong(&source, &error.to_string(), hint)
         })?;
-        let plain = match parsed {
-            Location::S3(url) => {
-                self.note(&key, &section.url);
-                let s3 = section.s3.clone().unwrap_or_default();
-                let s3 = self.bucket(at, *url, &s3)?;
-                return Ok(Location::S3(Box::new(s3)));
-            }
-            Location::Directory(path) => path,
-        };
+        if let Location::S3(url) = &location {
+            self.note(&key, &section.url);
+            let s3 = section.s3.clone().unwrap_or_default();
+            let s3 = self.bucket(at, (**url).clone(), &s3)?;
+            return Ok(Location::S3(Box::new(s3)));
+        }
         if section.s3.is_some() {
             let source = self.explicit(&format!("{at}.s3"));
-            let plain = plain.display();
-            let message = format!("`s3:` does not belong to the directory {plain}");
+            let message = format!("`s3:` does not belong to the directory {location}");
             return Err(wrong(
                 &source,
                 &message,
                 "remove it, or write s3://bucket/prefix as url",
             ));
         }
-        let path = self.beside(&plain);
-        self.note(&key, &path.display().to_string());
-        Ok(Location::Directory(path))
+        if let Location::Directory(path) = &mut location {
+            *path = self.beside(path);
+        }
+        self.note(&key, &location.to_string());
+        Ok(location)
     }
 
     fn bucket(&mut self, at: &str, url: S3Settings, s3: &S3Section) -> Result<S3Settings> {

@@ -11,7 +11,7 @@ mod tree;
 
 use std::fmt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -21,10 +21,13 @@ use jiff::Timestamp;
 
 use self::temporary::Temporary;
 use self::tree::Tree;
+use super::backend::Backend;
+pub use super::backend::MissingRoot;
 use super::{
-    Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, Store,
+    Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
+    Store,
 };
-use crate::base::env::lock;
+use crate::base::env::{Env, lock};
 use crate::{Cause, Error, Result};
 
 /// The directory under the root where objects are written before they get their names.
@@ -39,16 +42,6 @@ pub enum Access {
     /// As the process's umask says: files 0666, directories 0777 without its bits. For a restore
     /// target, which a server under another user reads.
     Umask,
-}
-
-/// What opening does when the root directory is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MissingRoot {
-    /// Fail with [`Cause::NotFound`].
-    #[default]
-    Fail,
-    /// Make it and its parents.
-    Create,
 }
 
 /// How to open a directory as a store.
@@ -69,6 +62,37 @@ pub struct LocalStore {
 impl fmt::Debug for LocalStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LocalStore({:?})", self.tree.path())
+    }
+}
+
+#[async_trait]
+impl Backend for PathBuf {
+    fn parse(url: &str) -> Option<Result<Self>> {
+        if let Some(path) = url.strip_prefix("file://") {
+            return path.starts_with('/').then(|| Ok(Self::from(path)));
+        }
+        if url.contains("://") {
+            return None;
+        }
+        if url == "~" || url.starts_with("~/") {
+            let message = format!("{url:?} names a home directory, which only a shell knows");
+            return Some(Err(
+                Error::new(Cause::Invalid, message).with_hint("write the whole path")
+            ));
+        }
+        Some(Ok(Self::from(url)))
+    }
+
+    fn write_url(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.display())
+    }
+
+    async fn open(&self, missing: MissingRoot, _: &Env) -> Result<SharedStore> {
+        let settings = LocalSettings {
+            missing,
+            ..LocalSettings::default()
+        };
+        Ok(Arc::new(LocalStore::open(self, settings)?))
     }
 }
 

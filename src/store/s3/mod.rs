@@ -4,6 +4,7 @@
 //! those of `ListObjectsV2`, which tells no version ids. All writes are durable when they return.
 
 mod error;
+mod location;
 mod parts;
 mod settings;
 

@@ -1,0 +1,110 @@
+//! A bucket by its URL.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::TryStreamExt as _;
+
+use super::{S3Settings, S3Store};
+use crate::base::env::Env;
+use crate::store::backend::{Backend, MissingRoot};
+use crate::store::probe::Findings;
+use crate::store::retry::{RetryPolicy, RetryStore};
+use crate::store::{Key, ListOptions, SharedStore, Store as _};
+use crate::{Cause, Error, Result};
+
+/// How long the first contact with a bucket may take, retries included: a wrong address should not
+/// look like a slow store.
+const FIRST_CONTACT: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Backend for Box<S3Settings> {
+    fn parse(url: &str) -> Option<Result<Self>> {
+        let rest = url.strip_prefix("s3:")?;
+        let refused = || {
+            let message = format!("{url:?} is no directory and no s3:// URL");
+            Err(Error::new(Cause::Invalid, message).with_hint("write s3://bucket/prefix"))
+        };
+        let bucket = rest.strip_prefix("//").map_or_else(refused, parse);
+        Some(bucket.map(Self::new))
+    }
+
+    fn write_url(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+
+    async fn open(&self, _: MissingRoot, env: &Env) -> Result<SharedStore> {
+        let store: SharedStore = Arc::new(S3Store::open((**self).clone()).await?);
+        first_contact(store.clone(), env).await?;
+        Ok(store)
+    }
+
+    fn heed(&mut self, findings: &Findings) {
+        findings.apply(self);
+    }
+}
+
+fn parse(rest: &str) -> Result<S3Settings> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        let error = Error::new(Cause::Invalid, "the s3:// URL names no bucket");
+        return Err(error.with_hint("write s3://bucket/prefix"));
+    }
+    if bucket.contains(['@', ':']) {
+        return Err(Error::new(
+            Cause::Invalid,
+            "the s3:// URL holds a port or credentials where the bucket should be",
+        )
+        .with_hint("endpoint, access key and secret have settings of their own"));
+    }
+    // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>, with the
+    // underscores and capitals of old buckets and other servers.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(allowed) {
+        return Err(
+            Error::new(Cause::Invalid, format!("{bucket:?} is no name of a bucket"))
+                .with_hint("write s3://bucket/prefix"),
+        );
+    }
+    if prefix.contains(['?', '#']) {
+        return Err(Error::new(
+            Cause::Invalid,
+            "the s3:// URL holds parameters after its prefix",
+        )
+        .with_hint("endpoint, region and the like have settings of their own"));
+    }
+    let prefix = prefix.trim_matches('/');
+    if !prefix.is_empty() {
+        Key::new(prefix)?;
+    }
+    Ok(S3Settings {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+        ..S3Settings::default()
+    })
+}
+
+async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
+    let policy = RetryPolicy {
+        deadline: FIRST_CONTACT,
+        ..RetryPolicy::default()
+    };
+    let store = RetryStore::new(store, policy, env.clone());
+    // A HEAD would not tell a missing bucket from a missing object.
+    match store.list("", ListOptions::default()).try_next().await {
+        Err(error) if error.cause() == Cause::Absent => Err(error),
+        Err(error) if error.retryable() => {
+            let message = format!(
+                "{} does not answer within {} s",
+                store.location(),
+                FIRST_CONTACT.as_secs()
+            );
+            Err(error
+                .context(message)
+                .with_hint("check endpoint, port and tls, and that the server runs"))
+        }
+        _ => Ok(()),
+    }
+}
