@@ -90,7 +90,7 @@ struct Inner {
 }
 
 /// A share of the memory budget, given back when dropped.
-pub(crate) type Share = OwnedSemaphorePermit;
+pub(crate) type MemoryPermit = OwnedSemaphorePermit;
 
 impl Resources {
     /// Makes them; the threads start here.
@@ -147,14 +147,14 @@ impl Resources {
     }
 
     /// Waits until `bytes` of the memory budget are free; more than all of it counts as all of it.
-    pub(crate) async fn share(&self, bytes: u64) -> Result<Share> {
+    pub(crate) async fn reserve(&self, bytes: u64) -> Result<MemoryPermit> {
         take(&self.0.budget, bytes, self.0.memory).await
     }
 
     /// Waits until `bytes` more may be on their way to a store. That is a budget of its own, half as
     /// large: what is on its way needs nothing more to arrive, so this never waits for what waits for
     /// a share.
-    pub(crate) async fn admit(&self, bytes: u64) -> Result<Share> {
+    pub(crate) async fn admit(&self, bytes: u64) -> Result<MemoryPermit> {
         take(&self.0.sending, bytes, self.0.memory / 2).await
     }
 
@@ -193,7 +193,7 @@ impl Resources {
 }
 
 /// Takes `bytes` of a budget, or all of it when it is smaller.
-async fn take(budget: &Arc<Semaphore>, bytes: u64, all: u64) -> Result<Share> {
+async fn take(budget: &Arc<Semaphore>, bytes: u64, all: u64) -> Result<MemoryPermit> {
     let bytes = bytes.min(all).max(1);
     let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
     let taken = budget.clone().acquire_many_owned(permits).await;
@@ -301,7 +301,7 @@ mod tests {
             rate: None,
         };
         let resources = Resources::new(&limits).unwrap();
-        let all = resources.share(1_000).await.unwrap();
+        let all = resources.reserve(1_000).await.unwrap();
         assert_eq!(all.num_permits(), 10);
         assert_eq!((resources.threads(), resources.memory()), (1, 10));
         let panicked = resources.run::<(), _>(|| panic!("in a test")).await;

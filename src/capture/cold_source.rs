@@ -67,7 +67,7 @@ pub(super) async fn prove_stopped(
         return Ok(());
     }
     let prefix = liveness::sessions_prefix(roots);
-    let (_, left) = liveness::outlast_sessions(etcd, roots, &prefix).await?;
+    let (_, left) = liveness::wait_for_sessions_to_expire(etcd, roots, &prefix).await?;
     // A key without a lease is nobody's who lives: a copy of etcd's keys may have brought it.
     let live = left.iter().filter(|session| session.lease != 0);
     let live: Vec<&str> = live.map(|session| session.name.as_str()).collect();
@@ -155,7 +155,7 @@ pub(super) fn identity(
 
 /// Proves once more that nothing ran while the snapshot was taken.
 pub(super) async fn still_stopped(context: &Context) -> Result<()> {
-    no_sign_of_life(context)
-        .await
-        .map_err(|error| error.context("milvus was started during the cold capture, which is void"))
+    no_sign_of_life(context).await.map_err(|error| {
+        error.context("milvus was started during the cold capture, so no snapshot was made")
+    })
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
-use super::deciding::{Look, Moment, Reader, Unsettled};
 use super::view;
 use crate::Result;
+use crate::capture::metadata::{Blockers, CutPoint, MetadataRead, Reader};
 use crate::etcd::Anchor;
 use crate::milvus::flush::FlushOutcome;
 use crate::milvus::inventory::Inventory;
@@ -16,10 +16,10 @@ use crate::snapshot::FlushRecord;
 /// What was decided while the holds were in force. They are released.
 #[derive(Debug)]
 pub(super) struct Settled {
-    pub(super) look: Look,
+    pub(super) read: MetadataRead,
     pub(super) time: Timestamp,
     pub(super) cut: u64,
-    /// As [`Moment::since`].
+    /// As [`CutPoint::since`].
     pub(super) since: i64,
     pub(super) claim: Claim,
     pub(super) flush: (FlushOutcome, Duration),
@@ -39,9 +39,9 @@ pub(super) enum Claim {
 /// What came of reading the whole anchor at the revision that was decided on.
 #[derive(Debug)]
 pub(super) enum Completed {
-    /// It bears out what was decided.
+    /// It agrees with what was decided while writes were denied.
     Anchored(Box<Anchored>),
-    /// It does not, or cannot be read any more; why.
+    /// It does not agree, or cannot be read any more, and this is why.
     Void(String),
 }
 
@@ -52,24 +52,24 @@ pub(super) enum Completed {
 ///
 /// [`Cause::Refused`](crate::Cause::Refused) when the anchor shows what no other anchor would lack.
 pub(super) async fn complete(reader: &Reader<'_>, settled: Settled) -> Result<Completed> {
-    let revision = settled.look.revision;
-    let Some(look) = reader.whole(settled.look).await? else {
+    let revision = settled.read.revision;
+    let Some(read) = reader.whole(settled.read).await? else {
         return Ok(Completed::Void(format!(
             "etcd compacted revision {revision} before all of it was read"
         )));
     };
-    let catalog = look.catalog;
-    let moment = Moment {
+    let catalog = read.catalog;
+    let cut_point = CutPoint {
         barrier: &settled.flush.0.barrier,
         cut: settled.cut,
         since: settled.since,
     };
-    let unsettled = Unsettled::of(&catalog, &moment);
-    if !unsettled.passes() {
-        return Err(unsettled.error());
+    let blockers = Blockers::of(&catalog, &cut_point);
+    if !blockers.passes() {
+        return Err(blockers.error());
     }
-    if !unsettled.is_empty() {
-        return Ok(Completed::Void(unsettled.error().to_string()));
+    if !blockers.is_empty() {
+        return Ok(Completed::Void(blockers.error().to_string()));
     }
     if settled.claim == Claim::Proven && catalog.logs_after(settled.cut).next().is_some() {
         return Ok(Completed::Void(format!(
@@ -80,7 +80,7 @@ pub(super) async fn complete(reader: &Reader<'_>, settled: Settled) -> Result<Co
     let differences = view::differences(&settled.inventory, &catalog);
     let anchor = Anchor {
         revision,
-        keys: look.keys,
+        keys: read.keys,
     };
     Ok(Completed::Anchored(Box::new(Anchored::new(
         settled.time,

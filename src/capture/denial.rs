@@ -28,9 +28,9 @@ pub(super) enum Writes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Denial {
     /// Every reachable proxy denies writes.
-    Everywhere,
+    Complete,
     /// Some proxy does not; what it answered last.
-    Missing(String),
+    Incomplete(String),
 }
 
 impl Running {
@@ -55,7 +55,7 @@ impl Running {
             let targets = self.probe_targets().await?;
             if targets.is_empty() {
                 // Nothing can be written where there is no collection.
-                return Ok(Some(Denial::Everywhere));
+                return Ok(Some(Denial::Complete));
             }
             let mut denied = 0;
             for proxy in &self.proxies {
@@ -75,10 +75,10 @@ impl Running {
                     }
                 }
             }
-            Ok((denied == self.proxies.len()).then_some(Denial::Everywhere))
+            Ok((denied == self.proxies.len()).then_some(Denial::Complete))
         });
         let denied = denied.await?;
-        Ok(denied.unwrap_or(Denial::Missing(last)))
+        Ok(denied.unwrap_or(Denial::Incomplete(last)))
     }
 
     async fn probe_targets(&self) -> Result<Vec<CollectionName>> {

@@ -14,8 +14,8 @@ mod body;
 mod cold;
 mod cold_source;
 mod complete;
-mod deciding;
 mod denial;
+mod metadata;
 mod objects;
 mod plan;
 mod protocol;
@@ -143,7 +143,7 @@ pub async fn capture(
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {
-            () = protocol::release_is_felt(&running) => {}
+            () = protocol::wait_until_writable(&running) => {}
             () = context.cancel.requested() => {}
         }
     }

@@ -163,7 +163,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         .filter(|finding| finding.kind != FindingKind::Unflushed);
     notes.extend(lasting.map(ToString::to_string));
     if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
-        notes.push(format!("{doubt}; the probes decide"));
+        notes.push(format!("{doubt}; the backup finds out by trying to write"));
     }
     let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
     let proxies = running

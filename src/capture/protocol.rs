@@ -92,7 +92,9 @@ pub(super) async fn begin(
     // What another method captured says nothing of what this one has to.
     let same = |body: &Body| body.method == options.method.method();
     let known = parent.filter(|_| previous.as_ref().is_some_and(same));
-    repository.outlast_writers(&context.instance.name).await?;
+    repository
+        .wait_for_other_writers(&context.instance.name)
+        .await?;
     Ok(Begun {
         since,
         planned,
@@ -266,7 +268,7 @@ fn held_by_operator(body: &Body) -> bool {
 
 /// Waits until clients may write again: Milvus notices seconds after the hold was released, and who
 /// waits for a backup to end wants to write then. The snapshot exists whatever comes of it.
-pub(super) async fn release_is_felt(running: &Running) {
+pub(super) async fn wait_until_writable(running: &Running) {
     match running.until_accepted(RELEASE_TIMEOUT).await {
         Ok(Writes::Accepted) => {}
         Ok(Writes::Denied) => warn!(

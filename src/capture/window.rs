@@ -9,12 +9,12 @@ use tracing::{debug, info, warn};
 
 use super::anchor::Anchored;
 use super::complete::{Claim, Completed, Settled, complete};
-use super::deciding::{Extent, Look, Moment, Reader, Unsettled, lagging};
 use super::denial::{Denial, Writes};
 use super::plan::Planned;
 use super::reach::Running;
 use super::{Context, Options, view};
 use crate::base::poll::poll;
+use crate::capture::metadata::{Blockers, CutPoint, MetadataRead, ReadScope, Reader, lagging};
 use crate::etcd::Etcd;
 use crate::instance::holds::{self, Holds};
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
@@ -104,8 +104,8 @@ impl Window<'_> {
     /// that fails the holds are taken once more, for the time that all of the anchor takes to read.
     pub(super) async fn take(&self, holds: &mut Holds) -> Result<Anchored> {
         let mut why = String::new();
-        for extent in [Extent::Deciding, Extent::Whole] {
-            let settled = Box::pin(self.settled(holds, extent)).await?;
+        for scope in [ReadScope::CutPoint, ReadScope::Everything] {
+            let settled = Box::pin(self.settled(holds, scope)).await?;
             self.context.progress.begin("anchor", None);
             match complete(&self.reader, settled).await? {
                 Completed::Anchored(mut anchored) => {
@@ -116,19 +116,19 @@ impl Window<'_> {
             }
             info!(
                 why,
-                "the anchor is void; the next is read whole within the holds"
+                "this read of the metadata cannot be used; the next reads all of it while writes are denied"
             );
         }
         Err(Side::Source
             .error(
                 Cause::Refused,
-                format!("no anchor bears out what was decided under the holds: {why}"),
+                format!("etcd was changed while its metadata was read, twice: {why}"),
             )
             .with_hint("run the backup again; something changes etcd that is not this Milvus"))
     }
 
     /// Takes the holds, settles, and releases all but the one on garbage collection.
-    async fn settled(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
+    async fn settled(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
         self.context.progress.begin("hold", None);
         self.hold_compaction(holds).await?;
         match self.options.mode {
@@ -140,8 +140,8 @@ impl Window<'_> {
                     .saturating_sub(holds.writes_held());
                 let deadline = Instant::now() + left;
                 let quiesced = Box::pin(async {
-                    let settled = self.quiesced(holds, extent).await?;
-                    self.options.method.take(settled.look.revision).await?;
+                    let settled = self.quiesced(holds, scope).await?;
+                    self.options.method.take(settled.read.revision).await?;
                     Ok::<_, Error>(settled)
                 });
                 let settled = tokio::time::timeout_at(deadline, quiesced).await;
@@ -151,8 +151,8 @@ impl Window<'_> {
                 Ok(settled)
             }
             Mode::Hot | Mode::Cold => {
-                let settled = self.hot(holds, extent).await?;
-                self.options.method.take(settled.look.revision).await?;
+                let settled = self.hot(holds, scope).await?;
+                self.options.method.take(settled.read.revision).await?;
                 holds.release_config().await?;
                 Ok(settled)
             }
@@ -205,7 +205,7 @@ impl Window<'_> {
         Ok(())
     }
 
-    async fn quiesced(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
+    async fn quiesced(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
         let rules = &self.running.rules;
         let etcd = &mut self.etcd.clone();
         if rules.write_hold.is_none() {
@@ -244,20 +244,20 @@ impl Window<'_> {
             let flush = self.flush(self.options.flush_timeout).await?;
             self.context.progress.begin("anchor", None);
             let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
-            let moment = Moment {
+            let cut_point = CutPoint {
                 barrier: &flush.0.barrier,
                 cut,
                 since,
             };
-            let look = self.settle(holds, extent, &moment).await?;
-            let claim = if look.has_newer(cut) {
+            let read = self.settle(holds, scope, &cut_point).await?;
+            let claim = if read.has_newer(cut) {
                 Claim::None
             } else {
                 Claim::Proven
             };
             if claim == Claim::Proven || attempt == CUT_ATTEMPTS {
                 return Ok(Settled {
-                    look,
+                    read,
                     time: self.context.env.now(),
                     cut,
                     since,
@@ -273,22 +273,22 @@ impl Window<'_> {
     /// The cut is a timestamp from before the flush is asked for: what was acknowledged until then is
     /// in segments that the flush seals. Milvus allocates the flush's own timestamp later, and rows
     /// in between may be in a segment that goes on growing.
-    async fn hot(&self, holds: &mut Holds, extent: Extent) -> Result<Settled> {
+    async fn hot(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
         self.context.progress.begin("flush", None);
         let since = self.etcd.clone().status().await?.revision;
         let before = self.running.client.alloc_timestamp().await?;
         let flush = self.flush(self.options.flush_timeout).await?;
         self.context.progress.begin("anchor", None);
         let cut = before.unwrap_or_else(|| flush.0.barrier.earliest());
-        let moment = Moment {
+        let cut_point = CutPoint {
             barrier: &flush.0.barrier,
             cut,
             since,
         };
-        let look = self.settle(holds, extent, &moment).await?;
+        let read = self.settle(holds, scope, &cut_point).await?;
         let inventory = self.running.client.inventory().await?;
         Ok(Settled {
-            look,
+            read,
             time: self.context.env.now(),
             cut,
             since,
@@ -300,8 +300,8 @@ impl Window<'_> {
 
     async fn until_denied(&self) -> Result<()> {
         match self.running.until_denied(DENIAL_TIMEOUT).await? {
-            Denial::Everywhere => Ok(()),
-            Denial::Missing(last) => {
+            Denial::Complete => Ok(()),
+            Denial::Incomplete(last) => {
                 let after = DENIAL_TIMEOUT.as_secs();
                 Err(self.cannot_hold(&format!("after {after} s {last}")))
             }
@@ -367,28 +367,33 @@ impl Window<'_> {
     }
 
     /// Looks until there is no unfinished DDL, every channel has passed the barrier, and every segment
-    /// with rows from before the cut is flushed; gives the look that shows it, with the holds proved.
-    async fn settle(&self, holds: &Holds, extent: Extent, moment: &Moment<'_>) -> Result<Look> {
+    /// with rows from before the cut is flushed. The metadata that is returned shows this, and that the holds were in force.
+    async fn settle(
+        &self,
+        holds: &Holds,
+        scope: ReadScope,
+        cut_point: &CutPoint<'_>,
+    ) -> Result<MetadataRead> {
         let give_up = Instant::now() + self.options.flush_timeout;
         let mut flushed = Instant::now();
         loop {
-            let (unsettled, look) = match self.look(holds, extent, moment).await? {
-                Some((unsettled, look)) if unsettled.is_empty() => return Ok(look),
+            let (blockers, read) = match self.read_once(holds, scope, cut_point).await? {
+                Some((blockers, read)) if blockers.is_empty() => return Ok(read),
                 Some(looked) => looked,
                 None if Instant::now() > give_up => return Err(overtaken()),
                 None => continue,
             };
-            if !unsettled.passes() || Instant::now() > give_up {
-                return Err(unsettled.error());
+            if !blockers.passes() || Instant::now() > give_up {
+                return Err(blockers.error());
             }
             debug!(
-                look.revision,
-                refusals = unsettled.refusals.len(),
-                lagging = unsettled.lagging.len(),
-                open = unsettled.open.len(),
+                read.revision,
+                refusals = blockers.refusals.len(),
+                lagging = blockers.lagging.len(),
+                open = blockers.open.len(),
                 "not settled; looking again"
             );
-            if !unsettled.open.is_empty() && flushed.elapsed() > NUDGE {
+            if !blockers.open.is_empty() && flushed.elapsed() > NUDGE {
                 self.flush(self.options.flush_timeout).await?;
                 flushed = Instant::now();
             }
@@ -396,23 +401,23 @@ impl Window<'_> {
         }
     }
 
-    /// One look, at one revision, at what decides; its logs only once nothing else is in the way.
-    async fn look(
+    /// One read, at one revision, at what decides; its logs only once nothing else is in the way.
+    async fn read_once(
         &self,
         holds: &Holds,
-        extent: Extent,
-        moment: &Moment<'_>,
-    ) -> Result<Option<(Unsettled, Look)>> {
-        let Some(look) = self.reader.look(extent).await? else {
+        scope: ReadScope,
+        cut_point: &CutPoint<'_>,
+    ) -> Result<Option<(Blockers, MetadataRead)>> {
+        let Some(read) = self.reader.read(scope).await? else {
             return Ok(None);
         };
-        holds.prove(&look.keys, look.revision)?;
-        let unsettled = Unsettled::of(&look.catalog, moment);
-        if !unsettled.is_empty() {
-            return Ok(Some((unsettled, look)));
+        holds.prove(&read.keys, read.revision)?;
+        let blockers = Blockers::of(&read.catalog, cut_point);
+        if !blockers.is_empty() {
+            return Ok(Some((blockers, read)));
         }
-        let look = self.reader.with_logs(look, moment).await?;
-        Ok(look.map(|look| (Unsettled::of(&look.catalog, moment), look)))
+        let read = self.reader.with_logs(read, cut_point).await?;
+        Ok(read.map(|read| (Blockers::of(&read.catalog, cut_point), read)))
     }
 
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
@@ -445,7 +450,7 @@ fn overtaken() -> Error {
     Side::Source
         .error(
             Cause::Refused,
-            "etcd compacts faster than the keys that decide can be read",
+            "etcd compacts its revisions faster than the metadata can be read at one of them",
         )
         .with_hint("does something compact this etcd without a retention?")
 }

@@ -119,13 +119,16 @@ async fn writes_pass_before_the_rest_is_read_and_it_is_of_the_same_revision_simu
     let options = Options::new(Method::Copy.open().unwrap());
     let window = world.window(&options);
     let mut holds = Holds::default();
-    let settled = window.settled(&mut holds, Extent::Deciding).await.unwrap();
-    let (revision, decided) = (settled.look.revision, settled.look.keys.len());
+    let settled = window
+        .settled(&mut holds, ReadScope::CutPoint)
+        .await
+        .unwrap();
+    let (revision, decided) = (settled.read.revision, settled.read.keys.len());
     let mut etcd = world.backing.etcd.clone();
     let config = etcd.read_prefix("by-dev/config/").await.unwrap();
     assert_eq!(config.keys, [], "nothing is held any more");
     let is_log = |kv: &crate::etcd::KeyValue| String::from_utf8_lossy(&kv.key).contains("log/");
-    assert!(!settled.look.keys.iter().any(is_log), "no log was read");
+    assert!(!settled.read.keys.iter().any(is_log), "no log was read");
 
     let before = etcd.read_at("by-dev/", revision).await.unwrap().unwrap();
     world.with_rows_of_the_future().await;
@@ -179,7 +182,10 @@ async fn a_log_that_the_decision_did_not_see_voids_it_and_another_window_says_so
     let options = Options::new(Method::Copy.open().unwrap());
     let window = world.window(&options);
     let mut holds = Holds::default();
-    let settled = window.settled(&mut holds, Extent::Deciding).await.unwrap();
+    let settled = window
+        .settled(&mut holds, ReadScope::CutPoint)
+        .await
+        .unwrap();
     match complete(&window.reader, settled).await.unwrap() {
         Completed::Void(why) => assert!(why.contains("newer than the cut"), "{why}"),
         Completed::Anchored(anchored) => panic!("{:?}", anchored.cut),

@@ -86,7 +86,7 @@ pub fn sessions(roots: &Roots, keys: &[KeyValue]) -> Vec<Session> {
 /// Reads the keys under `prefix`, which has the sessions in it, again and again until those of a Milvus
 /// that was killed have run out, for at most 75 s. Gives the keys as they were last, and the sessions
 /// that are left. One without a lease never runs out and is not waited for.
-pub async fn outlast_sessions(
+pub async fn wait_for_sessions_to_expire(
     etcd: &mut Etcd,
     roots: &Roots,
     prefix: &str,

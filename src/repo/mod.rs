@@ -20,7 +20,7 @@ pub use care::check::{CheckBytes, CheckReport};
 pub use care::verified::{Verification, VerifiedSnapshot};
 pub use format::blob::Compression;
 pub use format::damage::{Damage, DamageKind};
-pub use format::hash::{Cuts, PieceRef};
+pub use format::hash::{Chunking, PieceRef};
 pub use format::ids::{
     BlobId, Cv, IndexId, KeyId, ObjectHash, PackId, RepositoryId, SessionId, SnapshotId,
 };

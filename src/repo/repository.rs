@@ -14,13 +14,13 @@ use crate::base::resources::Resources;
 use crate::repo::format::config::{CONFIG, Config, FORMAT};
 use crate::repo::format::crypto::Key;
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::hash::Cuts;
+use crate::repo::format::hash::Chunking;
 use crate::repo::format::ids::{KeyId, RepositoryId, SessionId};
 use crate::repo::format::keys::{
     KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
     wrap,
 };
-use crate::repo::format::vault::{Keyring, Vault};
+use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
 use crate::repo::host::Host;
 use crate::store::limit::limited;
@@ -32,7 +32,7 @@ use crate::{Cause, Error, Result, Side};
 #[derive(Debug, Clone, Default)]
 pub struct InitOptions {
     /// Where objects are cut; the default is what the format advises.
-    pub cuts: Cuts,
+    pub cuts: Chunking,
     /// What the passphrase costs an attacker, and us once for each opening.
     pub kdf: KdfCost,
     /// What the first key file is called, for people.
@@ -54,7 +54,7 @@ struct Inner {
     env: Env,
     config: Config,
     master: Key,
-    vault: Vault,
+    sealer: Sealer,
     resources: Resources,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
@@ -63,7 +63,7 @@ struct Inner {
 /// The keys of an opened repository.
 struct Opened {
     master: Key,
-    vault: Vault,
+    sealer: Sealer,
 }
 
 /// When a lease was first seen with its present bytes, on our boot-time clock.
@@ -115,7 +115,7 @@ impl Repository {
                     (ring_name, ring_file),
                     Opened {
                         master,
-                        vault: Vault { repository, ring },
+                        sealer: Sealer { repository, ring },
                     },
                 ))
             })
@@ -130,7 +130,7 @@ impl Repository {
             required_write: vec![],
             store: options.store,
         };
-        let config_file = config.seal(&keys.vault)?;
+        let config_file = config.seal(&keys.sealer)?;
         let opened = Self::assemble(store, env, config, keys, resources.clone());
         opened.put_once(&key_path(&key_id), key_file.into()).await?;
         opened.put_once(&ring_file.0, ring_file.1.into()).await?;
@@ -180,13 +180,13 @@ impl Repository {
             })?;
         let ring_file = get(&store, ring_name, GetOptions::default()).await?;
         let ring = open_ring(&ring_file, &master, &repository, ring_name)?;
-        let vault = Vault { repository, ring };
-        let config = unproven.prove(&vault)?;
+        let sealer = Sealer { repository, ring };
+        let config = unproven.prove(&sealer)?;
         Ok(Self::assemble(
             store,
             env,
             config,
-            Opened { master, vault },
+            Opened { master, sealer },
             resources.clone(),
         ))
     }
@@ -254,14 +254,14 @@ impl Repository {
     ) -> Self {
         let host = Host::current();
         let (env, seen) = (env.clone(), Mutex::default());
-        let Opened { master, vault } = keys;
+        let Opened { master, sealer } = keys;
         Self(Arc::new(Inner {
             store: limited(store.clone(), &resources),
             unlimited: store,
             env,
             config,
             master,
-            vault,
+            sealer,
             resources,
             host,
             seen,
@@ -288,7 +288,7 @@ impl Repository {
 
     /// Where objects are cut.
     #[must_use]
-    pub fn cuts(&self) -> Cuts {
+    pub fn cuts(&self) -> Chunking {
         self.0.config.cuts
     }
 
@@ -312,8 +312,8 @@ impl Repository {
         &self.0.master
     }
 
-    pub(crate) fn vault(&self) -> &Vault {
-        &self.0.vault
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.0.sealer
     }
 
     pub(crate) fn resources(&self) -> &Resources {

@@ -15,8 +15,8 @@ use serde::Serialize;
 pub use context::Context;
 pub use options::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
 pub use plan::document::RestorePlan;
-pub use plan::lacking::{Lacking, LackingFiles, LackingObject, Outcome};
 pub use plan::marker::Stage;
+pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 
 use crate::base::cancel::Turn;
 use crate::base::progress::Amount;
@@ -25,16 +25,16 @@ use crate::instance::connect;
 use crate::repo::{Manifest, Reader};
 use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
 use crate::{Error, Result};
-use act::queue::Queue;
 use act::replace::Old;
 use act::steps::{Done, Steps};
+use act::wal::WalDirectories;
 use context::Purpose;
 use plan::document::Inputs;
 use plan::inputs::{Contents, Marked, SourceFacts, TargetFacts};
 use plan::keys::{Anchor, Made, Onto};
-use plan::lacking::Lack;
 use plan::marker::{Marker, MarkerKeys};
-use plan::target::{FoundStorage, Home};
+use plan::missing_data::MissingData;
+use plan::target::{TargetEtcd, TargetStorage};
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -130,9 +130,9 @@ pub async fn restore(
 struct Prepared {
     reader: Reader,
     snapshot: Snapshot,
-    home: Home,
-    storage: Option<FoundStorage>,
-    queue: Queue,
+    home: TargetEtcd,
+    storage: Option<TargetStorage>,
+    queue: WalDirectories,
     made: Made,
     marker: Marker,
     marked: Marked,
@@ -171,10 +171,10 @@ impl Prepared {
         let snapshot = Snapshot::open(reader.view(), manifest.clone())?;
         let body = &snapshot.body;
         let anchor = Anchor::new(&snapshot, context.cancel.run(snapshot.keys()).await?)?;
-        let mut home = Home::open(context, purpose).await?;
-        let storage = FoundStorage::look(context, options).await?;
+        let mut home = TargetEtcd::open(context, purpose).await?;
+        let storage = TargetStorage::look(context, options).await?;
         let wal = plan::target::wal(context, &mut home).await?;
-        let queue = Queue::new(&wal);
+        let queue = WalDirectories::new(&wal);
 
         let marker = marker(context, manifest, options, &home);
         let whose = home.marked(&marker);
@@ -190,10 +190,10 @@ impl Prepared {
             Contents::Whole => {
                 context
                     .cancel
-                    .run(Lack::find(&snapshot, &anchor.catalog))
+                    .run(MissingData::find(&snapshot, &anchor.catalog))
                     .await?
             }
-            Contents::KeysOnly => Lack::default(),
+            Contents::KeysOnly => MissingData::default(),
         };
         let made = anchor.make(body, &onto, &lack, options)?;
         let source = SourceFacts {
@@ -337,7 +337,12 @@ impl Prepared {
 }
 
 /// The marker of this restore: that of the run that goes on, or a new one.
-fn marker(context: &Context<'_>, manifest: &Manifest, options: &Options, home: &Home) -> Marker {
+fn marker(
+    context: &Context<'_>,
+    manifest: &Manifest,
+    options: &Options,
+    home: &TargetEtcd,
+) -> Marker {
     let new = Marker {
         restore: hex::encode(&context.env.id()[..16]),
         repository: context.repository.id().to_string(),

@@ -15,8 +15,8 @@ use crate::instance::methods::pinning::Pinning;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{
-    Compression, Content, Cuts, Entry, InitOptions, Manifest, ManifestDraft, NodeRef, ObjectHash,
-    ObjectSource, Repository, Totals, Unlock, Writer,
+    Chunking, Compression, Content, Entry, InitOptions, Manifest, ManifestDraft, NodeRef,
+    ObjectHash, ObjectSource, Repository, Totals, Unlock, Writer,
 };
 use crate::snapshot::{
     Body, Counts, Cut, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal, WalState,
@@ -117,7 +117,7 @@ pub(crate) async fn repository() -> (MemoryStore, Repository) {
     let store = MemoryStore::new();
     let env = Env::simulated(Timestamp::UNIX_EPOCH, 11).0;
     let options = InitOptions {
-        cuts: Cuts {
+        cuts: Chunking {
             cut: 4096,
             whole: 8192,
         },

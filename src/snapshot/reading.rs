@@ -60,7 +60,7 @@ impl Snapshot {
         let resources = self.view().resources();
         let mut hasher = blake3::Hasher::new();
         let flow = Flow::of(item, resources.memory());
-        let _share = resources.share(flow.bytes).await?;
+        let _share = resources.reserve(flow.bytes).await?;
         let mut pieces = self.read(item, flow.ahead)?;
         let damaged = |error: Error| error.context(format!("object {} of the snapshot", item.key));
         while let Some(bytes) = pieces.try_next().await.map_err(damaged)? {

@@ -11,7 +11,7 @@ use super::{
     Store,
 };
 use crate::Result;
-use crate::base::resources::{Resources, Share};
+use crate::base::resources::{MemoryPermit, Resources};
 
 /// A store whose traffic is limited. Listings, which are small and may stay open, are not.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ struct LimitParts {
 
 #[async_trait]
 impl Parts for LimitParts {
-    async fn admit(&self, bytes: usize) -> Result<Option<Share>> {
+    async fn admit(&self, bytes: usize) -> Result<Option<MemoryPermit>> {
         self.resources.admit(bytes as u64).await.map(Some)
     }
 

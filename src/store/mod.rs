@@ -32,7 +32,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::base::resources::Share;
+use crate::base::resources::MemoryPermit;
 use crate::{Cause, Error, Result};
 
 /// A path inside a store: components joined by `/`, without a leading or trailing one.
@@ -217,7 +217,7 @@ pub trait Parts: fmt::Debug + Send + Sync {
     async fn part(&self, part: Part) -> Result<()>;
 
     /// Waits until `bytes` more may be on their way. What it gives is dropped when they have arrived.
-    async fn admit(&self, bytes: usize) -> Result<Option<Share>> {
+    async fn admit(&self, bytes: usize) -> Result<Option<MemoryPermit>> {
         let _ = bytes;
         Ok(None)
     }

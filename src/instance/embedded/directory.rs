@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use crate::base::error::Context as _;
 use crate::etcd::{Anchor, Etcd, MEMBER, Process, Status, find_binary};
-use crate::instance::aside::{self, What};
 use crate::instance::embedded::EtcdCopy;
 use crate::instance::liveness;
-use crate::instance::owner::Owner;
+use crate::instance::old_content::{self, Part};
+use crate::instance::ownership::Owner;
 use crate::{Error, Result, Side};
 
 /// Where a new etcd is prepared.
@@ -35,14 +35,14 @@ pub(crate) struct Embedded {
     process: Option<Process>,
 }
 
-/// What the directory of an embedded etcd holds.
+/// Part the directory of an embedded etcd holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holds {
     /// Nothing.
     Nothing,
     /// The data of an etcd.
     Member,
-    /// What an interrupted restore has prepared, and perhaps the data of an etcd.
+    /// Part an interrupted restore has prepared, and perhaps the data of an etcd.
     Staged,
 }
 
@@ -63,7 +63,7 @@ impl Embedded {
         })
     }
 
-    /// What is there.
+    /// Part is there.
     pub(crate) fn holds(&self) -> Holds {
         if self.staging().join(MEMBER).is_dir() && self.staging().join(READY).is_file() {
             Holds::Staged
@@ -129,7 +129,7 @@ impl Embedded {
         ready(&staging)?;
         let moved = std::fs::rename(self.data_dir.join(MEMBER), staging.join(MEMBER));
         moved.map_err(|e| failed("moving etcd's data to", &staging, e))?;
-        aside::sync(&self.data_dir)
+        old_content::sync(&self.data_dir)
     }
 
     /// Starts an etcd on what is being prepared.
@@ -151,7 +151,7 @@ impl Embedded {
 
     /// Moves what the embedded etcd left aside: from here on the only way is forward.
     pub(crate) fn begin_swap(&self) -> Result<()> {
-        aside::put(&self.data_dir, What::Member)
+        old_content::move_aside(&self.data_dir, Part::Member)
     }
 
     /// Stops our etcd.
@@ -169,14 +169,14 @@ impl Embedded {
         self.owner.adopt(std::slice::from_ref(&staging))?;
         let moved = std::fs::rename(staging.join(MEMBER), &member);
         moved.map_err(|e| failed("putting etcd's data in place at", &member, e))?;
-        aside::sync(&self.data_dir)?;
+        old_content::sync(&self.data_dir)?;
         self.discard()?;
         self.owner.adopt(std::slice::from_ref(&self.data_dir))
     }
 
     /// Removes what the embedded etcd left.
     pub(crate) fn remove_aside(&self) -> Result<()> {
-        aside::remove(&self.data_dir)
+        old_content::remove(&self.data_dir)
     }
 }
 
@@ -193,7 +193,7 @@ fn make(directory: &Path) -> Result<()> {
 fn ready(staging: &Path) -> Result<()> {
     let path = staging.join(READY);
     std::fs::write(&path, "").map_err(|e| failed("writing", &path, e))?;
-    aside::sync(staging)
+    old_content::sync(staging)
 }
 
 fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {

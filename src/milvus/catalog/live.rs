@@ -33,8 +33,8 @@ pub(super) fn judge(catalog: &mut Catalog) {
 fn settle(catalog: &mut Catalog, collection: i64, group: &Group) -> Option<Conflict> {
     let keeps = decide(catalog, group);
     let (losers, standing) = match keeps {
-        Keeps::Parents => (&group.children, Standing::Awaiting),
-        Keeps::Children => (&group.parents, Standing::Replaced),
+        Keeps::Parents => (&group.children, Standing::Unserved),
+        Keeps::Children => (&group.parents, Standing::Compacted),
     };
     for &at in losers {
         catalog.segments[at].standing = standing;

@@ -54,7 +54,7 @@ fn simulated_2_2_legacy_keys_are_a_collection_of_the_default_database() {
 #[test]
 fn simulated_2_3_complete_child_replaces_its_parent_and_dropped_is_left_out() {
     let catalog = decode(&SimulatedKeys::v2_3());
-    assert_eq!(standing(&catalog, 110), Standing::Replaced);
+    assert_eq!(standing(&catalog, 110), Standing::Compacted);
     assert_eq!(standing(&catalog, 111), Standing::Live);
     assert_eq!(standing(&catalog, 112), Standing::Dropped);
     assert_eq!(catalog.conflicts[0].keeps, Keeps::Children);
@@ -74,7 +74,7 @@ fn simulated_2_3_incomplete_child_waits_behind_its_parent() {
     set.keys.retain(|key| key.key != missing);
     let catalog = decode(&set);
     assert_eq!(standing(&catalog, 110), Standing::Live);
-    assert_eq!(standing(&catalog, 111), Standing::Awaiting);
+    assert_eq!(standing(&catalog, 111), Standing::Unserved);
     assert_eq!(catalog.conflicts[0].keeps, Keeps::Parents);
     assert!(errors(&catalog).is_empty());
 }
@@ -118,7 +118,7 @@ fn simulated_2_5_invisible_segments_are_live_while_nothing_else_has_their_rows()
     let catalog = decode(&SimulatedKeys::v2_5("files"));
     assert_eq!(standing(&catalog, 110), Standing::Live);
     assert_eq!(standing(&catalog, 111), Standing::Live);
-    assert_eq!(standing(&catalog, 112), Standing::Awaiting);
+    assert_eq!(standing(&catalog, 112), Standing::Unserved);
     let paths = paths(&catalog);
     for path in [
         "text_log/7/1/100/101/110/101/a_0",

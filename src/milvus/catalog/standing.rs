@@ -16,9 +16,9 @@ pub enum Standing {
     /// Its collection or partition is gone or going.
     Orphan,
     /// A parent whose complete child is live.
-    Replaced,
+    Compacted,
     /// A child that is incomplete or not served yet, while its parents are live.
-    Awaiting,
+    Unserved,
     /// A placeholder, or a state in which a segment holds nothing.
     Empty,
 }

@@ -42,7 +42,7 @@ impl Repository {
     pub async fn record_verification(&self, verification: &Verification) -> Result<()> {
         let path = StoredFile::Verification.path(&hex::encode(self.env().id()));
         let bytes = self
-            .vault()
+            .sealer()
             .seal_json(FileKind::Verification, &path, verification)?;
         self.put_once(&path, bytes).await
     }
@@ -61,7 +61,8 @@ impl Repository {
             .map(|meta| async move {
                 let path = meta.key.as_str();
                 let bytes = self.get_file(path).await?;
-                self.vault().open_json(FileKind::Verification, path, &bytes)
+                self.sealer()
+                    .open_json(FileKind::Verification, path, &bytes)
             })
             .buffered(READ_AT_ONCE);
         let mut all: Vec<Verification> = Vec::new();

@@ -8,7 +8,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use super::crypto::{Key, NONCE, TAG, new_nonce};
 use super::hash::{piece_hashes, piece_possible};
 use super::ids::{BlobId, Cv};
-use super::vault::Vault;
+use super::sealer::Sealer;
 use super::wire::{Reader, damaged, to_u32};
 use crate::{Error, Result};
 
@@ -136,11 +136,11 @@ impl Header {
         }
     }
 
-    fn associated(&self, vault: &Vault) -> [u8; 92] {
+    fn associated(&self, sealer: &Sealer) -> [u8; 92] {
         let mut out = [0; 92];
         let fields: [&[u8]; 7] = [
             b"eyrie 1 blob",
-            &vault.repository.0,
+            &sealer.repository.0,
             &[self.kind as u8, self.codec as u8],
             &self.epoch.to_le_bytes(),
             &self.offset.to_le_bytes(),
@@ -156,7 +156,7 @@ impl Header {
     }
 }
 
-impl Vault {
+impl Sealer {
     /// The id of the blob with this content.
     pub(crate) fn blob_id(&self, kind: BlobKind, cv: &Cv, offset: u64, length: u32) -> BlobId {
         BlobId(self.ring.id_key.keyed(&[
@@ -342,22 +342,22 @@ pub(crate) fn into_mut(bytes: Bytes) -> BytesMut {
 mod tests {
     use super::*;
     use crate::repo::format::ids::RepositoryId;
-    use crate::repo::format::vault::Keyring;
+    use crate::repo::format::sealer::Keyring;
     use jiff::Timestamp;
     use proptest::prelude::*;
 
-    fn vault() -> Vault {
-        Vault {
+    fn sealer() -> Sealer {
+        Sealer {
             repository: RepositoryId([9; 32]),
             ring: Keyring::generate(Timestamp::UNIX_EPOCH),
         }
     }
 
-    fn seal(vault: &Vault, kind: BlobKind, plain: &[u8], offset: u64) -> SealedBlob {
+    fn seal(sealer: &Sealer, kind: BlobKind, plain: &[u8], offset: u64) -> SealedBlob {
         let (cv, _) = piece_hashes(plain, offset);
         let length = u32::try_from(plain.len()).unwrap();
-        let id = vault.blob_id(kind, &cv, offset, length);
-        vault
+        let id = sealer.blob_id(kind, &cv, offset, length);
+        sealer
             .seal_blob(kind, id, offset, plain, Compression::Auto)
             .unwrap()
     }
@@ -365,11 +365,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sealed_opens(plain in proptest::collection::vec(any::<u8>(), 1..3000), far: bool) {
-            let vault = vault();
+            let sealer = sealer();
             let offset = if far { 1 << 20 } else { 0 };
             for kind in [BlobKind::Data, BlobKind::Tree] {
-                let blob = seal(&vault, kind, &plain, offset);
-                let (header, opened) = vault.open_blob(into_mut(blob.bytes)).unwrap();
+                let blob = seal(&sealer, kind, &plain, offset);
+                let (header, opened) = sealer.open_blob(into_mut(blob.bytes)).unwrap();
                 prop_assert_eq!(&opened[..], &plain[..]);
                 prop_assert_eq!((header.id, header.offset, header.kind), (blob.id, offset, kind));
             }
@@ -381,19 +381,19 @@ mod tests {
             framed.extend([1, 0]);
             framed.extend(&noise);
             let _ = (Header::read(&noise), Header::read(&framed));
-            let _ = vault().open_blob(BytesMut::from(&framed[..]));
+            let _ = sealer().open_blob(BytesMut::from(&framed[..]));
         }
     }
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let vault = vault();
+        let sealer = sealer();
         for plain in [&b"short"[..], &[b'a'; 500]] {
-            let blob = seal(&vault, BlobKind::Data, plain, 0);
+            let blob = seal(&sealer, BlobKind::Data, plain, 0);
             for bit in 0..blob.bytes.len() * 8 {
                 let mut bad = BytesMut::from(&blob.bytes[..]);
                 bad[bit / 8] ^= 1 << (bit % 8);
-                let error = vault.open_blob(bad).unwrap_err();
+                let error = sealer.open_blob(bad).unwrap_err();
                 assert_eq!(error.cause(), crate::Cause::Damage, "bit {bit}");
             }
         }
@@ -401,23 +401,23 @@ mod tests {
 
     #[test]
     fn a_blob_of_another_repository_or_under_another_name_does_not_open() {
-        let vault = vault();
-        let blob = seal(&vault, BlobKind::Data, b"content", 0);
+        let sealer = sealer();
+        let blob = seal(&sealer, BlobKind::Data, b"content", 0);
         let ring = Keyring {
-            id_key: vault.ring.id_key.clone(),
-            meta_key: vault.ring.meta_key.clone(),
+            id_key: sealer.ring.id_key.clone(),
+            meta_key: sealer.ring.meta_key.clone(),
             data: vec![],
         };
-        let other = Vault {
+        let other = Sealer {
             repository: RepositoryId([8; 32]),
             ring,
         };
         assert!(other.open_blob(into_mut(blob.bytes.clone())).is_err());
 
-        let lie = vault
+        let lie = sealer
             .seal_blob(BlobKind::Data, blob.id, 0, b"lies!!!", Compression::Off)
             .unwrap();
-        let error = vault.open_blob(into_mut(lie.bytes)).unwrap_err();
+        let error = sealer.open_blob(into_mut(lie.bytes)).unwrap_err();
         assert!(
             error.to_string().ends_with("its content has another hash"),
             "{error}"
@@ -426,17 +426,17 @@ mod tests {
 
     #[test]
     fn only_what_shrinks_is_compressed() {
-        let vault = vault();
+        let sealer = sealer();
         let mut noise = vec![0; 1 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        let raw = seal(&vault, BlobKind::Data, &noise, 0);
+        let raw = seal(&sealer, BlobKind::Data, &noise, 0);
         assert_eq!(
             (raw.codec, raw.bytes.len()),
             (Codec::Raw, noise.len() + OVERHEAD)
         );
         let text = b"the same words again and again ".repeat(30_000);
-        let small = seal(&vault, BlobKind::Data, &text, 0);
+        let small = seal(&sealer, BlobKind::Data, &text, 0);
         assert!(small.codec == Codec::Zstd && small.bytes.len() < text.len() / 10);
-        assert_eq!(vault.open_blob(into_mut(small.bytes)).unwrap().1, text);
+        assert_eq!(sealer.open_blob(into_mut(small.bytes)).unwrap().1, text);
     }
 }

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::hash::Cuts;
+use super::hash::Chunking;
 use super::ids::RepositoryId;
-use super::vault::Vault;
+use super::sealer::Sealer;
 use super::wire::damaged;
 use crate::{Cause, Error, Result, Side};
 
@@ -26,7 +26,7 @@ pub(crate) struct Config {
     pub(crate) created: Timestamp,
     pub(crate) encrypted: bool,
     #[serde(flatten)]
-    pub(crate) cuts: Cuts,
+    pub(crate) cuts: Chunking,
     pub(crate) required_read: Vec<String>,
     pub(crate) required_write: Vec<String>,
     #[serde(default)]
@@ -42,13 +42,13 @@ pub(crate) struct Unproven {
 
 impl Config {
     /// The bytes of the file.
-    pub(crate) fn seal(&self, vault: &Vault) -> Result<String> {
+    pub(crate) fn seal(&self, sealer: &Sealer) -> Result<String> {
         let line = serde_json::to_string(self).map_err(|error| {
             Side::Repository
                 .error(Cause::Failed, "the repository's config cannot be written")
                 .with_source(error)
         })?;
-        let mac = mac(vault, &line);
+        let mac = mac(sealer, &line);
         Ok(format!("{}{mac}\n", with_sum(&line)))
     }
 
@@ -88,16 +88,16 @@ impl Config {
 
 impl Unproven {
     /// Checks the MAC.
-    pub(crate) fn prove(self, vault: &Vault) -> Result<Config> {
-        if mac(vault, &self.line) == self.mac {
+    pub(crate) fn prove(self, sealer: &Sealer) -> Result<Config> {
+        if mac(sealer, &self.line) == self.mac {
             return Ok(self.config);
         }
         Err(damaged(format!("{CONFIG} is damaged: its MAC is wrong")))
     }
 }
 
-fn mac(vault: &Vault, line: &str) -> String {
-    hex::encode(vault.config_key().keyed(&[line.as_bytes()]))
+fn mac(sealer: &Sealer, line: &str) -> String {
+    hex::encode(sealer.config_key().keyed(&[line.as_bytes()]))
 }
 
 fn knows(verb: &str, required: &[String], known: &[&str]) -> Result<()> {
@@ -141,23 +141,23 @@ pub(crate) fn check_sum<'a>(name: &str, bytes: &'a [u8]) -> Result<(&'a str, &'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::format::vault::Keyring;
+    use crate::repo::format::sealer::Keyring;
 
-    fn config() -> (Config, Vault) {
+    fn config() -> (Config, Sealer) {
         let ring = Keyring::generate(Timestamp::UNIX_EPOCH);
         let config = Config {
             format: FORMAT,
             repository: RepositoryId([1; 32]),
             created: Timestamp::UNIX_EPOCH,
             encrypted: true,
-            cuts: Cuts::default(),
+            cuts: Chunking::default(),
             required_read: vec![],
             required_write: vec![],
             store: serde_json::json!({"conditional_create": true}),
         };
         (
             config,
-            Vault {
+            Sealer {
                 repository: RepositoryId([1; 32]),
                 ring,
             },
@@ -166,41 +166,41 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_damage() {
-        let (config, vault) = config();
-        let good = config.seal(&vault).unwrap().into_bytes();
-        Config::read(&good).unwrap().prove(&vault).unwrap();
+        let (config, sealer) = config();
+        let good = config.seal(&sealer).unwrap().into_bytes();
+        Config::read(&good).unwrap().prove(&sealer).unwrap();
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let read = Config::read(&bad).and_then(|unproven| unproven.prove(&vault));
+            let read = Config::read(&bad).and_then(|unproven| unproven.prove(&sealer));
             assert_eq!(read.unwrap_err().cause(), Cause::Damage, "bit {bit}");
         }
     }
 
     #[test]
     fn a_rewritten_config_does_not_pass() {
-        let (mut config, vault) = config();
-        let other = Vault {
-            repository: vault.repository,
+        let (mut config, sealer) = config();
+        let other = Sealer {
+            repository: sealer.repository,
             ring: Keyring::generate(Timestamp::UNIX_EPOCH),
         };
         config.required_write.push("x".into());
         let forged = config.seal(&other).unwrap();
         let error = Config::read(forged.as_bytes())
             .unwrap()
-            .prove(&vault)
+            .prove(&sealer)
             .unwrap_err();
         assert_eq!(error.cause(), Cause::Damage);
     }
 
     #[test]
     fn newer_formats_and_features_are_refused_as_such() {
-        let (mut config, vault) = config();
+        let (mut config, sealer) = config();
         config.required_write.push("prune-2".into());
-        let text = config.seal(&vault).unwrap();
+        let text = config.seal(&sealer).unwrap();
         let read = Config::read(text.as_bytes())
             .unwrap()
-            .prove(&vault)
+            .prove(&sealer)
             .unwrap();
         assert_eq!(
             read.check_writable().unwrap_err().cause(),
@@ -208,7 +208,7 @@ mod tests {
         );
 
         config.required_read.push("tree-2".into());
-        let text = config.seal(&vault).unwrap();
+        let text = config.seal(&sealer).unwrap();
         let error = Config::read(text.as_bytes()).err().unwrap();
         assert_eq!(error.exit_code(), 13);
         assert!(error.to_string().contains("tree-2"));

@@ -11,7 +11,7 @@ use crate::Result;
 
 /// Where objects are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cuts {
+pub struct Chunking {
     /// The size of an object's pieces, in bytes: 1,024 times a power of two.
     #[serde(rename = "object_cut")]
     pub cut: u32,
@@ -20,7 +20,7 @@ pub struct Cuts {
     pub whole: u32,
 }
 
-impl Default for Cuts {
+impl Default for Chunking {
     fn default() -> Self {
         Self {
             cut: 16 << 20,
@@ -32,7 +32,7 @@ impl Default for Cuts {
 /// A piece never exceeds this many bytes, so that it and its header fit into 32 bits.
 const WHOLE_MAX: u32 = 1 << 30;
 
-impl Cuts {
+impl Chunking {
     /// Checks that the cuts are such that every piece is a complete subtree.
     pub(crate) fn check(self) -> Result<Self> {
         let power = self.cut >= 1024 && self.cut.is_power_of_two();
@@ -82,7 +82,7 @@ pub struct PieceRef {
 /// as a whole object (which means something at offset 0 only).
 ///
 /// `bytes` must not be empty, `offset` must be a multiple of 1,024, and the subtree must not reach
-/// to the left of `offset`: what [`Cuts`] yields.
+/// to the left of `offset`: what [`Chunking`] yields.
 pub(crate) fn piece_hashes(bytes: &[u8], offset: u64) -> (Cv, Option<ObjectHash>) {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(offset);
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn hash_in_pieces(data: &[u8], cuts: Cuts) -> ObjectHash {
+    fn hash_in_pieces(data: &[u8], cuts: Chunking) -> ObjectHash {
         let size = data.len() as u64;
         let mut only = None;
         let pieces: Vec<_> = cuts
@@ -187,7 +187,7 @@ mod tests {
             power in 0_u32..4, whole in 0_u32..3000, around in 0_u32..24, by in -2_i64..=2, extra in 0_usize..1024,
         ) {
             let cut = 1024 << power;
-            let cuts = Cuts { cut, whole: cut + whole }.check().unwrap();
+            let cuts = Chunking { cut, whole: cut + whole }.check().unwrap();
             for size in [
                 i64::from(cut * around) + by,
                 i64::from(cuts.whole) + by,
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_default_cuts_are_those_of_the_format() {
-        let cuts = Cuts::default().check().unwrap();
+        let cuts = Chunking::default().check().unwrap();
         let sizes = |size| {
             cuts.pieces(size)
                 .map(|(_, length)| length >> 20)
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn impossible_cuts_and_pieces_are_damage() {
         assert!(
-            Cuts {
+            Chunking {
                 cut: 3 << 10,
                 whole: 1 << 20
             }
@@ -224,7 +224,7 @@ mod tests {
             .is_err()
         );
         assert!(
-            Cuts {
+            Chunking {
                 cut: 4096,
                 whole: 1024
             }

@@ -10,7 +10,7 @@ use super::config::{check_sum, with_sum};
 use super::crypto::Key;
 use super::files::StoredFile;
 use super::ids::{KeyId, RepositoryId};
-use super::vault::Keyring;
+use super::sealer::Keyring;
 use super::wire::damaged;
 use crate::base::env::fill_secret;
 use crate::base::secret::Secret;

@@ -12,6 +12,6 @@ pub(crate) mod keys;
 pub(crate) mod manifest;
 pub(crate) mod pack;
 pub(crate) mod sealed;
+pub(crate) mod sealer;
 pub(crate) mod tree;
-pub(crate) mod vault;
 pub(crate) mod wire;

@@ -4,7 +4,7 @@ use super::blob::{BlobKind, Codec, OVERHEAD};
 use super::crypto::Key;
 use super::files::StoredFile;
 use super::ids::{BlobId, PackId};
-use super::vault::Vault;
+use super::sealer::Sealer;
 use super::wire::{Reader, to_u32};
 use crate::{Result, store};
 
@@ -40,7 +40,7 @@ pub(crate) fn pack_header(kind: BlobKind) -> [u8; PACK_HEADER] {
     out
 }
 
-impl Vault {
+impl Sealer {
     /// The last bytes of a pack: the sealed directory and the trailer.
     pub(crate) fn seal_directory(
         &self,

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::blob::expand;
 use super::crypto::Key;
-use super::vault::Vault;
+use super::sealer::Sealer;
 use super::wire::{Reader, damaged};
 use crate::{Cause, Result, Side};
 
@@ -37,7 +37,7 @@ pub(crate) fn file_header(kind: FileKind, codec: u8) -> [u8; FILE_HEADER] {
     out
 }
 
-impl Vault {
+impl Sealer {
     /// The key of the sealed file at path `name`.
     pub(crate) fn file_key(&self, name: &str) -> Key {
         Key(self

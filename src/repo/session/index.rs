@@ -40,7 +40,7 @@ async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {
     let repo_again = repo.clone();
     let name = path.clone();
     repo.resources()
-        .run(move || Segment::open(repo_again.vault(), &name, &bytes))
+        .run(move || Segment::open(repo_again.sealer(), &name, &bytes))
         .await
         .context(|| format!("load {path}"))
 }

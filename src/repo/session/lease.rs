@@ -43,7 +43,8 @@ pub(crate) struct LeaseFile {
     pub(crate) host: Host,
     pub(crate) created: Timestamp,
     pub(crate) ttl_s: u64,
-    pub(crate) beat: u64,
+    #[serde(rename = "beat")]
+    pub(crate) renewals: u64,
     pub(crate) parents: Vec<SnapshotId>,
     pub(crate) checkpoint: bool,
 }
@@ -83,7 +84,7 @@ impl Lease {
         parents: Vec<SnapshotId>,
     ) -> Result<Self> {
         if kind == SessionKind::Writer {
-            refuse_rival(repo, instance, None).await?;
+            refuse_second_writer(repo, instance, None).await?;
         }
         let session = SessionId(repo.env().id());
         let file = LeaseFile {
@@ -93,7 +94,7 @@ impl Lease {
             host: repo.host().clone(),
             created: repo.env().now(),
             ttl_s: TTL_S,
-            beat: 0,
+            renewals: 0,
             parents,
             checkpoint: false,
         };
@@ -113,7 +114,7 @@ impl Lease {
         let lease = Self { held, renewal };
         // Two that began at once see each other here, and both give way.
         if kind == SessionKind::Writer
-            && let Err(error) = refuse_rival(repo, instance, Some(session)).await
+            && let Err(error) = refuse_second_writer(repo, instance, Some(session)).await
         {
             lease.give_up().await;
             return Err(error);
@@ -201,10 +202,10 @@ impl Held {
             return Ok(());
         };
         let began = self.repo.env().boottime();
-        file.beat += 1;
+        file.renewals += 1;
         let bytes = self
             .repo
-            .vault()
+            .sealer()
             .seal_json(FileKind::Lease, self.key.as_str(), &*file)?;
         self.repo
             .unlimited()
@@ -226,9 +227,12 @@ impl Held {
         };
         // Where nothing may be deleted the lease says that its session has ended.
         ended.ttl_s = 0;
-        ended.beat += 1;
+        ended.renewals += 1;
         let name = self.key.as_str();
-        let bytes = self.repo.vault().seal_json(FileKind::Lease, name, &ended)?;
+        let bytes = self
+            .repo
+            .sealer()
+            .seal_json(FileKind::Lease, name, &ended)?;
         let put = self
             .repo
             .unlimited()
@@ -263,8 +267,8 @@ impl Repository {
     /// # Errors
     ///
     /// [`Cause::Locked`] as soon as one shows that it is alive.
-    pub async fn outlast_writers(&self, instance: &str) -> Result<()> {
-        let mut beats: HashMap<SessionId, u64> = HashMap::new();
+    pub async fn wait_for_other_writers(&self, instance: &str) -> Result<()> {
+        let mut renewals: HashMap<SessionId, u64> = HashMap::new();
         let mut told = false;
         loop {
             let mut unknown = None;
@@ -274,8 +278,8 @@ impl Repository {
                 if !rival || lease.dead {
                     continue;
                 }
-                let first = *beats.entry(file.session).or_insert(file.beat);
-                if self.host().proves_alive(&file.host) || file.beat != first {
+                let first = *renewals.entry(file.session).or_insert(file.renewals);
+                if self.host().proves_alive(&file.host) || file.renewals != first {
                     return Err(locked(instance, &file));
                 }
                 unknown = Some(file);
@@ -296,7 +300,11 @@ impl Repository {
 }
 
 /// Fails with [`Cause::Locked`] when a session other than `own` writes for `instance`.
-async fn refuse_rival(repo: &Repository, instance: &str, own: Option<SessionId>) -> Result<()> {
+async fn refuse_second_writer(
+    repo: &Repository,
+    instance: &str,
+    own: Option<SessionId>,
+) -> Result<()> {
     for lease in leases(repo).await? {
         let file = lease.file;
         let rival = file.kind == SessionKind::Writer && file.instance == instance;
@@ -339,7 +347,7 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
             other => other?,
         };
         let file: LeaseFile = repo
-            .vault()
+            .sealer()
             .open_json(FileKind::Lease, &path, &bytes)
             .map_err(|error| {
                 error.with_hint(format!(

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::view::{View, open_piece};
 use crate::base::error::Context;
-use crate::base::resources::Share;
+use crate::base::resources::MemoryPermit;
 use crate::repo::format::blob::{BlobKind, into_mut};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::BlobId;
@@ -67,7 +67,7 @@ struct Need {
 struct Counted {
     bytes: Bytes,
     #[expect(dead_code, reason = "it is held, not read")]
-    share: Arc<Share>,
+    share: Arc<MemoryPermit>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -152,7 +152,7 @@ impl ReadPlan {
         let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
         let length = batch.bytes.end - batch.bytes.start;
         // What was fetched and what it is expanded to are in memory at once.
-        let share = repo.resources().share(length + batch.plain).await?;
+        let share = repo.resources().reserve(length + batch.plain).await?;
         let needs: Arc<[Need]> = self.needs[batch.needs.clone()].into();
         let fetched = repo
             .get_range(&key, batch.bytes.start, length)
@@ -249,7 +249,7 @@ fn open_all(repo: &Repository, needs: &[Need], start: u64, bytes: Bytes) -> Vec<
         let _ = rest.split_to(skip);
         let stored = rest.split_to(need.stored as usize);
         opened.push(open_piece(
-            repo.vault(),
+            repo.sealer(),
             BlobKind::Data,
             &need.id,
             &need.piece,
@@ -265,7 +265,7 @@ async fn deliver(
     key: &store::Key,
     needs: &[Need],
     opened: Vec<Result<Bytes>>,
-    share: &Arc<Share>,
+    share: &Arc<MemoryPermit>,
     sink: &dyn Sink,
 ) -> Result<()> {
     for (need, opened) in needs.iter().zip(opened) {

@@ -35,7 +35,7 @@ impl Manifest {
     pub(crate) async fn read(repo: &Repository, id: &SnapshotId) -> Result<Self> {
         let path = StoredFile::Manifest.path(id);
         let bytes = repo.get_file(&path).await?;
-        let manifest: Self = repo.vault().open_json(FileKind::Manifest, &path, &bytes)?;
+        let manifest: Self = repo.sealer().open_json(FileKind::Manifest, &path, &bytes)?;
         if manifest.snapshot != *id || manifest.format != FORMAT {
             return Err(damaged(format!(
                 "{path} is damaged: it is of another snapshot or format"
@@ -47,7 +47,7 @@ impl Manifest {
     /// Writes the manifest: the commit.
     pub(crate) async fn write(&self, repo: &Repository) -> Result<()> {
         let path = StoredFile::Manifest.path(&self.snapshot);
-        let bytes = repo.vault().seal_json(FileKind::Manifest, &path, self)?;
+        let bytes = repo.sealer().seal_json(FileKind::Manifest, &path, self)?;
         repo.put_once(&path, bytes).await
     }
 }

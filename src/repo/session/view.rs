@@ -19,9 +19,9 @@ use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::index::Index;
 use crate::repo::format::index::segment::Record;
 use crate::repo::format::pack::pack_key;
+use crate::repo::format::sealer::Sealer;
 use crate::repo::format::tree::EnvelopeNode;
 use crate::repo::format::tree::node::Node;
-use crate::repo::format::vault::Vault;
 use crate::repo::format::wire::{damaged, missing_is_damage};
 use crate::repo::repository::Repository;
 
@@ -211,9 +211,9 @@ impl View {
 
     /// Where the blob of a piece is; `None` when the index does not know it.
     pub(crate) fn record(&self, kind: BlobKind, piece: &PieceRef) -> Option<&Record> {
-        let vault = self.repo().vault();
+        let sealer = self.repo().sealer();
         self.index()
-            .get(&vault.blob_id(kind, &piece.cv, piece.offset, piece.length))
+            .get(&sealer.blob_id(kind, &piece.cv, piece.offset, piece.length))
     }
 
     async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
@@ -238,7 +238,7 @@ impl View {
         repo.resources()
             .run(move || {
                 open_piece(
-                    opener.vault(),
+                    opener.sealer(),
                     kind,
                     &record.entry.id,
                     &piece,
@@ -252,13 +252,13 @@ impl View {
 
 /// Opens the stored blob of `piece`, whose id is `id`.
 pub(crate) fn open_piece(
-    vault: &Vault,
+    sealer: &Sealer,
     kind: BlobKind,
     id: &BlobId,
     piece: &PieceRef,
     stored: BytesMut,
 ) -> Result<Bytes> {
-    let (header, plain) = vault.open_blob(stored)?;
+    let (header, plain) = sealer.open_blob(stored)?;
     let same = header.id == *id
         && header.kind == kind
         && header.offset == piece.offset

@@ -78,7 +78,7 @@ async fn small_files(store: &MemoryStore) {
         };
         if file.checked_by() == CheckedBy::Opening {
             let path = file.path(&SnapshotId([7; 32]));
-            let bytes = repo.vault().seal_json(kind, &path, &"of a test").unwrap();
+            let bytes = repo.sealer().seal_json(kind, &path, &"of a test").unwrap();
             repo.put_once(&path, bytes).await.unwrap();
         }
     }
@@ -264,7 +264,7 @@ async fn a_repository_that_needs_a_newer_writer_can_be_read() {
     let rewrite = |change: fn(&mut crate::repo::format::config::Config)| {
         let mut config = repo.config().clone();
         change(&mut config);
-        Bytes::from(config.seal(repo.vault()).unwrap())
+        Bytes::from(config.seal(repo.sealer()).unwrap())
     };
     let key = Key::new("config").unwrap();
     let write = rewrite(|config| config.required_write.push("new".into()));

@@ -10,7 +10,7 @@ use super::support::*;
 use crate::base::env::Env;
 use crate::base::resources::Resources;
 use crate::base::secret::Secret;
-use crate::repo::{CheckBytes, Cuts, InitOptions, Repository, Unlock};
+use crate::repo::{CheckBytes, Chunking, InitOptions, Repository, Unlock};
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
 use crate::{Cause, Result};
@@ -47,7 +47,7 @@ fn snapshots() -> [Objects; 2] {
 async fn build(name: &str) -> MemoryStore {
     let store = MemoryStore::new();
     let env = Env::system();
-    let small = Cuts {
+    let small = Chunking {
         cut: 1024,
         whole: 1536,
     };

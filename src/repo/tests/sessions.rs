@@ -21,7 +21,7 @@ use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, PutOptions, SharedStore, Store};
 use crate::{Cause, Result};
 
-async fn plant(repo: &Repository, host: Host, beat: u64) {
+async fn plant(repo: &Repository, host: Host, renewals: u64) {
     let session = SessionId([7; 32]);
     let lease = LeaseFile {
         session,
@@ -30,13 +30,13 @@ async fn plant(repo: &Repository, host: Host, beat: u64) {
         host,
         created: Timestamp::UNIX_EPOCH,
         ttl_s: 120,
-        beat,
+        renewals,
         parents: vec![],
         checkpoint: false,
     };
     let path = StoredFile::Lease.path(&session);
     let bytes = repo
-        .vault()
+        .sealer()
         .seal_json(FileKind::Lease, &path, &lease)
         .unwrap();
     repo.store()
@@ -177,10 +177,10 @@ async fn a_lease_is_renewed_while_the_session_lives_and_released_when_it_is_drop
     let repo = init(store).await;
     let writer = writer(&repo, "a").await.unwrap();
     tokio::time::pause();
-    let beat = || async { leases(&repo).await.unwrap()[0].file.beat };
-    assert_eq!(beat().await, 1);
+    let renewals = || async { leases(&repo).await.unwrap()[0].file.renewals };
+    assert_eq!(renewals().await, 1);
     tokio::time::sleep(Duration::from_secs(121)).await;
-    assert_eq!(beat().await, 4);
+    assert_eq!(renewals().await, 4);
     drop(writer);
     while !repo.list("leases/").await.unwrap().is_empty() {
         tokio::task::yield_now().await;
@@ -221,7 +221,7 @@ async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
     };
     let lives = async {
         plant(&repo, elsewhere(), 1).await;
-        tokio::join!(repo.outlast_writers("a"), async {
+        tokio::join!(repo.wait_for_other_writers("a"), async {
             tokio::time::sleep(Duration::from_secs(40)).await;
             plant(&repo, elsewhere(), 2).await;
         })
@@ -233,7 +233,7 @@ async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
     }
     assert!(
         env.boottime().saturating_sub(began) < Duration::from_mins(1),
-        "told at its first beat"
+        "told at its first renewal"
     );
 
     let time_passes = async {
@@ -244,14 +244,14 @@ async fn a_rival_that_cannot_be_looked_at_is_outlasted_unless_it_beats() {
     };
     let began = env.boottime();
     tokio::select! {
-        outcome = repo.outlast_writers("a") => outcome.unwrap(),
+        outcome = repo.wait_for_other_writers("a") => outcome.unwrap(),
         () = time_passes => {}
     }
     assert!(
         env.boottime().saturating_sub(began) >= Duration::from_mins(3),
         "it was watched"
     );
-    repo.outlast_writers("b").await.unwrap();
+    repo.wait_for_other_writers("b").await.unwrap();
     writer(&repo, "a").await.unwrap().finish().await.unwrap();
 }
 
@@ -260,7 +260,7 @@ async fn a_writer_of_this_host_that_runs_is_told_at_once() {
     let (_, store) = memory();
     let repo = init(store).await;
     plant(&repo, Host::current(), 1).await;
-    let error = repo.outlast_writers("a").await.unwrap_err();
+    let error = repo.wait_for_other_writers("a").await.unwrap_err();
     assert_eq!(error.cause(), Cause::Locked);
 }
 
@@ -283,7 +283,7 @@ async fn where_nothing_may_be_removed_everything_goes_on() {
         );
         reader.finish().await;
         assert!(leases(&repo).await.unwrap().iter().all(|lease| lease.dead));
-        repo.outlast_writers("a").await.unwrap();
+        repo.wait_for_other_writers("a").await.unwrap();
     }
 }
 

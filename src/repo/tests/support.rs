@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::base::env::{Env, lock};
 use crate::base::resources::Resources;
 use crate::repo::{
-    Compression, Content, Cuts, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
+    Chunking, Compression, Content, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
     ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, View, Writer,
 };
 use crate::store::memory::MemoryStore;
@@ -23,7 +23,7 @@ use crate::store::{
 use crate::{Cause, Error, Result};
 
 /// Pieces of 4 KiB, so that small objects have many.
-pub const CUTS: Cuts = Cuts {
+pub const CUTS: Chunking = Chunking {
     cut: 4096,
     whole: 6144,
 };

@@ -4,7 +4,7 @@ pub(crate) mod keyspace;
 pub(crate) mod objects;
 pub(crate) mod prepare;
 pub(crate) mod prove;
-pub(crate) mod queue;
 pub(crate) mod replace;
 pub(crate) mod steps;
+pub(crate) mod wal;
 pub(crate) mod write;

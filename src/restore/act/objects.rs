@@ -205,7 +205,7 @@ impl Placing<'_> {
     async fn write_large(&self, item: &Item) -> Result<()> {
         let resources = self.snapshot.view().resources();
         let flow = Flow::of(item, resources.memory());
-        let _share = self.cancel.run(resources.share(flow.bytes)).await?;
+        let _share = self.cancel.run(resources.reserve(flow.bytes)).await?;
         let begun = self.store.upload(&item.key, options());
         let mut upload = self.cancel.run(begun).await?;
         upload.limit_parts(flow.parts);
@@ -342,7 +342,7 @@ async fn write(
 async fn hash(resources: &Resources, store: &dyn Store, item: &Item) -> Result<ObjectHash> {
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
-    let _share = resources.share(item.size.min(READ)).await?;
+    let _share = resources.reserve(item.size.min(READ)).await?;
     while offset < item.size {
         let options = GetOptions {
             range: Some(offset..(offset + READ).min(item.size)),

@@ -8,15 +8,15 @@ use crate::base::error::Context as _;
 use crate::config::Objects;
 use crate::etcd::Etcd;
 use crate::instance::embedded::{Embedded, Holds};
-use crate::instance::owner::Owner;
+use crate::instance::ownership::Owner;
 use crate::restore::context::Context;
 use crate::restore::plan::inputs::Marked;
 use crate::restore::plan::marker::MarkerKeys;
-use crate::restore::plan::target::{FoundStorage, Home, of_target, settings};
+use crate::restore::plan::target::{TargetEtcd, TargetStorage, of_target, settings};
 use crate::store::local::{LocalStore, MissingRoot};
 use crate::{Cause, Error, Result, Side};
 
-impl Home {
+impl TargetEtcd {
     /// Makes the etcd ready to be written, once the guard has let it pass. What another restore left
     /// there is given up.
     pub(crate) async fn prepare(
@@ -51,7 +51,7 @@ impl Home {
     }
 }
 
-impl FoundStorage {
+impl TargetStorage {
     /// Makes the storage ready to be written, once the guard has let it pass.
     pub(crate) fn prepare(self, context: &Context<'_>) -> Result<Storage> {
         let local = match &context.instance.objects {

@@ -18,7 +18,6 @@ use tracing::info;
 use super::keyspace::Keyspace;
 use super::objects::{InPlace, Other, Placed, Placing, read_back};
 use super::prove;
-use super::queue::Queue;
 use super::replace::{self, Old};
 use super::write::Writer;
 use crate::base::cancel::Cancel;
@@ -26,10 +25,11 @@ use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::instance::embedded::Embedded;
-use crate::instance::owner::Owner;
+use crate::instance::ownership::Owner;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
 use crate::repo::Repository;
+use crate::restore::act::wal::WalDirectories;
 use crate::restore::options::{Occupied, Options, ReadBack};
 use crate::restore::plan::marker::{Marker, Stage};
 use crate::restore::plan::target_keys::TargetKeys;
@@ -65,7 +65,7 @@ pub(crate) struct Steps<'a> {
     pub(crate) target: &'a TargetKeys,
     pub(crate) roots: &'a Roots,
     pub(crate) storage: &'a Storage,
-    pub(crate) queue: &'a Queue,
+    pub(crate) queue: &'a WalDirectories,
     /// What is to be saved before it is replaced.
     pub(crate) old: Option<&'a Old>,
     pub(crate) env: &'a Env,

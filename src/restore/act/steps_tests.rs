@@ -179,7 +179,7 @@ impl World {
             local: None,
             outside: vec![],
         };
-        let queue = Queue {
+        let queue = WalDirectories {
             directories: self.directories(),
         };
         let target = target();

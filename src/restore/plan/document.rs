@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::guard::{self, Refusal};
-use super::lacking::{Lack, Lacking};
 use super::marker::Stage;
+use super::missing_data::{Lacking, MissingData};
 use crate::base::progress::Amount;
 use crate::base::weakening::{self, Weakening};
 use crate::restore::options::{Occupied, Options, Ttl};
@@ -211,7 +211,7 @@ pub struct Inputs<'a> {
     /// What the transform wants said.
     pub notes: Vec<String>,
     /// What the snapshot lacks.
-    pub lack: &'a Lack,
+    pub lack: &'a MissingData,
     /// Keys to put or settings to make for the first start, for people; garbage collection.
     pub gc: GcGuard,
     /// The target.
@@ -318,7 +318,7 @@ fn is_less(code: &str) -> bool {
 
 /// What the restored instance is less than a whole one: of missing objects what was found, not what
 /// the manifest says.
-fn weakened(body: &Body, lack: &Lack) -> Vec<Weakening> {
+fn weakened(body: &Body, lack: &MissingData) -> Vec<Weakening> {
     let found = lack.weakening();
     let said = weakenings_of(body, is_less);
     let said = said

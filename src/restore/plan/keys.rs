@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::guard::Refusal;
-use super::lacking::Lack;
 use super::marker::AREA;
+use super::missing_data::MissingData;
 use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
 use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
@@ -94,7 +94,7 @@ impl Anchor {
         &self,
         body: &Body,
         onto: &Onto<'_>,
-        lack: &Lack,
+        lack: &MissingData,
         options: &Options,
     ) -> Result<Made> {
         let options = transform::Options {

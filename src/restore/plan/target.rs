@@ -27,7 +27,7 @@ use crate::{Cause, Error, Result, Side};
 
 /// The etcd of a target and what is in it.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct TargetEtcd {
     /// Connected, unless it is embedded and nothing is prepared yet.
     pub(crate) etcd: Option<Etcd>,
     /// The directory, when it is embedded.
@@ -48,7 +48,7 @@ pub(crate) struct Home {
     pub(crate) running: Vec<String>,
 }
 
-impl Home {
+impl TargetEtcd {
     /// Opens the etcd and reads its root. Of a stopped Milvus that was killed, the sessions are
     /// waited for when a restore is to follow.
     ///
@@ -78,7 +78,7 @@ impl Home {
         let names = MarkerKeys::new(&context.instance.etcd.root_path);
         let (roots, prefix) = (context.instance.etcd.roots(), prefix(context));
         let (read, sessions) = if purpose == Purpose::Restore && running.is_empty() {
-            liveness::outlast_sessions(&mut etcd, &roots, &prefix).await?
+            liveness::wait_for_sessions_to_expire(&mut etcd, &roots, &prefix).await?
         } else {
             let read = etcd.read_prefix(&prefix).await?;
             let sessions = liveness::sessions(&roots, &read.keys);
@@ -176,7 +176,8 @@ impl Home {
         let etcd = &context.instance.etcd;
         let names = MarkerKeys::new(&etcd.root_path);
         let roots = etcd.roots();
-        // What is as it will be is our own work only when this restore has begun here.
+        // A key that already has the value which this restore would write is taken for our own work only
+        // when the marker says that this restore has begun on this target.
         let none = TargetKeys::default();
         let ours = match marked {
             Marked::Ours(_) => target,
@@ -247,13 +248,13 @@ fn prefix(context: &Context<'_>) -> String {
 
 /// The storage of a target, before anything is made there.
 #[derive(Debug)]
-pub(crate) struct FoundStorage {
+pub(crate) struct TargetStorage {
     pub(crate) facts: StorageFacts,
     pub(crate) store: Option<SharedStore>,
     pub(crate) outside: Vec<String>,
 }
 
-impl FoundStorage {
+impl TargetStorage {
     /// Looks at the storage; all of it is counted when it is to be replaced.
     pub(crate) async fn look(context: &Context<'_>, options: &Options) -> Result<Self> {
         let objects = &context.instance.objects;
@@ -359,7 +360,7 @@ fn is_missing(error: &Error) -> bool {
 }
 
 /// Looks at the queue.
-pub(crate) async fn wal(context: &Context<'_>, home: &mut Home) -> Result<WalFacts> {
+pub(crate) async fn wal(context: &Context<'_>, home: &mut TargetEtcd) -> Result<WalFacts> {
     let wal = &context.instance.wal;
     let directories = directories(&wal.kind);
     let measured = |path: &PathBuf| -> Result<(PathBuf, Amount)> {

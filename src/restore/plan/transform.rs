@@ -156,7 +156,7 @@ pub fn transform(catalog: &Catalog, keys: &[KeyValue], options: &Options) -> Res
             run.take(key, kind)?;
         }
     }
-    run.finish(catalog)
+    run.finish(catalog, keys.len())
 }
 
 /// What the table says about one key.
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn finish(mut self, catalog: &Catalog) -> Result<Transformed> {
+    fn finish(mut self, catalog: &Catalog, taken: usize) -> Result<Transformed> {
         self.hold_gc(catalog);
         self.report.finish(catalog, self.options);
         self.plain.sort_by(|a, b| a.key.cmp(&b.key));
@@ -259,6 +259,7 @@ impl<'a> Run<'a> {
             let key = String::from_utf8_lossy(&twice.key);
             return Err(Side::Target.error(Cause::Refused, format!("two keys become {key}")));
         }
+        self.report.adds_up(taken, keys.len())?;
         Ok(Transformed {
             keys,
             collection_keys,

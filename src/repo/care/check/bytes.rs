@@ -29,7 +29,7 @@ pub(super) async fn check_pack(
     records: Vec<Record>,
 ) -> Result<PackFaults> {
     let repo = view.repo();
-    let _share = repo.resources().share(pack.size).await?;
+    let _share = repo.resources().reserve(pack.size).await?;
     let key = pack_key(pack.kind, &pack.id)?;
     let bytes = match repo
         .get_range(&key, 0, pack.size)
@@ -57,7 +57,7 @@ pub(super) async fn check_pack(
             if *blake3::hash(&bytes).as_bytes() != pack.hash {
                 faults.why = Some("its BLAKE3 is not what the index says".into());
             }
-            let directory = opener.vault().open_directory(pack.kind, &pack.id, &bytes);
+            let directory = opener.sealer().open_directory(pack.kind, &pack.id, &bytes);
             if let Err(error) = check_directory(directory, &pack, &records) {
                 faults.why.get_or_insert(error.to_string());
             }
@@ -96,7 +96,7 @@ fn open_blobs(
             .checked_add(entry.stored as usize)
             .and_then(|end| (end <= bytes.len()).then(|| bytes.slice(start..end)));
         stored.is_some_and(|stored| {
-            repo.vault()
+            repo.sealer()
                 .open_blob(into_mut(stored))
                 .is_ok_and(|(header, _)| {
                     header.id == entry.id && header.kind == pack.kind && header.plain == entry.plain

@@ -154,7 +154,7 @@ impl Repository {
             (read, _) => read?,
         };
         match file.seal() {
-            Seal::Mac => Config::read(&bytes)?.prove(self.vault()).map(|_| ()),
+            Seal::Mac => Config::read(&bytes)?.prove(self.sealer()).map(|_| ()),
             Seal::Unlocker => keys::check(path, &bytes, &self.id()),
             Seal::Master if keys::is_ring(path, &self.id()) => {
                 keys::open_ring(&bytes, self.master(), &self.id(), path).map(|_| ())
@@ -162,7 +162,7 @@ impl Repository {
             // What an interrupted `init` left is of another repository.
             Seal::Master => Ok(()),
             Seal::Meta(kind) => {
-                let opened = self.vault().open_json::<IgnoredAny>(kind, path, &bytes);
+                let opened = self.sealer().open_json::<IgnoredAny>(kind, path, &bytes);
                 opened.map(|_| ())
             }
             Seal::Blobs(_) => Err(Error::new(Cause::Failed, "a pack does not open by itself")),

@@ -7,7 +7,7 @@ use crate::repo::format::crypto::Key;
 use crate::repo::format::ids::{BlobId, IndexId, PackId};
 use crate::repo::format::pack::PackEntry;
 use crate::repo::format::sealed::{FILE_HEADER, FileKind, file_header};
-use crate::repo::format::vault::Vault;
+use crate::repo::format::sealer::Sealer;
 use crate::repo::format::wire::{Reader, to_u32};
 use crate::{Cause, Result, Side};
 
@@ -52,7 +52,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Sorts the records, keeps one for each blob, and seals the segment as the file at `name`.
-    pub(crate) fn seal(&mut self, vault: &Vault, name: &str) -> Result<Bytes> {
+    pub(crate) fn seal(&mut self, sealer: &Sealer, name: &str) -> Result<Bytes> {
         self.records.sort_unstable_by_key(|record| record.entry.id);
         self.records.dedup_by_key(|record| record.entry.id);
         if self.records.len() > SEGMENT_RECORDS {
@@ -61,7 +61,7 @@ impl Segment {
             );
         }
         let header = file_header(FileKind::Index, 0);
-        let seals = Seals::new(vault, name);
+        let seals = Seals::new(sealer, name);
         let mut out = header.to_vec();
         let mut fences = Vec::new();
         let blocks = self.records.chunks(BLOCK_RECORDS);
@@ -71,12 +71,12 @@ impl Segment {
             for record in block {
                 put_record(&mut plain, record);
             }
-            let sealed = seals.key.seal(&seals.block_aad(number), &plain)?;
+            let block_bytes = seals.key.seal(&seals.block_aad(number), &plain)?;
             fences.extend_from_slice(&block[0].entry.id.0);
             fences.extend_from_slice(&(out.len() as u64).to_le_bytes());
-            fences.extend_from_slice(&to_u32(sealed.len(), "a block's length")?.to_le_bytes());
+            fences.extend_from_slice(&to_u32(block_bytes.len(), "a block's length")?.to_le_bytes());
             fences.extend_from_slice(&to_u32(block.len(), "a block's records")?.to_le_bytes());
-            out.extend(sealed);
+            out.extend(block_bytes);
         }
         let mut footer = Vec::new();
         footer.extend_from_slice(&to_u32(self.packs.len(), "a number of packs")?.to_le_bytes());
@@ -94,16 +94,16 @@ impl Segment {
             footer.extend_from_slice(&id.0);
         }
         footer.extend(fences);
-        let sealed = seals.key.seal(&seals.footer_aad(), &footer)?;
-        let length = to_u32(sealed.len(), "a footer's length")?;
-        out.extend(sealed);
+        let footer = seals.key.seal(&seals.footer_aad(), &footer)?;
+        let length = to_u32(footer.len(), "a footer's length")?;
+        out.extend(footer);
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(MAGIC);
         Ok(out.into())
     }
 
     /// Opens the segment file at `name`.
-    pub(crate) fn open(vault: &Vault, name: &str, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn open(sealer: &Sealer, name: &str, bytes: &[u8]) -> Result<Self> {
         let mut head = Reader::new(bytes, name);
         head.expect(&file_header(FileKind::Index, 0), "header")?;
         let short = || Reader::new(bytes, name).damaged("it ends early");
@@ -115,7 +115,7 @@ impl Segment {
             .checked_sub(length)
             .filter(|start| *start >= FILE_HEADER)
             .ok_or_else(short)?;
-        let seals = Seals::new(vault, name);
+        let seals = Seals::new(sealer, name);
         let footer = seals
             .key
             .open(&seals.footer_aad(), &bytes[start..at])
@@ -228,11 +228,11 @@ struct Seals {
 }
 
 impl Seals {
-    fn new(vault: &Vault, name: &str) -> Self {
+    fn new(sealer: &Sealer, name: &str) -> Self {
         let header = file_header(FileKind::Index, 0);
         Self {
-            key: vault.file_key(name),
-            aad: vault.file_aad(&header, name),
+            key: sealer.file_key(name),
+            aad: sealer.file_aad(&header, name),
         }
     }
 
@@ -249,11 +249,11 @@ impl Seals {
 mod tests {
     use super::*;
     use crate::repo::format::ids::RepositoryId;
-    use crate::repo::format::vault::Keyring;
+    use crate::repo::format::sealer::Keyring;
     use jiff::Timestamp;
 
-    fn vault() -> Vault {
-        Vault {
+    fn sealer() -> Sealer {
+        Sealer {
             repository: RepositoryId([9; 32]),
             ring: Keyring::generate(Timestamp::UNIX_EPOCH),
         }
@@ -300,28 +300,28 @@ mod tests {
 
     #[test]
     fn segments_round_trip_sorted() {
-        let vault = vault();
+        let sealer = sealer();
         for count in [0, 1, 1024, 1025, 5000] {
             let mut made = segment(count);
-            let bytes = made.seal(&vault, "index/x").unwrap();
-            assert_eq!(Segment::open(&vault, "index/x", &bytes).unwrap(), made);
+            let bytes = made.seal(&sealer, "index/x").unwrap();
+            assert_eq!(Segment::open(&sealer, "index/x", &bytes).unwrap(), made);
             assert!(made.records.is_sorted_by_key(|record| record.entry.id));
-            assert!(Segment::open(&vault, "index/y", &bytes).is_err());
+            assert!(Segment::open(&sealer, "index/y", &bytes).is_err());
         }
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_damage() {
-        let vault = vault();
-        let bytes = segment(3).seal(&vault, "index/x").unwrap();
+        let sealer = sealer();
+        let bytes = segment(3).seal(&sealer, "index/x").unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let error = Segment::open(&vault, "index/x", &bad).unwrap_err();
+            let error = Segment::open(&sealer, "index/x", &bad).unwrap_err();
             assert_eq!(error.cause(), Cause::Damage, "bit {bit}");
         }
         for len in 0..bytes.len() {
-            assert!(Segment::open(&vault, "index/x", &bytes[..len]).is_err());
+            assert!(Segment::open(&sealer, "index/x", &bytes[..len]).is_err());
         }
     }
 }

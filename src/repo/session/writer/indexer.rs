@@ -62,7 +62,7 @@ impl Indexer {
         let name = path.clone();
         let resources = repo.resources().clone();
         let bytes = resources
-            .run(move || segment.seal(repo.vault(), &name))
+            .run(move || segment.seal(repo.sealer(), &name))
             .await?;
         self.repo.put_once(&path, bytes).await
     }

@@ -88,7 +88,7 @@ impl Session {
         let resources = repo.resources().clone();
         let (sealing, repo) = (repo.clone(), repo);
         let bytes = resources
-            .run(move || segment.seal(sealing.vault(), &name))
+            .run(move || segment.seal(sealing.sealer(), &name))
             .await?;
         repo.put_once(&path, bytes).await
     }

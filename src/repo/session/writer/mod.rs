@@ -23,7 +23,7 @@ use self::packer::{Class, Packers};
 use super::lease::{Lease, SessionKind};
 use super::view::View;
 use crate::base::env::lock;
-use crate::base::resources::Share;
+use crate::base::resources::MemoryPermit;
 use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
@@ -202,9 +202,9 @@ impl Writer {
     /// Whether every one of `pieces` is in the repository, or was stored by this session.
     #[must_use]
     pub fn contains(&self, pieces: &[PieceRef]) -> bool {
-        let vault = self.session.view.repo().vault();
+        let sealer = self.session.view.repo().sealer();
         pieces.iter().all(|piece| {
-            let id = vault.blob_id(BlobKind::Data, &piece.cv, piece.offset, piece.length);
+            let id = sealer.blob_id(BlobKind::Data, &piece.cv, piece.offset, piece.length);
             self.session.has(&id) || self.session.stored(&id)
         })
     }
@@ -294,7 +294,7 @@ impl Writer {
         class: Class,
         plain: Bytes,
         offset: u64,
-        share: Option<Share>,
+        share: Option<MemoryPermit>,
     ) -> Result<StoredBlob> {
         self.session.check()?;
         let (session, packers) = (self.session.clone(), self.packers.clone());
@@ -336,10 +336,10 @@ impl Session {
         plain: &Bytes,
         offset: u64,
     ) -> Result<(StoredBlob, Option<crate::repo::format::blob::SealedBlob>)> {
-        let vault = self.view.repo().vault();
+        let sealer = self.view.repo().sealer();
         let length = to_u32(plain.len(), "a piece's length")?;
         let (cv, whole) = piece_hashes(plain, offset);
-        let id = vault.blob_id(kind, &cv, offset, length);
+        let id = sealer.blob_id(kind, &cv, offset, length);
         let mut stored = StoredBlob {
             cv,
             whole,
@@ -348,7 +348,7 @@ impl Session {
         if self.has(&id) || !lock(&self.pending).insert(short(&id)) {
             return Ok((stored, None));
         }
-        let blob = vault.seal_blob(kind, id, offset, plain, self.compression)?;
+        let blob = sealer.seal_blob(kind, id, offset, plain, self.compression)?;
         stored.new_bytes = blob.bytes.len() as u64;
         self.added.fetch_add(stored.new_bytes, Ordering::Relaxed);
         Ok((stored, Some(blob)))
@@ -363,7 +363,7 @@ impl Session {
         });
     }
 
-    /// Fails when the session has.
+    /// Returns the error that the session failed with, if it has failed.
     fn check(&self) -> Result<()> {
         match lock(&self.failure).clone() {
             None => Ok(()),

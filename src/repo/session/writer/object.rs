@@ -65,7 +65,7 @@ impl Writer {
                     .view()
                     .repo()
                     .resources()
-                    .share(u64::from(length))
+                    .reserve(u64::from(length))
                     .await?;
                 let bytes = source.piece(offset, length as usize).await?;
                 if bytes.len() != length as usize {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::Session;
 use crate::base::error::Context;
-use crate::base::resources::Share;
+use crate::base::resources::MemoryPermit;
 use crate::repo::format::blob::{BlobKind, SealedBlob};
 use crate::repo::format::ids::PackId;
 use crate::repo::format::index::segment::PackInfo;
@@ -51,7 +51,7 @@ impl Class {
 }
 
 enum Message {
-    Append(SealedBlob, Option<Share>),
+    Append(SealedBlob, Option<MemoryPermit>),
     Flush(oneshot::Sender<Result<()>>),
     Abandon(oneshot::Sender<()>),
 }
@@ -89,7 +89,7 @@ impl Packers {
         &self,
         class: Class,
         blob: SealedBlob,
-        share: Option<Share>,
+        share: Option<MemoryPermit>,
     ) -> Result<()> {
         let senders = match class {
             Class::Large => &self.large,
@@ -352,7 +352,9 @@ impl OpenPack {
 
     async fn finish(mut self, session: Arc<Session>, kind: BlobKind) -> Result<()> {
         let repo = session.view.repo();
-        let end = repo.vault().seal_directory(kind, &self.id, &self.entries)?;
+        let end = repo
+            .sealer()
+            .seal_directory(kind, &self.id, &self.entries)?;
         let size = self.position + end.len() as u64;
         self.push(&session, end.into()).await?;
         let rest = self.buffer.split().freeze();

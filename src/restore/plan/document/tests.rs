@@ -47,7 +47,7 @@ fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGua
         }],
         load: "9 collections were loaded and load again at the first start".into(),
         notes: vec![],
-        lack: &Lack::default(),
+        lack: &MissingData::default(),
         gc,
         target,
         management: "http://127.0.0.1:9091",
@@ -173,9 +173,9 @@ fn missing_objects_are_told_as_found_and_other_weakenings_as_the_manifest_has_th
         .to_vec(),
         ..body()
     };
-    let found = Lack {
+    let found = MissingData {
         objects: 2,
-        ..Lack::default()
+        ..MissingData::default()
     };
     let told = weakened(&said, &found);
     let codes: Vec<&str> = told.iter().map(|weak| weak.code.as_str()).collect();
@@ -184,5 +184,5 @@ fn missing_objects_are_told_as_found_and_other_weakenings_as_the_manifest_has_th
         [weakening::FILE_RESOURCES, weakening::MISSING_OBJECTS]
     );
     assert!(told[1].message.contains("2 objects"), "{}", told[1].message);
-    assert_eq!(weakened(&said, &Lack::default()).len(), 2);
+    assert_eq!(weakened(&said, &MissingData::default()).len(), 2);
 }

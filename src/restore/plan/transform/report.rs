@@ -6,6 +6,7 @@ use std::fmt;
 use super::{FirstStart, Options, Ttl, Wal};
 use crate::milvus::catalog::{Catalog, Standing};
 use crate::milvus::keys::{Family, LogKind};
+use crate::{Cause, Error, Result};
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +105,32 @@ impl Report {
                 why,
             }),
         }
+    }
+
+    /// Fails when a key of the snapshot was forgotten, or is written twice: of `taken` keys, `written`
+    /// are written.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`]; nothing has been written.
+    pub(super) fn adds_up(&self, taken: usize, written: usize) -> Result<()> {
+        let sum = |wanted: fn(&&Line) -> bool| {
+            let lines = self.table.iter().filter(wanted);
+            lines.map(|line| line.keys).sum::<u64>()
+        };
+        let (all, dropped) = (sum(|_| true), sum(|line| line.action == Action::Drop));
+        let added = self.added.len() as u64;
+        if all == taken as u64 && all + added == dropped + written as u64 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Cause::Failed,
+            format!(
+                "the plan of the keys does not add up: {taken} are in the snapshot, {all} were decided on, \
+                 {dropped} of them dropped, {added} added, and {written} would be written"
+            ),
+        )
+        .with_hint("this is a fault of eyrie: please report it; nothing was written"))
     }
 
     pub(super) fn rewrote(&mut self, what: &'static str, count: usize) {

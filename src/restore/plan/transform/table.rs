@@ -433,14 +433,14 @@ fn compaction(key: &KeyValue) -> Result<Verdict> {
 /// The side of a compaction that lost, and unfinished imports, go with any WAL.
 const fn is_lost(standing: Standing) -> bool {
     use Standing as S;
-    matches!(standing, S::Replaced | S::Awaiting | S::Importing)
+    matches!(standing, S::Compacted | S::Unserved | S::Importing)
 }
 
 const fn reason(standing: Standing) -> &'static str {
     match standing {
         Standing::Growing | Standing::Sealed => "not flushed: their rows are in the old WAL",
         Standing::Importing => "imports do not go on after a restore",
-        Standing::Replaced | Standing::Awaiting => "the other side of a half-done compaction",
+        Standing::Compacted | Standing::Unserved => "the other side of a half-done compaction",
         Standing::Orphan => "of collections or partitions that are gone",
         Standing::Live | Standing::Dropped | Standing::Empty => {
             "dropped: their objects are not in the snapshot"

@@ -22,9 +22,9 @@ async fn revision(etcd: &Etcd) -> i64 {
     etcd.clone().status().await.unwrap().revision
 }
 
-fn names(look: &Look, family: &str) -> usize {
+fn names(read: &MetadataRead, family: &str) -> usize {
     let holds = |kv: &&KeyValue| String::from_utf8_lossy(&kv.key).contains(family);
-    look.keys.iter().filter(holds).count()
+    read.keys.iter().filter(holds).count()
 }
 
 /// A set with as many flushed segments as asked for.
@@ -71,25 +71,25 @@ async fn no_log_is_read_under_the_hold_but_what_was_put_since_the_cut() {
     };
     let barrier = Barrier::at(TIME);
     let since = revision(&etcd).await;
-    let moment = Moment {
+    let cut_point = CutPoint {
         barrier: &barrier,
         cut: CUT,
         since,
     };
-    let look = reader.look(Extent::Deciding).await.unwrap().unwrap();
-    let look = reader.with_logs(look, &moment).await.unwrap().unwrap();
-    assert_eq!(names(&look, "/binlog/"), 0);
-    assert_eq!(names(&look, "/snapshots/"), 0);
-    assert_eq!(names(&look, "/datacoord-meta/s/"), 203);
-    assert!(!look.has_newer(CUT));
-    let whole = reader.whole(look).await.unwrap().unwrap();
+    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
+    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
+    assert_eq!(names(&read, "/binlog/"), 0);
+    assert_eq!(names(&read, "/snapshots/"), 0);
+    assert_eq!(names(&read, "/datacoord-meta/s/"), 203);
+    assert!(!read.has_newer(CUT));
+    let whole = reader.whole(read).await.unwrap().unwrap();
     assert!(names(&whole, "/binlog/") > 1_200);
 
     put(&mut etcd, &newer(&set, 1_000, CUT + 1)).await;
-    let look = reader.look(Extent::Deciding).await.unwrap().unwrap();
-    let look = reader.with_logs(look, &moment).await.unwrap().unwrap();
-    assert_eq!(names(&look, "/binlog/"), 1);
-    assert!(look.has_newer(CUT));
+    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
+    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
+    assert_eq!(names(&read, "/binlog/"), 1);
+    assert!(read.has_newer(CUT));
 }
 
 #[tokio::test]
@@ -110,15 +110,15 @@ async fn an_open_segment_whose_record_has_no_rows_is_known_by_its_logs() {
         version: &set.version,
     };
     let barrier = Barrier::at(TIME);
-    let moment = Moment {
+    let cut_point = CutPoint {
         barrier: &barrier,
         cut: CUT,
         since: revision(&etcd).await,
     };
-    let look = reader.look(Extent::Deciding).await.unwrap().unwrap();
-    assert_eq!(Unsettled::of(&look.catalog, &moment).open, [0; 0]);
-    let look = reader.with_logs(look, &moment).await.unwrap().unwrap();
-    assert_eq!(Unsettled::of(&look.catalog, &moment).open, [2_000]);
+    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
+    assert_eq!(Blockers::of(&read.catalog, &cut_point).open, [0; 0]);
+    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
+    assert_eq!(Blockers::of(&read.catalog, &cut_point).open, [2_000]);
 }
 
 #[tokio::test]
@@ -132,11 +132,11 @@ async fn a_revision_that_etcd_compacted_is_no_anchor() {
         roots: &roots,
         version: &set.version,
     };
-    let look = reader.look(Extent::Deciding).await.unwrap().unwrap();
-    let all = reader.look(Extent::Whole).await.unwrap().unwrap();
+    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
+    let all = reader.read(ReadScope::Everything).await.unwrap().unwrap();
     put(&mut etcd, &newer(&set, 1_000, CUT + 1)).await;
     etcd.compact().await;
-    assert!(reader.whole(look).await.unwrap().is_none());
+    assert!(reader.whole(read).await.unwrap().is_none());
     let revision = all.revision;
     let kept = reader.whole(all).await.unwrap().unwrap();
     assert_eq!(kept.revision, revision, "all of it was read before");

@@ -23,16 +23,16 @@ const IN_FLIGHT: usize = 16;
 
 /// How much is read while writes are denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum ReadScope {
     /// What decides; the rest afterwards, at the same revision.
-    Deciding,
+    CutPoint,
     /// Everything, so that nothing is left to be read at a revision which etcd may have compacted.
-    Whole,
+    Everything,
 }
 
 /// The moment that an anchor is to stand for.
 #[derive(Debug)]
-pub(super) struct Moment<'a> {
+pub(super) struct CutPoint<'a> {
     /// What every channel must have passed.
     pub(super) barrier: &'a Barrier,
     /// The timestamp of the cut.
@@ -44,14 +44,14 @@ pub(super) struct Moment<'a> {
 
 /// Keys at one revision, in byte order, and what they say.
 #[derive(Debug)]
-pub(super) struct Look {
-    pub(super) extent: Extent,
+pub(super) struct MetadataRead {
+    pub(super) scope: ReadScope,
     pub(super) revision: i64,
     pub(super) keys: Vec<KeyValue>,
     pub(super) catalog: Catalog,
 }
 
-impl Look {
+impl MetadataRead {
     /// Whether a segment that may be live has rows or deletes from after `cut`.
     ///
     /// Which side of a compaction is live only the whole anchor can say; here both count.
@@ -59,7 +59,7 @@ impl Look {
         let may_be_live = |segment: &&Segment| {
             matches!(
                 segment.standing,
-                Standing::Live | Standing::Replaced | Standing::Awaiting
+                Standing::Live | Standing::Compacted | Standing::Unserved
             )
         };
         let segments = self.catalog.segments.iter().filter(may_be_live);
@@ -80,13 +80,13 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads what decides, or everything; without logs where `extent` leaves them to
+    /// Reads what decides, or everything; without logs where `scope` leaves them to
     /// [`Reader::with_logs`]. `None` when etcd compacted the revision meanwhile: look again.
-    pub(super) async fn look(&self, extent: Extent) -> Result<Option<Look>> {
+    pub(super) async fn read(&self, scope: ReadScope) -> Result<Option<MetadataRead>> {
         let mut etcd = self.etcd.clone();
-        if extent == Extent::Whole {
+        if scope == ReadScope::Everything {
             let Anchor { revision, keys } = etcd.read_prefix(&self.roots.prefix()).await?;
-            return self.decoded(extent, revision, keys).map(Some);
+            return self.decoded(scope, revision, keys).map(Some);
         }
         let config = format!("{}/config/", self.roots.root);
         let Anchor { revision, mut keys } = etcd.read_prefix(&config).await?;
@@ -96,55 +96,64 @@ impl Reader<'_> {
                 None => return Ok(None),
             }
         }
-        self.decoded(extent, revision, keys).map(Some)
+        self.decoded(scope, revision, keys).map(Some)
     }
 
     /// Adds the logs that decide: those that may be newer than the cut, and those of open segments
     /// whose record has no rows, since it lags behind. `None` when etcd compacted the revision.
-    pub(super) async fn with_logs(&self, look: Look, moment: &Moment<'_>) -> Result<Option<Look>> {
-        if look.extent == Extent::Whole {
-            return Ok(Some(look));
+    pub(super) async fn with_logs(
+        &self,
+        read: MetadataRead,
+        cut_point: &CutPoint<'_>,
+    ) -> Result<Option<MetadataRead>> {
+        if read.scope == ReadScope::Everything {
+            return Ok(Some(read));
         }
-        let revision = look.revision;
+        let revision = read.revision;
         let mut found = Vec::new();
         for prefix in self.prefixes(|family| family.cut() == Cut::RowLog) {
             let mut etcd = self.etcd.clone();
-            match etcd.read_changed(&prefix, revision, moment.since).await? {
+            match etcd
+                .read_changed(&prefix, revision, cut_point.since)
+                .await?
+            {
                 Some(read) => found.extend(read),
                 None => return Ok(None),
             }
         }
-        let doubtful = look.catalog.segments.iter();
-        let doubtful = doubtful.filter(|s| may_be_open_before(s, moment.cut) && s.rows <= 0);
+        let doubtful = read.catalog.segments.iter();
+        let doubtful = doubtful.filter(|s| may_be_open_before(s, cut_point.cut) && s.rows <= 0);
         let prefixes: Vec<String> = doubtful.flat_map(|s| self.logs_of(s.key)).collect();
         let reads = stream::iter(prefixes).map(|prefix| {
             let mut etcd = self.etcd.clone();
             async move { etcd.read_at(&prefix, revision).await }
         });
-        let read: Vec<Option<Vec<KeyValue>>> = reads.buffered(IN_FLIGHT).try_collect().await?;
-        for read in read {
-            match read {
-                Some(read) => found.extend(read),
+        let logs: Vec<Option<Vec<KeyValue>>> = reads.buffered(IN_FLIGHT).try_collect().await?;
+        for logs in logs {
+            match logs {
+                Some(logs) => found.extend(logs),
                 None => return Ok(None),
             }
         }
         if found.is_empty() {
-            return Ok(Some(look));
+            return Ok(Some(read));
         }
-        let mut keys = look.keys;
+        let mut keys = read.keys;
         keys.extend(found);
-        self.decoded(look.extent, revision, keys).map(Some)
+        self.decoded(read.scope, revision, keys).map(Some)
     }
 
-    /// The whole anchor at the revision of a look; `None` when etcd has compacted it.
-    pub(super) async fn whole(&self, look: Look) -> Result<Option<Look>> {
-        if look.extent == Extent::Whole {
-            return Ok(Some(look));
+    /// The whole anchor at the revision of a read; `None` when etcd has compacted it.
+    pub(super) async fn whole(&self, read: MetadataRead) -> Result<Option<MetadataRead>> {
+        if read.scope == ReadScope::Everything {
+            return Ok(Some(read));
         }
-        let revision = look.revision;
+        let revision = read.revision;
         let prefix = self.roots.prefix();
         match self.etcd.clone().read_at(&prefix, revision).await? {
-            Some(keys) => self.decoded(Extent::Whole, revision, keys).map(Some),
+            Some(keys) => self
+                .decoded(ReadScope::Everything, revision, keys)
+                .map(Some),
             None => Ok(None),
         }
     }
@@ -160,11 +169,16 @@ impl Reader<'_> {
         Catalog::decode(self.roots, &keys, self.version)
     }
 
-    fn decoded(&self, extent: Extent, revision: i64, mut keys: Vec<KeyValue>) -> Result<Look> {
+    fn decoded(
+        &self,
+        scope: ReadScope,
+        revision: i64,
+        mut keys: Vec<KeyValue>,
+    ) -> Result<MetadataRead> {
         sort(&mut keys);
         let catalog = Catalog::decode(self.roots, &keys, self.version)?;
-        Ok(Look {
-            extent,
+        Ok(MetadataRead {
+            scope,
             revision,
             keys,
             catalog,
@@ -194,18 +208,18 @@ fn sort(keys: &mut Vec<KeyValue>) {
 
 /// Why an anchor cannot be taken yet, or at all.
 #[derive(Debug)]
-pub(super) struct Unsettled {
+pub(super) struct Blockers {
     pub(super) refusals: Vec<Refusal>,
     pub(super) lagging: Vec<Lag>,
     pub(super) open: Vec<i64>,
 }
 
-impl Unsettled {
-    pub(super) fn of(catalog: &Catalog, moment: &Moment<'_>) -> Self {
+impl Blockers {
+    pub(super) fn of(catalog: &Catalog, cut_point: &CutPoint<'_>) -> Self {
         Self {
             refusals: catalog.refusals(),
-            lagging: lagging(catalog, moment.barrier, moment.cut),
-            open: open_before(catalog, moment.cut),
+            lagging: lagging(catalog, cut_point.barrier, cut_point.cut),
+            open: open_before(catalog, cut_point.cut),
         }
     }
 
@@ -280,5 +294,5 @@ pub(super) fn lagging(catalog: &Catalog, barrier: &Barrier, cut: u64) -> Vec<Lag
 }
 
 #[cfg(test)]
-#[path = "deciding_tests.rs"]
+#[path = "metadata_tests.rs"]
 mod tests;

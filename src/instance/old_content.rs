@@ -8,9 +8,9 @@ use crate::{Error, Result, Side};
 /// Where a directory's old content waits until it is removed at the very end.
 const ASIDE: &str = ".eyrie-replaced";
 
-/// What to move aside.
+/// Part to move aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Part {
     /// Everything that is in the directory.
     All,
     /// `member`, the data of an etcd.
@@ -22,9 +22,9 @@ pub(crate) fn place(directory: &Path) -> PathBuf {
     directory.join(ASIDE)
 }
 
-/// Moves what is in `directory` aside. What was moved before stays there, so that an interrupted
+/// Moves what is in `directory` aside. Part was moved before stays there, so that an interrupted
 /// call can be repeated.
-pub(crate) fn put(directory: &Path, what: What) -> Result<()> {
+pub(crate) fn move_aside(directory: &Path, what: Part) -> Result<()> {
     if !directory.is_dir() {
         return Ok(());
     }
@@ -34,8 +34,8 @@ pub(crate) fn put(directory: &Path, what: What) -> Result<()> {
         let entry = entry.map_err(moving)?;
         let name = entry.file_name();
         let wanted = match what {
-            What::All => name != ASIDE,
-            What::Member => name == MEMBER,
+            Part::All => name != ASIDE,
+            Part::Member => name == MEMBER,
         };
         if !wanted {
             continue;
@@ -82,15 +82,15 @@ mod tests {
     fn content_moves_aside_repeatedly_and_goes_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        put(&root.join("none"), What::All).unwrap();
+        move_aside(&root.join("none"), Part::All).unwrap();
         for _ in 0..2 {
             std::fs::write(root.join("000001.log"), "x").unwrap();
-            put(root, What::All).unwrap();
+            move_aside(root, Part::All).unwrap();
             assert!(!root.join("000001.log").exists());
         }
         assert_eq!(std::fs::read_dir(place(root)).unwrap().count(), 2);
         std::fs::write(root.join("new"), "y").unwrap();
-        put(root, What::Member).unwrap();
+        move_aside(root, Part::Member).unwrap();
         remove(root).unwrap();
         remove(root).unwrap();
         let left: Vec<_> = std::fs::read_dir(root)

@@ -45,12 +45,12 @@ impl Keyring {
 
 /// An opened keyring with the id of its repository: seals, opens and names.
 #[derive(Debug)]
-pub(crate) struct Vault {
+pub(crate) struct Sealer {
     pub(crate) repository: RepositoryId,
     pub(crate) ring: Keyring,
 }
 
-impl Vault {
+impl Sealer {
     /// The key that new data is sealed under, with its epoch.
     pub(crate) fn current(&self) -> Result<(u16, &Key)> {
         self.ring

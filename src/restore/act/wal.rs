@@ -10,8 +10,8 @@ use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::instance::aside::{self, What};
-use crate::instance::owner::Owner;
+use crate::instance::old_content::{self, Part};
+use crate::instance::ownership::Owner;
 use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::restore::plan::inputs::WalFacts;
 use crate::snapshot::Snapshot;
@@ -24,12 +24,12 @@ use crate::{Cause, Result, Side};
 
 /// The queue of a target, as far as it is in directories of this host.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Queue {
+pub(crate) struct WalDirectories {
     /// Its directories, for rocksmq messages and positions.
     pub(crate) directories: Vec<PathBuf>,
 }
 
-impl Queue {
+impl WalDirectories {
     /// The queue in the directories that were found.
     pub(crate) fn new(found: &WalFacts) -> Self {
         let paths = found.directories.iter().map(|(path, _)| path.clone());
@@ -42,14 +42,14 @@ impl Queue {
     pub(crate) fn put_aside(&self) -> Result<()> {
         self.directories
             .iter()
-            .try_for_each(|directory| aside::put(directory, What::All))
+            .try_for_each(|directory| old_content::move_aside(directory, Part::All))
     }
 
     /// Removes the old queue.
     pub(crate) fn remove_aside(&self) -> Result<()> {
         self.directories
             .iter()
-            .try_for_each(|directory| aside::remove(directory))
+            .try_for_each(|directory| old_content::remove(directory))
     }
 
     /// Writes the files of the captured queue and reads them back.

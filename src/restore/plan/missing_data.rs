@@ -139,7 +139,7 @@ fn counted(n: u64, one: &str, many: &str) -> String {
 
 /// Everything that a snapshot lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingData {
     /// By collection and outcome.
     pub lacking: Vec<Lacking>,
     /// Builds that Milvus is to make again: their keys are not written.
@@ -148,7 +148,7 @@ pub struct Lack {
     pub objects: u64,
 }
 
-impl Lack {
+impl MissingData {
     /// Compares the snapshot's objects with what its anchor requires. The object map is read only
     /// when the manifest says that something is missing, or when the numbers differ.
     ///
@@ -288,10 +288,10 @@ impl<'a> Sums<'a> {
         }
     }
 
-    fn finish(mut self) -> Lack {
+    fn finish(mut self) -> MissingData {
         self.end_segment();
         let lacking = self.totals.iter();
-        Lack {
+        MissingData {
             lacking: lacking
                 .map(|((collection, outcome), sum)| sum.told(self.catalog, *collection, *outcome))
                 .collect(),
@@ -406,5 +406,5 @@ fn way_out(outcome: Outcome, partitions: &[String]) -> String {
 }
 
 #[cfg(test)]
-#[path = "lacking_tests.rs"]
+#[path = "missing_data_tests.rs"]
 mod tests;
