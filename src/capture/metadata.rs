@@ -88,10 +88,11 @@ impl Reader<'_> {
             let Anchor { revision, keys } = etcd.read_prefix(&self.roots.prefix()).await?;
             return self.decoded(scope, revision, keys).map(Some);
         }
-        let config = format!("{}/config/", self.roots.root);
-        let Anchor { revision, mut keys } = etcd.read_prefix(&config).await?;
-        for prefix in self.prefixes(|family| family.cut() == Cut::Decides) {
-            match etcd.read_at(&prefix, revision).await? {
+        let mut prefixes = self.prefixes(|family| family.columns().cut == Cut::Holds);
+        prefixes.extend(self.prefixes(|family| family.columns().cut == Cut::Decides));
+        let Anchor { revision, mut keys } = etcd.read_prefix(&prefixes[0]).await?;
+        for prefix in &prefixes[1..] {
+            match etcd.read_at(prefix, revision).await? {
                 Some(read) => keys.extend(read),
                 None => return Ok(None),
             }
@@ -111,7 +112,7 @@ impl Reader<'_> {
         }
         let revision = read.revision;
         let mut found = Vec::new();
-        for prefix in self.prefixes(|family| family.cut() == Cut::RowLog) {
+        for prefix in self.prefixes(|family| family.columns().cut == Cut::RowLog) {
             let mut etcd = self.etcd.clone();
             match etcd
                 .read_changed(&prefix, revision, cut_point.since)
@@ -158,12 +159,25 @@ impl Reader<'_> {
         }
     }
 
-    /// Decodes databases, collections, and the keys of `families`; not at one revision.
+    /// Decodes databases, collections, and the keys of `families`.
     pub(super) async fn part(&self, families: impl Fn(Family) -> bool) -> Result<Catalog> {
         let mut keys = Vec::new();
         let always = |family| matches!(family, Family::Database) || Family::is_collection(family);
+        let mut revision = None;
         for prefix in self.prefixes(|family| always(family) || families(family)) {
-            keys.extend(self.etcd.clone().read_prefix(&prefix).await?.keys);
+            let mut etcd = self.etcd.clone();
+            // At one revision, unless etcd has compacted it meanwhile.
+            let at = match revision {
+                Some(revision) => etcd.read_at(&prefix, revision).await?,
+                None => None,
+            };
+            if let Some(read) = at {
+                keys.extend(read);
+            } else {
+                let read = etcd.read_prefix(&prefix).await?;
+                revision = Some(read.revision);
+                keys.extend(read.keys);
+            }
         }
         sort(&mut keys);
         Catalog::decode(self.roots, &keys, self.version)
@@ -195,7 +209,8 @@ impl Reader<'_> {
 
     /// Where the logs of a segment are.
     fn logs_of(&self, key: SegmentKey) -> Vec<String> {
-        let logs = self.prefixes(|family| matches!(family.cut(), Cut::RowLog | Cut::OtherLog));
+        let logs =
+            self.prefixes(|family| matches!(family.columns().cut, Cut::RowLog | Cut::OtherLog));
         let place = format!("{}/{}/{}/", key.collection, key.partition, key.segment);
         logs.into_iter().map(|prefix| prefix + &place).collect()
     }

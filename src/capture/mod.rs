@@ -43,7 +43,7 @@ use crate::base::progress::SharedProgress;
 use crate::base::resources::Resources;
 use crate::config::Instance;
 use crate::instance::holds::Holds;
-use crate::instance::methods::CaptureMethod;
+use crate::instance::methods::{CaptureMethod, Ended};
 use crate::repo::Repository;
 use crate::snapshot::{Body, Mode};
 
@@ -131,15 +131,8 @@ pub async fn capture(
     options: &Options,
 ) -> Result<Captured> {
     let mut holds = Holds::default();
-    let method = &*options.method;
-    // What a process left that was killed.
-    context.cancel.run(method.release()).await?;
     let outcome = attempt(context, repository, options, &mut holds).await;
     release(context, &mut holds).await;
-    let released = context.cancel.in_order(Turn::Last, method.release()).await;
-    if let Some(Err(error)) = released {
-        warn!(error = %error.chain(), "what the capture method took was not released; the next capture tries again");
-    }
     let (captured, held) = outcome?;
     if let Some(running) = held {
         tokio::select! {
@@ -176,13 +169,18 @@ async fn attempt(
     let mut begun = Box::pin(cancel.run(planned)).await?;
     let begins = cancel.in_order(Turn::First, begun.writer(context, repository));
     let writer = begins.await.unwrap_or_else(|| Err(cancel.error()))?;
-    let work = protocol::prepare(context, options, holds, &mut begun, &writer);
+    let method = &*options.method;
+    let work = async {
+        // What a process left that was killed.
+        protocol::end_method(method, Ended::GivenUp).await;
+        protocol::prepare(context, options, holds, &mut begun, &writer).await
+    };
     match Box::pin(cancel.run(work)).await {
         // Nothing is cut short any more, unless the store does not answer: who is told 130 may rely on
         // it that there is no snapshot, or is told that it is not known.
         Ok(prepared) => {
             let committed = cancel
-                .in_order(Turn::First, Box::pin(prepared.commit(writer)))
+                .in_order(Turn::First, Box::pin(prepared.commit(writer, method)))
                 .await;
             committed.unwrap_or_else(|| Err(protocol::unknown(&cancel.error())))
         }
@@ -190,7 +188,7 @@ async fn attempt(
             // Clients wait for the holds: they do not wait for the repository.
             tokio::join!(
                 release(context, holds),
-                cancel.in_order(Turn::Last, protocol::give_up(writer)),
+                cancel.in_order(Turn::Last, protocol::give_up(writer, method)),
             );
             Err(error)
         }

@@ -140,7 +140,7 @@ impl Capturer<'_> {
         if let Some(entry) = known
             && entry.content.size() == size
             && describes(&entry, &named)
-            && self.is_kept(&entry.content)
+            && self.is_kept(&entry.content).await?
         {
             return Ok(One::Known(object, entry));
         }
@@ -185,11 +185,11 @@ impl Capturer<'_> {
     }
 
     /// Whether what a snapshot before this holds of an object need not be captured again.
-    fn is_kept(&self, content: &Content) -> bool {
-        match content {
-            Content::Object { pieces, .. } => self.writer.contains(pieces),
-            Content::External { .. } => true,
-            Content::None => false,
+    async fn is_kept(&self, content: &Content) -> Result<bool> {
+        match (content, self.method.pins()) {
+            (Content::Object { pieces, .. }, _) => Ok(self.writer.contains(pieces)),
+            (Content::External { pin, .. }, Some(pins)) => pins.verify(pin).await,
+            (Content::External { .. }, None) | (Content::None, _) => Ok(false),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::base::error::Context as _;
 use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
+use crate::instance::methods::{CaptureMethod, Ended};
 use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
 use crate::snapshot::{ANCHOR_ROOT, Body, Mode, OBJECTS_ROOT, WAL_ROOT, WalState};
 use crate::{Cause, Error, Result, Side};
@@ -33,15 +34,20 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Commits; gives the Milvus whose writes were held beside what was captured.
-    pub(super) async fn commit(self, writer: Writer) -> Result<(Captured, Option<Running>)> {
+    pub(super) async fn commit(
+        self,
+        writer: Writer,
+        method: &dyn CaptureMethod,
+    ) -> Result<(Captured, Option<Running>)> {
         let manifest = match writer.commit(self.draft).await {
             Ok(manifest) => manifest,
             Err(error) => {
-                give_up(writer).await;
+                give_up(writer, method).await;
                 return Err(error);
             }
         };
         info!(snapshot = %manifest.snapshot, "committed");
+        end_method(method, Ended::Committed).await;
         if let Err(error) = writer.finish().await {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
         }
@@ -56,8 +62,16 @@ pub(super) fn unknown(stopped: &Error) -> Error {
     Error::new(stopped.cause(), message).with_hint("eyrie snapshots tells")
 }
 
+/// Lets the capture method end what it took. What it cannot end is left for the next capture.
+pub(super) async fn end_method(method: &dyn CaptureMethod, ended: Ended) {
+    if let Err(error) = method.release(ended).await {
+        warn!(error = %error.chain(), "what the capture method took was not released; the next capture tries again");
+    }
+}
+
 /// Ends a session of which nothing is kept.
-pub(super) async fn give_up(writer: Writer) {
+pub(super) async fn give_up(writer: Writer, method: &dyn CaptureMethod) {
+    end_method(method, Ended::GivenUp).await;
     if let Err(error) = writer.abort().await {
         warn!(error = %error.chain(), "the writer session was not ended in order; its lease runs out");
     }
@@ -90,8 +104,8 @@ pub(super) async fn begin(
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
     let planned = Box::pin(plan(context, options, previous.as_ref())).await?;
     // What another method captured says nothing of what this one has to.
-    let same = |body: &Body| body.method == options.method.method();
-    let known = parent.filter(|_| previous.as_ref().is_some_and(same));
+    let method = options.method.method().word();
+    let known = parent.filter(|parent| parent.body["method"] == method);
     repository
         .wait_for_other_writers(&context.instance.name)
         .await?;

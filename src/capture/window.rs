@@ -440,7 +440,7 @@ impl Window<'_> {
         let inventory = self.running.client.inventory().await?;
         let catalog = self
             .reader
-            .part(|family| family.view() == View::Shown)
+            .part(|family| family.columns().view == View::Shown)
             .await?;
         Ok(view::differences(&inventory, &catalog))
     }

@@ -194,11 +194,13 @@ pub struct TlsSection {
     pub enabled: Option<bool>,
     /// Certificates to trust, PEM; the system's when not set.
     pub ca_file: Option<PathBuf>,
-    /// A client certificate, PEM.
+    /// A client certificate, PEM; not for S3, which knows its callers by their keys.
     pub cert_file: Option<PathBuf>,
     /// The client certificate's key, PEM.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate is checked against, where it is not the host name.
+    /// The name that the server's certificate is for, where it is not the host name. With S3 a
+    /// certificate for the host name is accepted too. That of `instance.milvus` holds for the
+    /// management port as well, unless that is on a host of another name.
     pub server_name: Option<String>,
 }
 

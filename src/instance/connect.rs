@@ -1,5 +1,6 @@
 //! Opens what the configuration names: etcd, Milvus, the object layer, a repository's store.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -158,7 +159,24 @@ pub async fn milvus_at(
 ///
 /// [`Cause::Invalid`] when the address or a certificate is not usable.
 pub fn management(milvus: &config::MilvusEndpoint, side: Side) -> Result<Management> {
-    Management::new(&milvus.management, milvus_tls(&milvus.tls)?.as_ref(), side)
+    let mut tls = milvus_tls(&milvus.tls)?;
+    let (proxy, own) = (host(&milvus.address), host(&milvus.management));
+    if let Some(tls) = tls
+        .as_mut()
+        .filter(|_| own != proxy && own.parse::<IpAddr>().is_err())
+    {
+        // A host of its own has a certificate for its own name.
+        tls.server_name = None;
+    }
+    Management::new(&milvus.management, tls.as_ref(), side)
+}
+
+/// The host of `http://host:port` or `host:port`.
+fn host(address: &str) -> &str {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let bare = bare.split('/').next().unwrap_or(bare);
+    let host = bare.rsplit_once(':').map_or(bare, |(host, _)| host);
+    host.trim_matches(['[', ']'])
 }
 
 fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
@@ -217,6 +235,7 @@ pub async fn repository_store(
             );
             Side::Repository
                 .error(Cause::Absent, message)
+                .with_source(error)
                 .with_hint("is its volume mounted? otherwise `eyrie init` makes a repository")
         })
 }
@@ -256,4 +275,21 @@ pub async fn repository(
         None => Unlock::None,
     };
     Repository::open(store, unlock, resources, env).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host;
+
+    #[test]
+    fn the_host_of_an_address() {
+        for (address, expected) in [
+            ("localhost:19530", "localhost"),
+            ("https://milvus.internal:9091/x", "milvus.internal"),
+            ("http://[::1]:9091", "::1"),
+            ("10.0.0.1:9091", "10.0.0.1"),
+        ] {
+            assert_eq!(host(address), expected, "{address}");
+        }
+    }
 }

@@ -166,7 +166,7 @@ impl Repository {
             Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
         let (repository, encrypted) = (unproven.config.repository, unproven.config.encrypted);
         check_unlock(encrypted, &unlock, &location)?;
-        let names = list(&store, StoredFile::Key.directory()).await?;
+        let names = list(&store, StoredFile::Key.row().directory).await?;
         let master = find_master(&store, resources, &names, repository, unlock, &location).await?;
         let ring_name = names
             .iter()
@@ -223,9 +223,9 @@ impl Repository {
             Err(error) if error.cause() == Cause::NotFound => {}
             Err(error) => return Err(error.context(format!("look for a repository at {location}"))),
         }
-        let bars = |file: &&StoredFile| file.bars_init() && !file.directory().is_empty();
+        let bars = |file: &&StoredFile| file.row().bars_init && !file.row().directory.is_empty();
         for file in StoredFile::ALL.iter().filter(bars) {
-            let prefix = file.directory();
+            let prefix = file.row().directory;
             if store
                 .list(prefix, ListOptions::default())
                 .try_next()
@@ -379,7 +379,7 @@ impl Repository {
 
     /// The ids of the files of one kind; other names in its directory are foreign and left out.
     pub(crate) async fn list_ids<T: FromStr>(&self, file: StoredFile) -> Result<Vec<T>> {
-        let metas = self.list(file.directory()).await?;
+        let metas = self.list(file.row().directory).await?;
         let ids = metas.iter().filter_map(|meta| file.id(meta.key.as_str()));
         Ok(ids.filter_map(|id| id.parse().ok()).collect())
     }

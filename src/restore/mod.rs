@@ -14,7 +14,7 @@ use serde::Serialize;
 
 pub use context::Context;
 pub use options::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
-pub use plan::document::RestorePlan;
+pub use plan::document::{KeyChange, RestorePlan};
 pub use plan::marker::Stage;
 pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 

@@ -82,12 +82,13 @@ impl Snapshot {
         }
     }
 
-    /// Whether a pinned object is still where it was; one in the repository is not looked for.
+    /// Whether an object is still where it was pinned; true for one in the repository, which is not
+    /// looked for.
     ///
     /// # Errors
     ///
     /// What keeps it from being told.
-    pub(crate) async fn is_pinned(&self, item: &Item) -> Result<bool> {
+    pub(crate) async fn is_in_place(&self, item: &Item) -> Result<bool> {
         match &item.bytes {
             Place::Pieces(_) => Ok(true),
             Place::Pin(pin) => self.pins(item)?.verify(pin).await,

@@ -11,7 +11,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::repo::{KeyRange, Manifest, Map, View};
-use crate::{Cause, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
 pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
@@ -124,10 +124,11 @@ impl Body {
         };
         let body: Self = serde_json::from_value(manifest.body.clone())
             .map_err(|error| newer().with_source(error))?;
-        match body.method.open() {
-            Ok(_) => Ok(body),
-            Err(why) => Err(newer().with_source(why)),
+        if body.method.open().is_ok() {
+            return Ok(body);
         }
+        let why = format!("its objects were captured by {}", body.method);
+        Err(newer().with_source(Error::new(Cause::NewerFormat, why)))
     }
 
     /// Where the instance kept its keys.

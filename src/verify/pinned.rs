@@ -1,18 +1,20 @@
 //! Whether the objects that a capture method left where they were are still there.
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::{Level, damaged};
-use crate::base::text::cut;
 use crate::repo::Damage;
 use crate::snapshot::Snapshot;
-use crate::snapshot::items::Which;
+use crate::snapshot::items::{Item, Which};
 use crate::{Cause, Result};
+
+/// Objects that are looked at at once.
+const AT_ONCE: usize = 16;
 
 /// Objects that are named for each snapshot; the rest are counted.
 const NAMED: usize = 20;
 
-/// What is lost of the pinned objects of one snapshot; at [`Level::Bytes`] each is read.
+/// What is lost of the pinned objects of one snapshot; at [`Level::Bytes`] each is read, whatever the sample.
 ///
 /// # Errors
 ///
@@ -21,19 +23,38 @@ pub(super) async fn lost(snapshot: &Snapshot, level: Level) -> Result<Vec<Damage
     if snapshot.method.pins().is_none() {
         return Ok(Vec::new());
     }
-    let mut lost = Vec::new();
-    let mut items = snapshot.items(Which::Objects);
-    while let Some(item) = items.try_next().await? {
-        if !snapshot.is_pinned(&item).await? {
-            lost.push(format!("{} is not where it was pinned any more", item.key));
-        } else if level == Level::Bytes && item.is_pinned() {
-            match snapshot.prove(&item).await {
-                Err(error) if error.cause() == Cause::Damage => lost.push(error.chain()),
-                proved => proved?,
-            }
+    let mut looked = snapshot
+        .items(Which::Objects)
+        .map(|item| async { fault(snapshot, &item?, level).await })
+        .buffered(AT_ONCE);
+    let (mut named, mut more) = (Vec::new(), 0_u64);
+    while let Some(fault) = looked.try_next().await? {
+        match fault {
+            Some(what) if named.len() < NAMED => named.push(what),
+            Some(_) => more += 1,
+            None => {}
         }
     }
-    let more = |more| format!("{more} more pinned objects are lost or changed");
-    let told = cut(lost, NAMED, more).into_iter();
-    Ok(told.map(|what| damaged(&snapshot.manifest, what)).collect())
+    if more > 0 {
+        named.push(format!("{more} more pinned objects are lost or changed"));
+    }
+    let damage = named.into_iter();
+    Ok(damage
+        .map(|what| damaged(&snapshot.manifest, what))
+        .collect())
+}
+
+/// What is wrong with one object, if it is a pinned one.
+async fn fault(snapshot: &Snapshot, item: &Item, level: Level) -> Result<Option<String>> {
+    if !snapshot.is_in_place(item).await? {
+        let what = format!("{} is not where it was pinned any more", item.key);
+        return Ok(Some(what));
+    }
+    if level == Level::Bytes && item.is_pinned() {
+        return match snapshot.prove(item).await {
+            Err(error) if error.cause() == Cause::Damage => Ok(Some(error.chain())),
+            proved => proved.map(|()| None),
+        };
+    }
+    Ok(None)
 }

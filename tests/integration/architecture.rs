@@ -54,6 +54,14 @@ fn no_room_uses_a_higher_one() {
     let sources = Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let wrong = sources.upward();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let page = include_str!("../../docs/architecture.md");
+    let rooms = ROOMS.iter().copied().flatten();
+    for room in rooms.filter(|room| !["lib", "main"].contains(*room)) {
+        assert!(
+            page.contains(&format!("`{room}/`")),
+            "the page lacks {room}"
+        );
+    }
 }
 
 #[test]
@@ -75,15 +83,21 @@ fn a_use_of_a_higher_room_and_a_circle_are_found() {
         "lib.rs",
         "mod base; mod repo; mod snapshot; mod store; pub use base::error::Error;",
     );
-    write("base/mod.rs", "pub mod error;");
+    write("base/mod.rs", "pub mod error; mod lock; mod text;");
     // In a macro, through a re-export.
     write(
         "base/error.rs",
         "pub struct Error; fn f() { dbg!(crate::store::open()) }",
     );
+    // By a glob, handed on, and as what a macro made.
+    write(
+        "base/text.rs",
+        "use crate::store::*; pub use crate::snapshot::Snapshot;",
+    );
+    write("base/lock.rs", "fn f(_: crate::repo::Made) {}");
     write("store/mod.rs", "mod s3; pub use s3::open;");
     write("store/s3.rs", "pub fn open() {} use crate::Error;");
-    write("repo/mod.rs", "mod format; mod session;");
+    write("repo/mod.rs", "mod format; mod session; make!(Made);");
     write(
         "repo/format.rs",
         "use super::session::Lease; pub struct Pack(Lease);",
@@ -107,6 +121,9 @@ fn a_use_of_a_higher_room_and_a_circle_are_found() {
         upward,
         [
             "base/error.rs uses store/s3.rs: base stands below store",
+            "base/lock.rs uses repo/mod.rs: base stands below repo",
+            "base/text.rs uses snapshot/mod.rs: base stands below snapshot",
+            "base/text.rs uses store/mod.rs: base stands below store",
             "repo/format.rs uses repo/session.rs: format stands below session",
         ]
     );
@@ -129,8 +146,12 @@ struct Module {
     /// What `use` brings in: the name here, and the path as written.
     brings: BTreeMap<String, Name>,
     globs: Vec<Name>,
+    /// Modules that a glob brings in whole.
+    whole: Vec<Name>,
     /// Paths that are used, as they are written.
     mentions: Vec<Name>,
+    /// Paths that are handed on: no use in a circle, but one of a room.
+    handed_on: Vec<Name>,
 }
 
 /// The modules of a crate, without its tests.
@@ -223,9 +244,12 @@ impl Sources {
                     self.resolve(&here, &path, depth + 1)
                 }),
             };
-            match brought? {
-                Found::Module(module) => here = module,
-                item @ Found::Item(_) => return Some(item),
+            match brought {
+                Some(Found::Module(module)) => here = module,
+                Some(item @ Found::Item(_)) => return Some(item),
+                // What a macro defines is not in the syntax tree: it is of the module that was named.
+                None if module.brings.contains_key(name) => return None,
+                None => return Some(Found::Item(here)),
             }
         }
         Some(Found::Module(here))
@@ -237,14 +261,20 @@ impl Sources {
         self.0.contains_key(&below) || module.brings.contains_key(name)
     }
 
-    /// Which file uses which.
-    fn uses(&self) -> BTreeMap<&Path, BTreeSet<&Path>> {
+    /// Which file uses which; with `all`, also what it hands on.
+    fn uses(&self, all: bool) -> BTreeMap<&Path, BTreeSet<&Path>> {
         let mut uses: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
         for (at, module) in &self.0 {
             let own = uses.entry(&module.file).or_default();
-            for path in &module.mentions {
+            let handed_on = module.handed_on.iter().filter(|_| all);
+            for path in module.mentions.iter().chain(handed_on) {
                 if let Some(file) = self.definition(at, path, 0) {
                     own.insert(file);
+                }
+            }
+            for path in &module.whole {
+                if let Some(Found::Module(whole)) = self.resolve(at, path, 0) {
+                    own.insert(&self.0[&whole].file);
                 }
             }
             own.remove(&*module.file);
@@ -254,7 +284,7 @@ impl Sources {
 
     fn upward(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (file, used) in self.uses() {
+        for (file, used) in self.uses(true) {
             for other in used {
                 let (from, to) = (part(file, 0), part(other, 0));
                 let (order, from, to) = if from == to {
@@ -289,7 +319,7 @@ impl Sources {
     /// Files that use each other, directly or through others. What the modules around a file define
     /// is the file's own: using it makes no circle.
     fn circles(&self) -> Vec<String> {
-        let mut uses = self.uses();
+        let mut uses = self.uses(false);
         for (file, used) in &mut uses {
             used.retain(|other| !is_around(other, file));
         }
@@ -356,11 +386,17 @@ fn is_test(item: &syn::Item) -> bool {
     else {
         return false;
     };
+    is_for_tests(attrs)
+}
+
+fn is_for_tests(attrs: &[syn::Attribute]) -> bool {
     attrs.iter().any(|attribute| {
         let syn::Meta::List(list) = &attribute.meta else {
             return false;
         };
-        list.path.is_ident("cfg") && list.tokens.to_string().contains("test")
+        let condition = list.tokens.to_string();
+        let test = ["test", "any (test , feature = \"testing\")"];
+        list.path.is_ident("cfg") && test.contains(&&*condition)
     })
 }
 
@@ -396,7 +432,10 @@ impl Reader {
         match tree {
             syn::UseTree::Path(path) => self.tree(&with(&path.ident), &path.tree),
             syn::UseTree::Group(group) => group.items.iter().for_each(|t| self.tree(before, t)),
-            syn::UseTree::Glob(_) => self.module.globs.push(before.clone()),
+            syn::UseTree::Glob(_) => {
+                self.module.globs.push(before.clone());
+                self.module.whole.push(before.clone());
+            }
             syn::UseTree::Name(name) if name.ident == "self" => {
                 self.bring(before.last().unwrap().clone(), before.clone());
             }
@@ -406,7 +445,9 @@ impl Reader {
     }
 
     fn bring(&mut self, name: String, path: Name) {
-        if !self.hands_on {
+        if self.hands_on {
+            self.module.handed_on.push(path.clone());
+        } else {
             self.module.mentions.push(path.clone());
         }
         self.module.brings.insert(name, path);
@@ -461,8 +502,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_impl_item(&mut self, item: &'ast syn::ImplItem) {
-        let test = matches!(item, syn::ImplItem::Fn(f) if f.attrs.iter().any(|a| a.path().is_ident("cfg")));
-        if !test {
+        if !matches!(item, syn::ImplItem::Fn(function) if is_for_tests(&function.attrs)) {
             syn::visit::visit_impl_item(self, item);
         }
     }

@@ -7,7 +7,7 @@ use eyrie::cli::commands::verify;
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
 use eyrie::instance::methods::Method;
-use eyrie::snapshot::Mode;
+use eyrie::snapshot::{FlushRecord, Mode};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {
@@ -322,7 +322,7 @@ fn show_looks() {
             proven: false,
             straddling: vec!["insert_log/444/445/446/100/449".into()],
         },
-        flush: Some(ShownFlush {
+        flush: Some(FlushRecord {
             shape: "Instance/Plain".into(),
             timestamp: 470_654_271_533_613_077,
             attempts: 2,
@@ -457,7 +457,7 @@ fn restore_looks() {
         etcd_keys: 715,
         wal: "reset".into(),
         expected_ms: Some(45_000),
-        transforms: vec![Rewrite {
+        transforms: vec![KeyChange {
             family: "channel-cp".into(),
             action: "rewrite".into(),
             keys: 26,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import threading
 
@@ -36,7 +37,12 @@ def _start(port: int, listening: ssl.SSLContext | None, calling: ssl.SSLContext 
         except OSError:
             pass
         finally:
-            writer.close()
+            # TLS has no half-closed connections.
+            if writer.can_write_eof():
+                with contextlib.suppress(OSError):
+                    writer.write_eof()
+            else:
+                writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -45,6 +51,8 @@ def _start(port: int, listening: ssl.SSLContext | None, calling: ssl.SSLContext 
             writer.close()
             return
         await asyncio.gather(pass_on(reader, to_server[1]), pass_on(to_server[0], writer))
+        for end in (to_server[1], writer):
+            end.close()
 
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", own, ssl=listening)

@@ -82,10 +82,7 @@ fn document(
 }
 
 fn notes(made: &Repository, findings: Option<&Findings>) -> Vec<Note> {
-    let note = |kind: &str, what: &str| Note {
-        kind: kind.to_owned(),
-        what: what.to_owned(),
-    };
+    let note = Note::new;
     let mut notes = vec![if made.encrypted() {
         note(
             "keep-passphrase",

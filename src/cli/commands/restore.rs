@@ -8,8 +8,7 @@ use crate::base::text::Bytes;
 use crate::base::weakening;
 use crate::cli::context::Context;
 use crate::cli::documents::{
-    self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Rewrite,
-    Weakening,
+    self, DestroyedDocument, HexId, Note, PlanStep, RestoreDocument, RestorePlanDocument, Weakening,
 };
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
@@ -184,7 +183,10 @@ fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
 }
 
 fn notes(plan: &RestorePlan) -> Vec<Note> {
-    plan.notes.iter().map(|what| note("plan", what)).collect()
+    plan.notes
+        .iter()
+        .map(|what| Note::new("plan", what))
+        .collect()
 }
 
 fn weakening(weak: &weakening::Weakening, accept: &[String]) -> Weakening {
@@ -196,13 +198,6 @@ fn weakening(weak: &weakening::Weakening, accept: &[String]) -> Weakening {
     Weakening::new(&weak.code, what, accept)
 }
 
-fn note(kind: &str, what: &str) -> Note {
-    Note {
-        kind: kind.to_owned(),
-        what: what.to_owned(),
-    }
-}
-
 fn plan_document(plan: &RestorePlan, accept: &[String]) -> RestorePlanDocument {
     RestorePlanDocument {
         snapshot: HexId(plan.snapshot.clone()),
@@ -212,16 +207,7 @@ fn plan_document(plan: &RestorePlan, accept: &[String]) -> RestorePlanDocument {
         etcd_keys: plan.etcd_keys,
         wal: plan.wal.state.clone(),
         expected_ms: Some(plan.expected.seconds.saturating_mul(1000)),
-        transforms: plan
-            .changes
-            .iter()
-            .map(|change| Rewrite {
-                family: change.family.clone(),
-                action: change.action.clone(),
-                keys: change.keys,
-                why: change.why.clone(),
-            })
-            .collect(),
+        transforms: plan.changes.clone(),
         destroys: plan
             .wipes
             .iter()

@@ -13,8 +13,7 @@ use crate::base::text::Bytes;
 use crate::base::weakening;
 use crate::cli::context::Context;
 use crate::cli::documents::{
-    self, ShowDocument, ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad,
-    Time,
+    self, ShowDocument, ShownCollection, ShownCut, ShownHold, ShownIndex, ShownLoad, Time,
 };
 use crate::cli::output::{Column, Page, Render, count};
 use crate::cli::stored::Stored;
@@ -100,12 +99,7 @@ fn document(
         write_hold_ms: body.write_hold_ms,
         asked_mode: body.asked_mode,
         cut: cut(&body.cut),
-        flush: body.flush.as_ref().map(|flush| ShownFlush {
-            shape: flush.shape.clone(),
-            timestamp: flush.timestamp,
-            attempts: flush.attempts,
-            duration_ms: flush.duration_ms,
-        }),
+        flush: body.flush.clone(),
         holds: holds(body),
         databases: catalog.databases.values().map(|d| d.name.clone()).collect(),
         catalog: shown,

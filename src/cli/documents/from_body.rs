@@ -30,11 +30,8 @@ pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
 /// The notes of a snapshot.
 #[must_use]
 pub fn notes(body: &Body) -> Vec<Note> {
-    let note = |what: &String| Note {
-        kind: "note".to_owned(),
-        what: what.clone(),
-    };
-    body.notes.iter().map(note).collect()
+    let notes = body.notes.iter();
+    notes.map(|what| Note::new("note", what)).collect()
 }
 
 /// One snapshot of a list.

@@ -18,10 +18,7 @@ pub fn backup_plan(
     repository: &str,
     parent: Option<&Manifest>,
 ) -> BackupPlanDocument {
-    let note = |what: &String| Note {
-        kind: "note".to_owned(),
-        what: what.clone(),
-    };
+    let notes = plan.notes.iter().map(|what| Note::new("note", what));
     BackupPlanDocument {
         instance: plan.instance.clone(),
         repository: repository.to_owned(),
@@ -34,7 +31,7 @@ pub fn backup_plan(
         segments: plan.segments,
         objects: plan.object_count,
         parent: parent.map(|manifest| HexId(manifest.snapshot.to_string())),
-        notes: plan.notes.iter().map(note).collect(),
+        notes: notes.collect(),
     }
 }
 

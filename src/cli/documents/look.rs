@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{HexId, Note, Time, Weakening};
 use crate::instance::methods::Method;
-use crate::snapshot::Mode;
+use crate::snapshot::{FlushRecord, Mode};
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -82,7 +82,7 @@ pub struct ShowDocument {
     /// The point in time that the snapshot stands for.
     pub cut: ShownCut,
     /// How the flush went; `null` in a cold snapshot.
-    pub flush: Option<ShownFlush>,
+    pub flush: Option<FlushRecord>,
     /// What was held and for how long.
     pub holds: Vec<ShownHold>,
     /// Its databases.
@@ -109,19 +109,6 @@ pub struct ShownCut {
     pub proven: bool,
     /// Logs that hold something newer.
     pub straddling: Vec<String>,
-}
-
-/// How the flush of a capture went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ShownFlush {
-    /// Which calls were used.
-    pub shape: String,
-    /// The hybrid timestamp up to which everything was on storage.
-    pub timestamp: u64,
-    /// Calls until it succeeded.
-    pub attempts: u32,
-    /// How long it took until every channel's checkpoint had passed.
-    pub duration_ms: u64,
 }
 
 /// A hold of a capture.

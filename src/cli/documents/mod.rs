@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-pub use crate::restore::{Lacking, LackingFiles, LackingObject, Outcome};
+pub use crate::restore::{KeyChange, Lacking, LackingFiles, LackingObject, Outcome};
 pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
     CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
@@ -23,12 +23,11 @@ pub use from_body::{notes, snapshot, weakened};
 pub use from_plan::backup_plan;
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,
-    ShownCollection, ShownCut, ShownFlush, ShownHold, ShownIndex, ShownLoad, SnapshotDocument,
-    ValueDocument, VerifiedDocument,
+    ShownCollection, ShownCut, ShownHold, ShownIndex, ShownLoad, SnapshotDocument, ValueDocument,
+    VerifiedDocument,
 };
 pub use restore::{
-    DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, Rewrite,
-    VerifyDocument,
+    DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, VerifyDocument,
 };
 pub use schemas::schemas;
 
@@ -116,6 +115,17 @@ pub struct Note {
     pub kind: String,
     /// What happened.
     pub what: String,
+}
+
+impl Note {
+    /// A note of that name.
+    #[must_use]
+    pub fn new(kind: &str, what: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            what: what.to_owned(),
+        }
+    }
 }
 
 /// The exit code of work that was done: 3 when weakened in a way that nobody asked for, else 0.

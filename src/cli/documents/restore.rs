@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, PlanStep, Weakening};
-use crate::restore::Lacking;
+use crate::restore::{KeyChange, Lacking};
 
 /// `eyrie restore --json`: one restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -57,7 +57,7 @@ pub struct RestorePlanDocument {
     /// About how long it would take, when the sample was read fast enough to say.
     pub expected_ms: Option<u64>,
     /// What happens to each family of keys.
-    pub transforms: Vec<Rewrite>,
+    pub transforms: Vec<KeyChange>,
     /// What would be destroyed, in order; empty without `--replace`.
     pub destroys: Vec<DestroyedDocument>,
     /// What would be done, in order.
@@ -72,19 +72,6 @@ pub struct RestorePlanDocument {
     pub notes: Vec<Note>,
     /// What to do afterwards, in order.
     pub next_steps: Vec<String>,
-}
-
-/// What a restore does to one family of keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Rewrite {
-    /// The family, such as `channel-cp`.
-    pub family: String,
-    /// `keep`, `rewrite`, `drop` or `advance`.
-    pub action: String,
-    /// How many keys.
-    pub keys: u64,
-    /// Why.
-    pub why: String,
 }
 
 /// Something that `--replace` destroys.
@@ -116,8 +103,8 @@ pub struct VerifyDocument {
 /// One piece of damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DamageDocument {
-    /// Its name: `config`, `key`, `manifest`, `sequence`, `index`, `lease`, `tree`, `pack`, `bytes` or
-    /// `contents`.
+    /// Its name: `config`, `key`, `manifest`, `sequence`, `index`, `checkpoint`, `lease`, `mark`,
+    /// `verification`, `tree`, `pack`, `bytes` or `contents`.
     pub kind: String,
     /// What is wrong.
     pub what: String,

@@ -447,7 +447,20 @@ impl<'a> Resolver<'a> {
                         asks for certificates, let eyrie reach the store without it";
             return Err(wrong(&self.explicit(&key), &message, hint));
         }
-        self.tls(key, section, milvus)
+        let tls = self.tls(key, section, milvus)?;
+        let given = [
+            ("ca_file", section.ca_file.is_some()),
+            ("server_name", section.server_name.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((part, _)) if tls.enabled == Switch::Off => {
+                let key = format!("{key}.{part}");
+                let message = format!("{}: the endpoint is not reached by TLS", shown(&key));
+                let hint = "write https:// before the endpoint, or remove it";
+                Err(wrong(&self.explicit(&key), &message, hint))
+            }
+            _ => Ok(tls),
+        }
     }
 
     fn record(&mut self, key: &str, value: Option<String>, source: &Source) {

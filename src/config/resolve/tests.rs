@@ -268,6 +268,7 @@ fn our_own_file_can_contradict_itself_too() {
         with("  objects: {type: s3, endpoint: 'http://h', tls: {enabled: true}}\n"),
         with("  objects: {type: s3, endpoint: 'ftp://h'}\n"),
         with("  objects: {type: s3, tls: {cert_file: c, key_file: k}}\n"),
+        with("  objects: {type: s3, endpoint: 'http://h', tls: {ca_file: c}}\n"),
         with("  etcd: {tls: {enabled: true, cert_file: c}}\n"),
         with("  etcd: {username: u}\n"),
         with("  milvus: {version: '2.3'}\n"),

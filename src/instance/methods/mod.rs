@@ -42,7 +42,8 @@ pub trait CaptureMethod: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Any error ends the capture.
+    /// Any error ends the capture. It may be dropped where it waits, when the hold has lasted too long or
+    /// the run is stopped; [`release`](Self::release) follows.
     async fn take(&self, _revision: i64) -> Result<()> {
         Ok(())
     }
@@ -54,13 +55,14 @@ pub trait CaptureMethod: fmt::Debug + Send + Sync {
     /// An object that is gone is no error but [`Captured::Gone`].
     async fn capture(&self, object: &LayerObject, writer: &Writer) -> Result<Captured>;
 
-    /// Ends what `take` made and no snapshot keeps: after a capture, well or not, and before one begins,
-    /// for what a process that was killed left behind.
+    /// Ends what `take` made and no snapshot keeps: when a capture has ended, and before one begins, for
+    /// what a process that was killed left behind. The capture holds the instance's writer lease
+    /// meanwhile, so no other capture of the instance is at work.
     ///
     /// # Errors
     ///
-    /// What is left then; the next capture tries again.
-    async fn release(&self) -> Result<()> {
+    /// What is left then stays until the next capture; none fails for it.
+    async fn release(&self, _ended: Ended) -> Result<()> {
         Ok(())
     }
 
@@ -89,6 +91,15 @@ pub trait Pins: fmt::Debug + Send + Sync {
     ///
     /// The object is still pinned then.
     async fn expire(&self, pin: &Bytes) -> Result<()>;
+}
+
+/// How a capture ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its snapshot exists.
+    Committed,
+    /// There is no snapshot of it.
+    GivenUp,
 }
 
 /// What came of the capture of one object.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::{CaptureMethod, Captured, Method, Pins};
+use super::{CaptureMethod, Captured, Ended, Method, Pins};
 use crate::base::env::lock;
 use crate::instance::objects::LayerObject;
 use crate::repo::{ObjectHash, Writer};
@@ -71,8 +71,8 @@ impl CaptureMethod for Pinning {
         })
     }
 
-    async fn release(&self) -> Result<()> {
-        self.note("release");
+    async fn release(&self, ended: Ended) -> Result<()> {
+        self.note(format!("release {ended:?}"));
         Ok(())
     }
 

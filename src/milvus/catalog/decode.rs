@@ -40,7 +40,7 @@ impl Catalog {
         for turn in [Turn::First, Turn::WithSegments] {
             for key in keys {
                 let kind = roots.parse(&key.key);
-                if kind.family().turn() == turn && kind != KeyKind::Foreign {
+                if kind.family().columns().turn == turn && kind != KeyKind::Foreign {
                     decoder.take(key, kind).map_err(|error| {
                         error.context(format!("etcd key {}", String::from_utf8_lossy(&key.key)))
                     })?;
@@ -243,7 +243,7 @@ impl Decoder {
             if ts >= newest.0 {
                 *newest = (ts, key.value.clone());
             }
-        } else if kind.family().copies() == Copies::Copied
+        } else if kind.family().columns().copies == Copies::Copied
             && let Some((_, rest)) = self.catalog.roots.split(&key.key)
         {
             self.plain.insert(rest.to_owned(), key.value.clone());

@@ -222,6 +222,19 @@ pub enum View {
     Hidden,
 }
 
+/// What the table says of a family, besides its patterns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// What its keys say about whether an anchor can be taken.
+    pub cut: Cut,
+    /// When its keys are decoded.
+    pub turn: Turn,
+    /// Whether its keys have copies below `snapshots/`.
+    pub copies: Copies,
+    /// Whether Milvus's own answers show what its keys say.
+    pub view: View,
+}
+
 /// What a pattern captured.
 struct Captures<'k> {
     numbers: [i64; 4],
@@ -261,39 +274,22 @@ macro_rules! families {
                 }
             }
 
-            /// What its keys say about whether an anchor can be taken.
+            /// The columns of the table.
             #[must_use]
-            pub const fn cut(self) -> Cut {
+            pub const fn columns(self) -> Columns {
                 match self {
-                    $(Self::$family => Cut::$cut,)*
-                    Self::Unknown | Self::Foreign => Cut::Later,
-                }
-            }
-
-            /// When its keys are decoded.
-            #[must_use]
-            pub const fn turn(self) -> Turn {
-                match self {
-                    $(Self::$family => Turn::$turn,)*
-                    Self::Unknown | Self::Foreign => Turn::First,
-                }
-            }
-
-            /// Whether its keys have copies below `snapshots/`.
-            #[must_use]
-            pub const fn copies(self) -> Copies {
-                match self {
-                    $(Self::$family => Copies::$copies,)*
-                    Self::Unknown | Self::Foreign => Copies::Alone,
-                }
-            }
-
-            /// Whether Milvus's own answers show what its keys say.
-            #[must_use]
-            pub const fn view(self) -> View {
-                match self {
-                    $(Self::$family => View::$view,)*
-                    Self::Unknown | Self::Foreign => View::Hidden,
+                    $(Self::$family => Columns {
+                        cut: Cut::$cut,
+                        turn: Turn::$turn,
+                        copies: Copies::$copies,
+                        view: View::$view,
+                    },)*
+                    Self::Unknown | Self::Foreign => Columns {
+                        cut: Cut::Later,
+                        turn: Turn::First,
+                        copies: Copies::Alone,
+                        view: View::Hidden,
+                    },
                 }
             }
         }

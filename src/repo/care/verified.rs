@@ -55,7 +55,7 @@ impl Repository {
     /// What the store fails with.
     pub async fn verifications(&self) -> Result<Vec<Verification>> {
         let file = StoredFile::Verification;
-        let mut paths = self.list(file.directory()).await?;
+        let mut paths = self.list(file.row().directory).await?;
         paths.retain(|meta| file.id(meta.key.as_str()).is_some());
         let mut read = futures::stream::iter(paths)
             .map(|meta| async move {

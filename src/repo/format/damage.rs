@@ -19,6 +19,8 @@ pub enum DamageKind {
     Sequence,
     /// An index segment, or blobs that no segment knows.
     Index,
+    /// A checkpoint of a writer.
+    Checkpoint,
     /// A lease.
     Lease,
     /// A mark of packs that are about to go.

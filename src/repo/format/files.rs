@@ -47,11 +47,22 @@ pub(crate) enum CheckedBy {
     References,
 }
 
+/// What the table says of a kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    /// The directory, with a slash at its end; empty for the repository itself.
+    pub(crate) directory: &'static str,
+    pub(crate) names: Names,
+    pub(crate) seal: Seal,
+    pub(crate) checked_by: CheckedBy,
+    /// What a damaged one is called in reports.
+    pub(crate) damage: DamageKind,
+    /// Whether any of them keeps `init` from making a repository: it holds what somebody stored.
+    pub(crate) bars_init: bool,
+}
+
 macro_rules! stored_files {
-    ($($(#[doc = $doc:literal])* $file:ident {
-        directory: $directory:literal, names: $names:expr, seal: $seal:expr,
-        checked_by: $checked_by:ident, damage: $damage:ident, bars_init: $bars:literal,
-    })*) => {
+    ($($(#[doc = $doc:literal])* $file:ident $row:tt)*) => {
         /// A kind of stored file.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum StoredFile { $($(#[doc = $doc])* $file,)* }
@@ -60,31 +71,9 @@ macro_rules! stored_files {
             /// Every kind.
             pub(crate) const ALL: &'static [Self] = &[$(Self::$file,)*];
 
-            /// The directory, with a slash at its end; empty for the repository itself.
-            pub(crate) const fn directory(self) -> &'static str {
-                match self { $(Self::$file => $directory,)* }
-            }
-
-            pub(crate) const fn names(self) -> Names {
-                match self { $(Self::$file => $names,)* }
-            }
-
-            pub(crate) const fn seal(self) -> Seal {
-                match self { $(Self::$file => $seal,)* }
-            }
-
-            pub(crate) const fn checked_by(self) -> CheckedBy {
-                match self { $(Self::$file => CheckedBy::$checked_by,)* }
-            }
-
-            /// What a damaged one is called in reports.
-            pub(crate) const fn damage(self) -> DamageKind {
-                match self { $(Self::$file => DamageKind::$damage,)* }
-            }
-
-            /// Whether any of them keeps `init` from making a repository: it holds what somebody stored.
-            pub(crate) const fn bars_init(self) -> bool {
-                match self { $(Self::$file => $bars,)* }
+            /// What the table says of it.
+            pub(crate) const fn row(self) -> Row {
+                match self { $(Self::$file => Row $row,)* }
             }
         }
     };
@@ -94,60 +83,67 @@ stored_files! {
     /// Identity and features.
     Config {
         directory: "", names: Names::One("config"), seal: Seal::Mac,
-        checked_by: Opening, damage: Config, bars_init: true,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Config, bars_init: true,
     }
     /// The master key, wrapped for one unlocker.
     Key {
         directory: "keys/", names: Names::Id, seal: Seal::Unlocker,
-        checked_by: Opening, damage: Key, bars_init: false,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Key, bars_init: false,
     }
     /// The keyring.
     Ring {
         directory: "keys/", names: Names::Ring, seal: Seal::Master,
-        checked_by: Opening, damage: Key, bars_init: false,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Key, bars_init: false,
     }
     /// A pack of data blobs.
     Data {
         directory: "data/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Data),
-        checked_by: References, damage: Pack, bars_init: true,
+        checked_by: CheckedBy::References, damage: DamageKind::Pack, bars_init: true,
     }
     /// A pack of tree blobs.
     Tree {
         directory: "tree/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Tree),
-        checked_by: References, damage: Pack, bars_init: true,
+        checked_by: CheckedBy::References, damage: DamageKind::Pack, bars_init: true,
     }
     /// An index segment.
     Index {
         directory: "index/", names: Names::Id, seal: Seal::Meta(FileKind::Index),
-        checked_by: Index, damage: Index, bars_init: true,
+        checked_by: CheckedBy::Index, damage: DamageKind::Index, bars_init: true,
     }
     /// The manifest of a snapshot.
     Manifest {
         directory: "snapshots/", names: Names::Id, seal: Seal::Meta(FileKind::Manifest),
-        checked_by: Snapshots, damage: Manifest, bars_init: true,
+        checked_by: CheckedBy::Snapshots, damage: DamageKind::Manifest, bars_init: true,
+    }
+    /// What a writer has stored so far, for when it is killed.
+    Checkpoint {
+        directory: "checkpoints/", names: Names::Id, seal: Seal::Meta(FileKind::Checkpoint),
+        checked_by: CheckedBy::Opening, damage: DamageKind::Checkpoint, bars_init: false,
     }
     /// The lease of a session.
     Lease {
         directory: "leases/", names: Names::Id, seal: Seal::Meta(FileKind::Lease),
-        checked_by: Opening, damage: Lease, bars_init: false,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Lease, bars_init: false,
     }
     /// Packs that are about to go.
     Mark {
         directory: "marks/", names: Names::Id, seal: Seal::Meta(FileKind::Mark),
-        checked_by: Opening, damage: Mark, bars_init: false,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Mark, bars_init: false,
     }
     /// The result of a verification.
     Verification {
         directory: "verified/", names: Names::Id, seal: Seal::Meta(FileKind::Verification),
-        checked_by: Opening, damage: Verification, bars_init: false,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Verification, bars_init: false,
     }
 }
 
 impl StoredFile {
     /// The path of the file with this id, or for a keyring with what follows `ring-`.
     pub(crate) fn path(self, id: &impl Display) -> String {
-        let directory = self.directory();
-        match self.names() {
+        let Row {
+            directory, names, ..
+        } = self.row();
+        match names {
             Names::One(name) => format!("{directory}{name}"),
             Names::Id => format!("{directory}{id}"),
             Names::FannedOut => {
@@ -160,8 +156,8 @@ impl StoredFile {
 
     /// What [`path`](Self::path) made the path of; `None` when it is of no file of this kind.
     pub(crate) fn id(self, path: &str) -> Option<&str> {
-        let name = path.strip_prefix(self.directory())?;
-        match self.names() {
+        let name = path.strip_prefix(self.row().directory)?;
+        match self.row().names {
             Names::One(one) => (name == one).then_some(name),
             Names::Id => is_hex(name, 64).then_some(name),
             Names::FannedOut => {
@@ -201,7 +197,7 @@ mod tests {
     #[test]
     fn the_path_of_each_kind_is_of_that_kind_alone() {
         for file in StoredFile::ALL {
-            let id = match file.names() {
+            let id = match file.row().names {
                 Names::Ring => format!("{}-{}-{}", "0".repeat(8), "ab".repeat(4), "c".repeat(16)),
                 Names::One(name) => name.to_owned(),
                 Names::Id | Names::FannedOut => "4f".repeat(32),
@@ -236,13 +232,20 @@ mod tests {
     fn the_page_on_the_format_has_every_kind() {
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/format.md"));
         for file in StoredFile::ALL {
-            let shown = match file.names() {
+            let shown = match file.row().names {
                 Names::One(name) => name.to_owned(),
-                Names::Id => format!("{}<", file.directory()),
-                Names::FannedOut => format!("{}<xx>/<", file.directory()),
-                Names::Ring => format!("{}ring-<", file.directory()),
+                Names::Id => format!("{}<", file.row().directory),
+                Names::FannedOut => format!("{}<xx>/<", file.row().directory),
+                Names::Ring => format!("{}ring-<", file.row().directory),
             };
             assert!(page.contains(&format!("| `{shown}")), "{shown}");
         }
+        let rows = page.split("## 2. Files").nth(1).unwrap();
+        let rows = rows.split("\n\n").nth(1).unwrap().lines().skip(2);
+        assert_eq!(
+            rows.count(),
+            StoredFile::ALL.len(),
+            "the page has another kind"
+        );
     }
 }

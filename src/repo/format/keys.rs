@@ -301,7 +301,7 @@ pub(crate) fn open_ring(
 
 fn ring_aad(repository: &RepositoryId, path: &str) -> Vec<u8> {
     let name = path
-        .strip_prefix(StoredFile::Ring.directory())
+        .strip_prefix(StoredFile::Ring.row().directory)
         .unwrap_or(path);
     [&b"eyrie 1 keyring"[..], &repository.0, name.as_bytes()].concat()
 }

@@ -15,6 +15,7 @@ use crate::{Cause, Result, Side};
 pub(crate) enum FileKind {
     Index = 1,
     Manifest = 2,
+    Checkpoint = 3,
     Lease = 4,
     Mark = 5,
     Verification = 6,

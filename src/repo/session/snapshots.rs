@@ -180,7 +180,7 @@ impl Snapshots {
                     self.damage.push(Damage {
                         kind: DamageKind::Sequence,
                         what,
-                        place: StoredFile::Manifest.directory().into(),
+                        place: StoredFile::Manifest.row().directory.into(),
                         snapshots: ids.clone(),
                     });
                 };

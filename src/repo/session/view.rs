@@ -183,7 +183,7 @@ impl View {
         let mut sizes = HashMap::new();
         for kind in [BlobKind::Data, BlobKind::Tree] {
             let packs = StoredFile::packs(kind);
-            for meta in self.repo().list(packs.directory()).await? {
+            for meta in self.repo().list(packs.row().directory).await? {
                 if let Some(Ok(id)) = packs.id(meta.key.as_str()).map(str::parse) {
                     sizes.insert(id, meta.size);
                 }

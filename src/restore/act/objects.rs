@@ -206,11 +206,11 @@ impl Placing<'_> {
         let resources = self.snapshot.view().resources();
         let flow = Flow::of(item, resources.memory());
         let _share = self.cancel.run(resources.reserve(flow.bytes)).await?;
+        let mut pieces = self.snapshot.read(item, flow.ahead)?;
         let begun = self.store.upload(&item.key, options());
         let mut upload = self.cancel.run(begun).await?;
         upload.limit_parts(flow.parts);
         let mut hasher = blake3::Hasher::new();
-        let mut pieces = self.snapshot.read(item, flow.ahead)?;
         let copied = self.cancel.run(async {
             while let Some(bytes) = pieces.try_next().await? {
                 hasher = updated(resources, hasher.clone(), bytes.clone()).await?;

@@ -47,7 +47,7 @@ pub(crate) async fn prove(
         while let Some(item) = items.try_next().await? {
             cancel.check()?;
             let missing_pieces = snapshot.view().missing(&listing, item.pieces());
-            if !missing_pieces.is_empty() || !snapshot.is_pinned(&item).await? {
+            if !missing_pieces.is_empty() || !snapshot.is_in_place(&item).await? {
                 damaged += 1;
                 if missing.len() < NAMED {
                     missing.push(item.key.to_string());

@@ -237,7 +237,8 @@ impl Parts for LocalParts {
     }
 
     async fn finish(&self, last: Part) -> Result<Put> {
-        let temporary = lock(&self.temporary).take().ok_or_else(|| self.gone())?;
+        // It is let go only when it has its name: who failed may try again.
+        let temporary = lock(&self.temporary).clone().ok_or_else(|| self.gone())?;
         let (key, options) = (self.key.clone(), self.options);
         self.store
             .blocking(move |tree| {
@@ -245,6 +246,7 @@ impl Parts for LocalParts {
                 tree.publish(&temporary, &key, options)
             })
             .await?;
+        lock(&self.temporary).take();
         Ok(Put { version: None })
     }
 

@@ -24,7 +24,8 @@ impl Backend for Box<S3Settings> {
     fn parse(url: &str) -> Option<Result<Self>> {
         let rest = url.strip_prefix("s3:")?;
         let refused = || {
-            let message = format!("{url:?} is no directory and no s3:// URL");
+            // The URL is not repeated: it may hold a password.
+            let message = "what begins with s3: is no directory and no s3:// URL";
             Err(Error::new(Cause::Invalid, message).with_hint("write s3://bucket/prefix"))
         };
         let bucket = rest.strip_prefix("//").map_or_else(refused, parse);

@@ -16,7 +16,6 @@ use aws_smithy_http_client::tls::{Provider, ServerName, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
-use crate::base::error::Context;
 use crate::base::secret::SecretSource;
 use crate::{Cause, Error, Result};
 
@@ -302,8 +301,8 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
 /// Reads certificates and checks each: the SDK panics over one that does not parse.
 fn trust_only(file: &Path) -> Result<TrustStore> {
     let name = file.display();
-    let pem = std::fs::read(file).map_err(Error::from);
-    let pem = pem.context(|| format!("read the CA file {name}"))?;
+    let unreadable = |error| usage(format!("cannot read the CA file {name}")).with_source(error);
+    let pem = std::fs::read(file).map_err(unreadable)?;
     let bad = |error| usage(format!("the CA file {name} is damaged")).with_source(error);
     let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(bad)?;
     if certificates.is_empty() {

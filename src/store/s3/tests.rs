@@ -278,6 +278,13 @@ async fn settings_that_cannot_be_right_are_refused() {
         assert_eq!(error.cause(), Cause::Invalid);
         assert!(error.to_string().contains(said), "{error:?}");
     }
+    let nowhere = S3Settings {
+        bucket: "b".to_owned(),
+        ca_file: Some(scratch.path().join("none")),
+        ..S3Settings::default()
+    };
+    let error = S3Store::open(nowhere).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Invalid, "{error:?}");
     for endpoint in [
         "localhost:9000",
         "ftp://host",

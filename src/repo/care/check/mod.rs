@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::de::IgnoredAny;
 
 use self::bytes::{PackFaults, check_pack};
+use crate::repo::care::verified::Verification;
 use crate::repo::format::blob::BlobKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::damage::{Damage, DamageKind};
@@ -21,6 +22,7 @@ use crate::repo::format::pack::pack_key;
 use crate::repo::format::tree::{EnvelopeNode, NodeRef};
 use crate::repo::format::wire::missing_is_damage;
 use crate::repo::repository::Repository;
+use crate::repo::session::lease::LeaseFile;
 use crate::repo::session::view::View;
 use crate::{Cause, Error, Result};
 
@@ -59,7 +61,7 @@ pub struct CheckReport {
 }
 
 impl Repository {
-    /// Checks config, keys, leases, index, manifests, trees, and that every blob that the snapshots
+    /// Checks config, keys, leases, marks, verifications, index, manifests, trees, and that every blob that the snapshots
     /// refer to is in a pack that is there; with `bytes`, every byte of the packs as well. An empty
     /// `only` means all snapshots.
     ///
@@ -89,7 +91,7 @@ impl Repository {
                 report.damage.push(Damage {
                     kind: DamageKind::Index,
                     what: error.chain(),
-                    place: StoredFile::Index.directory().into(),
+                    place: StoredFile::Index.row().directory.into(),
                     snapshots: manifests.iter().map(|manifest| manifest.snapshot).collect(),
                 });
                 return Ok(report);
@@ -113,13 +115,13 @@ impl Repository {
     async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
         let mut files = Vec::new();
         for file in StoredFile::ALL.iter().copied() {
-            if file.checked_by() != CheckedBy::Opening {
+            if file.row().checked_by != CheckedBy::Opening {
                 continue;
             }
-            match file.names() {
+            match file.row().names {
                 Names::One(name) => files.push((file, name.to_owned())),
                 Names::Id | Names::FannedOut | Names::Ring => {
-                    let found = self.list(file.directory()).await?;
+                    let found = self.list(file.row().directory).await?;
                     let found = found.iter().map(|meta| meta.key.as_str());
                     let own = found.filter(|path| file.id(path).is_some());
                     files.extend(own.map(|path| (file, path.to_owned())));
@@ -135,7 +137,7 @@ impl Repository {
         while let Some((file, place, opened)) = checked.next().await {
             match opened {
                 Err(error) if error.cause() == Cause::Damage => damage.push(Damage {
-                    kind: file.damage(),
+                    kind: file.row().damage,
                     what: error.chain(),
                     place,
                     snapshots: vec![],
@@ -148,12 +150,12 @@ impl Repository {
 
     /// Opens one file; one that is gone since it was listed is well.
     async fn check_file(&self, file: StoredFile, path: &str) -> Result<()> {
-        let bytes = match (self.get_file(path).await, file.names()) {
+        let bytes = match (self.get_file(path).await, file.row().names) {
             (Err(error), Names::One(_)) => return Err(missing_is_damage(error)),
             (Err(error), _) if error.cause() == Cause::NotFound => return Ok(()),
             (read, _) => read?,
         };
-        match file.seal() {
+        match file.row().seal {
             Seal::Mac => Config::read(&bytes)?.prove(self.sealer()).map(|_| ()),
             Seal::Unlocker => keys::check(path, &bytes, &self.id()),
             Seal::Master if keys::is_ring(path, &self.id()) => {
@@ -162,8 +164,16 @@ impl Repository {
             // What an interrupted `init` left is of another repository.
             Seal::Master => Ok(()),
             Seal::Meta(kind) => {
-                let opened = self.sealer().open_json::<IgnoredAny>(kind, path, &bytes);
-                opened.map(|_| ())
+                let sealer = self.sealer();
+                match file {
+                    StoredFile::Lease => {
+                        sealer.open_json::<LeaseFile>(kind, path, &bytes).map(drop)
+                    }
+                    StoredFile::Verification => sealer
+                        .open_json::<Verification>(kind, path, &bytes)
+                        .map(drop),
+                    _ => sealer.open_json::<IgnoredAny>(kind, path, &bytes).map(drop),
+                }
             }
             Seal::Blobs(_) => Err(Error::new(Cause::Failed, "a pack does not open by itself")),
         }
@@ -356,7 +366,7 @@ impl Check<'_> {
                 let fault = faults.add(
                     DamageKind::Index,
                     what,
-                    StoredFile::Index.directory().into(),
+                    StoredFile::Index.row().directory.into(),
                 );
                 faults.damage[fault].snapshots.push(id);
             }

@@ -157,7 +157,7 @@ impl Repository {
 
 /// Refuses to write while packs are marked to go: a writer must treat their blobs as absent.
 async fn refuse_marks(repo: &Repository) -> Result<()> {
-    match repo.list(StoredFile::Mark.directory()).await?.first() {
+    match repo.list(StoredFile::Mark.row().directory).await?.first() {
         None => Ok(()),
         Some(mark) => Err(Side::Repository
             .error(
