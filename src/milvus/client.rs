@@ -188,11 +188,7 @@ impl Client {
                 ..Default::default()
             }),
         };
-        let answer = self
-            .ask("", request, |mut grpc, request| async move {
-                grpc.connect(request).await
-            })
-            .await;
+        let answer = self.ask("", request).await;
         match answer {
             Ok(api::ConnectResponse {
                 server_info: Some(info),
@@ -207,11 +203,7 @@ impl Client {
             }
             _ => {
                 let answer = self
-                    .ask(
-                        "",
-                        api::GetVersionRequest {},
-                        |mut grpc, request| async move { grpc.get_version(request).await },
-                    )
+                    .ask("", api::GetVersionRequest {})
                     .await
                     .map_err(|failure| self.error(failure, doing))?;
                 Ok(Identity {
@@ -226,11 +218,7 @@ impl Client {
     /// Asks for the health of all components.
     pub async fn health(&self) -> Result<Health> {
         let answer = self
-            .ask(
-                "",
-                api::CheckHealthRequest {},
-                |mut grpc, request| async move { grpc.check_health(request).await },
-            )
+            .ask("", api::CheckHealthRequest {})
             .await
             .map_err(|failure| self.error(failure, "ask milvus for its health"))?;
         Ok(Health {
@@ -246,13 +234,7 @@ impl Client {
     /// Allocates a timestamp (hybrid: milliseconds since 1970 shifted left by 18 bits); `None` before
     /// 2.2.13, which does not know the call.
     pub async fn alloc_timestamp(&self) -> Result<Option<u64>> {
-        let answer = self
-            .ask(
-                "",
-                api::AllocTimestampRequest {},
-                |mut grpc, request| async move { grpc.alloc_timestamp(request).await },
-            )
-            .await;
+        let answer = self.ask("", api::AllocTimestampRequest {}).await;
         match answer {
             Ok(answer) => Ok(Some(answer.timestamp)),
             Err(failure) if failure.is_unimplemented() => Ok(None),
@@ -261,35 +243,23 @@ impl Client {
     }
 
     /// Makes one call within the time-out of requests.
-    pub(super) async fn ask<Req, Res, Call, Fut>(
+    pub(super) async fn ask<R: Call>(
         &self,
         database: &str,
-        request: Req,
-        call: Call,
-    ) -> Result<Res, Failure>
-    where
-        Res: Answer,
-        Call: FnOnce(Grpc, Request<Req>) -> Fut,
-        Fut: Future<Output = Result<Response<Res>, Status>>,
-    {
-        self.ask_within(self.request_timeout, database, request, call)
+        request: R,
+    ) -> Result<R::Answer, Failure> {
+        self.ask_within(self.request_timeout, database, request)
             .await
     }
 
     /// Makes one call within `timeout`; a `database` that is not empty goes into the metadata `dbname`
     /// also.
-    pub(super) async fn ask_within<Req, Res, Call, Fut>(
+    pub(super) async fn ask_within<R: Call>(
         &self,
         timeout: Duration,
         database: &str,
-        request: Req,
-        call: Call,
-    ) -> Result<Res, Failure>
-    where
-        Res: Answer,
-        Call: FnOnce(Grpc, Request<Req>) -> Fut,
-        Fut: Future<Output = Result<Response<Res>, Status>>,
-    {
+        request: R,
+    ) -> Result<R::Answer, Failure> {
         let mut request = Request::new(request);
         if !database.is_empty() {
             let value = MetadataValue::try_from(database).map_err(|_| {
@@ -299,7 +269,7 @@ impl Client {
             })?;
             request.metadata_mut().insert("dbname", value);
         }
-        let answer = tokio::time::timeout(timeout, call(self.grpc.clone(), request))
+        let answer = tokio::time::timeout(timeout, R::send(request, self.grpc.clone()))
             .await
             .unwrap_or_else(|_| {
                 Err(Status::deadline_exceeded(format!(
@@ -309,7 +279,7 @@ impl Client {
             })
             .map_err(Failure::Transport)?
             .into_inner();
-        match Refusal::of(answer.status()) {
+        match Refusal::of(R::status(&answer)) {
             None => Ok(answer),
             Some(refusal) => Err(Failure::Refused(refusal)),
         }
@@ -351,42 +321,58 @@ impl Interceptor for Attach {
     }
 }
 
-/// An answer that carries Milvus's status.
-pub(super) trait Answer {
-    /// The status; a missing one is a success.
-    fn status(&self) -> Option<&common::Status>;
+/// A call of the proxy, which its request names.
+pub(super) trait Call: Sized {
+    type Answer;
+
+    fn send(
+        request: Request<Self>,
+        grpc: Grpc,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+
+    /// Milvus's own status in an answer; a missing one is a success.
+    fn status(answer: &Self::Answer) -> Option<&common::Status>;
 }
 
-macro_rules! answers {
-    ($($message:ident),* $(,)?) => {
-        $(impl Answer for api::$message {
-            fn status(&self) -> Option<&common::Status> {
-                self.status.as_ref()
+macro_rules! calls {
+    ($($request:ident $method:ident $answer:ident;)*) => {
+        $(impl Call for api::$request {
+            type Answer = api::$answer;
+
+            async fn send(
+                request: Request<Self>,
+                mut grpc: Grpc,
+            ) -> Result<Response<Self::Answer>, Status> {
+                grpc.$method(request).await
+            }
+
+            fn status(answer: &Self::Answer) -> Option<&common::Status> {
+                answer.status.as_ref()
             }
         })*
     };
 }
 
-answers!(
-    ConnectResponse,
-    GetVersionResponse,
-    CheckHealthResponse,
-    AllocTimestampResponse,
-    ListDatabasesResponse,
-    DescribeDatabaseResponse,
-    ShowCollectionsResponse,
-    DescribeCollectionResponse,
-    ShowPartitionsResponse,
-    ListAliasesResponse,
-    DescribeIndexResponse,
-    ListCredUsersResponse,
-    SelectRoleResponse,
-    SelectGrantResponse,
-    FlushResponse,
-    FlushAllResponse,
-    GetFlushAllStateResponse,
-    MutationResult,
-);
+calls! {
+    ConnectRequest connect ConnectResponse;
+    GetVersionRequest get_version GetVersionResponse;
+    CheckHealthRequest check_health CheckHealthResponse;
+    AllocTimestampRequest alloc_timestamp AllocTimestampResponse;
+    ListDatabasesRequest list_databases ListDatabasesResponse;
+    DescribeDatabaseRequest describe_database DescribeDatabaseResponse;
+    ShowCollectionsRequest show_collections ShowCollectionsResponse;
+    DescribeCollectionRequest describe_collection DescribeCollectionResponse;
+    ShowPartitionsRequest show_partitions ShowPartitionsResponse;
+    ListAliasesRequest list_aliases ListAliasesResponse;
+    DescribeIndexRequest describe_index DescribeIndexResponse;
+    ListCredUsersRequest list_cred_users ListCredUsersResponse;
+    SelectRoleRequest select_role SelectRoleResponse;
+    SelectGrantRequest select_grant SelectGrantResponse;
+    FlushRequest flush FlushResponse;
+    FlushAllRequest flush_all FlushAllResponse;
+    GetFlushAllStateRequest get_flush_all_state GetFlushAllStateResponse;
+    DeleteRequest delete MutationResult;
+}
 
 /// The endpoint's URI, and TLS where the address or the options ask for it.
 fn endpoint_uri(options: &ClientOptions) -> Result<(String, Option<Tls>)> {

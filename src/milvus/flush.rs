@@ -197,12 +197,7 @@ impl Run<'_> {
         // No database and no targets: all of them, in every shape.
         let answer = self
             .client
-            .ask_within(
-                self.left(),
-                "",
-                api::FlushAllRequest::default(),
-                |mut grpc, request| async move { grpc.flush_all(request).await },
-            )
+            .ask_within(self.left(), "", api::FlushAllRequest::default())
             .await?;
         Barrier::of_answer(answer).ok_or_else(without_timestamp)
     }
@@ -248,12 +243,7 @@ impl Run<'_> {
             };
             let answer = self
                 .client
-                .ask_within(
-                    self.left(),
-                    &collection.database,
-                    request,
-                    |mut grpc, request| async move { grpc.flush(request).await },
-                )
+                .ask_within(self.left(), &collection.database, request)
                 .await;
             let after = self.options.pace.rate_limited;
             match answer {
@@ -311,12 +301,7 @@ impl Run<'_> {
             flush_all_tss: barrier.channels().clone(),
             ..Default::default()
         };
-        let state = self
-            .client
-            .ask("", request, |mut grpc, request| async move {
-                grpc.get_flush_all_state(request).await
-            })
-            .await;
+        let state = self.client.ask("", request).await;
         let flushed = match state {
             Ok(answer) => Some(answer.flushed),
             Err(failure) if is_hopeless(&failure) && !failure.is_unimplemented() => {

@@ -117,13 +117,7 @@ impl Client {
 
     /// Lists the databases' names, sorted; only `default` before 2.2.9, which has no others.
     pub async fn list_databases(&self) -> Result<Vec<String>> {
-        let answer = self
-            .ask(
-                "",
-                api::ListDatabasesRequest {},
-                |mut grpc, request| async move { grpc.list_databases(request).await },
-            )
-            .await;
+        let answer = self.ask("", api::ListDatabasesRequest {}).await;
         match answer {
             Ok(answer) => {
                 let mut names = answer.db_names;
@@ -140,11 +134,7 @@ impl Client {
         let request = api::DescribeDatabaseRequest {
             db_name: database.to_owned(),
         };
-        let answer = self
-            .ask(database, request, |mut grpc, request| async move {
-                grpc.describe_database(request).await
-            })
-            .await;
+        let answer = self.ask(database, request).await;
         match answer {
             Ok(answer) => Ok(Database {
                 name: database.to_owned(),
@@ -169,11 +159,7 @@ impl Client {
         let request = api::ShowCollectionsRequest {
             db_name: database.to_owned(),
         };
-        let answer = self
-            .ask(database, request, |mut grpc, request| async move {
-                grpc.show_collections(request).await
-            })
-            .await;
+        let answer = self.ask(database, request).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) if failure.class() == Some(RefusalClass::NotFound) => {
@@ -211,13 +197,9 @@ impl Client {
             collection_name: collection.name.clone(),
             ..Default::default()
         };
-        self.ask(
-            &collection.database,
-            request,
-            |mut grpc, request| async move { grpc.describe_collection(request).await },
-        )
-        .await
-        .map_err(|failure| self.error(failure, &format!("describe {collection}")))
+        self.ask(&collection.database, request)
+            .await
+            .map_err(|failure| self.error(failure, &format!("describe {collection}")))
     }
 
     /// Lists a collection's partitions and their ids.
@@ -231,11 +213,7 @@ impl Client {
             ..Default::default()
         };
         let answer = self
-            .ask(
-                &collection.database,
-                request,
-                |mut grpc, request| async move { grpc.show_partitions(request).await },
-            )
+            .ask(&collection.database, request)
             .await
             .map_err(|failure| {
                 self.error(failure, &format!("list the partitions of {collection}"))
@@ -254,13 +232,7 @@ impl Client {
             db_name: collection.database.clone(),
             collection_name: collection.name.clone(),
         };
-        let answer = self
-            .ask(
-                &collection.database,
-                request,
-                |mut grpc, request| async move { grpc.list_aliases(request).await },
-            )
-            .await;
+        let answer = self.ask(&collection.database, request).await;
         match answer {
             Ok(answer) => {
                 let mut aliases = answer.aliases;
@@ -282,13 +254,7 @@ impl Client {
             collection_name: collection.name.clone(),
             ..Default::default()
         };
-        let answer = self
-            .ask(
-                &collection.database,
-                request,
-                |mut grpc, request| async move { grpc.describe_index(request).await },
-            )
-            .await;
+        let answer = self.ask(&collection.database, request).await;
         let descriptions = match answer {
             Ok(answer) => answer.index_descriptions,
             // "index not found": the collection itself is asked for elsewhere.
@@ -306,11 +272,7 @@ impl Client {
     /// Lists the users, sorted.
     pub async fn list_users(&self) -> Result<Vec<String>> {
         let mut users = self
-            .ask(
-                "",
-                api::ListCredUsersRequest {},
-                |mut grpc, request| async move { grpc.list_cred_users(request).await },
-            )
+            .ask("", api::ListCredUsersRequest {})
             .await
             .map_err(|failure| self.error(failure, "list the users"))?
             .usernames;
@@ -325,9 +287,7 @@ impl Client {
             include_user_info: true,
         };
         let answer = self
-            .ask("", request, |mut grpc, request| async move {
-                grpc.select_role(request).await
-            })
+            .ask("", request)
             .await
             .map_err(|failure| self.error(failure, "list the roles"))?;
         let mut roles = Vec::new();
@@ -361,14 +321,9 @@ impl Client {
             let request = api::SelectGrantRequest {
                 entity: Some(entity),
             };
-            let answer = self
-                .ask(database, request, |mut grpc, request| async move {
-                    grpc.select_grant(request).await
-                })
-                .await
-                .map_err(|failure| {
-                    self.error(failure, &format!("list the grants of the role {role}"))
-                })?;
+            let answer = self.ask(database, request).await.map_err(|failure| {
+                self.error(failure, &format!("list the grants of the role {role}"))
+            })?;
             for grant in answer.entities {
                 if !grants.contains(&grant) {
                     grants.push(grant);

@@ -37,13 +37,7 @@ impl Client {
             expr: PROBE_EXPRESSION.to_owned(),
             ..Default::default()
         };
-        let answer = self
-            .ask(
-                &collection.database,
-                request,
-                |mut grpc, request| async move { grpc.delete(request).await },
-            )
-            .await;
+        let answer = self.ask(&collection.database, request).await;
         let Err(failure) = answer else {
             return ProbeOutcome::Accepted;
         };
