@@ -17,9 +17,10 @@
 //!
 //! # Module map
 //!
-//! Dependencies point down this list: [`cli`] knows everything; `capture`, `restore` and `verify`
-//! know `instance`, [`milvus`] and [`repo`], and do not know each other; [`repo`] stands on
-//! [`store`]. A module is public where the tests outside the crate use it, or the command.
+//! [`cli`] knows everything; `capture`, `restore` and `verify` know [`instance`] and [`snapshot`], and
+//! do not know each other; [`repo`] stands on [`store`] and knows nothing of [`milvus`].
+//! docs/architecture.md has the whole order, and a test holds it. A module is public where the tests
+//! outside the crate use it, or the command.
 
 pub mod base;
 mod capture;
