@@ -89,7 +89,7 @@ struct Inner {
     rate: Option<RateLimit>,
 }
 
-/// A share of the memory budget, given back when dropped.
+/// Part of the memory budget, given back when dropped.
 pub(crate) type MemoryPermit = OwnedSemaphorePermit;
 
 impl Resources {
@@ -152,8 +152,8 @@ impl Resources {
     }
 
     /// Waits until `bytes` more may be on their way to a store. That is a budget of its own, half as
-    /// large: what is on its way needs nothing more to arrive, so this never waits for what waits for
-    /// a share.
+    /// large: what is on its way needs nothing more to arrive, so this never waits for what waits in
+    /// [`reserve`](Self::reserve).
     pub(crate) async fn admit(&self, bytes: u64) -> Result<MemoryPermit> {
         take(&self.0.sending, bytes, self.0.memory / 2).await
     }

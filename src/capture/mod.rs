@@ -1,13 +1,13 @@
-//! The protocol of a capture, as a typed sequence of states.
+//! The protocol of a capture.
 //!
 //! ```text
-//! plan ─→ Planned ─→ Anchored ─→ Copied ─→ committed
-//!            │ holds, flush, anchor   │ objects  │ audit, manifest
+//! begin ─→ Begun ─→ writer session, prepare ─────────────────→ Prepared ─→ commit
+//!   plan              holds, flush, anchor, objects, audit                   manifest
 //! ```
 //!
-//! Each state is consumed by the step to the next. Whatever is suspended lives in [`Holds`], which
-//! the caller of the steps owns: it is released on every way out, errors and signals included, and
-//! by its leases when the process dies (I3).
+//! `Prepared` has all that the manifest says, and its commit consumes it and the writer session.
+//! Whatever is suspended lives in [`Holds`], which the caller of the steps owns: it is released on
+//! every way out, errors and signals included, and by its leases when the process dies (I3).
 
 mod anchor;
 mod body;

@@ -122,9 +122,9 @@ impl Window<'_> {
         Err(Side::Source
             .error(
                 Cause::Refused,
-                format!("etcd was changed while its metadata was read, twice: {why}"),
+                format!("neither of two reads of the metadata can be used: {why}"),
             )
-            .with_hint("run the backup again; something changes etcd that is not this Milvus"))
+            .with_hint("run the backup again; does something other than this Milvus write to etcd, or compact it?"))
     }
 
     /// Takes the holds, settles, and releases all but the one on garbage collection.
@@ -401,7 +401,7 @@ impl Window<'_> {
         }
     }
 
-    /// One read, at one revision, at what decides; its logs only once nothing else is in the way.
+    /// Reads once, at one revision, what decides; its logs only once nothing else is in the way.
     async fn read_once(
         &self,
         holds: &Holds,

@@ -16,7 +16,7 @@ pub const MAX_TXN_OPS: usize = 64;
 /// 1.5 MiB.
 pub const MAX_TXN_BYTES: usize = 1 << 20;
 
-/// Chunking `keys` into batches that fit one transaction each; a single larger value stands alone.
+/// Cuts `keys` into batches that fit one transaction each; a single larger value stands alone.
 pub fn batches<'k>(keys: impl IntoIterator<Item = &'k Pair>) -> impl Iterator<Item = Vec<Pair>> {
     let mut rest = keys.into_iter().peekable();
     std::iter::from_fn(move || {

@@ -8,7 +8,7 @@ use crate::{Error, Result, Side};
 /// Where a directory's old content waits until it is removed at the very end.
 const ASIDE: &str = ".eyrie-replaced";
 
-/// Part to move aside.
+/// Which part of a directory is moved aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Everything that is in the directory.
@@ -22,9 +22,9 @@ pub(crate) fn place(directory: &Path) -> PathBuf {
     directory.join(ASIDE)
 }
 
-/// Moves what is in `directory` aside. Part was moved before stays there, so that an interrupted
+/// Moves what is in `directory` aside. What was moved before stays there, so that an interrupted
 /// call can be repeated.
-pub(crate) fn move_aside(directory: &Path, what: Part) -> Result<()> {
+pub(crate) fn move_aside(directory: &Path, part: Part) -> Result<()> {
     if !directory.is_dir() {
         return Ok(());
     }
@@ -33,7 +33,7 @@ pub(crate) fn move_aside(directory: &Path, what: Part) -> Result<()> {
     for entry in std::fs::read_dir(directory).map_err(moving)? {
         let entry = entry.map_err(moving)?;
         let name = entry.file_name();
-        let wanted = match what {
+        let wanted = match part {
             Part::All => name != ASIDE,
             Part::Member => name == MEMBER,
         };

@@ -62,6 +62,19 @@ fn no_room_uses_a_higher_one() {
             "the page lacks {room}"
         );
     }
+    let exists = |named: &str| {
+        let listed = sources.0.values();
+        listed
+            .into_iter()
+            .any(|module| module.file.ends_with(named))
+            || is_file_of_tests(named)
+    };
+    let named = page
+        .split('`')
+        .filter(|word| Path::new(word).extension().is_some_and(|end| end == "rs"));
+    for named in named.filter(|word| !word.contains('<') && !word.starts_with("tests/")) {
+        assert!(exists(named), "the page names {named}, which is gone");
+    }
 }
 
 #[test]
@@ -360,6 +373,12 @@ fn reachable<'a>(
         }
     }
     reached
+}
+
+/// Whether there is such a file that only tests have, which [`Sources`] leaves out.
+fn is_file_of_tests(named: &str) -> bool {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    src.join(named).exists()
 }
 
 /// Whether the module of the file `outer` contains that of `inner`.

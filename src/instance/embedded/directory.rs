@@ -35,14 +35,14 @@ pub(crate) struct Embedded {
     process: Option<Process>,
 }
 
-/// Part the directory of an embedded etcd holds.
+/// What the directory of an embedded etcd holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holds {
     /// Nothing.
     Nothing,
     /// The data of an etcd.
     Member,
-    /// Part an interrupted restore has prepared, and perhaps the data of an etcd.
+    /// What an interrupted restore has prepared, and perhaps the data of an etcd.
     Staged,
 }
 
@@ -63,7 +63,7 @@ impl Embedded {
         })
     }
 
-    /// Part is there.
+    /// What is there.
     pub(crate) fn holds(&self) -> Holds {
         if self.staging().join(MEMBER).is_dir() && self.staging().join(READY).is_file() {
             Holds::Staged

@@ -52,7 +52,7 @@ pub struct ManifestDraft {
 /// A writer session of one instance.
 ///
 /// Everything may be called concurrently. Memory is bounded by a budget of bytes between source
-/// and store, so futures of one task must be polled together: one that holds a share and is not
+/// and store, so futures of one task must be polled together: one that holds a permit and is not
 /// polled stalls the others. Dropping a future of a call is safe. After an error of the store every
 /// call fails; what was committed before is whole, and [`abort`](Writer::abort) ends the session.
 #[derive(Debug)]
