@@ -1,7 +1,7 @@
 //! What long work tells about itself while it runs; the command line shows it, tests record it.
 
 use std::fmt::Debug;
-use std::ops::AddAssign;
+use std::ops::{Add, AddAssign};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -27,6 +27,15 @@ impl Amount {
     #[must_use]
     pub const fn object(bytes: u64) -> Self {
         Self::new(1, bytes)
+    }
+}
+
+impl Add for Amount {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
     }
 }
 

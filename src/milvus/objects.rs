@@ -113,8 +113,15 @@ impl ObjectRef {
             path,
             ..
         } = self;
-        format!("{collection:020}/{partition:020}/{segment:020}/{path}")
+        let collection = collection_prefix(*collection);
+        format!("{collection}{partition:020}/{segment:020}/{path}")
     }
+}
+
+/// What the [`ObjectRef::tree_key`] of every object of a collection begins with.
+#[must_use]
+pub fn collection_prefix(collection: i64) -> String {
+    format!("{collection:020}/")
 }
 
 /// What a [`ObjectRef::tree_key`] says.

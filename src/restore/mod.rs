@@ -7,6 +7,7 @@ mod act;
 mod context;
 mod options;
 mod plan;
+mod scope;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use plan::keys::{Anchor, Made, Onto};
 use plan::marker::{Marker, MarkerKeys};
 use plan::missing_data::MissingData;
 use plan::target::{TargetEtcd, TargetStorage};
+use scope::Scope;
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -136,6 +138,7 @@ struct Prepared {
     made: Made,
     marker: Marker,
     marked: Marked,
+    scope: Scope,
     plan: RestorePlan,
 }
 
@@ -171,8 +174,9 @@ impl Prepared {
         let snapshot = Snapshot::open(reader.view(), manifest.clone())?;
         let body = &snapshot.body;
         let anchor = Anchor::new(&snapshot, context.cancel.run(snapshot.keys()).await?)?;
+        let scope = Scope::whole(&context.instance.etcd.roots());
         let mut home = TargetEtcd::open(context, purpose).await?;
-        let storage = TargetStorage::look(context, options).await?;
+        let storage = TargetStorage::look(context, options, &scope).await?;
         let wal = plan::target::wal(context, &mut home).await?;
         let queue = WalDirectories::new(&wal);
 
@@ -190,12 +194,17 @@ impl Prepared {
             Contents::Whole => {
                 context
                     .cancel
-                    .run(MissingData::find(&snapshot, &anchor.catalog))
+                    .run(MissingData::find(
+                        &snapshot,
+                        &anchor.catalog,
+                        &scope.selected,
+                    ))
                     .await?
             }
             Contents::KeysOnly => MissingData::default(),
         };
         let made = anchor.make(body, &onto, &lack, options)?;
+        made.target.check(&scope)?;
         let source = SourceFacts {
             snapshot: manifest.snapshot.to_string(),
             instance: manifest.instance.clone(),
@@ -220,7 +229,7 @@ impl Prepared {
                 })
                 .collect(),
             running: home.running.clone(),
-            etcd: home.facts(context, &made.target, whose.clone()),
+            etcd: home.facts(context, &scope, &made.target, whose.clone()),
             storage: storage.facts.clone(),
             wal,
             overlap: plan::survey::overlap(context.location, &context.instance.objects).await,
@@ -229,8 +238,8 @@ impl Prepared {
             source: &source,
             body,
             time: manifest.time,
-            objects: snapshot.totals(),
-            wal_files: context.cancel.run(snapshot.wal_files()).await?,
+            objects: context.cancel.run(snapshot.amount(&scope.selected)).await?,
+            wal_files: context.cancel.run(snapshot.wal_amount()).await?,
             etcd_keys: made.target.keys.len() as u64,
             changes: made.changes.clone(),
             expiring: made.expiring.clone(),
@@ -252,6 +261,7 @@ impl Prepared {
             made,
             marker,
             marked: whose,
+            scope,
             plan,
         })
     }
@@ -260,7 +270,8 @@ impl Prepared {
         if let Some(refusal) = self.plan.refusals.first() {
             return Err(refusal.to_error());
         }
-        act::prove::prove(&self.snapshot, context.progress, context.cancel).await?;
+        let (progress, cancel) = (context.progress, context.cancel);
+        act::prove::prove(&self.snapshot, &self.scope.selected, progress, cancel).await?;
         let old = self.old(context, options);
         let Some(storage) = self.storage.take() else {
             return Err(Error::new(
@@ -281,6 +292,7 @@ impl Prepared {
                 Marked::No | Marked::Other { .. } => Stage::Objects,
             },
             target: &self.made.target,
+            scope: &self.scope,
             roots: &roots,
             storage: &storage,
             queue: &self.queue,
@@ -311,7 +323,7 @@ impl Prepared {
         };
         let keys: Vec<_> = keys
             .iter()
-            .filter(|kv| !names.owns(&kv.key))
+            .filter(|kv| self.scope.has_key(&kv.key) && !names.owns(&kv.key))
             .cloned()
             .collect();
         (!keys.is_empty()).then(|| Old {

@@ -158,7 +158,8 @@ pub(crate) async fn commit(repository: &Repository, contents: &Contents) -> Mani
         };
         (key, bytes)
     });
-    let objects = map(&writer, named, &description).await;
+    let named: BTreeMap<_, _> = named.collect();
+    let objects = map(&writer, named.into_iter(), &description).await;
     let wal = contents
         .wal
         .iter()

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use crate::base::progress::Amount;
 use crate::instance::methods::Pins;
 use crate::repo::{Content, Entry, KeyRange, ObjectHash, PieceRef};
-use crate::snapshot::{OBJECTS_ROOT, Snapshot, WAL_ROOT};
+use crate::snapshot::{Selected, Snapshot, WAL_ROOT};
 use crate::store::Key;
 use crate::{Cause, Error, Result, Side};
 
@@ -55,15 +55,6 @@ impl Item {
     }
 }
 
-/// Which objects of a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// Those of the object layer, below the storage root.
-    Objects,
-    /// The files of the write-ahead log, below `rdb_data/` and `rdb_data_meta_kv/`.
-    Wal,
-}
-
 impl Snapshot {
     /// The bytes of an object in order, verified as far as its method can; `ahead` pieces are read at
     /// once. The caller has taken its share of the memory budget, and compares the hash.
@@ -105,34 +96,41 @@ impl Snapshot {
         self.method.pins().ok_or_else(none)
     }
 
-    /// The objects in the order of their collections and segments.
-    pub(crate) fn items(&self, which: Which) -> BoxStream<'static, Result<Item>> {
-        let (root, read): (_, fn(Entry) -> Result<Item>) = match which {
-            Which::Objects => (OBJECTS_ROOT, object),
-            Which::Wal => (WAL_ROOT, wal_file),
-        };
-        let items = self.map(root).scan(KeyRange::all());
-        Box::pin(items.and_then(move |entry| async move { read(entry) }))
+    /// The selected objects of the object layer, in the order of their collections and segments.
+    pub(crate) fn items(&self, selected: &Selected) -> BoxStream<'static, Result<Item>> {
+        let entries = self.entries(selected);
+        Box::pin(entries.and_then(|entry| std::future::ready(object(entry))))
+    }
+
+    /// The files of the write-ahead log, below `rdb_data/` and `rdb_data_meta_kv/`.
+    pub(crate) fn wal_files(&self) -> BoxStream<'static, Result<Item>> {
+        let entries = self.map(WAL_ROOT).scan(KeyRange::all());
+        Box::pin(entries.and_then(|entry| std::future::ready(wal_file(entry))))
     }
 
     /// Sums over the files of the write-ahead log, which are few.
-    pub(crate) async fn wal_files(&self) -> Result<Amount> {
-        self.items(Which::Wal)
-            .try_fold(Amount::default(), |mut sum, item| async move {
-                sum.objects += 1;
-                sum.bytes += item.size;
-                Ok(sum)
-            })
-            .await
+    pub(crate) async fn wal_amount(&self) -> Result<Amount> {
+        sum(self.wal_files()).await
     }
 
-    /// Sums over the objects.
-    pub(crate) fn totals(&self) -> Amount {
-        Amount {
-            objects: self.manifest.totals.objects,
-            bytes: self.manifest.totals.bytes,
+    /// Sums over the selected objects. Those of a part are counted one by one.
+    pub(crate) async fn amount(&self, selected: &Selected) -> Result<Amount> {
+        match selected {
+            Selected::All => Ok(self.totals()),
+            Selected::Collections(_) => sum(self.items(selected)).await,
         }
     }
+
+    /// Sums over all objects.
+    pub(crate) fn totals(&self) -> Amount {
+        let totals = &self.manifest.totals;
+        Amount::new(totals.objects, totals.bytes)
+    }
+}
+
+async fn sum(items: BoxStream<'_, Result<Item>>) -> Result<Amount> {
+    let add = |sum, item: Item| std::future::ready(Ok(sum + Amount::object(item.size)));
+    items.try_fold(Amount::default(), add).await
 }
 
 /// An entry of the `objects` map: `<collection>/<partition>/<segment>/<path>`.

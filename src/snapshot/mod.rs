@@ -12,7 +12,9 @@ pub mod missing;
 mod objects;
 mod reader;
 pub mod reading;
+mod selection;
 
 pub use body::{Body, Counts, Cut, EtcdIdentity, FlushRecord, MilvusIdentity, Mode, Wal, WalState};
 pub use objects::ObjectEntry;
 pub use reader::{ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
+pub use selection::{CollectionPath, Selected, Selection};

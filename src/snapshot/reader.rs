@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
-use super::{Body, anchor};
+use super::{Body, Selected, Selection, anchor};
 use crate::etcd::KeyValue;
 use crate::instance::methods::CaptureMethod;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
-use crate::repo::{KeyRange, Manifest, Map, View};
+use crate::repo::{Entry, KeyRange, Manifest, Map, View};
 use crate::{Cause, Error, Result, Side};
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
@@ -69,6 +70,26 @@ impl Snapshot {
     #[must_use]
     pub fn objects(&self) -> Map {
         self.map(OBJECTS_ROOT)
+    }
+
+    /// Finds what is selected; the keys are read only when it is a part.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Snapshot::catalog`]; [`Cause::NotFound`] for a name that the snapshot does not have.
+    pub async fn select(&self, selection: &Selection) -> Result<Selected> {
+        if selection.is_all() {
+            return Ok(Selected::All);
+        }
+        selection.of(&self.catalog().await?)
+    }
+
+    /// The entries of the map of objects that are selected, in ascending order.
+    #[must_use]
+    pub fn entries(&self, selected: &Selected) -> BoxStream<'static, Result<Entry>> {
+        let objects = self.objects();
+        let ranges = stream::iter(selected.ranges());
+        ranges.flat_map(move |range| objects.scan(range)).boxed()
     }
 
     /// The etcd keys, in byte order.

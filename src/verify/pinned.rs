@@ -4,8 +4,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::{Level, damaged};
 use crate::repo::Damage;
-use crate::snapshot::Snapshot;
-use crate::snapshot::items::{Item, Which};
+use crate::snapshot::items::Item;
+use crate::snapshot::{Selected, Snapshot};
 use crate::{Cause, Result};
 
 /// Objects that are looked at at once.
@@ -24,7 +24,7 @@ pub(super) async fn lost(snapshot: &Snapshot, level: Level) -> Result<Vec<Damage
         return Ok(Vec::new());
     }
     let mut looked = snapshot
-        .items(Which::Objects)
+        .items(&Selected::All)
         .map(|item| async { fault(snapshot, &item?, level).await })
         .buffered(AT_ONCE);
     let (mut named, mut more) = (Vec::new(), 0_u64);

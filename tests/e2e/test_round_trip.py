@@ -85,6 +85,22 @@ def test_b3sum_of_every_restored_file_is_what_ls_says(trip: RoundTrip) -> None:
     assert found == listed
 
 
+def test_ls_of_a_collection_and_of_a_database_is_their_part_of_the_list(trip: RoundTrip, binary: Path) -> None:
+    eyrie = trip.source.eyrie(binary)
+    collections = eyrie.json("show", "latest")["catalog"]
+    ids: dict[str, set[int]] = {}
+    for one in collections:
+        ids.setdefault(one["database"], set()).add(one["id"])
+        path = f"{one['database']}.{one['name']}"
+        part = eyrie.json("ls", "latest", "--collection", path)
+        assert part == [entry for entry in trip.listing if entry["collection"] == one["id"]], path
+    for database, of in ids.items():
+        part = eyrie.json("ls", "latest", "--database", database)
+        assert part == [entry for entry in trip.listing if entry["collection"] in of], database
+    refused = eyrie.expect(1, "ls", "latest", "--collection", "default.nothing-of-this-name")
+    assert "the snapshot has no collection default.nothing-of-this-name" in refused.err
+
+
 def test_the_documents_of_backup_and_restore_agree_with_what_was_done(trip: RoundTrip) -> None:
     assert trip.backup["objects"] == trip.restore["objects"] == len(trip.listing)
     assert trip.backup["bytes"] == trip.restore["bytes"] == sum(entry["size"] for entry in trip.listing)

@@ -37,7 +37,7 @@ const INNER: &[(&str, &[&[&str]])] = &[
     ),
     (
         "restore",
-        &[&["options"], &["context"], &["plan"], &["act"]],
+        &[&["options", "scope"], &["context"], &["plan"], &["act"]],
     ),
 ];
 

@@ -8,8 +8,8 @@ use crate::cli::output::{Row, RowsState};
 use crate::cli::stored::Stored;
 use crate::cli::values::SnapshotName;
 use crate::milvus::objects::TreeKey;
-use crate::repo::{Content, Entry, KeyRange};
-use crate::snapshot::ObjectEntry;
+use crate::repo::{Content, Entry};
+use crate::snapshot::{CollectionPath, ObjectEntry, Selection};
 use crate::{Cause, Error, Result};
 
 /// List the objects in a snapshot with their size and BLAKE3
@@ -24,6 +24,23 @@ pub struct Args {
     /// Only paths that contain this; `*` stands for anything, such as 'insert_log/*/100/*'
     #[arg(value_name = "PATTERN")]
     pub pattern: Option<String>,
+
+    /// Only objects of this collection; repeatable
+    #[arg(long = "collection", value_name = "[DB.]NAME")]
+    pub collections: Vec<CollectionPath>,
+
+    /// Only objects of this database's collections; repeatable
+    #[arg(long = "database", value_name = "DB")]
+    pub databases: Vec<String>,
+}
+
+impl Args {
+    fn selection(&self) -> Selection {
+        Selection {
+            databases: self.databases.iter().cloned().collect(),
+            collections: self.collections.iter().cloned().collect(),
+        }
+    }
 }
 
 /// Columns of sizes and kinds: a petabyte in bytes, and the longest kind.
@@ -34,7 +51,7 @@ const KIND_WIDTH: usize = 18;
 ///
 /// # Errors
 ///
-/// Those of [`Stored::open`] and [`Stored::find`]; [`Cause::Damage`] when a tree node is missing or
+/// Those of [`Stored::open`], [`Stored::find`] and [`Snapshot::select`]; [`Cause::Damage`] when a tree node is missing or
 /// damaged, after the objects before it.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
@@ -42,7 +59,8 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let stored = Stored::open(context, &config).await?;
         let view = stored.repository.view().await?;
         let snapshot = stored.snapshot(&args.snapshot, &view)?;
-        let mut entries = snapshot.objects().scan(KeyRange::all());
+        let selected = snapshot.select(&args.selection()).await?;
+        let mut entries = snapshot.entries(&selected);
         let mut rows = context.output.rows();
         while let Some(read) = entries.next().await {
             let entry = listed(&read?)?;

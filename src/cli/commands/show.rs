@@ -21,8 +21,7 @@ use crate::cli::values::{SnapshotName, took};
 use crate::instance::holds::HoldState;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
-use crate::repo::KeyRange;
-use crate::snapshot::{Body, Cut, Snapshot, WalState};
+use crate::snapshot::{Body, Cut, Selected, Snapshot, WalState};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
 ///
@@ -61,7 +60,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
 /// Objects and bytes of each collection.
 async fn amounts(snapshot: &Snapshot) -> Result<BTreeMap<i64, Amount>> {
     let mut amounts: BTreeMap<i64, Amount> = BTreeMap::new();
-    let mut entries = snapshot.objects().scan(KeyRange::all());
+    let mut entries = snapshot.entries(&Selected::All);
     while let Some(entry) = entries.try_next().await? {
         if let Some(key) = TreeKey::parse(&entry.key) {
             *amounts.entry(key.collection).or_default() += Amount::object(entry.content.size());

@@ -11,9 +11,9 @@ use crate::base::progress::testing::Silent;
 use crate::base::resources::{Limits, Resources};
 use crate::repo::{Cv, Manifest, PieceRef, Repository, Unlock};
 use crate::restore::act::prove::prove;
-use crate::snapshot::Snapshot;
 use crate::snapshot::fixture::{Contents, body, commit, noise, pinned, repository, told};
-use crate::snapshot::items::{Place, Which};
+use crate::snapshot::items::Place;
+use crate::snapshot::{Selected, Snapshot};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::{Op, RecordStore};
@@ -86,7 +86,7 @@ impl Case {
             other,
             ..placing(&snapshot, store, &progress, &cancel)
         };
-        placing.place(snapshot.items(Which::Objects)).await
+        placing.place(snapshot.items(&Selected::All)).await
     }
 }
 
@@ -187,7 +187,7 @@ async fn read_back_names_what_is_not_what_was_written() {
         read_back(
             &Resources::of_tests(),
             &*store,
-            snapshot.items(Which::Objects),
+            snapshot.items(&Selected::All),
             &silent,
             &cancel,
         )
@@ -197,7 +197,7 @@ async fn read_back_names_what_is_not_what_was_written() {
     let error = read_back(
         &Resources::of_tests(),
         &*store,
-        snapshot.items(Which::Objects),
+        snapshot.items(&Selected::All),
         &silent,
         &cancel,
     )
@@ -223,12 +223,16 @@ async fn damage_is_found_before_it_harms() {
 
         let snapshot = case.snapshot().await;
         case.repo_store.delete(&key, None).await.unwrap();
-        let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
+        let error = prove(&snapshot, &Selected::All, &silent, &Cancel::new())
+            .await
+            .unwrap_err();
         assert_eq!(error.cause(), Cause::Damage, "{name} missing");
 
         put(&case.repo_store, name, &whole[..whole.len() - 1]).await;
         if name.starts_with("data/") {
-            let error = prove(&snapshot, &silent, &Cancel::new()).await.unwrap_err();
+            let error = prove(&snapshot, &Selected::All, &silent, &Cancel::new())
+                .await
+                .unwrap_err();
             assert_eq!(error.cause(), Cause::Damage, "{name} cut short");
         }
         for at in (0..whole.len()).step_by(whole.len() / 50 + 1) {
@@ -271,7 +275,7 @@ async fn being_told_to_stop_stops() {
     let progress: SharedProgress = Arc::new(Silent);
     let placing = placing(&snapshot, &store, &progress, &cancel);
     let error = placing
-        .place(snapshot.items(Which::Objects))
+        .place(snapshot.items(&Selected::All))
         .await
         .unwrap_err();
     assert_eq!(error.cause(), Cause::Interrupted);
@@ -314,7 +318,7 @@ async fn a_target_that_does_not_answer_leaves_no_more_in_memory_than_the_budget(
     let progress: SharedProgress = Arc::new(Silent);
     let cancel = Cancel::new();
     let placing = placing(&snapshot, &store, &progress, &cancel);
-    let place = placing.place(snapshot.items(Which::Objects));
+    let place = placing.place(snapshot.items(&Selected::All));
     let stands_still = async {
         let mut before = 0;
         while before == 0 || data() > before {
@@ -367,7 +371,7 @@ async fn an_upload_that_is_stopped_is_aborted() {
     let cancel = Cancel::new();
     let progress: SharedProgress = Arc::new(Silent);
     let placing = placing(&snapshot, &store, &progress, &cancel);
-    let place = placing.place(snapshot.items(Which::Objects));
+    let place = placing.place(snapshot.items(&Selected::All));
     let stop = async {
         while log.keys(Op::Parts).is_empty() {
             tokio::task::yield_now().await;
@@ -389,7 +393,7 @@ async fn pinned_objects_are_placed_and_proved_by_their_method() {
     let objects = contents().objects;
     let snapshot = pinned(&repo, &objects, &source).await;
     let (progress, cancel): (SharedProgress, _) = (Arc::new(Silent), Cancel::new());
-    told(prove(&snapshot, &progress, &cancel).await);
+    told(prove(&snapshot, &Selected::All, &progress, &cancel).await);
     let target = MemoryStore::new();
     let store: SharedStore = Arc::new(target.clone());
     let place = || async {
@@ -397,7 +401,7 @@ async fn pinned_objects_are_placed_and_proved_by_their_method() {
             in_place: told(InPlace::list(&*store).await),
             ..placing(&snapshot, &store, &progress, &cancel)
         };
-        placing.place(snapshot.items(Which::Objects)).await
+        placing.place(snapshot.items(&Selected::All)).await
     };
     let placed = told(place().await);
     assert_eq!(placed.written.objects, objects.len() as u64);
@@ -415,7 +419,9 @@ async fn pinned_objects_are_placed_and_proved_by_their_method() {
     assert!(!all(&target).await.contains_key(big.as_str()));
 
     source.delete(&big, None).await.unwrap();
-    let error = prove(&snapshot, &progress, &cancel).await.unwrap_err();
+    let error = prove(&snapshot, &Selected::All, &progress, &cancel)
+        .await
+        .unwrap_err();
     assert_eq!(error.cause(), Cause::Damage);
     assert!(error.chain().contains(big.as_str()), "{}", error.chain());
 }

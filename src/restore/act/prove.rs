@@ -9,9 +9,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::base::cancel::Cancel;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::snapshot::Snapshot;
-use crate::snapshot::items::{Item, Which};
+use crate::snapshot::items::Item;
 use crate::snapshot::reading::LARGE_AT_ONCE;
+use crate::snapshot::{Selected, Snapshot};
 use crate::{Cause, Error, Result};
 
 /// How many damaged objects an error names.
@@ -26,24 +26,27 @@ pub(crate) struct Proved {
     pub(crate) wal: Amount,
 }
 
-/// Proves that every object of the snapshot can be read.
+/// Proves that the selected objects of the snapshot, and the queue's files, can be read.
 ///
 /// # Errors
 ///
 /// [`Cause::Damage`] that names the first objects whose blobs are missing; the target is untouched.
 pub(crate) async fn prove(
     snapshot: &Snapshot,
+    selected: &Selected,
     progress: &SharedProgress,
     cancel: &Cancel,
 ) -> Result<Proved> {
     let listing = snapshot.view().listing().await?;
-    let totals = snapshot.totals();
-    progress.begin("prove", Some(Amount::new(totals.objects, totals.bytes)));
+    progress.begin("prove", Some(snapshot.amount(selected).await?));
     let mut proved = Proved::default();
     let mut missing = Vec::new();
     let mut damaged = 0_u64;
-    for which in [Which::Objects, Which::Wal] {
-        let mut items = snapshot.items(which);
+    let parts = [
+        (snapshot.items(selected), &mut proved.objects),
+        (snapshot.wal_files(), &mut proved.wal),
+    ];
+    for (mut items, amount) in parts {
         while let Some(item) = items.try_next().await? {
             cancel.check()?;
             let missing_pieces = snapshot.view().missing(&listing, item.pieces());
@@ -53,12 +56,7 @@ pub(crate) async fn prove(
                     missing.push(item.key.to_string());
                 }
             }
-            let usage = match which {
-                Which::Objects => &mut proved.objects,
-                Which::Wal => &mut proved.wal,
-            };
-            usage.objects += 1;
-            usage.bytes += item.size;
+            *amount += Amount::object(item.size);
             progress.advance(Amount::object(item.size));
         }
     }

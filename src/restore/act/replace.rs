@@ -14,9 +14,8 @@ use crate::base::weakening::{self, Weakening};
 use crate::etcd::KeyValue;
 use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
-use crate::milvus::objects::folders;
 use crate::repo::{Compression, Content, Entry, ManifestDraft, Repository, Totals};
-use crate::snapshot::items::Which;
+use crate::restore::scope::Scope;
 use crate::snapshot::{
     ANCHOR_ROOT, Body, Counts, Cut, EtcdIdentity, KEYS_ONLY, MilvusIdentity, Mode, OBJECTS_ROOT,
     Snapshot, Wal, WalState, anchor,
@@ -143,24 +142,25 @@ fn body(old: &Old) -> Body {
     }
 }
 
-/// Removes Milvus's objects that the snapshot does not have. Returns how many.
+/// Removes the objects of the scope that the snapshot does not have. Returns how many.
 pub(crate) async fn remove_old(
     snapshot: &Snapshot,
+    scope: &Scope,
     store: &dyn Store,
     outside: &[String],
     progress: &SharedProgress,
     cancel: &Cancel,
 ) -> Result<u64> {
     let wanted: HashSet<[u8; 16]> = snapshot
-        .items(Which::Objects)
+        .items(&scope.selected)
         .map_ok(|item| digest(item.key.as_str()))
         .try_collect()
         .await?;
     progress.begin("remove", None);
     let mut removed = 0;
-    for family in folders() {
+    for prefix in &scope.replaced {
         let mut gone = store
-            .list(&format!("{family}/"), ListOptions::default())
+            .list(prefix, ListOptions::default())
             .try_filter(|meta| {
                 let key = meta.key.as_str();
                 let ours = wanted.contains(&digest(key));

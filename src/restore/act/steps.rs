@@ -33,7 +33,8 @@ use crate::restore::act::wal::WalDirectories;
 use crate::restore::options::{Occupied, Options, ReadBack};
 use crate::restore::plan::marker::{Marker, Stage};
 use crate::restore::plan::target_keys::TargetKeys;
-use crate::snapshot::items::{Item, Which};
+use crate::restore::scope::Scope;
+use crate::snapshot::items::Item;
 use crate::snapshot::{Snapshot, WalState};
 use crate::store::SharedStore;
 use crate::store::local::LocalStore;
@@ -63,6 +64,7 @@ pub(crate) struct Steps<'a> {
     /// How far an earlier run came.
     pub(crate) stage: Stage,
     pub(crate) target: &'a TargetKeys,
+    pub(crate) scope: &'a Scope,
     pub(crate) roots: &'a Roots,
     pub(crate) storage: &'a Storage,
     pub(crate) queue: &'a WalDirectories,
@@ -111,7 +113,7 @@ impl Steps<'_> {
         keys: &mut dyn Keyspace,
         mut home: Option<&mut Embedded>,
     ) -> Result<Done> {
-        let begun = Writer::begin(keys, self.roots, &self.marker, self.env);
+        let begun = Writer::begin(keys, self.roots, self.scope, &self.marker, self.env);
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         let told = |stage| move |error| self.told(error, stage);
@@ -158,14 +160,13 @@ impl Steps<'_> {
             total += Amount::object(item.size);
         }
         if captured {
-            let files = self.snapshot.wal_files().await?;
-            total += Amount::new(files.objects, files.bytes);
+            total += self.snapshot.wal_amount().await?;
         }
         self.progress.begin("prove", Some(total));
         let objects = stream::iter(deferred.iter().cloned().map(Ok)).boxed();
         prove::bytes(self.snapshot, objects, self.progress, self.cancel).await?;
         if captured {
-            let files = self.snapshot.items(Which::Wal);
+            let files = self.snapshot.wal_files();
             prove::bytes(self.snapshot, files, self.progress, self.cancel).await?;
         }
         self.progress.end();
@@ -225,8 +226,7 @@ impl Steps<'_> {
     }
 
     async fn objects(&self, done: &mut Done) -> Result<Placed> {
-        let totals = self.snapshot.totals();
-        let total = Amount::new(totals.objects, totals.bytes);
+        let total = self.snapshot.amount(&self.scope.selected).await?;
         self.progress.begin("objects", Some(total));
         let other = if self.replaces() {
             Other::Defer
@@ -234,7 +234,9 @@ impl Steps<'_> {
             Other::Overwrite
         };
         let placing = self.placing(other).await?;
-        let placed = placing.place(self.snapshot.items(Which::Objects)).await?;
+        let placed = placing
+            .place(self.snapshot.items(&self.scope.selected))
+            .await?;
         self.settle_files().await?;
         self.progress.end();
         done.written = placed.written;
@@ -293,10 +295,9 @@ impl Steps<'_> {
         if self.options.read_back == ReadBack::No {
             return Ok(());
         }
-        let totals = self.snapshot.totals();
-        let total = Amount::new(totals.objects, totals.bytes);
+        let total = self.snapshot.amount(&self.scope.selected).await?;
         self.progress.begin("read back", Some(total));
-        let items = self.snapshot.items(Which::Objects);
+        let items = self.snapshot.items(&self.scope.selected);
         let resources = self.snapshot.view().resources();
         let store = &*self.storage.store;
         read_back(resources, store, items, self.progress, self.cancel).await?;
@@ -324,6 +325,7 @@ impl Steps<'_> {
         }
         done.removed = replace::remove_old(
             self.snapshot,
+            self.scope,
             &*self.storage.store,
             &self.storage.outside,
             self.progress,

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
+use crate::milvus::objects::collection_prefix;
 use crate::repo::Manifest;
 use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::plan::marker::MarkerKeys;
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
-use crate::snapshot::{EtcdIdentity, WalState};
+use crate::snapshot::{EtcdIdentity, Selected, WalState};
 use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
@@ -84,6 +85,7 @@ struct World {
     objects: MemoryStore,
     queue: tempfile::TempDir,
     options: Options,
+    scope: Scope,
     contents: Contents,
 }
 
@@ -105,6 +107,7 @@ impl World {
                 occupied,
                 ..Options::default()
             },
+            scope: Scope::whole(&Roots::new("r")),
             contents,
         };
         if occupied == Occupied::Replace {
@@ -190,6 +193,7 @@ impl World {
             marker,
             stage,
             target: &target,
+            scope: &self.scope,
             roots: &Roots::new("r"),
             storage: &storage,
             queue: &queue,
@@ -305,6 +309,53 @@ async fn a_restore_is_complete_and_can_be_repeated() {
         world.complete().await;
         assert_eq!((again.written.objects, again.kept.objects), (0, objects));
     }
+}
+
+#[tokio::test]
+async fn a_restore_of_a_part_leaves_the_rest_of_the_target_alone() {
+    let (_, repository) = repository().await;
+    let mut more = contents(WalState::Reset);
+    let other = "insert_log/2/2/4/100/1";
+    let entry = format!("{}{:020}/{:020}/{other}", collection_prefix(2), 2, 4);
+    more.objects.insert(entry, noise(70, 10));
+    let manifest = commit(&repository, &more).await;
+    let mut world = World::on(&(repository, manifest), Occupied::Replace, WalState::Reset).await;
+    let keys = [
+        "r/meta/collection/1",
+        "r/meta/fields/1",
+        "r/meta/session/id",
+    ];
+    world.scope = Scope {
+        selected: Selected::Collections([1].into()),
+        keys: keys.map(str::to_owned).to_vec(),
+        empty: vec![],
+        replaced: vec!["insert_log/1/".to_owned()],
+    };
+    world
+        .put("insert_log/1/2/3/100/99", b"gone at the end")
+        .await;
+    world.keys.insert("r/meta/fields/1/old", b"gone at the end");
+    let done = told(world.run(world.plain()).await);
+    assert_eq!(done.removed, 1);
+    let stored = world.stored().await;
+    let mut wanted = world.contents.objects.clone();
+    let beside = OLD
+        .iter()
+        .filter(|(path, _)| !path.starts_with("insert_log/1/"));
+    wanted.extend(beside.map(|(path, bytes)| ((*path).to_owned(), Bytes::from_static(bytes))));
+    assert_eq!(
+        stored, wanted,
+        "and not {other}, which is of another collection"
+    );
+    let keys = world.keys.dump();
+    let of_milvus = keys.keys().filter(|key| key.starts_with("r/meta/"));
+    let mut wanted = vec![
+        "r/meta/collection/1",
+        "r/meta/collection/9",
+        "r/meta/fields/1",
+    ];
+    wanted.extend(["r/meta/old", "r/meta/session/id"]);
+    assert_eq!(of_milvus.collect::<Vec<_>>(), wanted);
 }
 
 #[tokio::test]

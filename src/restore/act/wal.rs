@@ -15,7 +15,7 @@ use crate::instance::ownership::Owner;
 use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::restore::plan::inputs::WalFacts;
 use crate::snapshot::Snapshot;
-use crate::snapshot::items::{Item, Which};
+use crate::snapshot::items::Item;
 use crate::store::Key;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
@@ -103,7 +103,7 @@ fn files(
     snapshot: &Snapshot,
     name: &'static str,
 ) -> impl futures::Stream<Item = Result<Item>> + Send + use<> {
-    snapshot.items(Which::Wal).try_filter_map(move |item| {
+    snapshot.wal_files().try_filter_map(move |item| {
         let below = item
             .key
             .as_str()

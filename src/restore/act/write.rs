@@ -16,6 +16,7 @@ use crate::milvus::keys::Roots;
 use crate::restore::options::Occupied;
 use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
 use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
+use crate::restore::scope::Scope;
 use crate::{Cause, Error, Result, Side};
 
 /// How often a write is made again after a passing fault, with twice the pause each time: about
@@ -29,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Writer<'a> {
     keys: &'a mut dyn Keyspace,
     roots: Roots,
+    scope: &'a Scope,
     sessions: Vec<Condition>,
     names: MarkerKeys,
     marker: Vec<u8>,
@@ -52,6 +54,7 @@ impl<'a> Writer<'a> {
     pub async fn begin(
         keys: &'a mut dyn Keyspace,
         roots: &Roots,
+        scope: &'a Scope,
         marker: &Marker,
         env: &Env,
     ) -> Result<Self> {
@@ -61,6 +64,7 @@ impl<'a> Writer<'a> {
         let mut writer = Self {
             keys,
             roots: roots.clone(),
+            scope,
             sessions: no_session(roots),
             names,
             marker: marker.to_value()?,
@@ -163,7 +167,7 @@ impl<'a> Writer<'a> {
         self.put("noting where the old keys are", &put).await
     }
 
-    /// Deletes every key of the root that is not to be there, and those that make collections
+    /// Deletes every key of the scope that is not to be there, and those that make collections
     /// visible. Returns how many went.
     ///
     /// # Errors
@@ -172,7 +176,8 @@ impl<'a> Writer<'a> {
     pub async fn clear(&mut self, target: &TargetKeys, occupied: Occupied) -> Result<u64> {
         if occupied == Occupied::Refuse {
             let found = self.keys.read(&self.roots.prefix()).await?.keys;
-            if let Some(key) = in_the_way(&found, &self.names, &self.roots, target).next() {
+            let mut others = in_the_way(&found, self.scope, &self.names, &self.roots, target);
+            if let Some(key) = others.next() {
                 let key = String::from_utf8_lossy(&key.key).into_owned();
                 return Err(Side::Target
                     .error(
@@ -196,7 +201,7 @@ impl<'a> Writer<'a> {
         })
         .await?;
         gone.append(&mut others);
-        debug!(keys = gone.len(), "clearing the root");
+        debug!(keys = gone.len(), "clearing the target");
         for batch in gone.chunks(MAX_TXN_OPS) {
             self.delete("removing the old keys from etcd", batch)
                 .await?;
@@ -274,21 +279,23 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Hands every key of the root that is not eyrie's own to `take`, page by page: there may be as
+    /// Hands every key of the scope that is not eyrie's own to `take`, page by page: there may be as
     /// many as fill the memory.
     async fn visit(&mut self, mut take: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
-        let prefix = self.roots.prefix();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.keys.page(&prefix, after.as_deref()).await?;
-            for kv in page.iter().filter(|kv| !self.names.owns(&kv.key)) {
-                take(kv)?;
-            }
-            match page.into_iter().next_back() {
-                Some(last) => after = Some(last.key),
-                None => return Ok(()),
+        for prefix in &self.scope.keys {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let page = self.keys.page(prefix, after.as_deref()).await?;
+                for kv in page.iter().filter(|kv| !self.names.owns(&kv.key)) {
+                    take(kv)?;
+                }
+                match page.into_iter().next_back() {
+                    Some(last) => after = Some(last.key),
+                    None => break,
+                }
             }
         }
+        Ok(())
     }
 
     /// Leaves the record of the restore, removes the marker and releases the lock.

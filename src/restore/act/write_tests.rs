@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 
 use super::super::keyspace::memory::{Fault, MemoryKeys};
@@ -31,12 +33,14 @@ fn target() -> TargetKeys {
     TargetKeys { keys, last: 3 }
 }
 
+static WHOLE: LazyLock<Scope> = LazyLock::new(|| Scope::whole(&Roots::new("r")));
+
 async fn run(keys: &mut MemoryKeys) -> Result<()> {
     Box::pin(steps(keys)).await
 }
 
 async fn steps(keys: &mut MemoryKeys) -> Result<()> {
-    let mut writer = Writer::begin(keys, &Roots::new("r"), &marker(), &env()).await?;
+    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, &marker(), &env()).await?;
     writer.stage(Stage::Swap).await?;
     writer.clear(&target(), Occupied::Replace).await?;
     writer.write(&target(), |_| Ok(())).await?;
@@ -94,7 +98,7 @@ async fn only_a_replacing_restore_removes_keys() {
     let mut keys = before();
     keys.insert("r/meta/session/id", b"3");
     let left = keys.clone();
-    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
         .await
         .unwrap();
     let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
@@ -112,7 +116,7 @@ async fn a_session_stops_the_writer() {
         keys.insert("r/meta/session/id", b"3");
         keys.insert("r/meta/session/version", b"2.3.5");
         let mut other = keys.clone();
-        let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+        let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
             .await
             .unwrap();
         other.insert(&format!("r/meta/session/{name}"), b"{}");
@@ -128,7 +132,7 @@ async fn a_session_stops_the_writer() {
 async fn another_restores_marker_is_refused() {
     let mut keys = MemoryKeys::default();
     keys.insert("r/eyrie/restore", b"{}");
-    let error = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
@@ -138,10 +142,10 @@ async fn another_restores_marker_is_refused() {
 async fn a_second_restore_waits_for_the_lock_and_gives_up() {
     let mut keys = MemoryKeys::default();
     let mut other = keys.clone();
-    let _held = Writer::begin(&mut other, &Roots::new("r"), &marker(), &env())
+    let _held = Writer::begin(&mut other, &Roots::new("r"), &WHOLE, &marker(), &env())
         .await
         .unwrap();
-    let error = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
@@ -151,7 +155,7 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
 async fn what_does_not_compare_is_named() {
     let mut keys = MemoryKeys::default();
     let other = keys.clone();
-    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
         .await
         .unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();

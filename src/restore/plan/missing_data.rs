@@ -16,7 +16,7 @@ use crate::base::weakening::{MISSING_OBJECTS, Weakening};
 use crate::milvus::catalog::{ALL_PARTITIONS, Catalog, Collection, Segment};
 use crate::milvus::keys::SegmentKey;
 use crate::milvus::objects::{ObjectKind, ObjectRef};
-use crate::snapshot::{Snapshot, missing};
+use crate::snapshot::{Selected, Snapshot, missing};
 
 /// Missing files that are named for each collection; the rest are counted.
 const NAMED: usize = 20;
@@ -149,13 +149,17 @@ pub struct MissingData {
 }
 
 impl MissingData {
-    /// Compares the snapshot's objects with what its anchor requires. The object map is read only
+    /// Compares the selected objects of the snapshot with what its anchor requires. The object map is read only
     /// when the manifest says that something is missing, or when the numbers differ.
     ///
     /// # Errors
     ///
     /// [`Cause::Damage`](crate::Cause::Damage) when a node of the map is missing or damaged.
-    pub(crate) async fn find(snapshot: &Snapshot, catalog: &Catalog) -> Result<Self> {
+    pub(crate) async fn find(
+        snapshot: &Snapshot,
+        catalog: &Catalog,
+        selected: &Selected,
+    ) -> Result<Self> {
         let body = &snapshot.body;
         let scope = body.wal.state.scope();
         let said = body.weakenings.iter();
@@ -167,7 +171,9 @@ impl MissingData {
         }
         let mut sums = Sums::new(catalog);
         missing::find(&snapshot.objects(), catalog, scope, |object| {
-            sums.take(object);
+            if selected.has(object.collection) {
+                sums.take(object);
+            }
         })
         .await?;
         Ok(sums.finish())

@@ -52,7 +52,7 @@ fn build_of(catalog: &Catalog, segment: i64) -> ObjectRef {
 async fn a_whole_snapshot_lacks_nothing() {
     let (_, catalog) = three();
     let snapshot = without(&catalog, &[], vec![]).await;
-    let lack = told(MissingData::find(&snapshot, &catalog).await);
+    let lack = told(MissingData::find(&snapshot, &catalog, &Selected::All).await);
     assert_eq!(lack, MissingData::default());
     assert_eq!(lack.weakening(), None);
 }
@@ -65,7 +65,7 @@ async fn missing_files_are_named_with_their_collection_and_segment() {
     let index_too = build_of(&catalog, 130).path;
     // The manifest does not say so: what is missing is computed.
     let snapshot = without(&catalog, &[&index.path, &log, &index_too], vec![]).await;
-    let lack = told(MissingData::find(&snapshot, &catalog).await);
+    let lack = told(MissingData::find(&snapshot, &catalog, &Selected::All).await);
     assert_eq!(lack.objects, 3);
     let of = |outcome| {
         let mut lacking = lack.lacking.iter();
@@ -111,7 +111,7 @@ async fn a_snapshot_that_says_that_it_lacks_something_is_looked_through_even_if_
     };
     let mut snapshot = without(&catalog, &[&index], vec![said]).await;
     snapshot.manifest.totals.objects += 1;
-    let lack = told(MissingData::find(&snapshot, &catalog).await);
+    let lack = told(MissingData::find(&snapshot, &catalog, &Selected::All).await);
     assert_eq!(lack.objects, 1);
 }
 

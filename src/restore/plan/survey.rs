@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::progress::Amount;
 use crate::config::Objects;
@@ -26,14 +26,18 @@ pub(crate) struct Stored {
     pub(crate) counted: Option<Counted>,
 }
 
-/// Counts what is in `store`; what begins with one of `outside` is not the object layer's, as the
+/// Counts what is in `store` below `prefixes`; what begins with one of `outside` is not the object layer's, as the
 /// queue of the package's default configuration lies below the storage root.
 pub(crate) async fn storage(
     store: &dyn Store,
+    prefixes: &[String],
     outside: &[String],
     counting: Counted,
 ) -> Result<Stored> {
-    let mut listing = store.list("", ListOptions::default());
+    let listings = prefixes
+        .iter()
+        .map(|prefix| store.list(prefix, ListOptions::default()));
+    let mut listing = stream::iter(listings).flatten();
     let mut families: BTreeMap<String, Amount> = BTreeMap::new();
     let mut found = Stored {
         counted: Some(Counted::All),
@@ -206,7 +210,7 @@ mod tests {
             "notes.txt",
         ])
         .await;
-        let found = storage(&store, &["rocksmq/".into()], Counted::All)
+        let found = storage(&store, &[String::new()], &["rocksmq/".into()], Counted::All)
             .await
             .unwrap();
         let usage = |objects| Amount {
@@ -222,6 +226,9 @@ mod tests {
         );
         assert_eq!(found.foreign, usage(1));
         assert_eq!(found.counted, Some(Counted::All));
+        let part = ["index_files/1/".into(), "insert_log/2/".into()];
+        let found = storage(&store, &part, &[], Counted::All).await.unwrap();
+        assert_eq!(found.families, [("index_files".to_owned(), usage(1))]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::restore::plan::inputs::{
     Counted, EtcdFacts, Known, Layer, Marked, Place, StorageFacts, TargetVersion, WalFacts,
 };
 use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
+use crate::restore::scope::Scope;
 use crate::store::SharedStore;
 use crate::store::limit::limited;
 use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
@@ -166,10 +167,11 @@ impl TargetEtcd {
         }
     }
 
-    /// What is in the way of a restore that writes `target`.
+    /// What is in the way of a restore of `scope` that writes `target`.
     pub(crate) fn facts(
         &self,
         context: &Context<'_>,
+        scope: &Scope,
         target: &TargetKeys,
         marked: Marked,
     ) -> EtcdFacts {
@@ -183,7 +185,7 @@ impl TargetEtcd {
             Marked::Ours(_) => target,
             Marked::No | Marked::Other { .. } => &none,
         };
-        let way = |keys| in_the_way(keys, &names, &roots, ours);
+        let way = |keys| in_the_way(keys, scope, &names, &roots, ours);
         let mut both = way(&self.keys).chain(way(&self.left));
         let example = both
             .next()
@@ -256,7 +258,11 @@ pub(crate) struct TargetStorage {
 
 impl TargetStorage {
     /// Looks at the storage; all of it is counted when it is to be replaced.
-    pub(crate) async fn look(context: &Context<'_>, options: &Options) -> Result<Self> {
+    pub(crate) async fn look(
+        context: &Context<'_>,
+        options: &Options,
+        scope: &Scope,
+    ) -> Result<Self> {
         let objects = &context.instance.objects;
         let (place, layer, whole_bucket) = match objects {
             Objects::Local(local) => (local.path.display().to_string(), Layer::Local, false),
@@ -275,7 +281,7 @@ impl TargetStorage {
         let stored = match &store {
             None => Stored::default(),
             Some(store) => {
-                let counted = survey::storage(&**store, &outside, counting);
+                let counted = survey::storage(&**store, &scope.empty, &outside, counting);
                 match context.cancel.run(counted).await {
                     Ok(stored) => stored,
                     Err(error) if is_missing(&error) => {

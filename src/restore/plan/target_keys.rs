@@ -6,6 +6,8 @@ use super::marker::MarkerKeys;
 use crate::etcd::KeyValue;
 use crate::instance::liveness::keys_beside_sessions;
 use crate::milvus::keys::Roots;
+use crate::restore::scope::Scope;
+use crate::{Cause, Error, Result};
 
 /// Keys and their values.
 pub type Pairs = [(Vec<u8>, Vec<u8>)];
@@ -24,6 +26,21 @@ impl TargetKeys {
     pub(crate) fn split(&self) -> (&Pairs, &Pairs) {
         self.keys
             .split_at(self.keys.len().saturating_sub(self.last))
+    }
+
+    /// Checks that all of it belongs to `scope`: anything else would be neither compared nor, by the
+    /// next restore, found.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`] that names a key outside.
+    pub(crate) fn check(&self, scope: &Scope) -> Result<()> {
+        let outside = self.keys.iter().find(|(key, _)| !scope.has_key(key));
+        outside.map_or(Ok(()), |(key, _)| {
+            let (key, keys) = (String::from_utf8_lossy(key), scope.keys.join(" and "));
+            let message = format!("the restore would write {key}, which is not below {keys}");
+            Err(Error::new(Cause::Failed, message))
+        })
     }
 
     /// The places in `keys` in the order of the keys, 4 bytes each.
@@ -54,10 +71,11 @@ impl Places {
     }
 }
 
-/// The keys of a root that a restore of `target` would destroy: all but eyrie's own, those that are
+/// The keys that a restore of `target` would destroy: all of its scope but eyrie's own, those that are
 /// as they will be, and `session/id` and `session/version`, which any etcd that Milvus once used has.
 pub(crate) fn in_the_way<'k>(
     found: &'k [KeyValue],
+    scope: &'k Scope,
     names: &'k MarkerKeys,
     roots: &Roots,
     target: &'k TargetKeys,
@@ -65,7 +83,8 @@ pub(crate) fn in_the_way<'k>(
     let wanted = target.values();
     let tolerated = keys_beside_sessions(roots);
     found.iter().filter(move |kv| {
-        !names.owns(&kv.key)
+        scope.has_key(&kv.key)
+            && !names.owns(&kv.key)
             && !tolerated.contains(&kv.key)
             && wanted.get(kv.key.as_slice()) != Some(&kv.value.as_slice())
     })
