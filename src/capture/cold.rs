@@ -12,8 +12,9 @@ use super::cold_source::wal_directories;
 use super::objects::content;
 use super::plan::{Planned, refuse};
 use crate::instance::methods::CaptureMethod;
-use crate::instance::objects::LayerObject;
-use crate::instance::{connect, wal};
+use crate::instance::objects::local::Local;
+use crate::instance::objects::{Layer as _, LayerObject};
+use crate::instance::wal;
 use crate::milvus::catalog::Catalog;
 use crate::repo::{Entry, NodeRef, Writer};
 use crate::store::limit::limited;
@@ -46,8 +47,8 @@ pub(super) async fn anchor(
 pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
     let mut files = Vec::new();
     for (name, directory) in wal::ROCKSMQ_NAMES.iter().zip(wal_directories(context)?) {
-        let store = connect::directory(&directory, Side::Source)?;
-        let store = limited(store, &context.resources);
+        let layer = Local::new(&directory, Side::Source, &context.env);
+        let store = limited(layer.open().await?, &context.resources);
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
         let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);
         files.extend(listed.into_iter().map(of_store));

@@ -13,10 +13,9 @@ use super::{Context, Options, cold_source};
 use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
 use crate::etcd::Status;
-use crate::instance::connect;
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
-use crate::instance::objects::ObjectLayer;
+use crate::instance::objects::{ObjectLayer, layer};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
@@ -180,7 +179,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         },
         etcd: etcd_identity(context, &status),
         revision: anchor.revision,
-        objects: connect::object_layer(&instance.objects),
+        objects: layer(&instance.objects, Side::Source, &context.env).record(),
         versioned,
         wal: wal(context, options.mode),
         proxies: proxies.collect(),

@@ -9,11 +9,11 @@ use tracing::{debug, info, warn};
 
 use super::objects::key_of;
 use super::{Context, Options, cold_source};
-use crate::base::error::Context as _;
 use crate::base::poll::poll;
 use crate::etcd::{Etcd, Status, prefix_end};
 use crate::instance::connect;
 use crate::instance::embedded::EtcdCopy;
+use crate::instance::objects::layer;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::inventory::CollectionName;
@@ -24,7 +24,7 @@ use crate::snapshot::Mode;
 use crate::store::limit::limited;
 use crate::store::memory::MemoryStore;
 use crate::store::{Meta, SharedStore};
-use crate::{Cause, Error, Result, Side, config};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a Milvus that was just started may take to be healthy: the sessions of the one before it
 /// must run out first, within 60 s by default (docs/milvus.md 3.4).
@@ -144,20 +144,13 @@ pub(super) async fn running_parts(
 ///
 /// # Errors
 ///
-/// As [`connect::objects`].
+/// Those of [`Layer::open`](crate::instance::objects::Layer::open).
 pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result<SharedStore> {
-    let objects = &context.instance.objects;
-    if let config::Objects::Local(local) = objects
-        && !local.path.exists()
-        && catalog.objects_in(Scope::WithOpen).next().is_none()
-    {
+    let layer = layer(&context.instance.objects, Side::Source, &context.env);
+    if !layer.is_made() && catalog.objects_in(Scope::WithOpen).next().is_none() {
         return Ok(Arc::new(MemoryStore::new()));
     }
-    if let config::Objects::Local(local) = objects {
-        local.require().on(Side::Source)?;
-    }
-    let store = connect::objects(objects, Side::Source, &context.env).await?;
-    Ok(limited(store, &context.resources))
+    Ok(limited(layer.open().await?, &context.resources))
 }
 
 /// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells

@@ -7,11 +7,12 @@ use super::plan::{Plan, plan, write_hold};
 use super::{Context, Options};
 use crate::etcd::Status;
 use crate::instance::connect;
+use crate::instance::objects::layer;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion};
 use crate::snapshot::Body;
 use crate::store::ListOptions;
-use crate::{Error, Result, Side, config};
+use crate::{Error, Result, Side};
 
 /// What was found of an instance.
 #[derive(Debug)]
@@ -154,12 +155,11 @@ async fn management(context: &Context) -> Result<()> {
 ///
 /// Milvus makes its directory with the first object, so one that is missing is the plan's to judge.
 async fn objects(context: &Context) -> Result<SurveyedObjects> {
-    if let config::Objects::Local(local) = &context.instance.objects
-        && !local.path.exists()
-    {
+    let layer = layer(&context.instance.objects, Side::Source, &context.env);
+    if !layer.is_made() {
         return Ok(SurveyedObjects { versions: None });
     }
-    let store = connect::objects(&context.instance.objects, Side::Source, &context.env).await?;
+    let store = layer.open().await?;
     if store.capabilities().versions {
         let versions = Some(true);
         return Ok(SurveyedObjects { versions });

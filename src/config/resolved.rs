@@ -258,27 +258,6 @@ pub struct LocalObjects {
     pub milvus_path: PathBuf,
 }
 
-impl LocalObjects {
-    /// Checks that the directory is there, as it must be for a capture.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::Absent`] when it is not a directory on this host.
-    pub fn require(&self) -> Result<()> {
-        if self.path.is_dir() {
-            return Ok(());
-        }
-        let message = format!(
-            "the segment objects should be in {}, which is no directory on this host",
-            self.path.display()
-        );
-        Err(Error::new(Cause::Absent, message).with_hint(
-            "if Milvus runs in a container, instance.path_map says where its paths are on this \
-             host; otherwise set instance.objects.path",
-        ))
-    }
-}
-
 /// Segment objects in an S3 bucket.
 #[derive(Debug, Clone)]
 pub struct S3Objects {

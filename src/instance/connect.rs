@@ -13,12 +13,11 @@ use crate::base::error::Context as _;
 use crate::base::resources::Resources;
 use crate::config::{self, Switch};
 use crate::etcd::{Etcd, Settings, Status};
-use crate::instance::objects::ObjectLayer;
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
 use crate::repo::{Repository, Unlock};
-use crate::store::local::{LocalSettings, LocalStore, MissingRoot};
+use crate::store::local::MissingRoot;
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
 use crate::store::sided::SidedStore;
@@ -74,26 +73,12 @@ fn pem(file: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Opens the object layer of an instance on `side` for reading.
+/// Opens a store on `side`, with retries.
 ///
 /// # Errors
 ///
-/// [`Cause::Absent`] when the directory is not there, [`Cause::Invalid`] when the credentials cannot
-/// be read.
-pub async fn objects(objects: &config::Objects, side: Side, env: &Env) -> Result<SharedStore> {
-    match objects {
-        config::Objects::Local(local) => {
-            local.require().on(side)?;
-            directory(&local.path, side)
-        }
-        config::Objects::S3(s3) => {
-            let location = Location::S3(Box::new(s3.at.clone()));
-            open(&location, OpenSettings::default(), side, env).await
-        }
-    }
-}
-
-async fn open(
+/// Those of [`store::open::open`].
+pub async fn open(
     location: &Location,
     settings: OpenSettings,
     side: Side,
@@ -101,27 +86,6 @@ async fn open(
 ) -> Result<SharedStore> {
     let store = store::open::open(location, settings, env).await;
     Ok(Arc::new(SidedStore::new(store.on(side)?, side)))
-}
-
-/// Opens a directory of an instance on `side` for reading.
-pub fn directory(path: &Path, side: Side) -> Result<SharedStore> {
-    let store = LocalStore::open(path, LocalSettings::default()).on(side)?;
-    Ok(Arc::new(SidedStore::new(Arc::new(store), side)))
-}
-
-/// Where an object layer is, for a manifest.
-#[must_use]
-pub fn object_layer(objects: &config::Objects) -> ObjectLayer {
-    match objects {
-        config::Objects::Local(local) => ObjectLayer::Local {
-            path: local.milvus_path.display().to_string(),
-        },
-        config::Objects::S3(s3) => ObjectLayer::S3 {
-            endpoint: s3.at.endpoint.clone().unwrap_or_default(),
-            bucket: s3.at.bucket.clone(),
-            prefix: s3.at.prefix.clone(),
-        },
-    }
 }
 
 /// Connects to the configured proxy of a Milvus on `side`.

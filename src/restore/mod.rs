@@ -22,7 +22,7 @@ pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 use crate::base::cancel::Turn;
 use crate::base::progress::Amount;
 use crate::base::weakening::Weakening;
-use crate::instance::connect;
+use crate::instance::objects::ObjectLayer;
 use crate::repo::{Manifest, Reader};
 use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
 use crate::{Error, Result};
@@ -134,6 +134,7 @@ struct Prepared {
     snapshot: Snapshot,
     home: TargetEtcd,
     storage: Option<TargetStorage>,
+    objects: ObjectLayer,
     queue: WalDirectories,
     made: Made,
     marker: Marker,
@@ -183,8 +184,10 @@ impl Prepared {
         let marker = marker(context, manifest, options, &home);
         let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
+        let objects = storage.layer.record();
         let onto = Onto {
             instance: context.instance,
+            objects: &objects,
             version: version.get().unwrap_or_else(|| anchor.version.clone()),
             session_id: home.session_id(context),
             now: marker.started,
@@ -232,7 +235,7 @@ impl Prepared {
             etcd: home.facts(context, &scope, &made.target, whose.clone()),
             storage: storage.facts.clone(),
             wal,
-            overlap: plan::survey::overlap(context.location, &context.instance.objects).await,
+            overlap: storage.layer.overlap(context.location).await,
         };
         let plan = RestorePlan::new(Inputs {
             source: &source,
@@ -257,6 +260,7 @@ impl Prepared {
             snapshot,
             home,
             storage: Some(storage),
+            objects,
             queue,
             made,
             marker,
@@ -279,7 +283,7 @@ impl Prepared {
                 "the restore has run already",
             ));
         };
-        let storage = storage.prepare(context)?;
+        let storage = storage.prepare(context).await?;
         let (mut etcd, mut embedded) = self.home.prepare(context, &self.marked).await?;
         let roots = context.instance.etcd.roots();
         let steps = Steps {
@@ -339,7 +343,7 @@ impl Prepared {
                 kv_sub_path: instance.etcd.kv_sub_path.clone(),
             },
             version: self.plan.target.version.version.clone(),
-            objects: connect::object_layer(&instance.objects),
+            objects: self.objects.clone(),
             wal: (
                 instance.wal.kind.name().to_owned(),
                 instance.wal.channel_prefix.clone(),

@@ -10,8 +10,9 @@ use crate::cli::documents::{
 };
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
-use crate::config::{self, Deploy, Objects, WalKind};
+use crate::config::{self, Deploy, WalKind};
 use crate::instance::methods::Method;
+use crate::instance::objects::layer;
 use crate::milvus::MilvusVersion;
 use crate::milvus::version::FreshWal;
 use crate::snapshot::Body;
@@ -129,14 +130,11 @@ fn etcd(work: &capture::Context, survey: &Survey) -> CheckedEtcd {
 }
 
 fn objects(work: &capture::Context, survey: &Survey) -> CheckedObjects {
-    let (kind, location) = match &work.instance.objects {
-        Objects::Local(local) => ("local", local.path.display().to_string()),
-        Objects::S3(s3) => ("s3", s3.at.place()),
-    };
+    let layer = layer(&work.instance.objects, Side::Source, &work.env);
     let planned = survey.plan.as_ref().ok().map(|plan| plan.versioned);
     CheckedObjects {
-        kind: kind.to_owned(),
-        location,
+        kind: layer.record().kind().word().to_owned(),
+        location: layer.place(),
         reachable: survey.objects.is_ok(),
         versions: survey
             .objects

@@ -1,108 +1,123 @@
-//! Where segment objects come from and go back to: the object layer of an instance, on a store.
+//! The object layer of an instance: where its segment objects are, and how they are reached.
 //!
-//! Listings answer "is it the same object", never "is it live" (I1).
+//! A kind of layer is one file here and an arm of [`layer`]. Listings answer "is it the same object",
+//! never "is it live" (I1).
 
-mod layer;
+mod listed;
+pub(crate) mod local;
+mod record;
+mod s3;
 
-use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 
-pub use layer::ObjectLayer;
+pub use listed::{Identity, LayerObject, Listed};
+pub use record::{LayerKind, ObjectLayer};
 
-use crate::Result;
-use crate::repo::ObjectSource;
-use crate::store::{GetOptions, Key, ListOptions, Meta, SharedStore, Store};
+use crate::base::env::Env;
+use crate::config::Objects;
+use crate::store::SharedStore;
+use crate::store::open::Location;
+use crate::{Cause, Error, Result, Side};
 
-/// Listings under way at once; S3 answers 5,500 GET and LIST a second for each prefix, a disk
-/// fewer.
-const LISTINGS: usize = 8;
-
-/// A digest of what the store says of an object: equal digests mean equal bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity([u8; 16]);
-
-impl Identity {
-    /// The identity of a listed object.
-    #[must_use]
-    pub fn of(meta: &Meta) -> Self {
-        Self(digest(&meta.identity))
-    }
-
-    /// As lower-case hexadecimal digits.
-    #[must_use]
-    pub fn to_hex(self) -> String {
-        hex::encode(self.0)
-    }
-}
-
-/// What listings said: each object's identity and size by a digest of its path, 40 bytes an object.
-#[derive(Debug, Default)]
-pub struct Listed(Vec<([u8; 16], Identity, u64)>);
-
-impl Listed {
-    /// Lists everything below `prefixes`; each ends with `/`.
-    pub async fn read(store: &dyn Store, prefixes: BTreeSet<String>) -> Result<Self> {
-        let mut listings = stream::iter(prefixes)
-            .map(|prefix| store.list(&prefix, ListOptions::default()))
-            .flatten_unordered(LISTINGS);
-        let mut found = Vec::new();
-        while let Some(meta) = listings.try_next().await? {
-            found.push((digest(meta.key.as_str()), Identity::of(&meta), meta.size));
-        }
-        found.sort_unstable_by_key(|(path, ..)| *path);
-        found.shrink_to_fit();
-        Ok(Self(found))
-    }
-
-    /// Identity and size of the object at `path`; `None` when no listing showed it.
-    #[must_use]
-    pub fn get(&self, path: &str) -> Option<(Identity, u64)> {
-        let path = digest(path);
-        let at = self
-            .0
-            .binary_search_by_key(&path, |(path, ..)| *path)
-            .ok()?;
-        let (_, identity, size) = self.0[at];
-        Some((identity, size))
-    }
-}
-
-/// An object of the object layer, or of a queue in files.
-#[derive(Debug)]
-pub struct LayerObject {
-    /// The store that it is in.
-    pub store: SharedStore,
-    /// Its key there.
-    pub key: Key,
-    /// Its size, in bytes.
-    pub size: u64,
-}
-
+/// The object layer of an instance on one side of the work.
 #[async_trait]
-impl ObjectSource for LayerObject {
-    fn name(&self) -> String {
-        self.key.to_string()
+pub trait Layer: fmt::Debug + Send + Sync {
+    /// What a manifest says of it.
+    fn record(&self) -> ObjectLayer;
+
+    /// Where it is, for people: a path of this host, or a URL.
+    fn place(&self) -> String;
+
+    /// Whether the storage root is a whole bucket, which others may use too.
+    fn is_whole_bucket(&self) -> bool {
+        false
     }
 
-    fn size(&self) -> u64 {
-        self.size
+    /// Whether its place exists. Milvus makes a directory with the first object, and never a bucket.
+    fn is_made(&self) -> bool {
+        true
     }
 
-    async fn piece(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let range = Some(offset..offset + len as u64);
-        let options = GetOptions {
-            range,
-            version: None,
-        };
-        self.store.get(&self.key, options).await
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Absent`](crate::Cause::Absent) when it is not there,
+    /// [`Cause::Invalid`](crate::Cause::Invalid) when the credentials cannot be read.
+    async fn open(&self) -> Result<SharedStore>;
+
+    /// Looks whether it can be written, and makes nothing; gives a store to read what is there.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being told; that it is not there is no error.
+    async fn look(&self) -> Result<(Presence, Option<SharedStore>)>;
+
+    /// Opens it for writing, and makes its place where that is missing and can be made.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), and what keeps the place from being made.
+    async fn make(&self) -> Result<SharedStore>;
+
+    /// After writing: removes what writers left that died before now, and gives what is below `folders`
+    /// of the root to the owner of the root. Nothing is durable before the store is synced.
+    ///
+    /// # Errors
+    ///
+    /// What the file system refuses.
+    async fn settle(&self, _folders: Vec<&'static str>) -> Result<()> {
+        Ok(())
+    }
+
+    /// What keys begin with that lie in `directories` of this host, each with a `/` at its end: a queue or
+    /// an etcd may keep its files below the storage root.
+    fn keys_in(&self, _directories: &[PathBuf]) -> Vec<String> {
+        vec![]
+    }
+
+    /// How it and a repository at `location` overlap, for people; `None` when they do not.
+    async fn overlap(&self, location: &Location) -> Option<String>;
+}
+
+/// Whether the place of a layer is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    There,
+    /// A directory that will be made.
+    ToBeMade,
+    /// It is not, and is not made.
+    Missing {
+        /// Why.
+        why: String,
+        /// The way out.
+        hint: &'static str,
+    },
+}
+
+impl Presence {
+    /// The place that `error` says is not there; any other error is given back.
+    pub(crate) fn missing(error: Error) -> Result<Self> {
+        match error.cause() {
+            Cause::Absent | Cause::NotFound => Ok(Self::Missing {
+                why: error.chain(),
+                hint: "make the bucket first, or correct instance.objects",
+            }),
+            _ => Err(error),
+        }
     }
 }
 
-fn digest(text: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
-    short
+/// The object layer that the configuration names.
+#[must_use]
+pub fn layer(objects: &Objects, side: Side, env: &Env) -> Arc<dyn Layer> {
+    match objects {
+        Objects::Local(local) => Arc::new(local::Local::of(local, side, env)),
+        Objects::S3(s3) => Arc::new(s3::S3::new(s3.at.clone(), side, env)),
+    }
 }

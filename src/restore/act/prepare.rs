@@ -1,20 +1,15 @@
 //! Making a target ready to be written, once the guard has let it pass.
 
-use std::sync::Arc;
-
 use super::keyspace::Keyspace;
-use super::steps::{Local, Storage};
-use crate::base::error::Context as _;
-use crate::config::Objects;
+use super::steps::Storage;
 use crate::etcd::Etcd;
 use crate::instance::embedded::{Embedded, Holds};
-use crate::instance::ownership::Owner;
 use crate::restore::context::Context;
 use crate::restore::plan::inputs::Marked;
 use crate::restore::plan::marker::MarkerKeys;
-use crate::restore::plan::target::{TargetEtcd, TargetStorage, of_target, settings};
-use crate::store::local::{LocalStore, MissingRoot};
-use crate::{Cause, Error, Result, Side};
+use crate::restore::plan::target::{TargetEtcd, TargetStorage};
+use crate::store::limit::limited;
+use crate::{Cause, Error, Result};
 
 impl TargetEtcd {
     /// Makes the etcd ready to be written, once the guard has let it pass. What another restore left
@@ -53,33 +48,11 @@ impl TargetEtcd {
 
 impl TargetStorage {
     /// Makes the storage ready to be written, once the guard has let it pass.
-    pub(crate) fn prepare(self, context: &Context<'_>) -> Result<Storage> {
-        let local = match &context.instance.objects {
-            Objects::S3(_) => None,
-            Objects::Local(local) => {
-                let owner = Owner::of(&local.path)?;
-                let is_new = !local.path.exists();
-                let store = LocalStore::open(&local.path, settings(MissingRoot::Create));
-                let store = store.on(Side::Target)?;
-                if is_new {
-                    owner.adopt(std::slice::from_ref(&local.path))?;
-                }
-                Some(Local { store, owner })
-            }
-        };
-        let store = match (&local, self.store) {
-            (Some(local), _) => of_target(context, Arc::new(local.store.clone())),
-            (None, Some(store)) => store,
-            (None, None) => {
-                return Err(Error::new(
-                    Cause::Failed,
-                    "the target's storage is not open",
-                ));
-            }
-        };
+    pub(crate) async fn prepare(self, context: &Context<'_>) -> Result<Storage> {
+        let store = self.layer.make().await?;
         Ok(Storage {
-            store,
-            local,
+            store: limited(store, context.repository.resources()),
+            layer: self.layer,
             outside: self.outside,
         })
     }

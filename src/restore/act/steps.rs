@@ -10,7 +10,7 @@
 //! snapshot has been read and proved. From then on the same command has to be run
 //! again until it ends; the old keys are in the repository, and old objects are removed last.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tracing::info;
@@ -22,10 +22,9 @@ use super::replace::{self, Old};
 use super::write::Writer;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
-use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::instance::embedded::Embedded;
-use crate::instance::ownership::Owner;
+use crate::instance::objects::Layer;
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
 use crate::repo::Repository;
@@ -37,8 +36,7 @@ use crate::restore::scope::Scope;
 use crate::snapshot::items::Item;
 use crate::snapshot::{Snapshot, WalState};
 use crate::store::SharedStore;
-use crate::store::local::LocalStore;
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result};
 
 /// The way out of damage on a target that held nothing.
 const NOTHING_VISIBLE: &str = "no key was written, and the target is marked: eyrie verify --level bytes names the \
@@ -78,18 +76,11 @@ pub(crate) struct Steps<'a> {
 /// Where the objects go.
 #[derive(Debug, Clone)]
 pub(crate) struct Storage {
+    pub(crate) layer: Arc<dyn Layer>,
+    /// The layer's store, ready to be written.
     pub(crate) store: SharedStore,
-    /// The directory, where it is one.
-    pub(crate) local: Option<Local>,
     /// Prefixes below the root that are not the object layer's.
     pub(crate) outside: Vec<String>,
-}
-
-/// A directory that objects go into.
-#[derive(Debug, Clone)]
-pub(crate) struct Local {
-    pub(crate) store: LocalStore,
-    pub(crate) owner: Owner,
 }
 
 /// What a restore did.
@@ -276,18 +267,7 @@ impl Steps<'_> {
 
     /// Gives files to their owner and makes everything durable.
     async fn settle_files(&self) -> Result<()> {
-        if let Some(local) = &self.storage.local {
-            let leftovers = local.store.remove_leftovers(self.env.now());
-            leftovers.await.on(Side::Target)?;
-            let root = local.store.root();
-            let families = folders().map(|folder| root.join(folder));
-            let paths: Vec<PathBuf> = families.collect();
-            let owner = local.owner;
-            let adopted = tokio::task::spawn_blocking(move || owner.adopt(&paths));
-            adopted.await.map_err(|error| {
-                Error::new(Cause::Failed, "giving files to their owner").with_source(error)
-            })??;
-        }
+        self.storage.layer.settle(folders().collect()).await?;
         self.storage.store.sync().await
     }
 

@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
+use crate::instance::objects::{ObjectLayer, Presence};
 use crate::milvus::objects::collection_prefix;
 use crate::repo::Manifest;
 use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
@@ -14,6 +17,7 @@ use crate::restore::plan::marker::MarkerKeys;
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
 use crate::snapshot::{EtcdIdentity, Selected, WalState};
 use crate::store::memory::MemoryStore;
+use crate::store::open::Location;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 use crate::{Cause, Result};
@@ -75,6 +79,39 @@ async fn captured_in(state: WalState) -> (MemoryStore, Repository, Manifest) {
     let (store, repository) = repository().await;
     let manifest = commit(&repository, &contents(state)).await;
     (store, repository, manifest)
+}
+
+/// A layer of one file and no line: objects in memory, which the world hands to the restore.
+#[derive(Debug)]
+struct Heap;
+
+#[async_trait]
+impl Layer for Heap {
+    fn record(&self) -> ObjectLayer {
+        ObjectLayer::Local {
+            path: String::new(),
+        }
+    }
+
+    fn place(&self) -> String {
+        "memory".into()
+    }
+
+    async fn open(&self) -> Result<SharedStore> {
+        Ok(Arc::new(MemoryStore::new()))
+    }
+
+    async fn look(&self) -> Result<(Presence, Option<SharedStore>)> {
+        Ok((Presence::There, Some(self.open().await?)))
+    }
+
+    async fn make(&self) -> Result<SharedStore> {
+        self.open().await
+    }
+
+    async fn overlap(&self, _: &Location) -> Option<String> {
+        None
+    }
 }
 
 /// A target that survives crashes.
@@ -178,8 +215,8 @@ impl World {
         };
         let replaces = self.options.occupied == Occupied::Replace && stage == Stage::Objects;
         let storage = Storage {
+            layer: Arc::new(Heap),
             store,
-            local: None,
             outside: vec![],
         };
         let queue = WalDirectories {

@@ -1,25 +1,22 @@
 //! The files of a queue on the target: brought back, or made room for.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures::TryStreamExt;
 
 use super::objects::{InPlace, Other, Placing, read_back};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
-use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
+use crate::instance::objects::Layer as _;
+use crate::instance::objects::local::Local;
 use crate::instance::old_content::{self, Part};
-use crate::instance::ownership::Owner;
 use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::restore::plan::inputs::WalFacts;
 use crate::snapshot::Snapshot;
 use crate::snapshot::items::Item;
 use crate::store::Key;
 use crate::store::limit::limited;
-use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
-use crate::store::sided::SidedStore;
 use crate::{Cause, Result, Side};
 
 /// The queue of a target, as far as it is in directories of this host.
@@ -68,15 +65,9 @@ impl WalDirectories {
         progress.begin("queue", None);
         let mut usage = Amount::default();
         for (name, directory) in ROCKSMQ_NAMES.into_iter().zip(&self.directories) {
-            let owner = Owner::of(directory)?;
-            let settings = LocalSettings {
-                access: Access::Umask,
-                missing: MissingRoot::Create,
-            };
-            let local = LocalStore::open(directory, settings).on(Side::Target)?;
-            let store = SidedStore::new(Arc::new(local.clone()), Side::Target);
+            let layer = Local::new(directory, Side::Target, env);
             let resources = snapshot.view().resources();
-            let store = limited(Arc::new(store), resources);
+            let store = limited(layer.make().await?, resources);
             let placing = Placing {
                 snapshot,
                 store: &store,
@@ -88,8 +79,7 @@ impl WalDirectories {
             let placed = placing.place(Box::pin(files(snapshot, name))).await?;
             usage.objects += placed.written.objects + placed.kept.objects;
             usage.bytes += placed.written.bytes + placed.kept.bytes;
-            local.remove_leftovers(env.now()).await.on(Side::Target)?;
-            owner.adopt(std::slice::from_ref(directory))?;
+            layer.settle(vec![""]).await?;
             store.sync().await?;
             read_back(resources, &*store, files(snapshot, name), progress, cancel).await?;
         }

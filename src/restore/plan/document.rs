@@ -13,9 +13,10 @@ use super::marker::Stage;
 use super::missing_data::{Lacking, MissingData};
 use crate::base::progress::Amount;
 use crate::base::weakening::{self, Weakening};
+use crate::instance::objects::{LayerKind, Presence};
 use crate::restore::options::{Occupied, Options, Ttl};
 use crate::restore::plan::inputs::{
-    Counted, Known, Layer, Marked, Place, SourceFacts, TargetFacts, TargetVersion,
+    Counted, Known, Marked, SourceFacts, TargetFacts, TargetVersion,
 };
 use crate::snapshot::Body;
 
@@ -96,7 +97,7 @@ pub struct PlannedTarget {
     /// Where the objects go.
     pub storage: String,
     /// What that is.
-    pub layer: Layer,
+    pub layer: LayerKind,
     /// Directories of the write-ahead log.
     pub wal: Vec<String>,
 }
@@ -416,7 +417,7 @@ fn notes(plan: &RestorePlan, target: &TargetFacts, options: &Options) -> Vec<Str
             target.version.version
         ));
     }
-    if target.storage.state == Place::ToBeMade {
+    if target.storage.state == Presence::ToBeMade {
         notes.push(format!("{} will be made", target.storage.place));
     }
     if target.storage.counted == Counted::AtLeast {

@@ -3,12 +3,11 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::instance::objects::Presence;
 use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
 use crate::restore::options::{KeepWal, Occupied, Options, Unproven};
-use crate::restore::plan::inputs::{
-    Contents, Counted, Layer, Marked, Place, SourceFacts, TargetFacts,
-};
+use crate::restore::plan::inputs::{Contents, Counted, Marked, SourceFacts, TargetFacts};
 use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 
@@ -250,16 +249,10 @@ fn wal_unproven(source: &SourceFacts, target: &TargetFacts, options: &Options) -
 }
 
 fn place(target: &TargetFacts) -> Option<Refusal> {
-    let Place::Missing(why) = &target.storage.state else {
+    let Presence::Missing { why, hint } = &target.storage.state else {
         return None;
     };
-    let hint = match target.storage.layer {
-        Layer::Local => {
-            "make the directory above it; if Milvus runs in a container, instance.path_map says where its paths are on this host"
-        }
-        Layer::S3 => "make the bucket first, or correct instance.objects",
-    };
-    Some(Refusal::new("storage-missing", why.clone(), hint))
+    Some(Refusal::new("storage-missing", why, *hint))
 }
 
 fn whole_bucket(target: &TargetFacts, options: &Options) -> Option<Refusal> {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::super::marker::Stage;
 use super::*;
 use crate::base::progress::Amount;
+use crate::instance::objects::LayerKind;
 use crate::milvus::MilvusVersion;
 use crate::restore::plan::inputs::{EtcdFacts, Known, StorageFacts, TargetVersion, WalFacts};
 
@@ -42,8 +43,8 @@ pub(crate) fn target() -> TargetFacts {
         },
         storage: StorageFacts {
             place: "/srv/milvus/data".into(),
-            layer: Layer::Local,
-            state: Place::There,
+            layer: LayerKind::Local,
+            state: Presence::There,
             whole_bucket: false,
             families: vec![],
             foreign: Amount::default(),
@@ -191,7 +192,9 @@ fn a_captured_queue_needs_the_same_kind_and_keep_wal_needs_a_captured_queue() {
 
 #[test]
 fn places_that_cannot_be_are_refused() {
-    let missing = changed(|t| t.storage.state = Place::Missing("bucket b is missing".into()));
+    let why = "bucket b is missing".to_owned();
+    let hint = "make the bucket first";
+    let missing = changed(|t| t.storage.state = Presence::Missing { why, hint });
     assert_eq!(rules(&missing, &Options::default()), ["storage-missing"]);
     let whole = changed(|t| t.storage.whole_bucket = true);
     assert!(rules(&whole, &Options::default()).is_empty());

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::marker::Stage;
 use crate::base::progress::Amount;
+use crate::instance::objects::{LayerKind, Presence};
 use crate::milvus::MilvusVersion;
 use crate::snapshot::WalState;
 
@@ -148,36 +149,15 @@ pub struct EtcdFacts {
     pub marked: Marked,
 }
 
-/// The object layer's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Layer {
-    /// A directory.
-    Local,
-    /// A bucket.
-    S3,
-}
-
-/// Whether the place of the objects is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// It is.
-    There,
-    /// A directory that will be made.
-    ToBeMade,
-    /// It is not, and why it is not made.
-    Missing(String),
-}
-
 /// The target's object layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageFacts {
     /// A path or URL.
     pub place: String,
     /// Its type.
-    pub layer: Layer,
+    pub layer: LayerKind,
     /// Whether it is there.
-    pub state: Place,
+    pub state: Presence,
     /// Whether the root is a whole bucket.
     pub whole_bucket: bool,
     /// Milvus's own objects by first directory, such as `insert_log`.

@@ -8,7 +8,6 @@ use super::guard::Refusal;
 use super::marker::AREA;
 use super::missing_data::MissingData;
 use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
-use crate::config::{self, Objects};
 use crate::etcd::KeyValue;
 use crate::instance::holds::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
 use crate::instance::objects::ObjectLayer;
@@ -19,7 +18,7 @@ use crate::restore::options::{Options, Ttl};
 use crate::restore::plan::document::{Expiring, GcGuard, KeyChange};
 use crate::restore::plan::target_keys::TargetKeys;
 use crate::snapshot::{Body, Snapshot, WalState};
-use crate::{Result, Side};
+use crate::{Result, Side, config};
 
 /// The anchor of a snapshot, decoded.
 #[derive(Debug)]
@@ -46,6 +45,7 @@ pub(crate) struct Made {
 #[derive(Debug, Clone)]
 pub(crate) struct Onto<'a> {
     pub(crate) instance: &'a config::Instance,
+    pub(crate) objects: &'a ObjectLayer,
     pub(crate) version: MilvusVersion,
     /// The target's own next node id, 0 when it has none.
     pub(crate) session_id: i64,
@@ -151,7 +151,7 @@ impl Anchor {
             },
             // The guard asks for the word, with every other reason beside it.
             unproven: transform::Unproven::Accept,
-            storage: storage(&body.objects, &instance.objects),
+            storage: storage(&body.objects, onto.objects),
             now: onto.now,
             ttl: match options.ttl {
                 Ttl::Keep => transform::Ttl::Keep,
@@ -180,15 +180,8 @@ impl Made {
 }
 
 /// The storage roots as Milvus sees them, when they differ.
-fn storage(source: &ObjectLayer, target: &Objects) -> Option<StorageRoots> {
-    let source = match source {
-        ObjectLayer::Local { path } => path.clone(),
-        ObjectLayer::S3 { prefix, .. } => prefix.clone(),
-    };
-    let target = match target {
-        Objects::Local(local) => local.milvus_path.display().to_string(),
-        Objects::S3(s3) => s3.at.prefix.clone(),
-    };
+fn storage(source: &ObjectLayer, target: &ObjectLayer) -> Option<StorageRoots> {
+    let (source, target) = (source.root().to_owned(), target.root().to_owned());
     (source != target).then_some(StorageRoots { source, target })
 }
 

@@ -3,9 +3,10 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::base::text::Bytes;
+use crate::instance::objects::LayerKind;
 use crate::restore::options::Ttl;
 use crate::restore::plan::document::RestorePlan;
-use crate::restore::plan::inputs::{Known, Layer, TargetVersion};
+use crate::restore::plan::inputs::{Known, TargetVersion};
 
 impl Display for TargetVersion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -36,8 +37,8 @@ impl Display for RestorePlan {
             target.etcd, target.root
         )?;
         let layer = match target.layer {
-            Layer::Local => "directory",
-            Layer::S3 => "bucket",
+            LayerKind::Local => "directory",
+            LayerKind::S3 => "bucket",
         };
         writeln!(f, "  objects {} ({layer})", target.storage)?;
         let queue = match self.wal.state.as_str() {

@@ -7,24 +7,22 @@ use super::marker::{Found, Marker, MarkerKeys};
 use super::survey::{self, Stored};
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
-use crate::config::{Objects, WalKind};
+use crate::config::WalKind;
 use crate::etcd::{Etcd, KeyValue, Status};
 use crate::instance::embedded::{Embedded, Holds};
+use crate::instance::objects::{Layer, Presence, layer};
 use crate::instance::wal::directories;
 use crate::instance::{connect, liveness};
 use crate::milvus::MilvusVersion;
 use crate::restore::context::{Context, Purpose};
 use crate::restore::options::{Occupied, Options};
 use crate::restore::plan::inputs::{
-    Counted, EtcdFacts, Known, Layer, Marked, Place, StorageFacts, TargetVersion, WalFacts,
+    Counted, EtcdFacts, Known, Marked, StorageFacts, TargetVersion, WalFacts,
 };
 use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
 use crate::restore::scope::Scope;
-use crate::store::SharedStore;
 use crate::store::limit::limited;
-use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
-use crate::store::sided::SidedStore;
-use crate::{Cause, Error, Result, Side};
+use crate::{Result, Side};
 
 /// The etcd of a target and what is in it.
 #[derive(Debug)]
@@ -252,7 +250,7 @@ fn prefix(context: &Context<'_>) -> String {
 #[derive(Debug)]
 pub(crate) struct TargetStorage {
     pub(crate) facts: StorageFacts,
-    pub(crate) store: Option<SharedStore>,
+    pub(crate) layer: Arc<dyn Layer>,
     pub(crate) outside: Vec<String>,
 }
 
@@ -263,106 +261,40 @@ impl TargetStorage {
         options: &Options,
         scope: &Scope,
     ) -> Result<Self> {
-        let objects = &context.instance.objects;
-        let (place, layer, whole_bucket) = match objects {
-            Objects::Local(local) => (local.path.display().to_string(), Layer::Local, false),
-            Objects::S3(s3) => {
-                let root = s3.at.place();
-                let root = root.trim_end_matches('/').to_owned();
-                (root, Layer::S3, s3.at.prefix.is_empty())
-            }
-        };
-        let (store, state, outside) = open(context).await?;
+        let instance = context.instance;
+        let layer = layer(&instance.objects, Side::Target, context.env);
+        let mut others = directories(&instance.wal.kind);
+        others.extend(instance.etcd.embedded.iter().map(|e| e.data_dir.clone()));
+        let outside = layer.keys_in(&others);
+        let (mut state, store) = layer.look().await?;
         let counting = match options.occupied {
             Occupied::Replace => Counted::All,
             Occupied::Refuse => Counted::AtLeast,
         };
-        let mut state = state;
-        let stored = match &store {
-            None => Stored::default(),
-            Some(store) => {
-                let counted = survey::storage(&**store, &scope.empty, &outside, counting);
-                match context.cancel.run(counted).await {
-                    Ok(stored) => stored,
-                    Err(error) if is_missing(&error) => {
-                        state = Place::Missing(error.chain());
-                        Stored::default()
-                    }
-                    Err(error) => return Err(error),
-                }
+        let mut stored = Stored::default();
+        if let Some(store) = store {
+            let store = limited(store, context.repository.resources());
+            let counted = survey::storage(&*store, &scope.empty, &outside, counting);
+            match context.cancel.run(counted).await {
+                Ok(counted) => stored = counted,
+                Err(error) => state = Presence::missing(error)?,
             }
-        };
+        }
         Ok(Self {
             facts: StorageFacts {
-                place,
-                layer,
+                place: layer.place(),
+                layer: layer.record().kind(),
                 state,
-                whole_bucket,
+                whole_bucket: layer.is_whole_bucket(),
                 families: stored.families,
                 foreign: stored.foreign,
                 example: stored.example,
                 counted: stored.counted.unwrap_or(Counted::All),
             },
-            store,
+            layer,
             outside,
         })
     }
-}
-
-type Opened = (Option<SharedStore>, Place, Vec<String>);
-
-async fn open(context: &Context<'_>) -> Result<Opened> {
-    let Objects::Local(local) = &context.instance.objects else {
-        return match connect::objects(&context.instance.objects, Side::Target, context.env).await {
-            Ok(store) => Ok((Some(of_target(context, store)), Place::There, vec![])),
-            Err(error) if is_missing(&error) => Ok((None, Place::Missing(error.chain()), vec![])),
-            Err(error) => Err(error),
-        };
-    };
-    let mut others = directories(&context.instance.wal.kind);
-    others.extend(
-        context
-            .instance
-            .etcd
-            .embedded
-            .iter()
-            .map(|e| e.data_dir.clone()),
-    );
-    let outside = survey::below(&local.path, &others);
-    if local.path.is_dir() {
-        let store = LocalStore::open(&local.path, settings(MissingRoot::Fail)).on(Side::Target)?;
-        let store = of_target(context, Arc::new(store));
-        return Ok((Some(store), Place::There, outside));
-    }
-    let above = local.path.parent().is_some_and(std::path::Path::is_dir);
-    let place = if local.path.exists() {
-        Place::Missing(format!("{} is no directory", local.path.display()))
-    } else if above {
-        Place::ToBeMade
-    } else {
-        Place::Missing(format!(
-            "{} cannot be made: the directory above it is missing on this host",
-            local.path.display()
-        ))
-    };
-    Ok((None, place, outside))
-}
-
-pub(crate) fn settings(missing: MissingRoot) -> LocalSettings {
-    LocalSettings {
-        access: Access::Umask,
-        missing,
-    }
-}
-
-/// A store of the target, at the rate that is set.
-pub(crate) fn of_target(context: &Context<'_>, store: SharedStore) -> SharedStore {
-    let sided = Arc::new(SidedStore::new(store, Side::Target));
-    limited(sided, context.repository.resources())
-}
-
-fn is_missing(error: &Error) -> bool {
-    matches!(error.cause(), Cause::Absent | Cause::NotFound)
 }
 
 /// Looks at the queue.

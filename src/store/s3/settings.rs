@@ -142,7 +142,8 @@ impl S3Settings {
     #[must_use]
     pub fn place(&self) -> String {
         let endpoint = self.endpoint.as_deref().unwrap_or("AWS");
-        format!("{endpoint}/{}/{}", self.bucket, self.prefix)
+        let place = format!("{endpoint}/{}/{}", self.bucket, self.prefix);
+        place.trim_end_matches('/').to_owned()
     }
 
     /// Whether payloads are to be signed with this endpoint.

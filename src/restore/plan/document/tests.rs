@@ -135,7 +135,10 @@ fn a_plan_onto_a_target_that_refuses_says_why() {
             ..target().etcd
         },
         storage: StorageFacts {
-            state: Place::Missing("/srv/milvus is missing".into()),
+            state: Presence::Missing {
+                why: "/srv/milvus is missing".into(),
+                hint: "make the directory above it",
+            },
             ..target().storage
         },
         ..target()
