@@ -60,6 +60,7 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
             store,
             key: meta.key,
             size: meta.size,
+            version: None,
         };
         let stored = writer.store_object(&source).await?;
         map.push(Entry {

@@ -11,7 +11,7 @@ use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::base::weakening::MISSING_NAMED;
 use crate::instance::methods::{CaptureMethod, Captured};
-use crate::instance::objects::{Identity, LayerObject, Listed};
+use crate::instance::objects::{Found, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
@@ -57,7 +57,8 @@ pub(super) async fn capture(
     scope: Scope,
     known: Map,
 ) -> Result<Copied> {
-    let listed = Listed::read(store.as_ref(), prefixes(catalog, scope)).await?;
+    let prefixes = prefixes(catalog, scope);
+    let listed = Listed::read(store.as_ref(), prefixes, method.needs_versions()).await?;
     context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
     let capturer = Capturer {
@@ -133,12 +134,12 @@ struct Capturer<'a> {
 
 impl Capturer<'_> {
     async fn one(&self, object: ObjectRef, known: Option<Entry>) -> Result<One> {
-        let Some((identity, size)) = self.identify(&object).await? else {
+        let Some(found) = self.identify(&object).await? else {
             return Ok(One::Gone(object));
         };
-        let named = identity.to_hex();
+        let named = found.identity.to_hex();
         if let Some(entry) = known
-            && entry.content.size() == size
+            && entry.content.size() == found.size
             && describes(&entry, &named)
             && self.is_kept(&entry.content).await?
         {
@@ -147,15 +148,19 @@ impl Capturer<'_> {
         let source = LayerObject {
             store: self.store.clone(),
             key: key_of(&object)?,
-            size,
+            size: found.size,
+            version: found.version,
         };
         let captured = self.method.capture(&source, self.writer).await;
         let content = match captured.context(|| format!("capturing {}", object.path))? {
             Captured::Gone => return Ok(One::Gone(object)),
             Captured::Stored(stored) => {
                 let pieces = stored.pieces.len();
-                if pieces > 1 && self.now(&object).await? != Some((identity, size)) {
-                    return Err(changed(&object));
+                if pieces > 1 {
+                    let now = self.now(&object).await?;
+                    if now.is_none_or(|now| now.identity != found.identity) {
+                        return Err(changed(&object));
+                    }
                 }
                 content(stored)
             }
@@ -195,16 +200,16 @@ impl Capturer<'_> {
 
     /// What the listings say of an object; one that they do not show is asked for by itself before
     /// it counts as gone.
-    async fn identify(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
+    async fn identify(&self, object: &ObjectRef) -> Result<Option<Found>> {
         if let Some(found) = self.listed.get(&object.path) {
             return Ok(Some(found));
         }
         self.now(object).await
     }
 
-    async fn now(&self, object: &ObjectRef) -> Result<Option<(Identity, u64)>> {
+    async fn now(&self, object: &ObjectRef) -> Result<Option<Found>> {
         match self.store.head(&key_of(object)?).await {
-            Ok(meta) => Ok(Some((Identity::of(&meta), meta.size))),
+            Ok(meta) => Ok(Some(Found::of(meta))),
             Err(error) if error.cause() == Cause::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -288,7 +293,7 @@ const fn listing_depth(kind: ObjectKind) -> usize {
 fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
     let mut amount = Amount::default();
     for object in catalog.objects_in(scope) {
-        let size = listed.get(&object.path).map_or(0, |(_, size)| size);
+        let size = listed.get(&object.path).map_or(0, |found| found.size);
         amount += Amount::object(size);
     }
     amount

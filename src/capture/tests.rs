@@ -28,7 +28,7 @@ use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{
-    Compression, Content, Entry, InitOptions, KeyRange, NodeRef, Repository, Unlock,
+    Compression, Content, Entry, InitOptions, KeyRange, NodeRef, ObjectHash, Repository, Unlock,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;
@@ -63,7 +63,10 @@ fn catalog() -> Catalog {
 
 /// A store with an object of the recorded size at every path that the anchor requires.
 async fn source(catalog: &Catalog) -> MemoryStore {
-    let store = MemoryStore::new();
+    filled(MemoryStore::new(), catalog).await
+}
+
+async fn filled(store: MemoryStore, catalog: &Catalog) -> MemoryStore {
     let sizes = recorded::files();
     for object in catalog.objects() {
         put(
@@ -190,6 +193,32 @@ async fn a_method_that_pins_stores_no_byte_and_captures_what_changed_alone() {
     let (second, _) = run_by(&method, &repository, &source, &catalog, first.root).await;
     assert_eq!(asked(), [format!("capture {}", changed.path)]);
     assert_eq!(second.objects_read, 1);
+}
+
+#[tokio::test]
+async fn a_method_that_needs_versions_gets_those_that_were_listed() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = filled(MemoryStore::versioned(), &catalog).await;
+    let method = Pinning::new(Arc::new(source.clone()));
+    let (copied, _) = run_by(&method, &repository, &source, &catalog, None).await;
+    for object in catalog.objects() {
+        put(&source, &object.path, 3).await;
+        let key = Key::new(&object.path).unwrap();
+        source.delete(&key, None).await.unwrap();
+    }
+    let map = repository.view().await.unwrap().map(copied.root);
+    let entries: Vec<Entry> = map.scan(KeyRange::all()).try_collect().await.unwrap();
+    assert_eq!(entries.len() as u64, copied.objects);
+    for entry in entries {
+        let Content::External { hash, size, pin } = entry.content else {
+            panic!("{entry:?} is not pinned");
+        };
+        let pins = method.pins().unwrap();
+        assert!(pins.verify(&pin).await.unwrap());
+        let bytes: Vec<_> = pins.read(&pin, size).try_collect().await.unwrap();
+        let read = ObjectHash(*blake3::hash(&bytes.concat()).as_bytes());
+        assert_eq!(hash, Some(read));
+    }
 }
 
 #[tokio::test]

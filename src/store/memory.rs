@@ -180,7 +180,10 @@ impl Store for MemoryStore {
             self.next_after(&prefix, options.after.as_ref()),
             move |meta| self.next_after(&prefix, Some(&meta.key)),
         ))
-        .map(Ok)
+        .map(move |mut meta| {
+            meta.version.take_if(|_| !options.versions);
+            Ok(meta)
+        })
         .boxed()
     }
 

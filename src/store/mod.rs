@@ -127,6 +127,9 @@ pub struct GetOptions {
 pub struct ListOptions {
     /// List keys strictly after this one.
     pub after: Option<Key>,
+    /// Tell the version ids, where the store keeps versions. On S3 this asks for every version and
+    /// every delete marker below the prefix, of which a thousand are a page.
+    pub versions: bool,
 }
 
 /// What a store says of one object.
@@ -138,8 +141,8 @@ pub struct Meta {
     pub size: u64,
     /// When it was last modified, where the store tells.
     pub modified: Option<Timestamp>,
-    /// The version id; `None` where the store keeps no versions, and in listings of S3, which do
-    /// not tell it.
+    /// The version id of the current object; `None` where the store keeps no versions, and in listings
+    /// that were not asked for it ([`ListOptions::versions`]).
     pub version: Option<String>,
     /// Changes whenever the bytes may have changed: on S3 etag, size and last-modified (seconds, the
     /// resolution of HEAD); locally size, mtime, ctime (nanoseconds) and inode. Equal identities of

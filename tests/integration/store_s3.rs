@@ -23,7 +23,8 @@ use eyrie::store::s3::{
     Checksum, ConditionalWrites, PayloadSigning, S3Credentials, S3Settings, S3Store, Versioning,
 };
 use eyrie::store::testing::conformance;
-use eyrie::store::{GetOptions, Key, PutMode, PutOptions, Store};
+use eyrie::store::{GetOptions, Key, ListOptions, PutMode, PutOptions, Store};
+use futures::{StreamExt, TryStreamExt, stream};
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -152,6 +153,47 @@ async fn conforms_with_versions_unsigned() {
         0,
         "the suite cleans all versions up"
     );
+}
+
+#[tokio::test]
+async fn a_listing_with_versions_tells_current_ones_through_pages_of_old_ones() {
+    let bucket = bucket(Versioning::On).await;
+    let settings = S3Settings {
+        prefix: "below".to_owned(),
+        ..settings(&bucket)
+    };
+    let store = S3Store::open(settings).await.unwrap();
+    let put = async |path: &str| {
+        let (key, bytes) = (key(path), Bytes::from_static(b"x"));
+        let put = store.put(&key, bytes, PutOptions::default()).await;
+        put.unwrap().version
+    };
+    put("gone").await;
+    store.delete(&key("gone"), None).await.unwrap();
+    // Two pages of versions and more, the current one among the first of them.
+    let rewrites = (0..2_200).map(|_| put("many"));
+    let rewrites: Vec<_> = stream::iter(rewrites).buffer_unordered(32).collect().await;
+    assert_eq!(rewrites.len(), 2_200);
+    let mut expected = vec![
+        ("first".to_owned(), put("first").await),
+        ("many".to_owned(), put("many").await),
+        ("name".to_owned(), put("name").await),
+    ];
+    let listed = async |prefix: &str, after: Option<&str>| {
+        let options = ListOptions {
+            after: after.map(key),
+            versions: true,
+        };
+        let listed = store.list(prefix, options);
+        let named = listed.map_ok(|meta| (meta.key.to_string(), meta.version));
+        named.try_collect::<Vec<_>>().await.unwrap()
+    };
+    assert_eq!(listed("", None).await, expected);
+    assert_eq!(listed("", Some("many")).await, expected[2..]);
+    assert_eq!(listed("n", Some("many")).await, expected[2..]);
+    assert_eq!(listed("m", Some("n")).await, []);
+    expected.retain(|(path, _)| path == "many");
+    assert_eq!(listed("m", None).await, expected);
 }
 
 #[tokio::test]

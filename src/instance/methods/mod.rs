@@ -36,6 +36,12 @@ pub trait CaptureMethod: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether objects are handed to [`capture`](Self::capture) with their version ids, where the store
+    /// keeps versions.
+    fn needs_versions(&self) -> bool {
+        false
+    }
+
     /// Pins the object layer as a whole, where the method does: inside the window, when the anchor's
     /// revision is known and before the holds are released. When an anchor turns out to be void this is
     /// called again, and replaces what it took before.

@@ -35,8 +35,13 @@ impl Pinning {
     }
 }
 
-fn key_of(pin: &Bytes) -> Result<Key> {
-    Key::new(String::from_utf8_lossy(pin).into_owned())
+/// The key of a pin, and its version where it has one.
+fn pinned(pin: &Bytes) -> Result<(Key, Option<String>)> {
+    let pin = String::from_utf8_lossy(pin);
+    match pin.rsplit_once('?') {
+        Some((key, version)) => Ok((Key::new(key)?, Some(version.to_owned()))),
+        None => Ok((Key::new(&*pin)?, None)),
+    }
 }
 
 #[async_trait]
@@ -58,16 +63,26 @@ impl CaptureMethod for Pinning {
         Ok(())
     }
 
+    fn needs_versions(&self) -> bool {
+        self.store.capabilities().versions
+    }
+
     async fn capture(&self, object: &LayerObject, _: &Writer) -> Result<Captured> {
-        let bytes = match self.store.get(&object.key, GetOptions::default()).await {
+        let version = object.version.clone();
+        let options = GetOptions {
+            range: None,
+            version: version.clone(),
+        };
+        let bytes = match self.store.get(&object.key, options).await {
             Err(error) if error.cause() == Cause::NotFound => return Ok(Captured::Gone),
             read => read?,
         };
         self.note(format!("capture {}", object.key));
+        let version = version.map_or(String::new(), |version| format!("?{version}"));
         Ok(Captured::Pinned {
             hash: Some(ObjectHash(*blake3::hash(&bytes).as_bytes())),
             size: bytes.len() as u64,
-            pin: Bytes::copy_from_slice(object.key.as_str().as_bytes()),
+            pin: format!("{}{version}", object.key).into(),
         })
     }
 
@@ -90,18 +105,17 @@ impl Pins for Pinning {
             let (store, pin) = (store.clone(), pin.clone());
             async move {
                 let range = Some(offset..(offset + READ).min(size));
-                let options = GetOptions {
-                    range,
-                    version: None,
-                };
-                store.get(&key_of(&pin)?, options).await
+                let (key, version) = pinned(&pin)?;
+                store.get(&key, GetOptions { range, version }).await
             }
         });
         parts.boxed()
     }
 
     async fn verify(&self, pin: &Bytes) -> Result<bool> {
-        match self.store.head(&key_of(pin)?).await {
+        let (key, version) = pinned(pin)?;
+        let range = Some(0..1);
+        match self.store.get(&key, GetOptions { range, version }).await {
             Ok(_) => Ok(true),
             Err(error) if error.cause() == Cause::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -109,7 +123,8 @@ impl Pins for Pinning {
     }
 
     async fn expire(&self, pin: &Bytes) -> Result<()> {
-        self.note(format!("expire {}", key_of(pin)?));
-        self.store.delete(&key_of(pin)?, None).await
+        let (key, version) = pinned(pin)?;
+        self.note(format!("expire {key}"));
+        self.store.delete(&key, version.as_deref()).await
     }
 }

@@ -1,6 +1,6 @@
 //! What listings of an object layer say, and one object as a capture reads it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,9 +14,11 @@ use crate::store::{GetOptions, Key, ListOptions, Meta, SharedStore, Store};
 /// fewer.
 const LISTINGS: usize = 8;
 
+type Digest = [u8; 16];
+
 /// A digest of what the store says of an object: equal digests mean equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity([u8; 16]);
+pub struct Identity(Digest);
 
 impl Identity {
     /// The identity of a listed object.
@@ -32,35 +34,77 @@ impl Identity {
     }
 }
 
-/// What listings said: each object's identity and size by a digest of its path, 40 bytes an object.
+/// What a store says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Equal ones mean equal bytes.
+    pub identity: Identity,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Its version id, where the store told one.
+    pub version: Option<String>,
+}
+
+impl Found {
+    /// What of an answer matters here.
+    #[must_use]
+    pub fn of(meta: Meta) -> Self {
+        Self {
+            identity: Identity::of(&meta),
+            size: meta.size,
+            version: meta.version,
+        }
+    }
+}
+
+/// What listings said, by a digest of each object's path: 40 bytes an object, and its version id.
 #[derive(Debug, Default)]
-pub struct Listed(Vec<([u8; 16], Identity, u64)>);
+pub struct Listed {
+    objects: Vec<(Digest, Identity, u64)>,
+    versions: HashMap<Digest, Box<str>>,
+}
 
 impl Listed {
-    /// Lists everything below `prefixes`; each ends with `/`.
-    pub async fn read(store: &dyn Store, prefixes: BTreeSet<String>) -> Result<Self> {
+    /// Lists everything below `prefixes`, each of which ends with `/`; with `versions` version ids too.
+    pub async fn read(
+        store: &dyn Store,
+        prefixes: BTreeSet<String>,
+        versions: bool,
+    ) -> Result<Self> {
+        let options = ListOptions {
+            versions,
+            ..ListOptions::default()
+        };
         let mut listings = stream::iter(prefixes)
-            .map(|prefix| store.list(&prefix, ListOptions::default()))
+            .map(|prefix| store.list(&prefix, options.clone()))
             .flatten_unordered(LISTINGS);
-        let mut found = Vec::new();
+        let mut found = Self::default();
         while let Some(meta) = listings.try_next().await? {
-            found.push((digest(meta.key.as_str()), Identity::of(&meta), meta.size));
+            let path = digest(meta.key.as_str());
+            found.objects.push((path, Identity::of(&meta), meta.size));
+            if let Some(version) = meta.version {
+                found.versions.insert(path, version.into());
+            }
         }
-        found.sort_unstable_by_key(|(path, ..)| *path);
-        found.shrink_to_fit();
-        Ok(Self(found))
+        found.objects.sort_unstable_by_key(|(path, ..)| *path);
+        found.objects.shrink_to_fit();
+        Ok(found)
     }
 
-    /// Identity and size of the object at `path`; `None` when no listing showed it.
+    /// The object at `path`; `None` when no listing showed it.
     #[must_use]
-    pub fn get(&self, path: &str) -> Option<(Identity, u64)> {
+    pub fn get(&self, path: &str) -> Option<Found> {
         let path = digest(path);
         let at = self
-            .0
+            .objects
             .binary_search_by_key(&path, |(path, ..)| *path)
             .ok()?;
-        let (_, identity, size) = self.0[at];
-        Some((identity, size))
+        let (_, identity, size) = self.objects[at];
+        Some(Found {
+            identity,
+            size,
+            version: self.versions.get(&path).map(ToString::to_string),
+        })
     }
 }
 
@@ -73,6 +117,8 @@ pub struct LayerObject {
     pub key: Key,
     /// Its size, in bytes.
     pub size: u64,
+    /// The version to read; the current one when `None`.
+    pub version: Option<String>,
 }
 
 #[async_trait]
@@ -89,13 +135,13 @@ impl ObjectSource for LayerObject {
         let range = Some(offset..offset + len as u64);
         let options = GetOptions {
             range,
-            version: None,
+            version: self.version.clone(),
         };
         self.store.get(&self.key, options).await
     }
 }
 
-fn digest(text: &str) -> [u8; 16] {
+fn digest(text: &str) -> Digest {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
     short

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use listed::{Identity, LayerObject, Listed};
+pub use listed::{Found, Identity, LayerObject, Listed};
 pub use record::{LayerKind, ObjectLayer};
 
 use crate::base::env::Env;

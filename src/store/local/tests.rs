@@ -25,7 +25,13 @@ async fn put(store: &LocalStore, path: &str) -> Result<Put> {
 
 async fn keys(store: &LocalStore, prefix: &str, after: Option<&str>) -> Result<Vec<String>> {
     let after = after.map(key);
-    let listed = store.list(prefix, ListOptions { after });
+    let listed = store.list(
+        prefix,
+        ListOptions {
+            after,
+            ..ListOptions::default()
+        },
+    );
     listed
         .map_ok(|meta| meta.key.to_string())
         .try_collect()

@@ -1,25 +1,25 @@
 //! A bucket of S3, or of a server that speaks its language, as a store.
 //!
 //! The SDK's own retries are off: [`retry`](super::retry) is the one place for them. Listings are
-//! those of `ListObjectsV2`, which tells no version ids. All writes are durable when they return.
+//! those of `ListObjectsV2`, which tells no version ids, or of `ListObjectVersions`. All writes are durable when they return.
 
 mod error;
+mod list;
 mod location;
 mod parts;
 mod settings;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::types::{ChecksumAlgorithm, Object};
+use aws_sdk_s3::types::ChecksumAlgorithm;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use self::error::classify;
@@ -29,7 +29,6 @@ pub use self::settings::{
 };
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,
-    may_begin_a_key,
 };
 use crate::{Cause, Error, Result};
 
@@ -163,49 +162,6 @@ impl S3Store {
         }
         Ok(whole.freeze())
     }
-
-    async fn page(&self, walk: &mut Listing) -> Result<()> {
-        let answer = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(format!("{}{}", self.prefix, walk.prefix))
-            .set_continuation_token(walk.token.take())
-            .set_start_after(walk.after.take().map(|after| self.full(&after)))
-            .send()
-            .await
-            .map_err(|error| {
-                let what = format!("list s3://{}/{}{}", self.bucket, self.prefix, walk.prefix);
-                classify(&what, error)
-            })?;
-        walk.found.extend(
-            answer
-                .contents
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|object| self.meta_of(object)),
-        );
-        walk.token = answer.next_continuation_token;
-        walk.at_end = !answer.is_truncated.unwrap_or_default() || walk.token.is_none();
-        Ok(())
-    }
-
-    /// What a listing says of an object; `None` for what is no key of ours, as `directory/` is none.
-    fn meta_of(&self, object: Object) -> Option<Meta> {
-        let key = object.key?;
-        let key = Key::new(key.strip_prefix(&self.prefix)?).ok()?;
-        let (size, etag) = (object.size, object.e_tag);
-        Some(meta(key, size, etag.as_deref(), object.last_modified, None))
-    }
-}
-
-/// How far a listing has come.
-struct Listing {
-    prefix: String,
-    after: Option<Key>,
-    token: Option<String>,
-    found: VecDeque<Meta>,
-    at_end: bool,
 }
 
 fn meta(
@@ -297,21 +253,7 @@ impl Store for S3Store {
     }
 
     fn list(&self, prefix: &str, options: ListOptions) -> BoxStream<'_, Result<Meta>> {
-        let walk = Listing {
-            prefix: prefix.to_owned(),
-            after: options.after,
-            token: None,
-            found: VecDeque::new(),
-            at_end: !may_begin_a_key(prefix),
-        };
-        stream::try_unfold(walk, move |mut walk| async move {
-            while walk.found.is_empty() && !walk.at_end {
-                self.page(&mut walk).await?;
-            }
-            Ok::<_, Error>(walk.found.pop_front().map(|meta| (meta, walk)))
-        })
-        .into_stream()
-        .boxed()
+        list::stream(self, prefix, options)
     }
 
     async fn delete(&self, key: &Key, version: Option<&str>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Against a server of a few lines that answers by script: what a real one does only on bad days.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use jiff::Timestamp;

@@ -76,8 +76,25 @@ async fn read(store: &dyn Store, key: &Key) -> Result<Bytes> {
 
 async fn list(store: &dyn Store, prefix: &str, after: Option<&str>) -> Result<Vec<Meta>> {
     let after = after.map(Key::new).transpose()?;
-    let listed = store.list(prefix, ListOptions { after });
-    listed.try_collect().await
+    let [told, untold] = [true, false].map(|versions| {
+        let after = after.clone();
+        let listed = store.list(prefix, ListOptions { after, versions });
+        listed.try_collect::<Vec<_>>()
+    });
+    let (mut told, untold) = (told.await?, untold.await?);
+    for meta in &mut told {
+        let version = meta.version.take();
+        claim!(
+            version.is_some() || !store.capabilities().versions,
+            "a listing with versions tells none of {}",
+            meta.key
+        );
+    }
+    claim!(
+        told == untold,
+        "listings of {prefix:?} with and without versions differ: {told:?}, {untold:?}"
+    );
+    Ok(untold)
 }
 
 async fn listed_keys(store: &dyn Store, prefix: &str, after: Option<&str>) -> Result<Vec<String>> {
@@ -391,6 +408,15 @@ async fn versions(store: &dyn Store) -> Result<()> {
     claim!(
         head == second,
         "the head tells version {head:?}, the write {second:?}"
+    );
+    let options = ListOptions {
+        versions: true,
+        ..ListOptions::default()
+    };
+    let listed = store.list("versions/", options).try_next().await?;
+    claim!(
+        listed.as_ref().is_some_and(|meta| meta.version == second),
+        "of two versions {first:?} and {second:?} the listing tells {listed:?}"
     );
     let old = GetOptions {
         range: Some(2..6),
