@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
-use crate::repo::{Content, Entry, NodeRef, Writer};
-use crate::snapshot::{Cut, FlushRecord, anchor};
+use crate::snapshot::{Cut, FlushRecord};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;
@@ -50,22 +48,10 @@ impl Anchored {
             differences,
         }
     }
-}
 
-impl Anchored {
-    /// Stores the keys as a map (docs/format.md, section 10), and lets them go: there may be as many
-    /// as there are objects to copy.
-    pub(super) async fn store_keys(&mut self, writer: &Writer) -> Result<Option<NodeRef>> {
-        let mut map = writer.map();
-        for kv in std::mem::take(&mut self.keys) {
-            map.push(Entry {
-                value: anchor::encode(&kv).into(),
-                key: kv.key.into(),
-                content: Content::None,
-            })
-            .await?;
-        }
-        map.finish().await
+    /// The keys, to be stored: there may be as many as there are objects to copy.
+    pub(super) fn take_keys(&mut self) -> Vec<KeyValue> {
+        std::mem::take(&mut self.keys)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::instance::objects::{Found, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
-use crate::snapshot::ObjectEntry;
+use crate::snapshot::{ObjectEntry, object_entry};
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
@@ -176,16 +176,7 @@ impl Capturer<'_> {
                 ),
             ));
         }
-        let value = serde_json::to_vec(&ObjectEntry {
-            kind: object.kind.to_string(),
-            identity: named,
-        })
-        .map_err(|error| Error::new(Cause::Failed, "describing an object").with_source(error))?;
-        let entry = Entry {
-            key: object.tree_key().into(),
-            value: value.into(),
-            content,
-        };
+        let entry = object_entry(&object, named, content)?;
         Ok(One::Read(object, entry))
     }
 

@@ -12,7 +12,6 @@ use super::reach::{
 use super::{Context, Options, cold_source};
 use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
-use crate::etcd::Status;
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
 use crate::instance::objects::{ObjectLayer, layer};
@@ -177,7 +176,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
             commit: Some(identity.git_commit).filter(|c| !c.is_empty()),
             deploy_mode: Some(identity.deploy_mode).filter(|d| !d.is_empty()),
         },
-        etcd: etcd_identity(context, &status),
+        etcd: EtcdIdentity::new(&instance.etcd, &status.version, status.cluster_id),
         revision: anchor.revision,
         objects: layer(&instance.objects, Side::Source, &context.env).record(),
         versioned,
@@ -236,30 +235,15 @@ pub(super) fn refused(refusal: &Refusal) -> Error {
         .with_hint(refusal.hint.clone())
 }
 
-fn etcd_identity(context: &Context, status: &Status) -> EtcdIdentity {
-    let etcd = &context.instance.etcd;
-    EtcdIdentity {
-        version: status.version.clone(),
-        cluster_id: format!("{:016x}", status.cluster_id),
-        embedded: etcd.embedded.is_some(),
-        root_path: etcd.root_path.clone(),
-        meta_sub_path: etcd.meta_sub_path.clone(),
-        kv_sub_path: etcd.kv_sub_path.clone(),
-    }
-}
-
 fn wal(context: &Context, mode: Mode) -> Wal {
     let wal = &context.instance.wal;
     let captured = mode == Mode::Cold && matches!(wal.kind, WalKind::Rocksmq { .. });
-    Wal {
-        kind: wal.kind.name().to_owned(),
-        state: if captured {
-            WalState::Captured
-        } else {
-            WalState::Reset
-        },
-        channel_prefix: wal.channel_prefix.clone(),
-    }
+    let state = if captured {
+        WalState::Captured
+    } else {
+        WalState::Reset
+    };
+    Wal::new(wal, state)
 }
 
 /// The items of dynamic configuration that a capture would put.

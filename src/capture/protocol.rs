@@ -17,17 +17,16 @@ use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
 use crate::instance::methods::{CaptureMethod, Ended};
-use crate::repo::{Compression, ManifestDraft, NodeRef, Repository, SnapshotId, Totals, Writer};
-use crate::snapshot::{ANCHOR_ROOT, Body, Mode, OBJECTS_ROOT, WAL_ROOT, WalState};
-use crate::{Cause, Error, Result, Side};
+use crate::repo::{Compression, NodeRef, Repository, SnapshotId, Totals, Writer};
+use crate::snapshot::{Body, Draft, Mode, OBJECTS_ROOT, WalState, store_keys};
+use crate::{Error, Result, Side};
 
 /// How long Milvus may take until it accepts writes again: as long as it may take to deny them.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A snapshot that only its manifest is missing of.
 pub(super) struct Prepared {
-    draft: ManifestDraft,
-    body: Body,
+    draft: Draft,
     /// The Milvus whose writes we held.
     held: Option<Running>,
 }
@@ -39,7 +38,8 @@ impl Prepared {
         writer: Writer,
         method: &dyn CaptureMethod,
     ) -> Result<(Captured, Option<Running>)> {
-        let manifest = match writer.commit(self.draft).await {
+        let committed = async { writer.commit(self.draft.manifest()?).await };
+        let manifest = match committed.await {
             Ok(manifest) => manifest,
             Err(error) => {
                 give_up(writer, method).await;
@@ -51,7 +51,7 @@ impl Prepared {
         if let Err(error) = writer.finish().await {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
         }
-        let body = self.body;
+        let body = self.draft.body;
         Ok((Captured { manifest, body }, self.held))
     }
 }
@@ -145,11 +145,10 @@ pub(super) async fn prepare(
         ..
     } = begun;
     let work = store(context, options, holds, planned, writer, *known, *since);
-    let (draft, body) = Box::pin(work).await?;
-    let ours = options.mode == Mode::Quiesced && !held_by_operator(&body);
+    let draft = Box::pin(work).await?;
+    let ours = options.mode == Mode::Quiesced && !held_by_operator(&draft.body);
     Ok(Prepared {
         draft,
-        body,
         held: planned.milvus.take().filter(|_| ours),
     })
 }
@@ -162,7 +161,7 @@ async fn store(
     writer: &Writer,
     known: Option<NodeRef>,
     begun: Instant,
-) -> Result<(ManifestDraft, Body)> {
+) -> Result<Draft> {
     if planned.milvus.is_some() {
         Box::pin(hold_gc(context, planned, holds)).await?;
     }
@@ -182,7 +181,7 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
-        let keys = anchored.store_keys(writer).await?;
+        let keys = store_keys(writer, anchored.take_keys()).await?;
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
@@ -221,12 +220,10 @@ async fn store(
         return Err(gone(missing));
     }
     context.progress.begin("commit", None);
-    let mut roots = std::collections::BTreeMap::new();
-    roots.insert(ANCHOR_ROOT.to_owned(), keys);
-    roots.insert(OBJECTS_ROOT.to_owned(), copied.root);
-    if planned.plan.wal.state == WalState::Captured {
-        roots.insert(WAL_ROOT.to_owned(), cold::copy_wal(context, writer).await?);
-    }
+    let wal = match planned.plan.wal.state {
+        WalState::Captured => cold::copy_wal(context, writer).await?,
+        WalState::Reset => None,
+    };
     if options.mode == Mode::Cold {
         cold_source::still_stopped(context).await.on(Side::Source)?;
     }
@@ -242,16 +239,15 @@ async fn store(
     let mut body = body(context, options, holds, planned, anchored, &copied);
     body.weakenings.extend(missing);
     body.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let draft = ManifestDraft {
+    Ok(Draft {
         time,
-        roots,
+        keys,
+        objects: copied.root,
+        wal,
         totals,
         labels: options.labels.clone(),
-        body: serde_json::to_value(&body).map_err(|error| {
-            Error::new(Cause::Failed, "writing the manifest").with_source(error)
-        })?,
-    };
-    Ok((draft, body))
+        body,
+    })
 }
 
 /// Pauses garbage collection, before anything else: no client feels it.

@@ -24,7 +24,7 @@ use crate::base::progress::Amount;
 use crate::base::weakening::Weakening;
 use crate::instance::objects::ObjectLayer;
 use crate::repo::{Manifest, Reader};
-use crate::snapshot::{EtcdIdentity, Snapshot, is_keys_only};
+use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Snapshot, Wal, WalState, is_keys_only};
 use crate::{Error, Result};
 use act::replace::Old;
 use act::steps::{Done, Steps};
@@ -330,24 +330,22 @@ impl Prepared {
             .filter(|kv| self.scope.has_key(&kv.key) && !names.owns(&kv.key))
             .cloned()
             .collect();
-        (!keys.is_empty()).then(|| Old {
+        let milvus = MilvusIdentity {
+            version: self.plan.target.version.version.clone(),
+            commit: None,
+            deploy_mode: None,
+        };
+        let body = Body::keys_only(
+            (home.revision, keys.len() as u64),
+            EtcdIdentity::new(&instance.etcd, &home.version, home.cluster),
+            milvus,
+            self.objects.clone(),
+            Wal::new(&instance.wal, WalState::Reset),
+        );
+        (!keys.is_empty()).then_some(Old {
             instance: instance.name.clone(),
             keys,
-            revision: home.revision,
-            etcd: EtcdIdentity {
-                version: home.version.clone(),
-                cluster_id: format!("{:016x}", home.cluster),
-                embedded: home.embedded.is_some(),
-                root_path: instance.etcd.root_path.clone(),
-                meta_sub_path: instance.etcd.meta_sub_path.clone(),
-                kv_sub_path: instance.etcd.kv_sub_path.clone(),
-            },
-            version: self.plan.target.version.version.clone(),
-            objects: self.objects.clone(),
-            wal: (
-                instance.wal.kind.name().to_owned(),
-                instance.wal.channel_prefix.clone(),
-            ),
+            body,
         })
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{self, Weakening};
+use crate::config;
 use crate::instance::holds::HoldRecord;
 use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
@@ -99,6 +100,52 @@ pub struct Body {
     pub accepted: Vec<String>,
 }
 
+impl Body {
+    /// What a snapshot says of itself that holds etcd keys and no objects, such as those that a restore
+    /// with `--replace` found.
+    #[must_use]
+    pub fn keys_only(
+        anchor: (i64, u64),
+        etcd: EtcdIdentity,
+        milvus: MilvusIdentity,
+        objects: ObjectLayer,
+        wal: Wal,
+    ) -> Self {
+        let (revision, etcd_keys) = anchor;
+        Self {
+            eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: Mode::Cold,
+            asked_mode: Mode::Cold,
+            method: Method::Copy,
+            revision,
+            etcd,
+            milvus,
+            objects,
+            wal,
+            cut: Cut::default(),
+            holds: vec![],
+            write_hold_ms: 0,
+            duration_ms: 0,
+            flush: None,
+            counts: Counts {
+                etcd_keys,
+                ..Counts::default()
+            },
+            objects_read: 0,
+            bytes_read: 0,
+            differences: vec![],
+            weakenings: vec![Weakening {
+                code: weakening::KEYS_ONLY.to_owned(),
+                message: "holds the etcd keys that a restore with --replace found, and no objects"
+                    .to_owned(),
+                items: vec![],
+            }],
+            notes: vec![],
+            accepted: vec![weakening::KEYS_ONLY.to_owned()],
+        }
+    }
+}
+
 /// The etcd of an anchor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EtcdIdentity {
@@ -114,6 +161,21 @@ pub struct EtcdIdentity {
     pub meta_sub_path: String,
     /// The path of the counters below the root.
     pub kv_sub_path: String,
+}
+
+impl EtcdIdentity {
+    /// The etcd that `config` names, as its server answers.
+    #[must_use]
+    pub fn new(config: &config::Etcd, version: &str, cluster: u64) -> Self {
+        Self {
+            version: version.to_owned(),
+            cluster_id: format!("{cluster:016x}"),
+            embedded: config.embedded.is_some(),
+            root_path: config.root_path.clone(),
+            meta_sub_path: config.meta_sub_path.clone(),
+            kv_sub_path: config.kv_sub_path.clone(),
+        }
+    }
 }
 
 /// The Milvus of an anchor.
@@ -140,6 +202,18 @@ pub struct Wal {
     pub channel_prefix: String,
 }
 
+impl Wal {
+    /// The log that `config` names.
+    #[must_use]
+    pub fn new(config: &config::resolved::Wal, state: WalState) -> Self {
+        Self {
+            kind: config.kind.name().to_owned(),
+            state,
+            channel_prefix: config.channel_prefix.clone(),
+        }
+    }
+}
+
 /// Whether the write-ahead log is in the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -151,7 +225,7 @@ pub enum WalState {
 }
 
 /// The point in time that a snapshot stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cut {
     /// Milvus's hybrid timestamp allocated after writes were denied (`T_hold`) or, in hot mode,
     /// that of the flush; 0 when there is none.

@@ -15,12 +15,12 @@ use crate::instance::methods::pinning::Pinning;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{
-    Chunking, Compression, Content, Entry, InitOptions, Manifest, ManifestDraft, NodeRef,
-    ObjectHash, ObjectSource, Repository, Totals, Unlock, Writer,
+    Chunking, Compression, Content, Entry, InitOptions, Manifest, NodeRef, ObjectHash,
+    ObjectSource, Repository, Totals, Unlock, Writer,
 };
 use crate::snapshot::{
-    Body, Counts, Cut, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal, WalState,
-    anchor,
+    Body, Counts, Cut, Draft, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal,
+    WalState, store_keys,
 };
 use crate::store::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
@@ -136,16 +136,9 @@ pub(crate) async fn commit(repository: &Repository, contents: &Contents) -> Mani
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let mut anchors = writer.map();
-    for kv in &contents.keys {
-        let entry = Entry {
-            key: Bytes::copy_from_slice(&kv.key),
-            value: anchor::encode(kv).into(),
-            content: Content::None,
-        };
-        anchors.push(entry).await.unwrap();
-    }
-    let anchors = anchors.finish().await.unwrap();
+    let keys = store_keys(&writer, contents.keys.iter().cloned())
+        .await
+        .unwrap();
     let description = ObjectEntry {
         kind: "insert_log".into(),
         identity: "x".into(),
@@ -170,20 +163,20 @@ pub(crate) async fn commit(repository: &Repository, contents: &Contents) -> Mani
         .values()
         .map(|bytes| bytes.len() as u64)
         .sum();
-    let draft = ManifestDraft {
+    let draft = Draft {
         time: Timestamp::UNIX_EPOCH,
-        roots: [("anchor", anchors), ("objects", objects), ("wal", wal)]
-            .map(|(name, root)| (name.to_owned(), root))
-            .into(),
+        keys,
+        objects,
+        wal,
         totals: Totals {
             objects: contents.objects.len() as u64,
             bytes: sum,
             bytes_added: 0,
         },
         labels: BTreeMap::new(),
-        body: serde_json::to_value(&contents.body).unwrap(),
+        body: contents.body.clone(),
     };
-    let manifest = writer.commit(draft).await.unwrap();
+    let manifest = writer.commit(draft.manifest().unwrap()).await.unwrap();
     writer.finish().await.unwrap();
     manifest
 }
@@ -236,14 +229,16 @@ pub(crate) async fn pinned(
         };
         map.push(entry).await.unwrap();
     }
-    let draft = ManifestDraft {
+    let draft = Draft {
         time: Timestamp::UNIX_EPOCH,
-        roots: [("objects".to_owned(), map.finish().await.unwrap())].into(),
+        keys: None,
+        objects: map.finish().await.unwrap(),
+        wal: None,
         totals: Totals::default(),
         labels: BTreeMap::new(),
-        body: serde_json::to_value(body()).unwrap(),
+        body: body(),
     };
-    let manifest = writer.commit(draft).await.unwrap();
+    let manifest = writer.commit(draft.manifest().unwrap()).await.unwrap();
     writer.finish().await.unwrap();
     let mut snapshot = Snapshot::open(&repository.view().await.unwrap(), manifest).unwrap();
     snapshot.method = Arc::new(Pinning::new(Arc::new(store.clone())));

@@ -5,6 +5,7 @@
 
 pub mod anchor;
 mod body;
+mod draft;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod items;
@@ -15,6 +16,7 @@ pub mod reading;
 mod selection;
 
 pub use body::{Body, Counts, Cut, EtcdIdentity, FlushRecord, MilvusIdentity, Mode, Wal, WalState};
-pub use objects::ObjectEntry;
+pub use draft::{Draft, store_keys};
+pub use objects::{ObjectEntry, object_entry};
 pub use reader::{ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
 pub use selection::{CollectionPath, Selected, Selection};

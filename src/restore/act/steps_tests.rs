@@ -15,7 +15,7 @@ use crate::repo::Manifest;
 use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::plan::marker::MarkerKeys;
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
-use crate::snapshot::{EtcdIdentity, Selected, WalState};
+use crate::snapshot::{Selected, WalState};
 use crate::store::memory::MemoryStore;
 use crate::store::open::Location;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
@@ -200,18 +200,7 @@ impl World {
                 .into_iter()
                 .filter(|kv| !names.owns(&kv.key))
                 .collect(),
-            revision: all.revision,
-            etcd: EtcdIdentity {
-                version: String::new(),
-                cluster_id: String::new(),
-                embedded: false,
-                root_path: "r".into(),
-                meta_sub_path: "meta".into(),
-                kv_sub_path: "kv".into(),
-            },
-            version: String::new(),
-            objects: snapshot.body.objects.clone(),
-            wal: ("rocksmq".into(), "by-dev".into()),
+            body: body(),
         };
         let replaces = self.options.occupied == Occupied::Replace && stage == Stage::Objects;
         let storage = Storage {
