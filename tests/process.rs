@@ -12,7 +12,7 @@ use eyrie::base::cancel::Cancel;
 use eyrie::base::env::Env;
 use eyrie::base::resources::{Limits, Resources};
 use eyrie::repo::{Compression, InitOptions, KdfCost, ObjectSource, Repository, Unlock};
-use eyrie::store::memory::MemoryStore;
+use eyrie::store::testing::memory::MemoryStore;
 use eyrie::{Cause, Result};
 use futures::future::try_join_all;
 use nix::sys::signal::{Signal, raise};

@@ -83,7 +83,6 @@ pub(super) fn body(
     }));
     let records = holds.records();
     notes.extend(gc_note(&records).map(str::to_owned));
-    let live = || catalog.live_segments();
     Body {
         eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
         mode,
@@ -100,17 +99,10 @@ pub(super) fn body(
         flush: anchored.flush,
         counts: Counts {
             etcd_keys: anchored.etcd_keys,
-            databases: catalog.databases.len() as u64,
-            collections: catalog
-                .collections
-                .values()
-                .filter(|c| c.is_created())
-                .count() as u64,
-            segments: live().count() as u64,
-            rows: live().map(|s| u64::try_from(s.rows).unwrap_or(0)).sum(),
             objects: copied.objects,
             bytes: copied.bytes,
             objects_by_kind: copied.by_kind.clone(),
+            ..Counts::of(catalog)
         },
         objects_read: copied.objects_read,
         bytes_read: copied.bytes_read,

@@ -46,17 +46,22 @@ pub(super) struct Copied {
     pub(super) lost_packs: usize,
 }
 
-/// Captures the objects of `catalog` from `store` by `method`, through `writer`. An object that `known`,
+/// Captures the objects of `catalog` from `store`, which is there unless there are none, by `method`,
+/// through `writer`. An object that `known`,
 /// captured by the same method, has under the same identity is not captured again.
 pub(super) async fn capture(
     context: &Context,
     method: &dyn CaptureMethod,
     writer: &Writer,
-    store: &SharedStore,
+    store: Option<&SharedStore>,
     catalog: &Catalog,
     scope: Scope,
     known: Map,
 ) -> Result<Copied> {
+    let mut done = Copied::default();
+    let Some(store) = store else {
+        return Ok(done);
+    };
     let prefixes = prefixes(catalog, scope);
     let listed = Listed::read(store.as_ref(), prefixes, method.needs_versions()).await?;
     context.progress.expect(expected(catalog, scope, &listed));
@@ -72,7 +77,6 @@ pub(super) async fn capture(
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
     let mut map = writer.map();
-    let mut done = Copied::default();
     while let Some(one) = work.try_next().await? {
         let (object, entry) = match one {
             One::Gone(object) if done.missing.len() < MISSING_NAMED => {

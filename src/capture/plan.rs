@@ -17,10 +17,9 @@ use crate::instance::methods::Method;
 use crate::instance::objects::{ObjectLayer, layer};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
-use crate::milvus::objects::Scope;
 use crate::milvus::validate::{FindingKind, Refusal};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
-use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Mode, Wal, WalState};
+use crate::snapshot::{Body, Counts, EtcdIdentity, MilvusIdentity, Mode, Wal, WalState};
 use crate::{Cause, Error, Result, Side};
 
 /// What a capture would do.
@@ -48,14 +47,8 @@ pub struct Plan {
     pub proxies: Vec<String>,
     /// What would be held, and how.
     pub holds: Vec<PlannedHold>,
-    /// Databases.
-    pub databases: u64,
-    /// Collections.
-    pub collections: u64,
-    /// Live segments.
-    pub segments: u64,
-    /// Objects that the metadata names now.
-    pub object_count: u64,
+    /// What the metadata names now; bytes and keys are not counted.
+    pub counts: Counts,
     /// What a capture would find fault with or do otherwise than one may expect.
     pub notes: Vec<String>,
 }
@@ -152,8 +145,13 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         None => None,
     };
     let store = open_objects(context, &catalog).await?;
-    options.method.plan(&*store).await?;
-    let (versioned, mut notes) = belongs_together(&store, &catalog).await?;
+    let (versioned, mut notes) = match &store {
+        Some(store) => {
+            options.method.plan(&**store).await?;
+            belongs_together(store, &catalog).await?
+        }
+        None => (false, Vec::new()),
+    };
     let findings = catalog.validate();
     // The flush of the capture will write what is not flushed yet.
     let lasting = findings
@@ -183,14 +181,10 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         wal: wal(context, options.mode),
         proxies: proxies.collect(),
         holds,
-        databases: catalog.databases.len() as u64,
-        collections: catalog
-            .collections
-            .values()
-            .filter(|c| c.is_created())
-            .count() as u64,
-        segments: catalog.live_segments().count() as u64,
-        object_count: catalog.objects_in(Scope::Live).count() as u64,
+        counts: Counts {
+            objects: catalog.objects().count() as u64,
+            ..Counts::of(&catalog)
+        },
         notes,
     };
     Ok(Planned {

@@ -189,7 +189,7 @@ async fn store(
             context,
             method,
             writer,
-            &store,
+            store.as_ref(),
             &anchored.catalog,
             scope,
             known.clone(),

@@ -1,7 +1,6 @@
 //! Reaching the parts of an instance, and proving that they belong together.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -22,7 +21,6 @@ use crate::milvus::objects::Scope;
 use crate::milvus::version::{MilvusVersion, Rules};
 use crate::snapshot::Mode;
 use crate::store::limit::limited;
-use crate::store::memory::MemoryStore;
 use crate::store::{Meta, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
@@ -139,18 +137,21 @@ pub(super) async fn running_parts(
     })
 }
 
-/// Opens the object layer. Milvus makes its directory with the first object: one that is missing
-/// while etcd names no object is empty.
+/// Opens the object layer; `None` for one that is empty: Milvus makes its directory with the first
+/// object, so it may be missing while etcd names none.
 ///
 /// # Errors
 ///
 /// Those of [`Layer::open`](crate::instance::objects::Layer::open).
-pub(super) async fn open_objects(context: &Context, catalog: &Catalog) -> Result<SharedStore> {
+pub(super) async fn open_objects(
+    context: &Context,
+    catalog: &Catalog,
+) -> Result<Option<SharedStore>> {
     let layer = layer(&context.instance.objects, Side::Source, &context.env);
     if !layer.is_made() && catalog.objects_in(Scope::WithOpen).next().is_none() {
-        return Ok(Arc::new(MemoryStore::new()));
+        return Ok(None);
     }
-    Ok(limited(layer.open().await?, &context.resources))
+    Ok(Some(limited(layer.open().await?, &context.resources)))
 }
 
 /// Proves that the objects which etcd names are in this store: some of them, spread evenly. Tells

@@ -30,9 +30,9 @@ use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{
     Compression, Content, Entry, InitOptions, KeyRange, NodeRef, ObjectHash, Repository, Unlock,
 };
-use crate::store::memory::MemoryStore;
 use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
 use crate::{Cause, Side};
@@ -135,7 +135,7 @@ async fn run_by(
         &context(),
         method,
         &writer,
-        &store,
+        Some(&store),
         catalog,
         Scope::Live,
         writer.view().map(parent),
@@ -263,7 +263,7 @@ async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys()
                 &context(),
                 &*by,
                 &writer,
-                &store,
+                Some(&store),
                 &catalog,
                 Scope::Live,
                 known,
@@ -322,7 +322,7 @@ async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
         &context(),
         &*by,
         &writer,
-        &store,
+        Some(&store),
         &catalog,
         Scope::Live,
         writer.view().map(None),

@@ -14,7 +14,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::simulated::{Backing, Script, SimulatedMilvus, Writes};
 use crate::store::SharedStore;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 
 /// Later than anything that the simulated Milvus gives a timestamp.
 const FUTURE: u64 = 1_900_000_000_000 << 18;

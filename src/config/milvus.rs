@@ -77,6 +77,22 @@ impl MilvusSettings {
         })
     }
 
+    /// As [`get`](Self::get), for what is on or off: Go's `strconv.ParseBool` reads it, and what that does
+    /// not know is off.
+    #[must_use]
+    pub fn switch(&self, keys: &[&str]) -> Option<(bool, Source)> {
+        let found = self.get(keys)?;
+        let on = ["1", "t", "T", "true", "TRUE", "True"].contains(&found.text.trim());
+        Some((on, found.source.clone()))
+    }
+
+    /// Who switched something on; `None` when it is off or not set.
+    #[must_use]
+    pub fn on(&self, keys: &[&str]) -> Option<Source> {
+        let (on, source) = self.switch(keys)?;
+        on.then_some(source)
+    }
+
     /// Where a path of Milvus's is on this host: the longest prefix in `path_map` is replaced.
     #[must_use]
     pub fn on_host(&self, path: &str) -> PathBuf {
@@ -179,12 +195,6 @@ fn normalise(key: &str) -> String {
 fn unquote(text: &str) -> &str {
     let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
     inner('"').or_else(|| inner('\'')).unwrap_or(text)
-}
-
-/// Reads a truth value as Go's `strconv.ParseBool` does; what it does not know is false to Milvus.
-#[must_use]
-pub fn truth(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 #[cfg(test)]

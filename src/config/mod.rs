@@ -14,7 +14,7 @@ pub mod yaml;
 
 pub use resolve::Variables;
 pub use resolved::{
-    Deploy, Etcd, Instance, MilvusEndpoint, Objects, Repository, Resolved, Switch, Tls, WalKind,
+    Deploy, Etcd, Instance, MilvusEndpoint, Objects, Repository, Resolved, Tls, WalKind,
 };
 pub use source::Source;
 

@@ -164,6 +164,21 @@ pub struct ObjectsSection {
     pub tls: TlsSection,
 }
 
+impl ObjectsSection {
+    /// What of it a repository's `s3:` has too.
+    pub(super) fn s3(&self) -> S3Section {
+        S3Section {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style,
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key_file: self.secret_access_key_file.clone(),
+            session_token_file: self.session_token_file.clone(),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
 /// The kind of object layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -96,7 +96,7 @@ pub struct Instance {
     /// How Milvus is deployed, as far as its configuration tells.
     pub deploy: Deploy,
     /// `dataCoord.enableGarbageCollection`.
-    pub garbage_collection: Switch,
+    pub garbage_collection: bool,
 }
 
 impl Instance {
@@ -146,15 +146,6 @@ impl Instance {
     }
 }
 
-/// A setting that is on or off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
 /// How to reach Milvus.
 #[derive(Debug, Clone)]
 pub struct MilvusEndpoint {
@@ -169,7 +160,7 @@ pub struct MilvusEndpoint {
     /// The user's password.
     pub password: Option<SecretSource>,
     /// `common.security.authorizationEnabled`.
-    pub authorization: Switch,
+    pub authorization: bool,
     /// TLS towards the proxy.
     pub tls: Tls,
 }
@@ -183,7 +174,7 @@ impl MilvusEndpoint {
     pub fn credentials(&self) -> Result<Option<(&str, &SecretSource)>> {
         match (&self.username, &self.password) {
             (Some(username), Some(password)) => Ok(Some((username, password))),
-            (None, None) if self.authorization == Switch::Off => Ok(None),
+            (None, None) if !self.authorization => Ok(None),
             _ => {
                 let message = "milvus asks for a user (common.security.authorizationEnabled) and \
                                instance.milvus has not both username and password_file";
@@ -384,7 +375,7 @@ pub enum Deploy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Whether the connection is encrypted.
-    pub enabled: Switch,
+    pub enabled: bool,
     /// Certificates to trust, PEM; the system's when `None`.
     pub ca_file: Option<PathBuf>,
     /// A client certificate and its key, PEM.

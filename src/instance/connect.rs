@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::resources::Resources;
-use crate::config::{self, Switch};
 use crate::etcd::{Etcd, Settings, Status};
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
@@ -22,7 +21,7 @@ use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
 use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result, Side, config};
 
 /// Connects to the etcd of an instance on `side` and asks for its status.
 ///
@@ -45,7 +44,7 @@ pub async fn etcd(etcd: &config::Etcd, side: Side) -> Result<(Etcd, Status)> {
 }
 
 fn etcd_tls(tls: &config::Tls) -> Result<Option<TlsOptions>> {
-    if tls.enabled == Switch::Off {
+    if !tls.enabled {
         return Ok(None);
     }
     let mut options = match &tls.ca_file {
@@ -144,7 +143,7 @@ fn host(address: &str) -> &str {
 }
 
 fn milvus_tls(tls: &config::Tls) -> Result<Option<milvus_auth::Tls>> {
-    if tls.enabled == Switch::Off {
+    if !tls.enabled {
         return Ok(None);
     }
     let identity = match &tls.client {

@@ -13,6 +13,7 @@ use crate::config;
 use crate::instance::holds::HoldRecord;
 use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
+use crate::milvus::catalog::Catalog;
 
 /// How the writers are treated while a snapshot is taken.
 #[derive(
@@ -250,6 +251,22 @@ pub struct FlushRecord {
     pub attempts: u32,
     /// Milliseconds from the first call until every channel's checkpoint had passed.
     pub duration_ms: u64,
+}
+
+impl Counts {
+    /// What the metadata alone tells.
+    #[must_use]
+    pub fn of(catalog: &Catalog) -> Self {
+        let live = || catalog.live_segments();
+        let created = catalog.collections.values().filter(|c| c.is_created());
+        Self {
+            databases: catalog.databases.len() as u64,
+            collections: created.count() as u64,
+            segments: live().count() as u64,
+            rows: live().map(|s| u64::try_from(s.rows).unwrap_or(0)).sum(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What was found in an anchor.

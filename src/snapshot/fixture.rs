@@ -22,7 +22,7 @@ use crate::snapshot::{
     Body, Counts, Cut, Draft, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal,
     WalState, store_keys,
 };
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
 use crate::{Error, Result};
 

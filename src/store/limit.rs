@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
     use crate::base::resources::Limits;
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
+    use crate::store::testing::memory::MemoryStore;
 
     fn limited(bytes_per_second: u64) -> LimitStore {
         let limits = Limits {

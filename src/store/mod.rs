@@ -10,7 +10,6 @@
 mod backend;
 pub mod limit;
 pub mod local;
-pub mod memory;
 pub mod open;
 pub mod probe;
 pub mod retry;

@@ -114,8 +114,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
+    use crate::store::testing::memory::MemoryStore;
 
     /// A backend of one file and one line, for the claim that there is nothing else to write.
     #[derive(Debug, Clone, PartialEq, Eq)]

@@ -301,8 +301,8 @@ impl Probe<'_> {
 mod tests {
     use super::*;
     use crate::store::local::{LocalSettings, LocalStore};
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::fault::{Action, FaultStore, Rule};
+    use crate::store::testing::memory::MemoryStore;
     use crate::store::testing::record::Op;
     use jiff::Timestamp;
     use std::sync::Arc;

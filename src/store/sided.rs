@@ -97,9 +97,9 @@ mod tests {
 
     use super::*;
     use crate::Cause;
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
     use crate::store::testing::fault::{Action, FaultStore, Rule};
+    use crate::store::testing::memory::MemoryStore;
 
     #[tokio::test]
     async fn it_is_a_store() {

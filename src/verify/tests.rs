@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::base::progress::testing::Silent;
 use crate::snapshot::fixture::{Contents, body, commit, noise, pinned, repository, told};
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 
 fn contents() -> Contents {

@@ -27,9 +27,9 @@ pub fn backup_plan(
         steps: steps(plan, options, parent),
         weakened: Vec::new(),
         milvus_version: plan.milvus.version.clone(),
-        collections: plan.collections,
-        segments: plan.segments,
-        objects: plan.object_count,
+        collections: plan.counts.collections,
+        segments: plan.counts.segments,
+        objects: plan.counts.objects,
         parent: parent.map(|manifest| HexId(manifest.snapshot.to_string())),
         notes: notes.collect(),
     }
@@ -105,8 +105,8 @@ fn found(plan: &Plan) -> String {
     };
     format!(
         "{milvus}, {} in {} at etcd revision {}",
-        count(plan.collections, "collection"),
-        count(plan.databases, "database"),
+        count(plan.counts.collections, "collection"),
+        count(plan.counts.databases, "database"),
         plan.revision
     )
 }
@@ -121,8 +121,8 @@ fn anchor(plan: &Plan) -> String {
 fn copy(plan: &Plan, parent: Option<&Manifest>) -> String {
     let objects = format!(
         "{} of {} now",
-        count(plan.object_count, "object"),
-        count(plan.segments, "segment")
+        count(plan.counts.objects, "object"),
+        count(plan.counts.segments, "segment")
     );
     match parent {
         Some(parent) => format!(

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::milvus::truth;
 use super::super::model::{EtcdSection, MilvusSection};
-use super::super::resolved::{Deploy, EmbeddedEtcd, Etcd, MilvusEndpoint, Switch};
+use super::super::resolved::{Deploy, EmbeddedEtcd, Etcd, MilvusEndpoint};
 use super::super::source::Source;
 use super::super::yaml::{Node, Value};
 use super::{MilvusTls, Resolver, Sourced, wrong};
@@ -37,27 +36,12 @@ impl Resolver<'_> {
         let file = section.password_file.as_deref();
         let password = self.secret("instance.milvus.password_file", file, &[]);
         let key = "common.security.authorizationEnabled";
-        let authorization = self.switch(key, None, &[key], Switch::Off).value;
-        let mode = self.text(
-            "common.security.tlsMode",
-            None,
-            &["common.security.tlsMode"],
-            Some("0"),
-        );
-        let enabled = mode.map_or(
-            Sourced {
-                value: Switch::Off,
-                source: Source::Default,
-            },
-            |mode| Sourced {
-                value: if matches!(mode.value.as_str(), "1" | "2") {
-                    Switch::On
-                } else {
-                    Switch::Off
-                },
-                source: mode.source,
-            },
-        );
+        let authorization = self.switch(key, false);
+        let key = "common.security.tlsMode";
+        let enabled = match self.text(key, None, &[key], Some("0")) {
+            Some(mode) => Sourced::new(["1", "2"].contains(&mode.value.as_str()), mode.source),
+            None => Sourced::new(false, Source::Default),
+        };
         let told = MilvusTls {
             ca: &["tls.caPemPath"],
             ..MilvusTls::without_files(enabled)
@@ -104,15 +88,11 @@ impl Resolver<'_> {
         let meta_sub_path = self.etcd_path("meta_sub_path", given, "etcd.metaSubPath", "meta")?;
         let given = section.kv_sub_path.as_deref();
         let kv_sub_path = self.etcd_path("kv_sub_path", given, "etcd.kvSubPath", "kv")?;
-        let auth = self
-            .milvus
-            .get(&["etcd.auth.enabled"])
-            .is_some_and(|f| truth(&f.text));
-        let (user_keys, password_keys): (&[&str], &[&str]) = if auth {
-            (&["etcd.auth.userName"], &["etcd.auth.password"])
-        } else {
-            (&[], &[])
-        };
+        let (user_keys, password_keys): (&[&str], &[&str]) =
+            match self.milvus.on(&["etcd.auth.enabled"]) {
+                Some(_) => (&["etcd.auth.userName"], &["etcd.auth.password"]),
+                None => (&[], &[]),
+            };
         let key = "instance.etcd.username";
         let username = self.text(key, section.username.as_deref(), user_keys, None);
         let file = section.password_file.as_deref();
@@ -122,29 +102,16 @@ impl Resolver<'_> {
             let hint = "set instance.etcd.password_file";
             return Err(wrong(&user.source, &message, hint));
         }
-        let on = self.milvus.get(&["etcd.ssl.enabled"]).cloned();
-        let enabled = on.map_or(
-            Sourced {
-                value: Switch::Off,
-                source: Source::Default,
-            },
-            |found| Sourced {
-                value: if truth(&found.text) {
-                    Switch::On
-                } else {
-                    Switch::Off
-                },
-                source: found.source,
-            },
-        );
-        let told = if https && enabled.value == Switch::Off {
-            MilvusTls::without_files(Sourced {
-                value: Switch::On,
-                source: Source::Derived("an endpoint begins with https://".to_owned()),
-            })
+        let (on, source) = self
+            .milvus
+            .switch(&["etcd.ssl.enabled"])
+            .unwrap_or((false, Source::Default));
+        let told = if https && !on {
+            let why = "an endpoint begins with https://".to_owned();
+            MilvusTls::without_files(Sourced::new(true, Source::Derived(why)))
         } else {
             MilvusTls {
-                enabled,
+                enabled: Sourced::new(on, source),
                 ca: &["etcd.ssl.tlsCACert"],
                 cert: &["etcd.ssl.tlsCert"],
                 key: &["etcd.ssl.tlsKey"],
@@ -184,26 +151,18 @@ impl Resolver<'_> {
     }
 
     fn embedded(&mut self, section: &EtcdSection, deploy: Deploy) -> Result<Option<EmbeddedEtcd>> {
-        let embed = self
-            .milvus
-            .get(&["etcd.use.embed"])
-            .filter(|f| truth(&f.text))
-            .cloned();
+        let embed = self.milvus.on(&["etcd.use.embed"]);
         if let Some(embed) = &embed {
             if deploy == Deploy::Cluster {
                 return Err(wrong(
-                    &embed.source,
+                    embed,
                     "etcd.use.embed is on, but DEPLOY_MODE says that Milvus is a cluster",
                     "Milvus itself refuses to start so: correct one of them",
                 ));
             }
-            if let Some(auth) = self
-                .milvus
-                .get(&["etcd.auth.enabled"])
-                .filter(|f| truth(&f.text))
-            {
+            if let Some(auth) = self.milvus.on(&["etcd.auth.enabled"]) {
                 return Err(wrong(
-                    &auth.source,
+                    &auth,
                     "etcd.auth.enabled is on, but etcd is embedded (etcd.use.embed)",
                     "Milvus itself refuses to start so: switch one of them off",
                 ));

@@ -4,16 +4,17 @@
 mod endpoints;
 mod objects;
 mod repositories;
+mod s3;
 mod wal;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use super::milvus::{MilvusSettings, truth};
+use super::milvus::MilvusSettings;
 use super::model::{File, InstanceSection, ResourcesSection, SizeValue, TlsSection};
 use super::parse::{parse, read_tree, shown, suggestion};
-use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, Switch, Tls};
+use super::resolved::{ClientCertificate, Deploy, Instance, Metastore, Resolved, Tls};
 use super::source::{Place, Setting, Source};
 use super::yaml::Node;
 use crate::base::resources::Limits;
@@ -122,6 +123,12 @@ struct Sourced<T> {
     source: Source,
 }
 
+impl<T> Sourced<T> {
+    const fn new(value: T, source: Source) -> Self {
+        Self { value, source }
+    }
+}
+
 struct Resolver<'a> {
     tree: &'a Node,
     file: &'a Path,
@@ -214,7 +221,7 @@ impl<'a> Resolver<'a> {
             Some(other) => Metastore::Other(other.to_owned()),
         };
         let collect = "dataCoord.enableGarbageCollection";
-        let garbage_collection = self.switch(collect, None, &[collect], Switch::On).value;
+        let garbage_collection = self.switch(collect, true);
         Ok(Instance {
             name: section.name.clone(),
             milvus,
@@ -267,19 +274,11 @@ impl<'a> Resolver<'a> {
         default: Option<&str>,
     ) -> Option<Sourced<String>> {
         let found = match (explicit, self.milvus.get(keys)) {
-            (Some(text), _) => Some(Sourced {
-                value: text.to_owned(),
-                source: self.explicit(key),
-            }),
-            (None, Some(found)) => Some(Sourced {
-                value: found.text.trim().to_owned(),
-                source: found.source.clone(),
-            }),
-            (None, None) => default.map(|text| Sourced {
-                value: text.to_owned(),
-                source: Source::Default,
-            }),
+            (Some(text), _) => Some(Sourced::new(text, self.explicit(key))),
+            (None, Some(found)) => Some(Sourced::new(found.text.trim(), found.source.clone())),
+            (None, None) => default.map(|text| Sourced::new(text, Source::Default)),
         };
+        let found = found.map(|found| Sourced::new(found.value.to_owned(), found.source));
         let source = found.as_ref().map_or(Source::Default, |f| f.source.clone());
         self.record(key, found.as_ref().map(|f| f.value.clone()), &source);
         found
@@ -308,25 +307,14 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn switch(
-        &mut self,
-        key: &str,
-        explicit: Option<bool>,
-        keys: &[&str],
-        default: Switch,
-    ) -> Sourced<Switch> {
-        let word = |on: Switch| if on == Switch::On { "true" } else { "false" };
-        let said = explicit.map(|on| if on { "true" } else { "false" });
-        let found = self.text(key, said, keys, Some(word(default)));
-        let (value, source) = found.map_or((word(default).to_owned(), Source::Default), |f| {
-            (f.value, f.source)
-        });
-        let value = if truth(&value) {
-            Switch::On
-        } else {
-            Switch::Off
-        };
-        Sourced { value, source }
+    /// Whether Milvus's own `key` is on.
+    fn switch(&mut self, key: &str, default: bool) -> bool {
+        let (on, source) = self
+            .milvus
+            .switch(&[key])
+            .unwrap_or((default, Source::Default));
+        self.record(key, Some(on.to_string()), &source);
+        on
     }
 
     /// A path: an explicit one is relative to our file, one of Milvus's is mapped to this host.
@@ -338,19 +326,15 @@ impl<'a> Resolver<'a> {
         default: Option<&str>,
     ) -> Option<Sourced<PathBuf>> {
         let found = match (explicit, self.milvus.get(keys)) {
-            (Some(path), _) => Some(Sourced {
-                value: self.beside(path),
-                source: self.explicit(key),
-            }),
+            (Some(path), _) => Some(Sourced::new(self.beside(path), self.explicit(key))),
             (None, Some(found)) if found.text.is_empty() => None,
-            (None, Some(found)) => Some(Sourced {
-                value: self.milvus.on_host(found.text.trim()),
-                source: found.source.clone(),
-            }),
-            (None, None) => default.map(|text| Sourced {
-                value: self.milvus.on_host(text),
-                source: Source::Default,
-            }),
+            (None, Some(found)) => {
+                let path = self.milvus.on_host(found.text.trim());
+                Some(Sourced::new(path, found.source.clone()))
+            }
+            (None, None) => {
+                default.map(|text| Sourced::new(self.milvus.on_host(text), Source::Default))
+            }
         };
         let source = found.as_ref().map_or(Source::Default, |f| f.source.clone());
         self.record(
@@ -387,17 +371,11 @@ impl<'a> Resolver<'a> {
         let at = |part: &str| format!("{key}.{part}");
         let (on, told) = (milvus.enabled.value, &milvus.enabled.source);
         let (enabled, source) = match section.enabled {
-            Some(true) => (Switch::On, self.explicit(&at("enabled"))),
-            Some(false) => (Switch::Off, self.explicit(&at("enabled"))),
+            Some(enabled) => (enabled, self.explicit(&at("enabled"))),
             None => (on, told.clone()),
         };
-        let word = if enabled == Switch::On {
-            "true"
-        } else {
-            "false"
-        };
-        self.record(&at("enabled"), Some(word.to_owned()), &source);
-        let keys = |keys: &'static [&'static str]| if on == Switch::On { keys } else { &[] };
+        self.record(&at("enabled"), Some(enabled.to_string()), &source);
+        let keys = |keys: &'static [&'static str]| if on { keys } else { &[] };
         let file = section.ca_file.as_deref();
         let ca_file = self.path(&at("ca_file"), file, keys(milvus.ca), None);
         let file = section.cert_file.as_deref();
@@ -453,7 +431,7 @@ impl<'a> Resolver<'a> {
             ("server_name", section.server_name.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((part, _)) if tls.enabled == Switch::Off => {
+            Some((part, _)) if !tls.enabled => {
                 let key = format!("{key}.{part}");
                 let message = format!("{}: the endpoint is not reached by TLS", shown(&key));
                 let hint = "write https:// before the endpoint, or remove it";
@@ -519,21 +497,14 @@ impl<'a> Resolver<'a> {
 
 /// Milvus's own TLS settings for one server.
 struct MilvusTls {
-    enabled: Sourced<Switch>,
+    enabled: Sourced<bool>,
     ca: &'static [&'static str],
     cert: &'static [&'static str],
     key: &'static [&'static str],
 }
 
 impl MilvusTls {
-    fn none() -> Self {
-        Self::without_files(Sourced {
-            value: Switch::Off,
-            source: Source::Default,
-        })
-    }
-
-    fn without_files(enabled: Sourced<Switch>) -> Self {
+    fn without_files(enabled: Sourced<bool>) -> Self {
         Self {
             enabled,
             ca: &[],

@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use super::super::milvus::truth;
 use super::super::model::{ObjectsSection, ObjectsType};
-use super::super::parse::shown;
-use super::super::resolved::{CloudProvider, Deploy, LocalObjects, Objects, S3Objects, Switch};
+use super::super::resolved::{CloudProvider, Deploy, LocalObjects, Objects, S3Objects};
 use super::super::source::Source;
-use super::{MilvusTls, Resolver, Sourced, wrong};
+use super::s3::{CHAIN, ToldOfS3};
+use super::{Resolver, Sourced, wrong};
 use crate::Result;
 use crate::base::secret::{MASK, Secret, SecretSource};
-use crate::store::s3::{Addressing, S3Credentials, S3Settings};
+use crate::store::s3::{S3Credentials, S3Settings};
 
 /// The key that Milvus's shipped configuration and `MinIO`'s own start with.
 const MINIO_KEY: &str = "minioadmin";
@@ -121,8 +120,18 @@ impl Resolver<'_> {
     }
 
     fn s3_objects(&mut self, section: &ObjectsSection) -> Result<S3Objects> {
+        let at = "instance.objects";
         let provider = self.provider();
-        let (endpoint, tls_source) = self.s3_endpoint(section)?;
+        let s3 = section.s3();
+        let given = s3.endpoint.as_deref();
+        let key = "instance.objects.endpoint";
+        let address = self.required(key, given, &["minio.address"], "localhost")?;
+        let address = Sourced::new(self.with_port(&address), address.source);
+        let (ssl, source) = self
+            .milvus
+            .switch(&["minio.useSSL"])
+            .unwrap_or((false, Source::Default));
+        let endpoint = self.s3_endpoint(at, &address, &s3, Sourced::new(ssl, source))?;
         let given = section.bucket.as_deref();
         let bucket = self.required(
             "instance.objects.bucket",
@@ -137,55 +146,24 @@ impl Resolver<'_> {
             &["minio.rootPath"],
             Some("files"),
         );
-        let given = section.region.as_deref();
-        let region = self.text("instance.objects.region", given, &["minio.region"], None);
-        let virtual_host = matches!(provider, CloudProvider::Aliyun);
-        let host_style = &["minio.useVirtualHost"];
-        let told = self
-            .milvus
-            .get(host_style)
-            .is_some_and(|found| truth(&found.text));
-        let style = match section.path_style {
-            Some(style) => style,
-            None => !(virtual_host || told),
-        };
-        let key = "instance.objects.path_style";
-        let source = match (section.path_style, self.milvus.get(host_style)) {
-            (Some(_), _) => self.explicit(key),
-            (None, Some(found)) if told => found.source.clone(),
-            _ => Source::Default,
-        };
-        self.record(key, Some(style.to_string()), &source);
-        let credentials = self.s3_object_keys(section)?;
-        let enabled = Sourced {
-            value: if endpoint.starts_with("https://") {
-                Switch::On
-            } else {
-                Switch::Off
-            },
-            source: tls_source,
-        };
-        let told = MilvusTls {
-            ca: &["minio.ssl.tlsCACert"],
-            ..MilvusTls::without_files(enabled)
-        };
-        let tls = self.tls_of_s3("instance.objects.tls", &section.tls, &told)?;
         let prefix = prefix.map(|p| p.value).unwrap_or_default();
-        let at = S3Settings {
-            endpoint: Some(endpoint),
+        let url = S3Settings {
             bucket: bucket.value,
             prefix: prefix.trim_matches('/').to_owned(),
-            region: region.map(|r| r.value).filter(|r| !r.is_empty()),
-            addressing: if style {
-                Addressing::Path
-            } else {
-                Addressing::VirtualHost
-            },
-            credentials,
-            ca_file: tls.ca_file,
-            server_name: tls.server_name,
             ..S3Settings::default()
         };
+        let path_style = match self.milvus.on(&["minio.useVirtualHost"]) {
+            Some(source) => Sourced::new(false, source),
+            None => Sourced::new(provider != CloudProvider::Aliyun, Source::Default),
+        };
+        let told = ToldOfS3 {
+            endpoint: Some(endpoint),
+            path_style,
+            region: &["minio.region"],
+            ca: &["minio.ssl.tlsCACert"],
+            keys: Self::keys_of_milvus,
+        };
+        let at = self.s3(at, url, &s3, told)?;
         Ok(S3Objects { at, provider })
     }
 
@@ -202,45 +180,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// The endpoint as a URL, and who decided between http and https.
-    fn s3_endpoint(&mut self, section: &ObjectsSection) -> Result<(String, Source)> {
-        let key = "instance.objects.endpoint";
-        let ssl = self.milvus.get(&["minio.useSSL"]).cloned();
-        let tls_key = "instance.objects.tls.enabled";
-        let (secure, told) = match (section.tls.enabled, &ssl) {
-            (Some(on), _) => (on, self.explicit(tls_key)),
-            (None, Some(found)) => (truth(&found.text), found.source.clone()),
-            (None, None) => (false, Source::Default),
-        };
-        let given = section.endpoint.as_deref();
-        let found = self.required(key, given, &["minio.address"], "localhost")?;
-        let (address, told) = match found.value.split_once("://") {
-            Some((scheme @ ("http" | "https"), _)) => {
-                let https = scheme == "https";
-                if section.tls.enabled.is_some_and(|on| on != https) {
-                    let message = format!("{key} is {} but {tls_key} says otherwise", found.value);
-                    return Err(wrong(&found.source, &message, "correct one of them"));
-                }
-                (found.value.clone(), found.source.clone())
-            }
-            Some((scheme, _)) => {
-                let message = format!("{key}: {scheme}:// is no S3 endpoint");
-                return Err(wrong(
-                    &found.source,
-                    &message,
-                    "write http://host:port or https://host",
-                ));
-            }
-            None => {
-                let scheme = if secure { "https" } else { "http" };
-                (format!("{scheme}://{}", self.with_port(&found)), told)
-            }
-        };
-        self.settings.retain(|s| s.key != key);
-        self.record(key, Some(address.clone()), &found.source);
-        Ok((address.trim_end_matches('/').to_owned(), told))
-    }
-
     /// Milvus adds `minio.port` to an address without one.
     fn with_port(&self, address: &Sourced<String>) -> String {
         if matches!(address.source, Source::Explicit(_)) || address.value.contains(':') {
@@ -253,34 +192,17 @@ impl Resolver<'_> {
         format!("{}:{port}", address.value)
     }
 
-    fn s3_object_keys(&mut self, section: &ObjectsSection) -> Result<S3Credentials> {
-        let keys = self.explicit_keys(
-            "instance.objects",
-            section.access_key_id.as_deref(),
-            section.secret_access_key_file.as_deref(),
-            section.session_token_file.as_deref(),
-        )?;
-        if let Some(keys) = keys {
-            return Ok(keys);
-        }
+    /// The keys that Milvus itself uses.
+    fn keys_of_milvus(&mut self, _: &str) -> S3Credentials {
         let key = "instance.objects.access_key_id";
-        let iam = self
-            .milvus
-            .get(&["minio.useIAM"])
-            .filter(|found| truth(&found.text))
-            .cloned();
-        if let Some(iam) = iam {
-            self.record(
-                key,
-                Some("the AWS credential chain".to_owned()),
-                &iam.source,
-            );
-            return Ok(S3Credentials::Chain);
-        }
-        if !self.milvus.is_known() {
-            let why = Source::Derived("no keys are set".to_owned());
-            self.record(key, Some("the AWS credential chain".to_owned()), &why);
-            return Ok(S3Credentials::Chain);
+        let chain = match self.milvus.on(&["minio.useIAM"]) {
+            Some(source) => Some(source),
+            None if !self.milvus.is_known() => Some(Source::Derived("no keys are set".to_owned())),
+            None => None,
+        };
+        if let Some(source) = chain {
+            self.record(key, Some(CHAIN.to_owned()), &source);
+            return S3Credentials::Chain;
         }
         let id = self.text(key, None, &["minio.accessKeyID"], Some(MINIO_KEY));
         let file = "instance.objects.secret_access_key_file";
@@ -293,51 +215,10 @@ impl Resolver<'_> {
                     secret: Secret::new(MINIO_KEY),
                 }
             });
-        Ok(S3Credentials::Keys {
+        S3Credentials::Keys {
             access_key_id: id.map(|id| id.value).unwrap_or_default(),
             secret_access_key: secret,
             session_token: None,
-        })
-    }
-
-    /// Keys that our own file gives under `at`, all or none.
-    pub(super) fn explicit_keys(
-        &mut self,
-        at: &str,
-        id: Option<&str>,
-        secret: Option<&Path>,
-        token: Option<&Path>,
-    ) -> Result<Option<S3Credentials>> {
-        let key = |part: &str| format!("{at}.{part}");
-        match (id, secret) {
-            (Some(id), Some(secret)) => {
-                self.note(&key("access_key_id"), id);
-                let secret = self.secret(&key("secret_access_key_file"), Some(secret), &[]);
-                let token = match token {
-                    Some(file) => self.secret(&key("session_token_file"), Some(file), &[]),
-                    None => None,
-                };
-                Ok(secret.map(|secret_access_key| S3Credentials::Keys {
-                    access_key_id: id.to_owned(),
-                    secret_access_key,
-                    session_token: token,
-                }))
-            }
-            (None, None) if token.is_none() => Ok(None),
-            (id, _) => {
-                let (has, lacks) = match (id, secret) {
-                    (Some(_), _) => ("access_key_id", "secret_access_key_file"),
-                    (None, Some(_)) => ("secret_access_key_file", "access_key_id"),
-                    (None, None) => ("session_token_file", "access_key_id"),
-                };
-                let source = self.explicit(&key(has));
-                let message = format!("{} is set without {lacks}", shown(&key(has)));
-                Err(wrong(
-                    &source,
-                    &message,
-                    &format!("set {} too", shown(&key(lacks))),
-                ))
-            }
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::super::model::{RepositorySection, S3Section};
-use super::super::resolved::{Repository, Switch};
+use super::super::resolved::Repository;
 use super::super::source::Source;
-use super::{MilvusTls, Resolver, Sourced, Variables, wrong};
+use super::s3::{CHAIN, ToldOfS3};
+use super::{Resolver, Sourced, Variables, wrong};
 use crate::Result;
 use crate::base::secret::{MASK, SecretSource};
 use crate::store::open::{Location, parse_location};
-use crate::store::s3::{Addressing, S3Credentials, S3Settings};
+use crate::store::s3::{S3Credentials, S3Settings};
 
 impl Resolver<'_> {
     pub(super) fn repositories(
@@ -81,55 +82,28 @@ impl Resolver<'_> {
     }
 
     fn bucket(&mut self, at: &str, url: S3Settings, s3: &S3Section) -> Result<S3Settings> {
-        let key = |part: &str| format!("{at}.s3.{part}");
-        let endpoint = self.text(&key("endpoint"), s3.endpoint.as_deref(), &[], None);
+        let at = &format!("{at}.s3");
+        let endpoint = self.text(&format!("{at}.endpoint"), s3.endpoint.as_deref(), &[], None);
         let endpoint = match endpoint {
-            Some(found) => Some(endpoint_url(&found, s3)?),
+            Some(address) => {
+                let secure = Sourced::new(false, Source::Default);
+                Some(self.s3_endpoint(at, &address, s3, secure)?)
+            }
             None => None,
         };
-        let region = self.text(&key("region"), s3.region.as_deref(), &[], None);
-        // MinIO and its like want the bucket in the path; AWS itself has host names for buckets.
-        let style = s3.path_style.unwrap_or(endpoint.is_some());
-        let source = match s3.path_style {
-            Some(_) => self.explicit(&key("path_style")),
-            None => Source::Default,
-        };
-        self.record(&key("path_style"), Some(style.to_string()), &source);
-        let keys = self.explicit_keys(
-            &format!("{at}.s3"),
-            s3.access_key_id.as_deref(),
-            s3.secret_access_key_file.as_deref(),
-            s3.session_token_file.as_deref(),
-        )?;
-        let credentials = keys.unwrap_or_else(|| {
-            let chain = Some("the AWS credential chain".to_owned());
-            self.record(&key("access_key_id"), chain, &Source::Default);
-            S3Credentials::Chain
-        });
-        let secure = endpoint
-            .as_ref()
-            .is_none_or(|url| url.starts_with("https://"));
-        let told = MilvusTls {
-            enabled: Sourced {
-                value: if secure { Switch::On } else { Switch::Off },
-                source: Source::Derived("the endpoint".to_owned()),
-            },
-            ..MilvusTls::none()
-        };
-        let tls = self.tls_of_s3(&key("tls"), &s3.tls, &told)?;
-        Ok(S3Settings {
+        let told = ToldOfS3 {
+            // MinIO and its like want the bucket in the path; AWS itself has host names for buckets.
+            path_style: Sourced::new(endpoint.is_some(), Source::Default),
             endpoint,
-            region: region.map(|r| r.value),
-            addressing: if style {
-                Addressing::Path
-            } else {
-                Addressing::VirtualHost
+            region: &[],
+            ca: &[],
+            keys: |resolver, at| {
+                let key = format!("{at}.access_key_id");
+                resolver.record(&key, Some(CHAIN.to_owned()), &Source::Default);
+                S3Credentials::Chain
             },
-            credentials,
-            ca_file: tls.ca_file,
-            server_name: tls.server_name,
-            ..url
-        })
+        };
+        self.s3(at, url, s3, told)
     }
 
     fn passphrase(
@@ -160,32 +134,4 @@ impl Resolver<'_> {
             secret: secret.clone(),
         })
     }
-}
-
-fn endpoint_url(found: &Sourced<String>, s3: &S3Section) -> Result<String> {
-    let url = found.value.trim_end_matches('/');
-    let secure = s3.tls.enabled;
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    let https = match scheme {
-        None => {
-            let scheme = if secure.unwrap_or(false) {
-                "https"
-            } else {
-                "http"
-            };
-            return Ok(format!("{scheme}://{url}"));
-        }
-        Some("http") => false,
-        Some("https") => true,
-        Some(other) => {
-            let message = format!("{other}:// is no S3 endpoint");
-            let hint = "write http://host:port or https://host";
-            return Err(wrong(&found.source, &message, hint));
-        }
-    };
-    if secure.is_some_and(|on| on != https) {
-        let message = format!("the endpoint is {url} but tls.enabled says otherwise");
-        return Err(wrong(&found.source, &message, "correct one of them"));
-    }
-    Ok(url.to_owned())
 }

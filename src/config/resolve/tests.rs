@@ -137,7 +137,7 @@ fn the_environment_and_the_path_map_make_it_an_s3_instance() {
     insta::assert_snapshot!(case.table(WITH_ENV));
     let instance = case.instance(WITH_ENV);
     assert_eq!(instance.etcd.endpoints, ["etcd-0:2379", "etcd-1:2379"]);
-    assert_eq!(instance.garbage_collection, Switch::Off);
+    assert!(!instance.garbage_collection);
     let Objects::S3(s3) = instance.objects else {
         panic!("not S3");
     };

@@ -288,7 +288,7 @@ mod tests {
     use crate::base::resources::Resources;
     use crate::repo::format::ids::Cv;
     use crate::repo::{InitOptions, Unlock};
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
 
     async fn plan(places: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {
         let store = Arc::new(MemoryStore::new());

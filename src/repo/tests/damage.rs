@@ -12,7 +12,7 @@ use crate::repo::{
     CheckBytes, CheckReport, Cv, Damage, DamageKind, Manifest, PieceRef, Repository, Sink,
     SnapshotId, Verification,
 };
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{GetOptions, Key, PutOptions, Store};
 use crate::{Cause, Error, Result};
 

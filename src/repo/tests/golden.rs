@@ -11,7 +11,7 @@ use crate::base::env::Env;
 use crate::base::resources::Resources;
 use crate::base::secret::Secret;
 use crate::repo::{CheckBytes, Chunking, InitOptions, Repository, Unlock};
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
 use crate::{Cause, Result};
 

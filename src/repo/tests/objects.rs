@@ -16,8 +16,8 @@ use crate::base::env::Env;
 use crate::base::resources::{Limits, Resources};
 use crate::base::secret::Secret;
 use crate::repo::{Compression, InitOptions, ObjectSource, Repository, Unlock};
-use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::memory::MemoryStore;
 
 #[tokio::test]
 async fn a_snapshot_restores_bit_exact_and_a_second_one_adds_nothing_but_its_manifest() {

@@ -15,7 +15,7 @@ use crate::repo::{
     Chunking, Compression, Content, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
     ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, View, Writer,
 };
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
     Store,

@@ -14,8 +14,8 @@ use crate::restore::act::prove::prove;
 use crate::snapshot::fixture::{Contents, body, commit, noise, pinned, repository, told};
 use crate::snapshot::items::Place;
 use crate::snapshot::{Selected, Snapshot};
-use crate::store::memory::MemoryStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::{Op, RecordStore};
 use crate::store::{Key, ListOptions};
 

@@ -16,9 +16,9 @@ use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::plan::marker::MarkerKeys;
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
 use crate::snapshot::{Selected, WalState};
-use crate::store::memory::MemoryStore;
 use crate::store::open::Location;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::memory::MemoryStore;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 use crate::{Cause, Result};
 

@@ -93,7 +93,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
     use crate::store::{Key, PutOptions};
 
     async fn store(keys: &[&str]) -> MemoryStore {

@@ -2,9 +2,9 @@ use jiff::Timestamp;
 use rstest::rstest;
 
 use super::*;
-use crate::store::memory::MemoryStore;
 use crate::store::testing::conformance;
 use crate::store::testing::fault::{Action, FaultStore, Faults, Rule};
+use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::Op;
 use crate::store::{MIN_PART_SIZE, Upload};
 

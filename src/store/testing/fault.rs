@@ -370,8 +370,8 @@ impl Parts for FaultParts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
+    use crate::store::testing::memory::MemoryStore;
     use futures::stream::TryStreamExt;
 
     fn store() -> (FaultStore, Faults) {

@@ -228,8 +228,8 @@ impl Parts for RecordParts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
     use crate::store::testing::conformance;
+    use crate::store::testing::memory::MemoryStore;
     use futures::stream::TryStreamExt;
 
     #[tokio::test]

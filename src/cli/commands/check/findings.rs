@@ -4,7 +4,6 @@ use crate::capture::{self, Survey};
 use crate::cli::documents::{Finding, Severity};
 use crate::cli::output::count;
 use crate::cli::stored::Stored;
-use crate::config::Switch;
 use crate::milvus::version::GcGeneration;
 use crate::snapshot::Body;
 use crate::{Error, Result};
@@ -99,7 +98,7 @@ impl Findings {
         if let Err(error) = &survey.management {
             self.error(Severity::Refusal, "management", error);
         }
-        if work.instance.garbage_collection == Switch::Off {
+        if !work.instance.garbage_collection {
             self.add(
                 Severity::Ok,
                 "gc-pause",

@@ -1,4 +1,4 @@
-//! A store in memory: an object layer that is not there yet, and for tests.
+//! A store in memory.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -53,7 +53,6 @@ impl MemoryStore {
     }
 
     /// An empty store that keeps versions, as a bucket with versioning does.
-    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn versioned() -> Self {
         Self {
@@ -64,7 +63,6 @@ impl MemoryStore {
 
     /// A store with the same content now, independent from here on: what a crash at this instant
     /// would leave.
-    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn fork(&self) -> Self {
         Self {
