@@ -10,13 +10,13 @@ use crate::snapshot::Selected;
 pub(crate) struct Scope {
     /// The objects of the snapshot.
     pub(crate) selected: Selected,
-    /// Prefixes of the target's etcd keys: what is below them and is not written goes, none of them
-    /// begins with another.
+    /// The target's etcd keys, each once: everything below what ends with `/`, or one key. What is there
+    /// and is not written goes.
     pub(crate) keys: Vec<String>,
-    /// Prefixes of paths below the storage root that have to be empty, unless something is replaced.
+    /// Prefixes of paths below the storage root, each with a `/` at its end or empty for all of it, that
+    /// have to be empty unless something is replaced.
     pub(crate) empty: Vec<String>,
-    /// Prefixes of paths below the storage root that are cleared of what the snapshot does not have,
-    /// when something is replaced.
+    /// Such prefixes that are cleared of what the snapshot does not have, when something is replaced.
     pub(crate) replaced: Vec<String>,
 }
 
@@ -34,7 +34,15 @@ impl Scope {
 
     /// Whether an etcd key belongs to it.
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
-        let begins = |prefix: &String| key.starts_with(prefix.as_bytes());
-        self.keys.iter().any(begins)
+        self.keys.iter().any(|keys| covers(keys, key))
+    }
+}
+
+/// Whether `keys` of [`Scope::keys`] are or hold `key`.
+pub(crate) fn covers(keys: &str, key: &[u8]) -> bool {
+    if keys.ends_with('/') {
+        key.starts_with(keys.as_bytes())
+    } else {
+        key == keys.as_bytes()
     }
 }

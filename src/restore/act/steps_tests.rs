@@ -349,6 +349,7 @@ async fn a_restore_of_a_part_leaves_the_rest_of_the_target_alone() {
     let keys = [
         "r/meta/collection/1",
         "r/meta/fields/1",
+        "r/meta/fields/1/",
         "r/meta/session/id",
     ];
     world.scope = Scope {
@@ -361,6 +362,9 @@ async fn a_restore_of_a_part_leaves_the_rest_of_the_target_alone() {
         .put("insert_log/1/2/3/100/99", b"gone at the end")
         .await;
     world.keys.insert("r/meta/fields/1/old", b"gone at the end");
+    world
+        .keys
+        .insert("r/meta/fields/10", b"of another collection");
     let done = told(world.run(world.plain()).await);
     assert_eq!(done.removed, 1);
     let stored = world.stored().await;
@@ -375,12 +379,14 @@ async fn a_restore_of_a_part_leaves_the_rest_of_the_target_alone() {
     );
     let keys = world.keys.dump();
     let of_milvus = keys.keys().filter(|key| key.starts_with("r/meta/"));
-    let mut wanted = vec![
+    let wanted = [
         "r/meta/collection/1",
         "r/meta/collection/9",
         "r/meta/fields/1",
+        "r/meta/fields/10",
+        "r/meta/old",
+        "r/meta/session/id",
     ];
-    wanted.extend(["r/meta/old", "r/meta/session/id"]);
     assert_eq!(of_milvus.collect::<Vec<_>>(), wanted);
 }
 

@@ -16,7 +16,7 @@ use crate::milvus::keys::Roots;
 use crate::restore::options::Occupied;
 use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
 use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
-use crate::restore::scope::Scope;
+use crate::restore::scope::{Scope, covers};
 use crate::{Cause, Error, Result, Side};
 
 /// How often a write is made again after a passing fault, with twice the pause each time: about
@@ -282,11 +282,12 @@ impl<'a> Writer<'a> {
     /// Hands every key of the scope that is not eyrie's own to `take`, page by page: there may be as
     /// many as fill the memory.
     async fn visit(&mut self, mut take: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
-        for prefix in &self.scope.keys {
+        for keys in &self.scope.keys {
             let mut after: Option<Vec<u8>> = None;
             loop {
-                let page = self.keys.page(prefix, after.as_deref()).await?;
-                for kv in page.iter().filter(|kv| !self.names.owns(&kv.key)) {
+                let page = self.keys.page(keys, after.as_deref()).await?;
+                let ours = |kv: &&KeyValue| covers(keys, &kv.key) && !self.names.owns(&kv.key);
+                for kv in page.iter().filter(ours) {
                     take(kv)?;
                 }
                 match page.into_iter().next_back() {
