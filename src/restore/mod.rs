@@ -11,11 +11,10 @@ mod scope;
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 pub use context::Context;
 pub use options::{KeepWal, Occupied, Options, ReadBack, Ttl, Unproven};
-pub use plan::document::{KeyChange, RestorePlan};
+pub use plan::document::RestorePlan;
+pub use plan::keys::KeyChange;
 pub use plan::marker::Stage;
 pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 
@@ -39,7 +38,7 @@ use plan::target::{TargetEtcd, TargetStorage};
 use scope::Scope;
 
 /// What a restore did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
     /// The plan that was carried out.
     pub plan: RestorePlan,
@@ -52,7 +51,6 @@ pub struct Restored {
     /// Old objects that were removed.
     pub removed: u64,
     /// How long it took.
-    #[serde(skip)]
     pub duration: Duration,
 }
 
@@ -243,17 +241,12 @@ impl Prepared {
             time: manifest.time,
             objects: context.cancel.run(snapshot.amount(&scope.selected)).await?,
             wal_files: context.cancel.run(snapshot.wal_amount()).await?,
-            etcd_keys: made.target.keys.len() as u64,
-            changes: made.changes.clone(),
-            expiring: made.expiring.clone(),
-            load: made.load.clone(),
-            notes: made.notes.clone(),
+            made: &made,
             lack: &lack,
-            gc: made.gc(context.instance),
+            gc: &made.gc(context.instance),
             target: &target,
             management: &context.instance.milvus.management,
             options,
-            refusals: made.refusal.clone().into_iter().collect(),
         });
         Ok(move |reader| Self {
             reader,

@@ -206,7 +206,7 @@ fn plan_document(plan: &RestorePlan, accept: &[String]) -> RestorePlanDocument {
         bytes: plan.bytes,
         etcd_keys: plan.etcd_keys,
         wal: plan.wal.state.clone(),
-        expected_ms: Some(plan.expected.seconds.saturating_mul(1000)),
+        expected_ms: Some(plan.expected_seconds.saturating_mul(1000)),
         transforms: plan.changes.clone(),
         destroys: plan
             .wipes

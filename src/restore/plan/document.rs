@@ -5,44 +5,41 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::guard::{self, Refusal};
+use super::keys::{GcGuard, KeyChange, Made};
 use super::marker::Stage;
 use super::missing_data::{Lacking, MissingData};
+use super::transform::TtlCollection;
 use crate::base::progress::Amount;
 use crate::base::weakening::{self, Weakening};
-use crate::instance::objects::{LayerKind, Presence};
+use crate::instance::objects::Presence;
 use crate::restore::options::{Occupied, Options, Ttl};
-use crate::restore::plan::inputs::{
-    Counted, Known, Marked, SourceFacts, TargetFacts, TargetVersion,
-};
+use crate::restore::plan::inputs::{Counted, Known, Marked, SourceFacts, TargetFacts};
 use crate::snapshot::Body;
 
 /// Bytes a second that a restore is expected to write, until a drill has measured it: a server-side
 /// copy of insert logs ran at 170 to 370 MB/s on two cores (docs/milvus.md 00), and a restore also opens,
 /// hashes and writes each byte itself.
-const ASSUMED_BYTES_PER_SECOND: u64 = 100_000_000;
+pub(super) const ASSUMED_BYTES_PER_SECOND: u64 = 100_000_000;
 
 /// Small objects a second that a restore is expected to write, until a drill has measured it: S3
 /// takes 3,500 PUTs a second for each prefix, a disk about that many files.
-const ASSUMED_OBJECTS_PER_SECOND: u64 = 2_000;
+pub(super) const ASSUMED_OBJECTS_PER_SECOND: u64 = 2_000;
 
 /// What a restore will do.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RestorePlan {
     /// The snapshot's id.
     pub snapshot: String,
     /// The instance that it was taken of.
     pub source: String,
     /// The time of its anchor.
-    #[schemars(with = "String")]
     pub time: Timestamp,
     /// The version of Milvus that wrote it.
     pub milvus_version: String,
     /// Where it goes.
-    pub target: PlannedTarget,
+    pub target: TargetFacts,
     /// Whether an interrupted restore of the same snapshot goes on, and from where.
     pub resumes: Option<Stage>,
     /// Objects to write.
@@ -58,15 +55,16 @@ pub struct RestorePlan {
     /// The write-ahead log.
     pub wal: PlannedWal,
     /// Collections whose rows expire by the clock.
-    pub expiring: Vec<Expiring>,
+    pub expiring: Vec<TtlCollection>,
     /// What happens to their time to live.
     pub ttl: Ttl,
     /// What becomes of loaded collections.
     pub load: String,
     /// What is destroyed, in order; empty without `--replace`.
     pub wipes: Vec<Wipe>,
-    /// How long it takes.
-    pub expected: Expected,
+    /// How long it takes, in seconds, at [`ASSUMED_BYTES_PER_SECOND`] and
+    /// [`ASSUMED_OBJECTS_PER_SECOND`].
+    pub expected_seconds: u64,
     /// What is less than a whole restore.
     pub weakened: Vec<Weakening>,
     /// What the snapshot lacks, by collection, and what comes of it.
@@ -81,42 +79,8 @@ pub struct RestorePlan {
     pub next_steps: Vec<String>,
 }
 
-/// Where a snapshot goes.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct PlannedTarget {
-    /// The instance.
-    pub instance: String,
-    /// Its version and how it is known.
-    pub version: TargetVersion,
-    /// Its etcd's endpoints, or the directory of an embedded one.
-    pub etcd: String,
-    /// Whether etcd runs inside Milvus.
-    pub embedded: bool,
-    /// The etcd root path.
-    pub root: String,
-    /// Where the objects go.
-    pub storage: String,
-    /// What that is.
-    pub layer: LayerKind,
-    /// Directories of the write-ahead log.
-    pub wal: Vec<String>,
-}
-
-/// What happens to one family of keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct KeyChange {
-    /// The family.
-    pub family: String,
-    /// `keep`, `rewrite`, `drop`, `advance` or `add`.
-    pub action: String,
-    /// How many keys.
-    pub keys: u64,
-    /// Why.
-    pub why: String,
-}
-
 /// What happens to the write-ahead log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedWal {
     /// `captured`: it comes back; `reset`: a fresh one, positions are rewritten.
     pub state: String,
@@ -130,19 +94,8 @@ pub struct PlannedWal {
     pub unproven: Vec<String>,
 }
 
-/// A collection whose rows expire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Expiring {
-    /// Its database.
-    pub database: String,
-    /// Its name.
-    pub collection: String,
-    /// Seconds that a row lives.
-    pub ttl_seconds: u64,
-}
-
 /// Something that `--replace` destroys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wipe {
     /// Where: an etcd root, a storage prefix, a directory of the queue.
     pub place: String,
@@ -152,113 +105,54 @@ pub struct Wipe {
     pub bytes: u64,
 }
 
-/// How long a restore is expected to take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Expected {
-    /// Seconds.
-    pub seconds: u64,
-    /// Bytes a second that it was computed from.
-    pub bytes_per_second: u64,
-    /// Objects a second that it was computed from.
-    pub objects_per_second: u64,
-    /// `assumed`: nobody measured it here yet.
-    pub basis: Basis,
-}
-
-/// Where the figures of an expectation come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Basis {
-    /// From a constant.
-    Assumed,
-}
-
-impl Expected {
-    /// The time for that much.
-    #[must_use]
-    pub const fn of(usage: Amount) -> Self {
-        let seconds =
-            usage.bytes / ASSUMED_BYTES_PER_SECOND + usage.objects / ASSUMED_OBJECTS_PER_SECOND + 1;
-        Self {
-            seconds,
-            bytes_per_second: ASSUMED_BYTES_PER_SECOND,
-            objects_per_second: ASSUMED_OBJECTS_PER_SECOND,
-            basis: Basis::Assumed,
-        }
-    }
-}
-
 /// What a plan is made of.
-#[derive(Debug, Clone)]
-pub struct Inputs<'a> {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inputs<'a> {
     /// The snapshot, as far as the guard cares.
-    pub source: &'a SourceFacts,
+    pub(crate) source: &'a SourceFacts,
     /// What the snapshot says of itself.
-    pub body: &'a Body,
+    pub(crate) body: &'a Body,
     /// The time of its anchor.
-    pub time: Timestamp,
-    /// Its objects.
-    pub objects: Amount,
+    pub(crate) time: Timestamp,
+    /// The objects to write.
+    pub(crate) objects: Amount,
     /// The files of its write-ahead log.
-    pub wal_files: Amount,
-    /// Keys that will be written.
-    pub etcd_keys: u64,
-    /// What happens to each family of keys.
-    pub changes: Vec<KeyChange>,
-    /// Collections whose rows expire.
-    pub expiring: Vec<Expiring>,
-    /// What becomes of loaded collections.
-    pub load: String,
-    /// What the transform wants said.
-    pub notes: Vec<String>,
+    pub(crate) wal_files: Amount,
+    /// The keys to write.
+    pub(crate) made: &'a Made,
     /// What the snapshot lacks.
-    pub lack: &'a MissingData,
-    /// Keys to put or settings to make for the first start, for people; garbage collection.
-    pub gc: GcGuard,
+    pub(crate) lack: &'a MissingData,
+    /// How garbage collection is held off for the first start.
+    pub(crate) gc: &'a GcGuard,
     /// The target.
-    pub target: &'a TargetFacts,
+    pub(crate) target: &'a TargetFacts,
     /// Where Milvus's management interface will be.
-    pub management: &'a str,
+    pub(crate) management: &'a str,
     /// How to restore.
-    pub options: &'a Options,
-    /// Why the keys cannot be transformed, when they cannot.
-    pub refusals: Vec<Refusal>,
-}
-
-/// How garbage collection is held off for the first start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GcGuard {
-    /// By this key in etcd.
-    Key(String),
-    /// By a key that the snapshot brought: the source's operator had set it.
-    Brought,
-    /// By the operator, in `milvus.yaml`: an embedded etcd's keys are not read.
-    Setting,
+    pub(crate) options: &'a Options,
 }
 
 impl RestorePlan {
     /// Makes the plan.
     #[must_use]
-    pub fn new(inputs: Inputs<'_>) -> Self {
+    pub(crate) fn new(inputs: Inputs<'_>) -> Self {
         let Inputs {
             source,
             body,
+            made,
             target,
             options,
             ..
         } = inputs;
         let keeps = guard::keeps_wal(source);
         let index_files = body.counts.objects_by_kind.get("index_files");
-        let all = Amount {
-            objects: inputs.objects.objects + inputs.wal_files.objects,
-            bytes: inputs.objects.bytes + inputs.wal_files.bytes,
-        };
+        let all = inputs.objects + inputs.wal_files;
         let mut plan = Self {
             snapshot: source.snapshot.clone(),
             source: source.instance.clone(),
             time: inputs.time,
             milvus_version: source.version.to_string(),
-            target: planned_target(target),
+            target: target.clone(),
             resumes: match target.etcd.marked {
                 Marked::Ours(stage) => Some(stage),
                 Marked::No | Marked::Other { .. } => None,
@@ -266,8 +160,8 @@ impl RestorePlan {
             objects: inputs.objects.objects,
             bytes: inputs.objects.bytes,
             index_files: index_files.copied().unwrap_or_default(),
-            etcd_keys: inputs.etcd_keys,
-            changes: inputs.changes,
+            etcd_keys: made.target.keys.len() as u64,
+            changes: made.changes.clone(),
             wal: PlannedWal {
                 state: if keeps { "captured" } else { "reset" }.to_owned(),
                 kind: target.wal.kind.clone(),
@@ -275,17 +169,22 @@ impl RestorePlan {
                 bytes: inputs.wal_files.bytes,
                 unproven: source.unproven.clone(),
             },
-            expiring: inputs.expiring,
+            expiring: made.expiring.clone(),
             ttl: options.ttl,
-            load: inputs.load,
+            load: made.load.clone(),
             wipes: wipes(target, options),
-            expected: Expected::of(all),
+            expected_seconds: all.bytes / ASSUMED_BYTES_PER_SECOND
+                + all.objects / ASSUMED_OBJECTS_PER_SECOND
+                + 1,
             weakened: weakened(body, inputs.lack),
             lacking: inputs.lack.lacking.clone(),
-            notes: inputs.notes,
-            refusals: [guard::refusals(source, target, options), inputs.refusals].concat(),
+            notes: made.notes.clone(),
+            refusals: guard::refusals(source, target, options)
+                .into_iter()
+                .chain(made.refusal.clone())
+                .collect(),
             steps: vec![],
-            next_steps: next_steps(&inputs.gc, inputs.management, source),
+            next_steps: next_steps(inputs.gc, inputs.management, source),
         };
         plan.steps = steps(&plan, options);
         plan.notes.extend(notes(&plan, target, options));
@@ -331,24 +230,6 @@ fn weakened(body: &Body, lack: &MissingData) -> Vec<Weakening> {
 fn weakenings_of(body: &Body, wanted: impl Fn(&str) -> bool) -> Vec<Weakening> {
     let of = |weak: &&Weakening| wanted(&weak.code);
     body.weakenings.iter().filter(of).cloned().collect()
-}
-
-fn planned_target(target: &TargetFacts) -> PlannedTarget {
-    PlannedTarget {
-        instance: target.instance.clone(),
-        version: target.version.clone(),
-        etcd: target.etcd.place.clone(),
-        embedded: target.etcd.embedded,
-        root: target.etcd.root.clone(),
-        storage: target.storage.place.clone(),
-        layer: target.storage.layer,
-        wal: target
-            .wal
-            .directories
-            .iter()
-            .map(|(path, _)| path.display().to_string())
-            .collect(),
-    }
 }
 
 fn wipes(target: &TargetFacts, options: &Options) -> Vec<Wipe> {

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::guard::Refusal;
 use super::marker::AREA;
 use super::missing_data::MissingData;
-use super::transform::{self, Action, FirstStart, Report, StorageRoots, Wal};
+use super::transform::{self, Action, FirstStart, Report, StorageRoots, TtlCollection, Wal};
 use crate::etcd::KeyValue;
 use crate::instance::holds::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
 use crate::instance::objects::ObjectLayer;
@@ -15,7 +17,6 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::restore::options::{Options, Ttl};
-use crate::restore::plan::document::{Expiring, GcGuard, KeyChange};
 use crate::restore::plan::target_keys::TargetKeys;
 use crate::snapshot::{Body, Snapshot, WalState};
 use crate::{Result, Side, config};
@@ -34,11 +35,35 @@ pub(crate) struct Anchor {
 pub(crate) struct Made {
     pub(crate) target: TargetKeys,
     pub(crate) changes: Vec<KeyChange>,
-    pub(crate) expiring: Vec<Expiring>,
+    pub(crate) expiring: Vec<TtlCollection>,
     pub(crate) load: String,
     pub(crate) notes: Vec<String>,
     pub(crate) added: Vec<String>,
     pub(crate) refusal: Option<Refusal>,
+}
+
+/// What happens to one family of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct KeyChange {
+    /// The family.
+    pub family: String,
+    /// `keep`, `rewrite`, `drop`, `advance` or `add`.
+    pub action: String,
+    /// How many keys.
+    pub keys: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// How garbage collection is held off for the first start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GcGuard {
+    /// By this key in etcd.
+    Key(String),
+    /// By a key that the snapshot brought: the source's operator had set it.
+    Brought,
+    /// By the operator, in `milvus.yaml`: an embedded etcd's keys are not read.
+    Setting,
 }
 
 /// Where the keys go.
@@ -119,7 +144,7 @@ impl Anchor {
                 last: made.collection_keys,
             },
             changes: changes(&made.report),
-            expiring: made.report.ttl.iter().map(expiring).collect(),
+            expiring: made.report.ttl.clone(),
             load: load(&made.report),
             notes: made.report.warnings,
             added: made.report.added,
@@ -205,14 +230,6 @@ fn changes(report: &Report) -> Vec<KeyChange> {
         why: line.why.to_owned(),
     });
     lines.chain(added).collect()
-}
-
-fn expiring(ttl: &transform::TtlCollection) -> Expiring {
-    Expiring {
-        database: ttl.database.clone(),
-        collection: ttl.collection.clone(),
-        ttl_seconds: ttl.ttl_seconds,
-    }
 }
 
 fn load(report: &Report) -> String {

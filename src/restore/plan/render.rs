@@ -5,7 +5,9 @@ use std::fmt::{self, Display, Formatter};
 use crate::base::text::Bytes;
 use crate::instance::objects::LayerKind;
 use crate::restore::options::Ttl;
-use crate::restore::plan::document::RestorePlan;
+use crate::restore::plan::document::{
+    ASSUMED_BYTES_PER_SECOND, ASSUMED_OBJECTS_PER_SECOND, RestorePlan,
+};
 use crate::restore::plan::inputs::{Known, TargetVersion};
 
 impl Display for TargetVersion {
@@ -30,17 +32,14 @@ impl Display for RestorePlan {
             self.source, self.time, self.milvus_version
         )?;
         writeln!(f, "target    {}, {}", target.instance, target.version)?;
-        let embedded = if target.embedded { ", embedded" } else { "" };
-        writeln!(
-            f,
-            "  etcd    {} root {}{embedded}",
-            target.etcd, target.root
-        )?;
-        let layer = match target.layer {
+        let etcd = &target.etcd;
+        let embedded = if etcd.embedded { ", embedded" } else { "" };
+        writeln!(f, "  etcd    {} root {}{embedded}", etcd.place, etcd.root)?;
+        let layer = match target.storage.layer {
             LayerKind::Local => "directory",
             LayerKind::S3 => "bucket",
         };
-        writeln!(f, "  objects {} ({layer})", target.storage)?;
+        writeln!(f, "  objects {} ({layer})", target.storage.place)?;
         let queue = match self.wal.state.as_str() {
             "captured" => format!(
                 "{} files, {}, from the snapshot",
@@ -50,8 +49,8 @@ impl Display for RestorePlan {
             _ => "a fresh one; positions are rewritten".to_owned(),
         };
         writeln!(f, "  queue   {}: {queue}", self.wal.kind)?;
-        for directory in &target.wal {
-            writeln!(f, "          {directory}")?;
+        for (directory, _) in &target.wal.directories {
+            writeln!(f, "          {}", directory.display())?;
         }
         if let Some(stage) = self.resumes {
             writeln!(
@@ -68,13 +67,12 @@ impl Display for RestorePlan {
             self.index_files,
             self.etcd_keys
         )?;
-        let expected = self.expected;
         writeln!(
             f,
             "takes     about {} s (assumed: {}/s and {} objects/s)",
-            expected.seconds,
-            Bytes(expected.bytes_per_second),
-            expected.objects_per_second
+            self.expected_seconds,
+            Bytes(ASSUMED_BYTES_PER_SECOND),
+            ASSUMED_OBJECTS_PER_SECOND
         )?;
         writeln!(f, "loaded    {}", self.load)?;
         self.lists(f)

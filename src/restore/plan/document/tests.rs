@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use super::super::guard::tests::{source, target};
 use super::*;
 use crate::base::progress::Amount;
-use crate::restore::plan::inputs::{Contents, EtcdFacts, StorageFacts, WalFacts};
+use crate::restore::plan::inputs::{Contents, EtcdFacts, StorageFacts, TargetVersion, WalFacts};
+use crate::restore::plan::target_keys::TargetKeys;
 use crate::snapshot::WalState;
 use crate::snapshot::fixture::body;
 
@@ -22,37 +23,44 @@ fn changes() -> Vec<KeyChange> {
     ]
 }
 
-fn make(source: &SourceFacts, target: &TargetFacts, options: &Options, gc: GcGuard) -> RestorePlan {
+fn make(
+    source: &SourceFacts,
+    target: &TargetFacts,
+    options: &Options,
+    gc: &GcGuard,
+) -> RestorePlan {
+    let keys = (0..673_u32).map(|n| (n.to_be_bytes().to_vec(), vec![]));
+    let made = Made {
+        target: TargetKeys {
+            keys: keys.collect(),
+            last: 0,
+        },
+        changes: changes(),
+        expiring: vec![TtlCollection {
+            database: "default".into(),
+            collection: "events".into(),
+            ttl_seconds: 86400,
+            newest_row_seconds: None,
+            suspended: false,
+        }],
+        load: "9 collections were loaded and load again at the first start".into(),
+        ..Made::default()
+    };
     RestorePlan::new(Inputs {
         source,
         body: &body(),
         time: "2026-11-23T03:00:00Z".parse().unwrap(),
-        objects: Amount {
-            objects: 389,
-            bytes: 3 << 30,
-        },
+        objects: Amount::new(389, 3 << 30),
         wal_files: match source.wal_state {
-            WalState::Captured => Amount {
-                objects: 14,
-                bytes: 1 << 20,
-            },
+            WalState::Captured => Amount::new(14, 1 << 20),
             WalState::Reset => Amount::default(),
         },
-        etcd_keys: 673,
-        changes: changes(),
-        expiring: vec![Expiring {
-            database: "default".into(),
-            collection: "events".into(),
-            ttl_seconds: 86400,
-        }],
-        load: "9 collections were loaded and load again at the first start".into(),
-        notes: vec![],
+        made: &made,
         lack: &MissingData::default(),
         gc,
         target,
         management: "http://127.0.0.1:9091",
         options,
-        refusals: vec![],
     })
 }
 
@@ -62,9 +70,8 @@ fn gc_key() -> GcGuard {
 
 #[test]
 fn a_plan_onto_an_empty_target() {
-    let plan = make(&source(), &target(), &Options::default(), gc_key());
+    let plan = make(&source(), &target(), &Options::default(), &gc_key());
     insta::assert_snapshot!(plan);
-    insta::assert_json_snapshot!(plan);
 }
 
 #[test]
@@ -122,7 +129,7 @@ fn a_plan_that_replaces_names_exactly_what_it_wipes() {
         ttl: Ttl::Suspend,
         ..Options::default()
     };
-    insta::assert_snapshot!(make(&source(), &old, &options, gc_key()));
+    insta::assert_snapshot!(make(&source(), &old, &options, &gc_key()));
 }
 
 #[test]
@@ -148,12 +155,12 @@ fn a_plan_onto_a_target_that_refuses_says_why() {
         contents: Contents::Whole,
         ..source()
     };
-    insta::assert_snapshot!(make(&cold, &busy, &Options::default(), GcGuard::Setting));
+    insta::assert_snapshot!(make(&cold, &busy, &Options::default(), &GcGuard::Setting));
 }
 
 #[test]
 fn what_stays_is_not_counted_as_rewritten() {
-    let plan = make(&source(), &target(), &Options::default(), gc_key());
+    let plan = make(&source(), &target(), &Options::default(), &gc_key());
     let rewritten = plan.rewritten();
     assert_eq!(rewritten.len(), 3);
     assert_eq!(rewritten["channel-cp"], 6);

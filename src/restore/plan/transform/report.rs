@@ -46,7 +46,7 @@ pub struct Line {
 }
 
 /// A collection whose rows expire.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TtlCollection {
     /// Its database.
     pub database: String,
