@@ -47,7 +47,7 @@ pub(super) async fn anchor(
 pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Option<NodeRef>> {
     let mut files = Vec::new();
     for (name, directory) in wal::ROCKSMQ_NAMES.iter().zip(wal_directories(context)?) {
-        let layer = Local::new(&directory, Side::Source, &context.env);
+        let layer = Local::of_queue(&directory, Side::Source, &context.env);
         let store = limited(layer.open().await?, &context.resources);
         let listed: Vec<_> = store.list("", ListOptions::default()).try_collect().await?;
         let of_store = |meta: Meta| (format!("{name}/{}", meta.key), store.clone(), meta);

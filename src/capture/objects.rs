@@ -46,9 +46,9 @@ pub(super) struct Copied {
     pub(super) lost_packs: usize,
 }
 
-/// Captures the objects of `catalog` from `store`, which is there unless there are none, by `method`,
-/// through `writer`. An object that `known`,
-/// captured by the same method, has under the same identity is not captured again.
+/// Captures the objects of `catalog` from `store`, which is there unless there are none, by `method`
+/// through `writer`. An object that `known`, captured by the same method, has under the same identity
+/// is not captured again.
 pub(super) async fn capture(
     context: &Context,
     method: &dyn CaptureMethod,
@@ -60,6 +60,7 @@ pub(super) async fn capture(
 ) -> Result<Copied> {
     let mut done = Copied::default();
     let Some(store) = store else {
+        done.lost_packs = writer.lost_packs();
         return Ok(done);
     };
     let prefixes = prefixes(catalog, scope);
@@ -153,14 +154,15 @@ impl Capturer<'_> {
             store: self.store.clone(),
             key: key_of(&object)?,
             size: found.size,
-            version: found.version,
+            version: found.version.filter(|_| self.method.needs_versions()),
         };
         let captured = self.method.capture(&source, self.writer).await;
         let content = match captured.context(|| format!("capturing {}", object.path))? {
             Captured::Gone => return Ok(One::Gone(object)),
             Captured::Stored(stored) => {
                 let pieces = stored.pieces.len();
-                if pieces > 1 {
+                // The bytes of a version do not change while they are read.
+                if pieces > 1 && source.version.is_none() {
                     let now = self.now(&object).await?;
                     if now.is_none_or(|now| now.identity != found.identity) {
                         return Err(changed(&object));

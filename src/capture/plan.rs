@@ -47,7 +47,7 @@ pub struct Plan {
     pub proxies: Vec<String>,
     /// What would be held, and how.
     pub holds: Vec<PlannedHold>,
-    /// What the metadata names now; bytes and keys are not counted.
+    /// Databases, collections, live segments, rows and objects that the metadata names now.
     pub counts: Counts,
     /// What a capture would find fault with or do otherwise than one may expect.
     pub notes: Vec<String>,

@@ -82,7 +82,7 @@ impl MilvusSettings {
     #[must_use]
     pub fn switch(&self, keys: &[&str]) -> Option<(bool, Source)> {
         let found = self.get(keys)?;
-        let on = ["1", "t", "T", "true", "TRUE", "True"].contains(&found.text.trim());
+        let on = ["1", "t", "T", "true", "TRUE", "True"].contains(&found.text.as_str());
         Some((on, found.source.clone()))
     }
 

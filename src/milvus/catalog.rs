@@ -81,6 +81,12 @@ pub struct Catalog {
     pub max_timestamp: u64,
 }
 
+/// The database that always exists.
+pub const DEFAULT_DATABASE: &str = "default";
+
+/// Its id.
+const DEFAULT_DATABASE_ID: i64 = 1;
+
 /// How many keys a list of examples names at most.
 pub const MAX_NAMED: usize = 16;
 
@@ -366,11 +372,12 @@ impl Catalog {
         }
     }
 
-    /// The name of a database, or its id.
+    /// The name of a database, or its id. Milvus before 2.2.9 has no key for the only one that it has.
     #[must_use]
     pub fn database_name(&self, id: i64) -> String {
         match self.databases.get(&id) {
             Some(database) => database.name.clone(),
+            None if id == DEFAULT_DATABASE_ID => DEFAULT_DATABASE.to_owned(),
             None => id.to_string(),
         }
     }

@@ -9,13 +9,12 @@ use std::fmt;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::catalog::DEFAULT_DATABASE;
 use super::client::Client;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
 use crate::{Cause, Result};
 
-/// The database that always exists.
-pub const DEFAULT_DATABASE: &str = "default";
 /// How many collections are described at a time; a proxy serves such calls from memory.
 const CONCURRENT_DESCRIPTIONS: usize = 8;
 

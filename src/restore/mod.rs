@@ -329,7 +329,8 @@ impl Prepared {
             deploy_mode: None,
         };
         let body = Body::keys_only(
-            (home.revision, keys.len() as u64),
+            home.revision,
+            keys.len() as u64,
             EtcdIdentity::new(&instance.etcd, &home.version, home.cluster),
             milvus,
             self.objects.clone(),

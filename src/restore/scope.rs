@@ -1,5 +1,9 @@
 //! What a restore is about: the part of the snapshot that it places, and the part of the target that it
 //! has for itself. What lies outside is neither judged nor compared nor removed.
+//!
+//! Every restore is of a whole instance yet. One of a part needs more than a smaller scope: an embedded
+//! etcd is replaced as a whole, the queue is put aside as a whole, and the marker does not say what was
+//! selected.
 
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::folders;
@@ -10,11 +14,11 @@ use crate::snapshot::Selected;
 pub(crate) struct Scope {
     /// The objects of the snapshot.
     pub(crate) selected: Selected,
-    /// The target's etcd keys, each once: everything below what ends with `/`, or one key. What is there
-    /// and is not written goes.
+    /// The target's etcd keys, ascending, none in another: everything below what ends with `/`, or one key.
+    /// What is there and is not written goes.
     pub(crate) keys: Vec<String>,
-    /// Prefixes of paths below the storage root, each with a `/` at its end or empty for all of it, that
-    /// have to be empty unless something is replaced.
+    /// Prefixes of paths below the storage root, none in another, each with a `/` at its end or empty for
+    /// all of it, that have to be empty unless something is replaced.
     pub(crate) empty: Vec<String>,
     /// Such prefixes that are cleared of what the snapshot does not have, when something is replaced.
     pub(crate) replaced: Vec<String>,
@@ -34,7 +38,10 @@ impl Scope {
 
     /// Whether an etcd key belongs to it.
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
-        self.keys.iter().any(|keys| covers(keys, key))
+        // What holds a key is the greatest that is not above it.
+        let above = self.keys.partition_point(|keys| keys.as_bytes() <= key);
+        let keys = above.checked_sub(1).and_then(|at| self.keys.get(at));
+        keys.is_some_and(|keys| covers(keys, key))
     }
 }
 

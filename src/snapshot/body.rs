@@ -106,13 +106,13 @@ impl Body {
     /// with `--replace` found.
     #[must_use]
     pub fn keys_only(
-        anchor: (i64, u64),
+        revision: i64,
+        etcd_keys: u64,
         etcd: EtcdIdentity,
         milvus: MilvusIdentity,
         objects: ObjectLayer,
         wal: Wal,
     ) -> Self {
-        let (revision, etcd_keys) = anchor;
         Self {
             eyrie_version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: Mode::Cold,

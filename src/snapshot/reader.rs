@@ -1,5 +1,6 @@
 //! A stored snapshot, opened: what it says of itself, its keys, its maps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
@@ -72,7 +73,8 @@ impl Snapshot {
         self.map(OBJECTS_ROOT)
     }
 
-    /// Finds what is selected; the keys are read only when it is a part.
+    /// Finds what is selected; the keys are read only when it is a part. A snapshot of keys only has no
+    /// objects to select.
     ///
     /// # Errors
     ///
@@ -80,6 +82,9 @@ impl Snapshot {
     pub async fn select(&self, selection: &Selection) -> Result<Selected> {
         if selection.is_all() {
             return Ok(Selected::All);
+        }
+        if is_keys_only(&self.manifest) {
+            return Ok(Selected::Collections(BTreeSet::new()));
         }
         selection.of(&self.catalog().await?)
     }

@@ -5,8 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::base::text::first;
-use crate::milvus::catalog::Catalog;
-use crate::milvus::inventory::DEFAULT_DATABASE;
+use crate::milvus::catalog::{Catalog, DEFAULT_DATABASE};
 use crate::milvus::objects::collection_prefix;
 use crate::repo::KeyRange;
 use crate::{Cause, Error, Result};
@@ -150,6 +149,7 @@ fn absent(what: &str, name: impl fmt::Display, known: &[impl fmt::Display]) -> E
 mod tests {
     use super::*;
     use crate::milvus::keys::Roots;
+    use crate::milvus::simulated::keys::SimulatedKeys;
     use crate::milvus::{MilvusVersion, recorded};
 
     fn catalog() -> Catalog {
@@ -194,6 +194,20 @@ mod tests {
             ["default.flat", "second.flat", "second.unflushed_before"]
         );
         assert!(of(&["default"], &[]).len() > 10);
+    }
+
+    #[test]
+    fn milvus_without_databases_has_the_default_one_simulated_milvus_2_2() {
+        let mut old = SimulatedKeys::v2_2();
+        old.keys
+            .retain(|kv| !String::from_utf8_lossy(&kv.key).contains("/database/"));
+        let version = MilvusVersion::new(2, 2, 8);
+        let catalog = Catalog::decode(&SimulatedKeys::roots(), &old.keys, &version).unwrap();
+        assert!(catalog.databases.is_empty());
+        let expected = Selected::Collections(catalog.collections.keys().copied().collect());
+        for selected in [selection(&["default"], &[]), selection(&[], &["docs"])] {
+            assert_eq!(selected.of(&catalog).unwrap(), expected);
+        }
     }
 
     #[test]

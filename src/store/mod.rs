@@ -140,8 +140,9 @@ pub struct Meta {
     pub size: u64,
     /// When it was last modified, where the store tells.
     pub modified: Option<Timestamp>,
-    /// The version id of the current object; `None` where the store keeps no versions, and in listings
-    /// that were not asked for it ([`ListOptions::versions`]).
+    /// The version id of the current object; `None` in listings that were not asked for it
+    /// ([`ListOptions::versions`]), and where the store keeps no versions, unless it is S3, which may call
+    /// what it holds of an object there `null`.
     pub version: Option<String>,
     /// Changes whenever the bytes may have changed: on S3 etag, size and last-modified (seconds, the
     /// resolution of HEAD); locally size, mtime, ctime (nanoseconds) and inode. Equal identities of
@@ -150,7 +151,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Whether the store keeps this object's versions; unknown, and then `false`, from a listing.
+    /// Whether the store keeps this object's versions; `false` where that was not told.
     #[must_use]
     pub fn has_version(&self) -> bool {
         // S3's name for what a bucket without versions, or with suspended ones, holds.

@@ -51,8 +51,9 @@ const KIND_WIDTH: usize = 18;
 ///
 /// # Errors
 ///
-/// Those of [`Stored::open`], [`Stored::find`] and [`Snapshot::select`]; [`Cause::Damage`] when a tree node is missing or
-/// damaged, after the objects before it.
+/// Those of [`Stored::open`] and [`Stored::find`]; [`Cause::NotFound`] for a database or collection that
+/// the snapshot does not have; [`Cause::Damage`] when a tree node is missing or damaged, after the
+/// objects before it.
 pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let config = context.config()?;
     context.run(context.cancel.run(async {

@@ -82,13 +82,12 @@ impl<'a> Resolver<'a> {
             Some(keys) => keys,
             None => (told.keys)(self, at),
         };
-        let is_https = |endpoint: &Sourced<String>| endpoint.value.starts_with("https://");
-        let enabled = Sourced::new(
-            told.endpoint.as_ref().is_none_or(is_https),
-            told.endpoint
-                .as_ref()
-                .map_or(Source::Default, |e| e.source.clone()),
-        );
+        let enabled = if let Some(url) = &told.endpoint {
+            Sourced::new(url.value.starts_with("https://"), url.source.clone())
+        } else {
+            let why = "without an endpoint it is AWS".to_owned();
+            Sourced::new(true, Source::Derived(why))
+        };
         let of_milvus = MilvusTls {
             ca: told.ca,
             ..MilvusTls::without_files(enabled)

@@ -1,6 +1,6 @@
 //! What listings of an object layer say, and one object as a capture reads it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,15 +57,20 @@ impl Found {
     }
 }
 
-/// What listings said, by a digest of each object's path: 40 bytes an object, and its version id.
+/// What listings said, by a digest of each object's path: 40 bytes an object, and about 80 more where
+/// version ids were asked for and told.
 #[derive(Debug, Default)]
 pub struct Listed {
     objects: Vec<(Digest, Identity, u64)>,
-    versions: HashMap<Digest, Box<str>>,
+    versions: Vec<(Digest, Box<str>)>,
 }
 
 impl Listed {
     /// Lists everything below `prefixes`, each of which ends with `/`; with `versions` version ids too.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
     pub async fn read(
         store: &dyn Store,
         prefixes: BTreeSet<String>,
@@ -83,11 +88,13 @@ impl Listed {
             let path = digest(meta.key.as_str());
             found.objects.push((path, Identity::of(&meta), meta.size));
             if let Some(version) = meta.version {
-                found.versions.insert(path, version.into());
+                found.versions.push((path, version.into()));
             }
         }
         found.objects.sort_unstable_by_key(|(path, ..)| *path);
         found.objects.shrink_to_fit();
+        found.versions.sort_unstable_by_key(|(path, _)| *path);
+        found.versions.shrink_to_fit();
         Ok(found)
     }
 
@@ -100,10 +107,11 @@ impl Listed {
             .binary_search_by_key(&path, |(path, ..)| *path)
             .ok()?;
         let (_, identity, size) = self.objects[at];
+        let version = self.versions.binary_search_by_key(&path, |(path, _)| *path);
         Some(Found {
             identity,
             size,
-            version: self.versions.get(&path).map(ToString::to_string),
+            version: version.ok().map(|at| self.versions[at].1.to_string()),
         })
     }
 }

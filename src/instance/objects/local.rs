@@ -23,6 +23,8 @@ pub(crate) struct Local {
     path: PathBuf,
     /// As Milvus sees it.
     milvus_path: PathBuf,
+    /// What should be there, and the setting that says where it is, for people.
+    what: (&'static str, &'static str),
     side: Side,
     env: Env,
 }
@@ -32,16 +34,18 @@ impl Local {
         Self {
             path: objects.path.clone(),
             milvus_path: objects.milvus_path.clone(),
+            what: ("the segment objects", "instance.objects.path"),
             side,
             env: env.clone(),
         }
     }
 
-    /// A directory of another kind, such as one of a queue.
-    pub(crate) fn new(path: &Path, side: Side, env: &Env) -> Self {
+    /// A directory of a message queue.
+    pub(crate) fn of_queue(path: &Path, side: Side, env: &Env) -> Self {
         Self {
             path: path.to_owned(),
             milvus_path: path.to_owned(),
+            what: ("the message queue's files", "instance.wal.path"),
             side,
             env: env.clone(),
         }
@@ -76,14 +80,15 @@ impl Layer for Local {
         if self.path.is_dir() {
             return Ok(self.sided(self.store(LocalSettings::default())?));
         }
+        let (what, setting) = self.what;
         let message = format!(
-            "the segment objects should be in {}, which is no directory on this host",
+            "{what} should be in {}, which is no directory on this host",
             self.path.display()
         );
-        Err(self.side.error(Cause::Absent, message).with_hint(
+        Err(self.side.error(Cause::Absent, message).with_hint(format!(
             "if Milvus runs in a container, instance.path_map says where its paths are on this \
-             host; otherwise set instance.objects.path",
-        ))
+                 host; otherwise set {setting}"
+        )))
     }
 
     async fn look(&self) -> Result<(Presence, Option<SharedStore>)> {
@@ -115,7 +120,7 @@ impl Layer for Local {
         Ok(self.sided(store))
     }
 
-    async fn settle(&self, folders: Vec<&'static str>) -> Result<()> {
+    async fn settle(&self, folders: &[String]) -> Result<()> {
         let store = self.store(LocalSettings::default())?;
         store.remove_leftovers(self.env.now()).await.on(self.side)?;
         let owner = Owner::of(&self.path)?;
@@ -129,7 +134,7 @@ impl Layer for Local {
         })?
     }
 
-    fn keys_in(&self, directories: &[PathBuf]) -> Vec<String> {
+    fn prefixes_of(&self, directories: &[PathBuf]) -> Vec<String> {
         let root = real(&self.path);
         let relative = |other: &PathBuf| {
             let path = real(other);
@@ -171,7 +176,7 @@ mod tests {
     use crate::instance::wal::directories;
 
     fn local(path: &Path) -> Local {
-        Local::new(path, Side::Target, &Env::system())
+        Local::of_queue(path, Side::Target, &Env::system())
     }
 
     #[test]
@@ -183,9 +188,13 @@ mod tests {
         let queue = WalKind::Rocksmq {
             path: dir.path().join("link/rocksmq"),
         };
-        let found = local(&root).keys_in(&directories(&queue));
+        let found = local(&root).prefixes_of(&directories(&queue));
         assert_eq!(found, ["rocksmq/", "rocksmq_meta_kv/"]);
-        assert!(local(&root).keys_in(&[dir.path().join("etcd")]).is_empty());
+        assert!(
+            local(&root)
+                .prefixes_of(&[dir.path().join("etcd")])
+                .is_empty()
+        );
     }
 
     #[tokio::test]

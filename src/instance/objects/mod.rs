@@ -64,19 +64,20 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Those of [`open`](Self::open), and what keeps the place from being made.
     async fn make(&self) -> Result<SharedStore>;
 
-    /// After writing: removes what writers left that died before now, and gives what is below `folders`
-    /// of the root to the owner of the root. Nothing is durable before the store is synced.
+    /// After writing: removes what writers left that died before now, and gives what is at and below
+    /// `folders` of the root, of which an empty one is the root itself, to the owner of the root. Nothing is
+    /// durable before the store is synced.
     ///
     /// # Errors
     ///
     /// What the file system refuses.
-    async fn settle(&self, _folders: Vec<&'static str>) -> Result<()> {
+    async fn settle(&self, _folders: &[String]) -> Result<()> {
         Ok(())
     }
 
     /// What keys begin with that lie in `directories` of this host, each with a `/` at its end: a queue or
     /// an etcd may keep its files below the storage root.
-    fn keys_in(&self, _directories: &[PathBuf]) -> Vec<String> {
+    fn prefixes_of(&self, _directories: &[PathBuf]) -> Vec<String> {
         vec![]
     }
 
@@ -106,7 +107,7 @@ impl Presence {
         match error.cause() {
             Cause::Absent | Cause::NotFound => Ok(Self::Missing {
                 why: error.chain(),
-                hint: "make the bucket first, or correct instance.objects",
+                hint: "make the bucket or the directory first, or correct instance.objects",
             }),
             _ => Err(error),
         }

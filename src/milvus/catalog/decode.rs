@@ -12,6 +12,7 @@ use super::{
     Access, Catalog, Collection, ConfigItem, Counters, DROPPED, FieldIndex, IndexVersions, Load,
     MAX_NAMED, MilvusVersion, Partition, PartitionStats, Segment, Tasks, WalEvidence, live,
 };
+use crate::milvus::catalog::DEFAULT_DATABASE_ID;
 use crate::{Cause, Error, Result};
 
 mod state;
@@ -136,7 +137,7 @@ impl Decoder {
         match kind {
             K::Database { .. } => self.database(decode(value)?)?,
             K::Collection { database, .. } => self.collection(decode(value)?, database)?,
-            K::LegacyCollection { .. } => self.collection(decode(value)?, 1)?,
+            K::LegacyCollection { .. } => self.collection(decode(value)?, DEFAULT_DATABASE_ID)?,
             K::Partition {
                 collection,
                 partition,

@@ -47,7 +47,7 @@ pub(crate) fn inventory_of(catalog: &Catalog) -> Inventory {
     };
     let mut databases: Vec<_> = databases.map(|d| database(&d.name, Some(d.id))).collect();
     if databases.is_empty() {
-        databases.push(database(inventory::DEFAULT_DATABASE, Some(1)));
+        databases.push(database(catalog::DEFAULT_DATABASE, Some(1)));
     }
     Inventory {
         databases,

@@ -9,7 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{Holdings, State, Writes, refusal};
 use crate::base::env::lock;
-use crate::milvus::inventory::{self, DEFAULT_DATABASE, Inventory};
+use crate::milvus::catalog::DEFAULT_DATABASE;
+use crate::milvus::inventory::{self, Inventory};
 use crate::milvus::probe::PROBE_EXPRESSION;
 use crate::milvus::proto::milvus::milvus_service_server::MilvusService;
 use crate::milvus::proto::{common, milvus as api};

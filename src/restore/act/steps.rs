@@ -26,7 +26,6 @@ use crate::base::progress::{Amount, SharedProgress};
 use crate::instance::embedded::Embedded;
 use crate::instance::objects::Layer;
 use crate::milvus::keys::Roots;
-use crate::milvus::objects::folders;
 use crate::repo::Repository;
 use crate::restore::act::wal::WalDirectories;
 use crate::restore::options::{Occupied, Options, ReadBack};
@@ -267,7 +266,7 @@ impl Steps<'_> {
 
     /// Gives files to their owner and makes everything durable.
     async fn settle_files(&self) -> Result<()> {
-        self.storage.layer.settle(folders().collect()).await?;
+        self.storage.layer.settle(&self.scope.replaced).await?;
         self.storage.store.sync().await
     }
 

@@ -83,10 +83,10 @@ async fn captured_in(state: WalState) -> (MemoryStore, Repository, Manifest) {
 
 /// A layer of one file and no line: objects in memory, which the world hands to the restore.
 #[derive(Debug)]
-struct Heap;
+struct InMemory;
 
 #[async_trait]
-impl Layer for Heap {
+impl Layer for InMemory {
     fn record(&self) -> ObjectLayer {
         ObjectLayer::Local {
             path: String::new(),
@@ -204,7 +204,7 @@ impl World {
         };
         let replaces = self.options.occupied == Occupied::Replace && stage == Stage::Objects;
         let storage = Storage {
-            layer: Arc::new(Heap),
+            layer: Arc::new(InMemory),
             store,
             outside: vec![],
         };

@@ -65,7 +65,7 @@ impl WalDirectories {
         progress.begin("queue", None);
         let mut usage = Amount::default();
         for (name, directory) in ROCKSMQ_NAMES.into_iter().zip(&self.directories) {
-            let layer = Local::new(directory, Side::Target, env);
+            let layer = Local::of_queue(directory, Side::Target, env);
             let resources = snapshot.view().resources();
             let store = limited(layer.make().await?, resources);
             let placing = Placing {
@@ -79,7 +79,7 @@ impl WalDirectories {
             let placed = placing.place(Box::pin(files(snapshot, name))).await?;
             usage.objects += placed.written.objects + placed.kept.objects;
             usage.bytes += placed.written.bytes + placed.kept.bytes;
-            layer.settle(vec![""]).await?;
+            layer.settle(&[String::new()]).await?;
             store.sync().await?;
             read_back(resources, &*store, files(snapshot, name), progress, cancel).await?;
         }

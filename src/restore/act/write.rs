@@ -290,9 +290,10 @@ impl<'a> Writer<'a> {
                 for kv in page.iter().filter(ours) {
                     take(kv)?;
                 }
+                // A single key comes before all that begin with it.
                 match page.into_iter().next_back() {
-                    Some(last) => after = Some(last.key),
-                    None => break,
+                    Some(last) if keys.ends_with('/') => after = Some(last.key),
+                    _ => break,
                 }
             }
         }

@@ -23,8 +23,8 @@ pub(crate) struct Stored {
     pub(crate) counted: Option<Counted>,
 }
 
-/// Counts what is in `store` below `prefixes`; what begins with one of `outside` is not the object layer's, as the
-/// queue of the package's default configuration lies below the storage root.
+/// Counts what is in `store` below `prefixes`; what begins with one of `outside` is not the object
+/// layer's, as the queue of the package's default configuration lies below the storage root.
 pub(crate) async fn storage(
     store: &dyn Store,
     prefixes: &[String],

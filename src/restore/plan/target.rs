@@ -265,7 +265,7 @@ impl TargetStorage {
         let layer = layer(&instance.objects, Side::Target, context.env);
         let mut others = directories(&instance.wal.kind);
         others.extend(instance.etcd.embedded.iter().map(|e| e.data_dir.clone()));
-        let outside = layer.keys_in(&others);
+        let outside = layer.prefixes_of(&others);
         let (mut state, store) = layer.look().await?;
         let counting = match options.occupied {
             Occupied::Replace => Counted::All,

@@ -147,7 +147,9 @@ impl Walk<'_> {
         version: Option<String>,
     ) {
         let below = |key: String| Key::new(key.strip_prefix(&self.store.prefix)?).ok();
-        if let Some(key) = key.and_then(below) {
+        // Ceph lists versions from the key that is given on, and not those after it.
+        let follows = |key: &Key| self.after.as_ref().is_none_or(|after| key > after);
+        if let Some(key) = key.and_then(below).filter(follows) {
             let meta = meta(key, size, etag, modified, version);
             self.found.push_back(meta);
         }

@@ -1,7 +1,8 @@
 //! A bucket of S3, or of a server that speaks its language, as a store.
 //!
 //! The SDK's own retries are off: [`retry`](super::retry) is the one place for them. Listings are
-//! those of `ListObjectsV2`, which tells no version ids, or of `ListObjectVersions`. All writes are durable when they return.
+//! those of `ListObjectsV2`, which tells no version ids, or of `ListObjectVersions`. All writes are
+//! durable when they return.
 
 mod error;
 mod list;

@@ -83,12 +83,13 @@ async fn list(store: &dyn Store, prefix: &str, after: Option<&str>) -> Result<Ve
     });
     let (mut told, untold) = (told.await?, untold.await?);
     for meta in &mut told {
-        let version = meta.version.take();
         claim!(
-            version.is_some() || !store.capabilities().versions,
-            "a listing with versions tells none of {}",
+            meta.has_version() == store.capabilities().versions,
+            "a listing with versions tells {:?} of {}",
+            meta.version,
             meta.key
         );
+        meta.version = None;
     }
     claim!(
         told == untold,
