@@ -311,3 +311,83 @@ fn changed(object: &ObjectRef) -> Error {
         .error(Cause::Refused, message)
         .with_hint("Milvus writes an object once: does something else write into its storage?")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::base::env::lock;
+    use crate::instance::methods::Method;
+    use crate::repo::Compression;
+    use crate::snapshot::fixture::repository;
+    use crate::store::testing::memory::MemoryStore;
+    use crate::store::{PutOptions, Store};
+
+    /// A method that notes the version of what it is handed.
+    #[derive(Debug)]
+    struct Noting {
+        needs: bool,
+        handed: Mutex<Option<String>>,
+    }
+
+    #[async_trait]
+    impl CaptureMethod for Noting {
+        fn method(&self) -> Method {
+            Method::Versions
+        }
+
+        fn needs_versions(&self) -> bool {
+            self.needs
+        }
+
+        async fn capture(&self, object: &LayerObject, _: &Writer) -> Result<Captured> {
+            lock(&self.handed).clone_from(&object.version);
+            Ok(Captured::Gone)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_that_no_listing_showed_has_its_version_for_a_method_that_needs_it_alone() {
+        let (_, repository) = repository().await;
+        let writer = repository.begin_writer("main", vec![], Compression::Auto);
+        let writer = writer.await.unwrap();
+        let object = ObjectRef {
+            path: "insert_log/1/2/3/100/4".to_owned(),
+            kind: ObjectKind::InsertLog,
+            collection: 1,
+            partition: 2,
+            segment: 3,
+            field: 100,
+            id: 4,
+            expected_size: None,
+        };
+        let store = MemoryStore::versioned();
+        let (key, bytes) = (Key::new(&object.path).unwrap(), Bytes::from_static(b"x"));
+        let put = store.put(&key, bytes, PutOptions::default()).await;
+        let version = put.unwrap().version;
+        assert!(version.is_some());
+        let store: SharedStore = Arc::new(store);
+        for (needs, expected) in [(false, None), (true, version)] {
+            let method = Noting {
+                needs,
+                handed: Mutex::default(),
+            };
+            let capturer = Capturer {
+                method: &method,
+                writer: &writer,
+                store: &store,
+                listed: &Listed::default(),
+            };
+            assert!(matches!(
+                capturer.one(object.clone(), None).await.unwrap(),
+                One::Gone(_)
+            ));
+            assert_eq!(*lock(&method.handed), expected, "needs versions: {needs}");
+        }
+        writer.abort().await.unwrap();
+    }
+}

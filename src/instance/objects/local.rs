@@ -229,7 +229,9 @@ mod tests {
             assert!(why.contains(expected), "{why}");
         }
         let new = local(&dir.path().join("new"));
-        assert_eq!(new.open().await.unwrap_err().cause(), Cause::Absent);
+        let absent = new.open().await.unwrap_err();
+        assert_eq!(absent.cause(), Cause::Absent);
+        assert!(absent.hint().unwrap().contains("instance.wal.path"));
         new.make().await.unwrap();
         assert!(new.is_made());
         new.open().await.unwrap();
