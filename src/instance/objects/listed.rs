@@ -24,7 +24,7 @@ impl Identity {
     /// The identity of a listed object.
     #[must_use]
     pub fn of(meta: &Meta) -> Self {
-        Self(digest(&meta.identity))
+        Self(short_hash(&meta.identity))
     }
 
     /// As lower-case hexadecimal digits.
@@ -66,7 +66,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Lists everything below `prefixes`, each of which ends with `/`; with `versions` version ids too.
+    /// Lists everything below `prefixes`, each of which ends with `/` or is empty; with `versions` version ids too.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Listed {
             .flatten_unordered(LISTINGS);
         let mut found = Self::default();
         while let Some(meta) = listings.try_next().await? {
-            let path = digest(meta.key.as_str());
+            let path = short_hash(meta.key.as_str());
             found.objects.push((path, Identity::of(&meta), meta.size));
             if let Some(version) = meta.version {
                 found.versions.push((path, version.into()));
@@ -98,10 +98,19 @@ impl Listed {
         Ok(found)
     }
 
+    /// Lists a whole store, without version ids.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn all(store: &dyn Store) -> Result<Self> {
+        Self::read(store, [String::new()].into(), false).await
+    }
+
     /// The object at `path`; `None` when no listing showed it.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Found> {
-        let path = digest(path);
+        let path = short_hash(path);
         let at = self
             .objects
             .binary_search_by_key(&path, |(path, ..)| *path)
@@ -149,7 +158,8 @@ impl ObjectSource for LayerObject {
     }
 }
 
-fn digest(text: &str) -> Digest {
+/// The first half of a text's BLAKE3: enough to tell 10^9 paths apart.
+pub(crate) fn short_hash(text: &str) -> Digest {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
     short

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub(crate) use listed::short_hash;
 pub use listed::{Found, Identity, LayerObject, Listed};
 pub use record::{LayerKind, ObjectLayer};
 

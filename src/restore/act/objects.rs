@@ -4,7 +4,6 @@
 //! the power failed; what is found in place is therefore read and hashed, and kept only when it is
 //! the snapshot's.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -20,11 +19,12 @@ use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::base::resources::Resources;
+use crate::instance::objects::Listed;
 use crate::repo::{ObjectHash, Sink};
 use crate::snapshot::Snapshot;
 use crate::snapshot::items::Item;
 use crate::snapshot::reading::{Flow, LARGE_AT_ONCE, proved, updated};
-use crate::store::{Durability, GetOptions, ListOptions, PutOptions, SharedStore, Store};
+use crate::store::{Durability, GetOptions, PutOptions, SharedStore, Store};
 use crate::{Cause, Error, Result, Side};
 
 /// Objects that are planned at once: a plan costs about 120 bytes a piece.
@@ -41,33 +41,6 @@ const READS_AT_ONCE: usize = 8;
 
 /// How much of an object is read back in one call, in bytes.
 const READ: u64 = 8 << 20;
-
-/// What is in place: the size of each object by a digest of its path, 24 bytes an object.
-#[derive(Debug, Default)]
-pub(crate) struct InPlace(HashMap<[u8; 16], u64>);
-
-impl InPlace {
-    /// Lists a store.
-    pub(crate) async fn list(store: &dyn Store) -> Result<Self> {
-        let found = store
-            .list("", ListOptions::default())
-            .map_ok(|meta| (digest(meta.key.as_str()), meta.size))
-            .try_collect()
-            .await?;
-        Ok(Self(found))
-    }
-
-    fn size(&self, item: &Item) -> Option<u64> {
-        self.0.get(&digest(item.key.as_str())).copied()
-    }
-}
-
-/// The first half of a path's BLAKE3: enough to tell 10^9 paths apart.
-pub(crate) fn digest(path: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(path.as_bytes()).as_bytes()[..16]);
-    short
-}
 
 /// What to do with an object in place whose bytes are not the snapshot's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +67,8 @@ pub(crate) struct Placed {
 pub(crate) struct Placing<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) store: &'a SharedStore,
-    pub(crate) in_place: InPlace,
+    /// What is in place.
+    pub(crate) in_place: Listed,
     pub(crate) other: Other,
     pub(crate) progress: &'a SharedProgress,
     pub(crate) cancel: &'a Cancel,
@@ -117,8 +91,7 @@ impl Placing<'_> {
             let needed = self.sort_out(window, &mut placed).await?;
             let (large, small): (Vec<_>, Vec<_>) = needed.into_iter().partition(Item::is_streamed);
             for item in small.iter().chain(&large) {
-                placed.written.objects += 1;
-                placed.written.bytes += item.size;
+                placed.written += Amount::object(item.size);
             }
             self.write_small(small).await?;
             // One that fails keeps others from beginning, and those that have begun from being dropped
@@ -156,8 +129,7 @@ impl Placing<'_> {
             match state {
                 State::Absent => needed.push(item),
                 State::Same => {
-                    placed.kept.objects += 1;
-                    placed.kept.bytes += item.size;
+                    placed.kept += Amount::object(item.size);
                     self.progress.advance(Amount::object(item.size));
                 }
                 State::Different if self.other == Other::Overwrite => needed.push(item),
@@ -168,9 +140,9 @@ impl Placing<'_> {
     }
 
     async fn look(&self, item: &Item) -> Result<State> {
-        match self.in_place.size(item) {
+        match self.in_place.get(item.key.as_str()) {
             None => Ok(State::Absent),
-            Some(size) if size != item.size => Ok(State::Different),
+            Some(found) if found.size != item.size => Ok(State::Different),
             Some(_) => match hash(self.snapshot.view().resources(), &**self.store, item).await {
                 Ok(hash) if hash == item.hash => Ok(State::Same),
                 Ok(_) => Ok(State::Different),

@@ -65,7 +65,7 @@ fn placing<'a>(
     Placing {
         snapshot,
         store,
-        in_place: InPlace::default(),
+        in_place: Listed::default(),
         other: Other::Overwrite,
         progress,
         cancel,
@@ -82,7 +82,7 @@ impl Case {
         let snapshot = self.snapshot().await;
         let (progress, cancel): (SharedProgress, _) = (Arc::new(Silent), Cancel::new());
         let placing = Placing {
-            in_place: InPlace::list(&**store).await?,
+            in_place: Listed::all(&**store).await?,
             other,
             ..placing(&snapshot, store, &progress, &cancel)
         };
@@ -398,7 +398,7 @@ async fn pinned_objects_are_placed_and_proved_by_their_method() {
     let store: SharedStore = Arc::new(target.clone());
     let place = || async {
         let placing = Placing {
-            in_place: told(InPlace::list(&*store).await),
+            in_place: told(Listed::all(&*store).await),
             ..placing(&snapshot, &store, &progress, &cancel)
         };
         placing.place(snapshot.items(&Selected::All)).await

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt};
 use tracing::{info, warn};
 
-use super::objects::digest;
 use crate::Result;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::etcd::KeyValue;
+use crate::instance::objects::short_hash;
 use crate::repo::{Compression, Repository, Totals};
 use crate::restore::scope::Scope;
 use crate::snapshot::{Body, Draft, KEYS_ONLY, Snapshot, store_keys};
@@ -75,7 +75,7 @@ pub(crate) async fn remove_old(
 ) -> Result<u64> {
     let wanted: HashSet<[u8; 16]> = snapshot
         .items(&scope.selected)
-        .map_ok(|item| digest(item.key.as_str()))
+        .map_ok(|item| short_hash(item.key.as_str()))
         .try_collect()
         .await?;
     progress.begin("remove", None);
@@ -85,7 +85,7 @@ pub(crate) async fn remove_old(
             .list(prefix, ListOptions::default())
             .try_filter(|meta| {
                 let key = meta.key.as_str();
-                let ours = wanted.contains(&digest(key));
+                let ours = wanted.contains(&short_hash(key));
                 let queue = outside.iter().any(|prefix| key.starts_with(prefix));
                 std::future::ready(!ours && !queue)
             })

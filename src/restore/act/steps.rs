@@ -16,7 +16,7 @@ use futures::{StreamExt, stream};
 use tracing::info;
 
 use super::keyspace::Keyspace;
-use super::objects::{InPlace, Other, Placed, Placing, read_back};
+use super::objects::{Other, Placed, Placing, read_back};
 use super::prove;
 use super::replace::{self, Old};
 use super::write::Writer;
@@ -24,7 +24,7 @@ use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::instance::embedded::Embedded;
-use crate::instance::objects::Layer;
+use crate::instance::objects::{Layer, Listed};
 use crate::milvus::keys::Roots;
 use crate::repo::Repository;
 use crate::restore::act::wal::WalDirectories;
@@ -245,7 +245,7 @@ impl Steps<'_> {
         Ok(Placing {
             snapshot: self.snapshot,
             store,
-            in_place: self.cancel.run(InPlace::list(&**store)).await?,
+            in_place: self.cancel.run(Listed::all(&**store)).await?,
             other,
             progress: self.progress,
             cancel: self.cancel,
@@ -259,8 +259,7 @@ impl Steps<'_> {
         }
         let items = stream::iter(items.into_iter().map(Ok));
         let placed = self.placing(Other::Overwrite).await?.place(items).await?;
-        done.written.objects += placed.written.objects;
-        done.written.bytes += placed.written.bytes;
+        done.written += placed.written;
         self.settle_files().await
     }
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use futures::TryStreamExt;
 
-use super::objects::{InPlace, Other, Placing, read_back};
+use super::objects::{Other, Placing, read_back};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::instance::objects::Layer as _;
 use crate::instance::objects::local::Local;
+use crate::instance::objects::{Layer as _, Listed};
 use crate::instance::old_content::{self, Part};
 use crate::instance::wal::ROCKSMQ_NAMES;
 use crate::restore::plan::inputs::WalFacts;
@@ -71,14 +71,13 @@ impl WalDirectories {
             let placing = Placing {
                 snapshot,
                 store: &store,
-                in_place: InPlace::list(&*store).await?,
+                in_place: Listed::all(&*store).await?,
                 other: Other::Overwrite,
                 progress,
                 cancel,
             };
             let placed = placing.place(Box::pin(files(snapshot, name))).await?;
-            usage.objects += placed.written.objects + placed.kept.objects;
-            usage.bytes += placed.written.bytes + placed.kept.bytes;
+            usage += placed.written + placed.kept;
             layer.settle(&[String::new()]).await?;
             store.sync().await?;
             read_back(resources, &*store, files(snapshot, name), progress, cancel).await?;

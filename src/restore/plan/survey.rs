@@ -52,8 +52,7 @@ pub(crate) async fn storage(
         } else {
             &mut found.foreign
         };
-        usage.objects += 1;
-        usage.bytes += meta.size;
+        *usage += Amount::object(meta.size);
         found.example.get_or_insert_with(|| key.to_owned());
         total += 1;
         if counting == Counted::AtLeast && total >= ENOUGH {
@@ -75,8 +74,7 @@ pub(crate) fn directory(path: &Path) -> Result<Amount> {
         let entry = entry.map_err(|e| looking(path, std::io::Error::from(e)))?;
         if !entry.file_type().is_dir() {
             let meta = entry.metadata().map_err(|e| looking(path, e.into()))?;
-            usage.objects += 1;
-            usage.bytes += meta.len();
+            usage += Amount::object(meta.len());
         }
     }
     Ok(usage)
