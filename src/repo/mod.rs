@@ -10,6 +10,7 @@
 mod care;
 mod format;
 mod host;
+mod opening;
 mod repository;
 mod session;
 

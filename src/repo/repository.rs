@@ -11,34 +11,48 @@ use futures::TryStreamExt;
 use crate::base::env::Env;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
-use crate::repo::format::config::{CONFIG, Config, FORMAT};
+use crate::repo::format::config::{CONFIG, Config, FORMAT, PACK_SIZE, check_pack_size};
 use crate::repo::format::crypto::Key;
+use crate::repo::format::features::Features;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Chunking;
-use crate::repo::format::ids::{KeyId, RepositoryId, SessionId};
-use crate::repo::format::keys::{
-    KdfCost, NewKey, Tried, Unlock, is_ring, key_path, open_ring, ring_path, seal_ring, unwrap,
-    wrap,
-};
+use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId};
+use crate::repo::format::keys::{KdfCost, NewKey, Unlock, key_path, wrap};
+use crate::repo::format::ring::{ring_paths, seal_ring};
 use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
 use crate::repo::host::Host;
+use crate::repo::opening::{check_unlock, find_master, get, list, read_features, read_rings};
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
 /// How a repository is made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct InitOptions {
     /// Where objects are cut; the default is what the format advises.
     pub cuts: Chunking,
+    /// A pack is closed when it has reached this many bytes: 1 MiB to 1 GiB.
+    pub pack_size: u32,
     /// What the passphrase costs an attacker, and us once for each opening.
     pub kdf: KdfCost,
     /// What the first key file is called, for people.
     pub label: String,
     /// What a probe found out about the store, recorded for information.
     pub store: serde_json::Value,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self {
+            cuts: Chunking::default(),
+            pack_size: PACK_SIZE,
+            kdf: KdfCost::default(),
+            label: String::new(),
+            store: serde_json::Value::Null,
+        }
+    }
 }
 
 /// An open repository. Clones share everything.
@@ -53,6 +67,9 @@ struct Inner {
     unlimited: SharedStore,
     env: Env,
     config: Config,
+    features: Vec<Features>,
+    /// Why nothing may be written: keys or features that count cannot be read.
+    unwritable: Option<String>,
     master: Key,
     sealer: Sealer,
     resources: Resources,
@@ -60,10 +77,12 @@ struct Inner {
     seen: Mutex<HashMap<SessionId, Sighting>>,
 }
 
-/// The keys of an opened repository.
+/// What opening a repository gave.
 struct Opened {
     master: Key,
     sealer: Sealer,
+    features: Vec<Features>,
+    unwritable: Option<String>,
 }
 
 /// When a lease was first seen with its present bytes, on our boot-time clock.
@@ -87,18 +106,18 @@ impl Repository {
         resources: &Resources,
         env: &Env,
     ) -> Result<Self> {
-        let cuts = options
-            .cuts
-            .check()
-            .map_err(|error| Error::new(Cause::Invalid, error.to_string()))?;
+        let possible = options.cuts.check();
+        let cuts = possible.and_then(|cuts| check_pack_size(options.pack_size).map(|_| cuts));
+        let cuts = cuts.map_err(|error| Error::new(Cause::Invalid, error.to_string()))?;
+        let pack_size = options.pack_size;
         Self::refuse_occupied(&store).await?;
         let repository = RepositoryId(env.id());
         let created = env.now();
         let ring = Keyring::generate(created);
         let key_id = KeyId(env.id());
-        let ring_name = ring_path(0, &repository, &env.id());
+        let ring_names = ring_paths(0, &repository, &env.id());
         let encrypted = matches!(unlock, Unlock::Passphrase(_));
-        let (key_file, ring_file, keys) = resources
+        let (key_file, ring_files, keys) = resources
             .run(move || {
                 let master = Key::generate();
                 let new = NewKey {
@@ -109,15 +128,18 @@ impl Repository {
                     cost: options.kdf,
                 };
                 let key_file = wrap(&new, &unlock, &master)?;
-                let ring_file = seal_ring(&ring, &master, &repository, &ring_name)?;
-                Ok((
-                    key_file,
-                    (ring_name, ring_file),
-                    Opened {
-                        master,
-                        sealer: Sealer { repository, ring },
-                    },
-                ))
+                let mut ring_files = Vec::new();
+                for path in ring_names {
+                    let bytes = seal_ring(&ring, &master, &repository, &path)?;
+                    ring_files.push((path, bytes));
+                }
+                let opened = Opened {
+                    master,
+                    sealer: Sealer { repository, ring },
+                    features: vec![],
+                    unwritable: None,
+                };
+                Ok((key_file, ring_files, opened))
             })
             .await?;
         let config = Config {
@@ -126,6 +148,7 @@ impl Repository {
             created,
             encrypted,
             cuts,
+            pack_size,
             required_read: vec![],
             required_write: vec![],
             store: options.store,
@@ -133,7 +156,9 @@ impl Repository {
         let config_file = config.seal(&keys.sealer)?;
         let opened = Self::assemble(store, env, config, keys, resources.clone());
         opened.put_once(&key_path(&key_id), key_file.into()).await?;
-        opened.put_once(&ring_file.0, ring_file.1.into()).await?;
+        for (path, bytes) in ring_files {
+            opened.put_once(&path, bytes.into()).await?;
+        }
         opened.put_once(CONFIG, config_file.into()).await?;
         Ok(opened)
     }
@@ -165,28 +190,32 @@ impl Repository {
         let unproven =
             Config::read(&bytes).context(|| format!("open the repository at {location}"))?;
         let (repository, encrypted) = (unproven.config.repository, unproven.config.encrypted);
+        let features = read_features(&store, repository).await?;
         check_unlock(encrypted, &unlock, &location)?;
         let names = list(&store, StoredFile::Key.row().directory).await?;
         let master = find_master(&store, resources, &names, repository, unlock, &location).await?;
-        let ring_name = names
-            .iter()
-            .map(|meta| meta.key.as_str())
-            .filter(|name| is_ring(name, &repository))
-            .max()
-            .ok_or_else(|| {
-                damaged(format!(
-                    "the repository at {location} has no keyring in keys/"
-                ))
-            })?;
-        let ring_file = get(&store, ring_name, GetOptions::default()).await?;
-        let ring = open_ring(&ring_file, &master, &repository, ring_name)?;
+        let rings = read_rings(&store, &names, &master, repository).await?;
+        for damage in &rings.damage {
+            tracing::warn!("{}", damage.what);
+        }
+        let ring = rings.ring;
         let sealer = Sealer { repository, ring };
         let config = unproven.prove(&sealer)?;
+        let (features, errors) = features.prove(&sealer);
+        for error in &errors {
+            tracing::warn!("{error}");
+        }
+        let opened = Opened {
+            master,
+            sealer,
+            features,
+            unwritable: rings.fallen_back.or_else(|| errors.into_iter().next()),
+        };
         Ok(Self::assemble(
             store,
             env,
             config,
-            Opened { master, sealer },
+            opened,
             resources.clone(),
         ))
     }
@@ -254,12 +283,19 @@ impl Repository {
     ) -> Self {
         let host = Host::current();
         let (env, seen) = (env.clone(), Mutex::default());
-        let Opened { master, sealer } = keys;
+        let Opened {
+            master,
+            sealer,
+            features,
+            unwritable,
+        } = keys;
         Self(Arc::new(Inner {
             store: limited(store.clone(), &resources),
             unlimited: store,
             env,
             config,
+            features,
+            unwritable,
             master,
             sealer,
             resources,
@@ -294,6 +330,66 @@ impl Repository {
 
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Refuses to write where this code does not know what a writer must, or cannot know it, or where
+    /// the newest keys may be missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NewerFormat`], [`Cause::Damage`].
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.0.config.check_writable()?;
+        for features in &self.0.features {
+            features.check_writable()?;
+        }
+        let Some(why) = &self.0.unwritable else {
+            return Ok(());
+        };
+        let location = self.location();
+        Err(damaged(format!(
+            "nothing may be written to the repository at {location}: {why}"
+        ))
+        .with_hint("bring the file back from a copy of the repository"))
+    }
+
+    /// Adds features that readers or writers must know from now on. They are never taken back.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; the repository is as it was then.
+    pub async fn require_features(&self, read: Vec<String>, write: Vec<String>) -> Result<()> {
+        let features = Features {
+            id: FeaturesId(self.env().id()),
+            repository: self.id(),
+            created: self.env().now(),
+            required_read: read,
+            required_write: write,
+        };
+        let path = StoredFile::Features.path(&features.id);
+        let bytes = features.seal(self.sealer())?;
+        self.put_once(&path, bytes.into()).await
+    }
+
+    /// Starts a new epoch: new data is sealed under a new key, what is there stays readable. Two that
+    /// do it at once make two keys, and both count.
+    ///
+    /// # Errors
+    ///
+    /// What [`check_writable`](Self::check_writable) and the store fail with. With one of the two files
+    /// of the new ring written, the new epoch counts.
+    pub async fn begin_epoch(&self) -> Result<()> {
+        self.check_writable()?;
+        let names = self.list(StoredFile::Ring.row().directory).await?;
+        let (master, id) = (self.master(), self.id());
+        let rings = read_rings(self.store(), &names, master, id).await?;
+        let sequence = rings.newest.saturating_add(1);
+        let ring = rings.ring.with_new_epoch(self.env().now())?;
+        for path in ring_paths(sequence, &id, &self.env().id()) {
+            let bytes = seal_ring(&ring, master, &id, &path)?;
+            self.put_once(&path, bytes.into()).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> &SharedStore {
@@ -382,82 +478,5 @@ impl Repository {
         let metas = self.list(file.row().directory).await?;
         let ids = metas.iter().filter_map(|meta| file.id(meta.key.as_str()));
         Ok(ids.filter_map(|id| id.parse().ok()).collect())
-    }
-}
-
-pub(super) async fn get(store: &SharedStore, path: &str, options: GetOptions) -> Result<Bytes> {
-    store
-        .get(&store::Key::new(path)?, options)
-        .await
-        .context(|| format!("read {path}"))
-}
-
-async fn list(store: &SharedStore, prefix: &str) -> Result<Vec<Meta>> {
-    store
-        .list(prefix, ListOptions::default())
-        .try_collect()
-        .await
-        .context(|| format!("list {prefix} of {}", store.location()))
-}
-
-fn check_unlock(encrypted: bool, unlock: &Unlock, location: &str) -> Result<()> {
-    match (encrypted, unlock) {
-        (true, Unlock::None) => Err(Side::Repository
-            .error(
-                Cause::WrongKey,
-                format!("the repository at {location} is encrypted"),
-            )
-            .with_hint("give its passphrase")),
-        (false, Unlock::Passphrase(_)) => Err(Side::Repository
-            .error(
-                Cause::WrongKey,
-                format!(
-                    "the repository at {location} is not encrypted, but a passphrase was given"
-                ),
-            )
-            .with_hint("leave the passphrase out, if this is the repository you mean")),
-        _ => Ok(()),
-    }
-}
-
-async fn find_master(
-    store: &SharedStore,
-    resources: &Resources,
-    names: &[Meta],
-    repository: RepositoryId,
-    unlock: Unlock,
-    location: &str,
-) -> Result<Key> {
-    let unlock = Arc::new(unlock);
-    let mut damage = None;
-    let mut wrong = 0_usize;
-    for name in names.iter().map(|meta| meta.key.as_str()) {
-        if StoredFile::Key.id(name).is_none() {
-            continue;
-        }
-        let bytes = get(store, name, GetOptions::default()).await?;
-        let (path, unlock) = (name.to_owned(), unlock.clone());
-        match resources
-            .run(move || unwrap(&path, &bytes, &repository, &unlock))
-            .await
-        {
-            Ok(Tried::Opened(master)) => return Ok(master),
-            Ok(Tried::Foreign) => {}
-            Ok(Tried::Wrong) => wrong += 1,
-            Err(error) => damage = Some(error),
-        }
-    }
-    match (damage, wrong, &*unlock) {
-        (Some(error), _, _) => Err(error),
-        (None, 0, _) => Err(damaged(format!(
-            "the repository at {location} has no key file in keys/"
-        ))),
-        (None, _, Unlock::None) => Err(damaged(format!(
-            "the key files of the repository at {location} do not open"
-        ))),
-        (None, _, Unlock::Passphrase(_)) => Err(Side::Repository.error(
-            Cause::WrongKey,
-            format!("wrong passphrase for the repository at {location}"),
-        )),
     }
 }

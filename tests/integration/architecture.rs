@@ -29,7 +29,7 @@ const INNER: &[(&str, &[&[&str]])] = &[
         "repo",
         &[
             &["format"],
-            &["host"],
+            &["host", "opening"],
             &["repository"],
             &["session"],
             &["care"],

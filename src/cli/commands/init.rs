@@ -1,5 +1,6 @@
 //! `eyrie init`: make a repository.
 
+use crate::base::text::Bytes;
 use crate::cli::context::Context;
 use crate::cli::documents::{HexId, InitDocument, Note};
 use crate::cli::output::{Page, Render};
@@ -18,6 +19,11 @@ pub struct Args {
     /// credentials of Milvus's users
     #[arg(long)]
     pub no_encryption: bool,
+
+    /// The size of the files that hold the data: 1MiB to 1GiB. It is chosen once: larger ones mean
+    /// fewer files, smaller ones that less is rewritten when old snapshots go
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub pack_size: Bytes,
 }
 
 /// Makes the repository.
@@ -34,10 +40,14 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         Unlock::Passphrase(repository.require_passphrase()?)
     };
     let resources = context.resources(&config.limits)?;
+    let pack_size = u32::try_from(args.pack_size.0).unwrap_or(u32::MAX);
     let (made, findings) = context.run(context.cancel.run(async {
         let env = &context.env;
         let mut store = connect::repository_store(repository, Make::Directory, env).await?;
-        let mut options = InitOptions::default();
+        let mut options = InitOptions {
+            pack_size,
+            ..InitOptions::default()
+        };
         let mut findings = None;
         if Repository::refuse_occupied(&store).await.is_ok() {
             let found = probe(&*store, env).await?;

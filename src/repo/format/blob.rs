@@ -227,16 +227,29 @@ impl Sealer {
         if header.stored as usize != stored.len() {
             return Err(bad("its length is wrong"));
         }
-        let key = match (header.kind, header.epoch) {
-            (BlobKind::Data, epoch) => self.data_key(epoch)?,
-            (BlobKind::Tree, 0) => &self.ring.meta_key,
+        let mut keys = match (header.kind, header.epoch) {
+            (BlobKind::Data, epoch) => self.data_keys(epoch)?,
+            (BlobKind::Tree, 0) => vec![&self.ring.meta_key],
             (BlobKind::Tree, _) => return Err(bad("its epoch is wrong")),
         };
         let mut body = stored;
         let _ = body.split_to(HEADER);
-        blob_key(key, &header.id)
-            .open_in_place(header.nonce, &header.associated(self), &mut body)
-            .ok_or_else(|| bad("it is not authentic"))?;
+        let open = |key: &Key, body: &mut [u8]| {
+            let key = blob_key(key, &header.id);
+            let opened = key.open_in_place(header.nonce, &header.associated(self), body);
+            opened.is_some()
+        };
+        let last = keys.pop().ok_or_else(|| bad("its epoch has no key"))?;
+        // A failed attempt leaves nothing usable behind, so all but the last work on a copy.
+        let opened = keys.into_iter().find_map(|key| {
+            let mut copy = body.clone();
+            open(key, &mut copy).then_some(copy)
+        });
+        let mut body = match opened {
+            Some(opened) => opened,
+            None if open(last, &mut body) => body,
+            None => return Err(bad("it is not authentic")),
+        };
         body.truncate(body.len() - TAG);
         let length = header.plain as usize;
         let plain = match header.codec {

@@ -1,8 +1,12 @@
 //! The `config` file: identity and features, authenticated plain text (section 3).
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::crypto::Key;
 use super::hash::Chunking;
 use super::ids::RepositoryId;
 use super::sealer::Sealer;
@@ -13,6 +17,11 @@ use crate::{Cause, Error, Result, Side};
 pub(crate) const CONFIG: &str = "config";
 /// The format that this code reads and writes.
 pub(crate) const FORMAT: u64 = 1;
+/// A pack is closed at this size unless `init` was told another, in bytes.
+pub(crate) const PACK_SIZE: u32 = 64 << 20;
+/// What `init` may be told, in bytes: positions in a pack have 32 bits, and an open pack's records are
+/// in memory.
+const PACK_SIZES: RangeInclusive<u32> = 1 << 20..=1 << 30;
 /// Features that this code knows how to read.
 const KNOWN_READ: [&str; 0] = [];
 /// Features that this code knows how to write.
@@ -27,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) encrypted: bool,
     #[serde(flatten)]
     pub(crate) cuts: Chunking,
+    /// A pack is closed when it has reached this many bytes.
+    pub(crate) pack_size: u32,
     pub(crate) required_read: Vec<String>,
     pub(crate) required_write: Vec<String>,
     #[serde(default)]
@@ -36,68 +47,70 @@ pub(crate) struct Config {
 /// A config that was read but is not authenticated yet.
 pub(crate) struct Unproven {
     pub(crate) config: Config,
-    line: String,
-    mac: String,
+    lines: Authenticated,
 }
 
 impl Config {
     /// The bytes of the file.
     pub(crate) fn seal(&self, sealer: &Sealer) -> Result<String> {
-        let line = serde_json::to_string(self).map_err(|error| {
-            Side::Repository
-                .error(Cause::Failed, "the repository's config cannot be written")
-                .with_source(error)
-        })?;
-        let mac = mac(sealer, &line);
-        Ok(format!("{}{mac}\n", with_sum(&line)))
+        Authenticated::write(CONFIG, self, &sealer.config_key())
     }
 
     /// Reads the file; its MAC is checked by [`Unproven::prove`] once the keyring is open.
     pub(crate) fn read(bytes: &[u8]) -> Result<Unproven> {
-        let (line, rest) = check_sum(CONFIG, bytes)?;
+        let lines = Authenticated::read(CONFIG, bytes)?;
         let bad = |why: String| damaged(format!("{CONFIG} is damaged: {why}"));
-        let value: serde_json::Value =
-            serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+        let value: serde_json::Value = lines.parse(CONFIG)?;
         let format = value.get("format").and_then(serde_json::Value::as_u64);
         if let Some(format) = format.filter(|format| *format > FORMAT) {
             return Err(newer(&format!(
                 "its format is {format}; this eyrie knows {FORMAT}"
             )));
         }
-        let config: Self = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        let config: Self = lines.parse(CONFIG)?;
         if config.format != FORMAT {
             return Err(bad(format!("there is no format {}", config.format)));
         }
-        knows("read", &config.required_read, &KNOWN_READ)?;
+        knows_to_read(&config.required_read)?;
         config.cuts.check()?;
-        let mac = rest
-            .strip_suffix('\n')
-            .ok_or_else(|| bad("it ends early".into()))?;
-        Ok(Unproven {
-            config,
-            line: line.to_owned(),
-            mac: mac.to_owned(),
-        })
+        check_pack_size(config.pack_size)?;
+        Ok(Unproven { config, lines })
     }
 
     /// Refuses a repository that needs a newer writer.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        knows("write", &self.required_write, &KNOWN_WRITE)
+        knows_to_write(&self.required_write)
     }
 }
 
 impl Unproven {
     /// Checks the MAC.
     pub(crate) fn prove(self, sealer: &Sealer) -> Result<Config> {
-        if mac(sealer, &self.line) == self.mac {
-            return Ok(self.config);
-        }
-        Err(damaged(format!("{CONFIG} is damaged: its MAC is wrong")))
+        self.lines.prove(CONFIG, &sealer.config_key())?;
+        Ok(self.config)
     }
 }
 
-fn mac(sealer: &Sealer, line: &str) -> String {
-    hex::encode(sealer.config_key().keyed(&[line.as_bytes()]))
+/// Checks the size at which packs are closed.
+pub(crate) fn check_pack_size(size: u32) -> Result<u32> {
+    if PACK_SIZES.contains(&size) {
+        return Ok(size);
+    }
+    Err(damaged(format!(
+        "packs of {size} bytes are not possible: they have {} to {}",
+        PACK_SIZES.start(),
+        PACK_SIZES.end()
+    )))
+}
+
+/// Refuses features that this code does not know how to read.
+pub(crate) fn knows_to_read(required: &[String]) -> Result<()> {
+    knows("read", required, &KNOWN_READ)
+}
+
+/// Refuses features that this code does not know how to write.
+pub(crate) fn knows_to_write(required: &[String]) -> Result<()> {
+    knows("write", required, &KNOWN_WRITE)
 }
 
 fn knows(verb: &str, required: &[String], known: &[&str]) -> Result<()> {
@@ -119,6 +132,50 @@ fn newer(why: &str) -> Error {
             format!("the repository was written by a newer eyrie: {why}"),
         )
         .with_hint("use the newest eyrie that has written to this repository, or a later one")
+}
+
+/// A JSON object in plain text with its sum and its MAC: three lines.
+pub(crate) struct Authenticated {
+    line: String,
+    /// What follows the sum: the MAC. Later formats may have something else there.
+    rest: String,
+}
+
+impl Authenticated {
+    /// The bytes of the file at path `name`.
+    pub(crate) fn write(name: &str, value: &impl Serialize, key: &Key) -> Result<String> {
+        let line = serde_json::to_string(value).map_err(|error| {
+            Side::Repository
+                .error(Cause::Failed, format!("{name} cannot be written as JSON"))
+                .with_source(error)
+        })?;
+        let mac = hex::encode(key.keyed(&[line.as_bytes()]));
+        Ok(format!("{}{mac}\n", with_sum(&line)))
+    }
+
+    /// Reads the file and checks its sum.
+    pub(crate) fn read(name: &str, bytes: &[u8]) -> Result<Self> {
+        let (line, rest) = check_sum(name, bytes)?;
+        Ok(Self {
+            line: line.to_owned(),
+            rest: rest.to_owned(),
+        })
+    }
+
+    /// What the object says.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(&self.line)
+            .map_err(|error| damaged(format!("{name} is damaged: {error}")))
+    }
+
+    /// Checks the MAC.
+    pub(crate) fn prove(&self, name: &str, key: &Key) -> Result<()> {
+        let mac = hex::encode(key.keyed(&[self.line.as_bytes()]));
+        if self.rest.strip_suffix('\n') == Some(&*mac) {
+            return Ok(());
+        }
+        Err(damaged(format!("{name} is damaged: its MAC is wrong")))
+    }
 }
 
 /// `line` and a second line with its plain BLAKE3, which tells damage from a wrong key.
@@ -151,6 +208,7 @@ mod tests {
             created: Timestamp::UNIX_EPOCH,
             encrypted: true,
             cuts: Chunking::default(),
+            pack_size: PACK_SIZE,
             required_read: vec![],
             required_write: vec![],
             store: serde_json::json!({"conditional_create": true}),

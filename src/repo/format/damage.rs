@@ -11,6 +11,8 @@ use super::ids::SnapshotId;
 pub enum DamageKind {
     /// The repository's config.
     Config,
+    /// Features that were added to the repository later.
+    Features,
     /// A key file or the keyring.
     Key,
     /// A manifest.

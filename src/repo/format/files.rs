@@ -15,7 +15,7 @@ pub(crate) enum Names {
     Id,
     /// The same, in a directory called by the first two of them.
     FannedOut,
-    /// `ring-<8 digits>-<8 digits>-<16 digits>`, hexadecimal.
+    /// `ring-<8 digits>-<8 digits>-<16 digits>-<a or b>`, hexadecimal.
     Ring,
 }
 
@@ -84,6 +84,11 @@ stored_files! {
     Config {
         directory: "", names: Names::One("config"), seal: Seal::Mac,
         checked_by: CheckedBy::Opening, damage: DamageKind::Config, bars_init: true,
+    }
+    /// Features that were added later.
+    Features {
+        directory: "features/", names: Names::Id, seal: Seal::Mac,
+        checked_by: CheckedBy::Opening, damage: DamageKind::Features, bars_init: true,
     }
     /// The master key, wrapped for one unlocker.
     Key {
@@ -167,11 +172,11 @@ impl StoredFile {
             Names::Ring => {
                 let id = name.strip_prefix("ring-")?;
                 let parts: Vec<&str> = id.split('-').collect();
-                let [sequence, repository, random] = parts[..] else {
+                let [sequence, repository, random, copy] = parts[..] else {
                     return None;
                 };
                 let digits = is_hex(sequence, 8) && is_hex(repository, 8) && is_hex(random, 16);
-                digits.then_some(id)
+                (digits && matches!(copy, "a" | "b")).then_some(id)
             }
         }
     }
@@ -198,7 +203,9 @@ mod tests {
     fn the_path_of_each_kind_is_of_that_kind_alone() {
         for file in StoredFile::ALL {
             let id = match file.row().names {
-                Names::Ring => format!("{}-{}-{}", "0".repeat(8), "ab".repeat(4), "c".repeat(16)),
+                Names::Ring => {
+                    format!("{}-{}-{}-a", "0".repeat(8), "ab".repeat(4), "c".repeat(16))
+                }
                 Names::One(name) => name.to_owned(),
                 Names::Id | Names::FannedOut => "4f".repeat(32),
             };
@@ -220,7 +227,13 @@ mod tests {
             format!("snapshots/old/{id}"),
             format!("data/{id}"),
             format!("data/00/{id}"),
-            "keys/ring-1-2-3".to_owned(),
+            "keys/ring-1-2-3-a".to_owned(),
+            format!(
+                "keys/ring-{}-{}-{}-c",
+                "0".repeat(8),
+                "ab".repeat(4),
+                "c".repeat(16)
+            ),
             id,
         ] {
             let of = StoredFile::ALL.iter().find(|file| file.id(&path).is_some());

@@ -29,14 +29,14 @@ impl Default for Chunking {
     }
 }
 
-/// A piece never exceeds this many bytes, so that it and its header fit into 32 bits.
-const WHOLE_MAX: u32 = 1 << 30;
+/// A piece never exceeds this many bytes: it is in memory whole wherever it is sealed or opened.
+pub(crate) const PIECE_MAX: u32 = 64 << 20;
 
 impl Chunking {
     /// Checks that the cuts are such that every piece is a complete subtree.
     pub(crate) fn check(self) -> Result<Self> {
         let power = self.cut >= 1024 && self.cut.is_power_of_two();
-        if power && self.whole >= self.cut && self.whole <= WHOLE_MAX {
+        if power && self.whole >= self.cut && self.whole <= PIECE_MAX {
             return Ok(self);
         }
         Err(damaged(format!(

@@ -55,6 +55,10 @@ id!(
     RepositoryId
 );
 id!(
+    /// Which file of features: random.
+    FeaturesId
+);
+id!(
     /// Which blob: keyed BLAKE3 of its kind, chaining value, offset and length.
     BlobId
 );

@@ -1,4 +1,4 @@
-//! Key files and the keyring file: from a passphrase to the keys (section 4).
+//! Key files: from a passphrase to the master key (section 4).
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
@@ -10,7 +10,6 @@ use super::config::{check_sum, with_sum};
 use super::crypto::Key;
 use super::files::StoredFile;
 use super::ids::{KeyId, RepositoryId};
-use super::sealer::Keyring;
 use super::wire::damaged;
 use crate::base::env::fill_secret;
 use crate::base::secret::Secret;
@@ -244,68 +243,6 @@ fn wrap_aad(repository: &RepositoryId, key: &KeyId) -> Vec<u8> {
     [&b"eyrie 1 key"[..], &repository.0, &key.0].concat()
 }
 
-/// The file name of a keyring: its sequence, the repository's first digits, and 8 random bytes.
-pub(crate) fn ring_path(sequence: u32, repository: &RepositoryId, random: &[u8; 32]) -> String {
-    let (repository, random) = (hex::encode(&repository.0[..4]), hex::encode(&random[..8]));
-    StoredFile::Ring.path(&format!("{sequence:08x}-{repository}-{random}"))
-}
-
-/// Whether `path` is that of a keyring of `repository`.
-pub(crate) fn is_ring(path: &str, repository: &RepositoryId) -> bool {
-    let id = hex::encode(&repository.0[..4]);
-    let of = StoredFile::Ring
-        .id(path)
-        .and_then(|name| name.split('-').nth(1));
-    of == Some(&*id)
-}
-
-/// The bytes of the keyring file at `path`.
-pub(crate) fn seal_ring(
-    ring: &Keyring,
-    master: &Key,
-    repository: &RepositoryId,
-    path: &str,
-) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(ring)
-        .map(zeroize::Zeroizing::new)
-        .map_err(|error| {
-            Side::Repository
-                .error(Cause::Failed, "the keyring cannot be written")
-                .with_source(error)
-        })?;
-    master
-        .derive("eyrie 1 keyring")
-        .seal(&ring_aad(repository, path), &json)
-}
-
-/// Opens the keyring file at `path`.
-pub(crate) fn open_ring(
-    bytes: &[u8],
-    master: &Key,
-    repository: &RepositoryId,
-    path: &str,
-) -> Result<Keyring> {
-    let json = master
-        .derive("eyrie 1 keyring")
-        .open(&ring_aad(repository, path), bytes)
-        .map(zeroize::Zeroizing::new)
-        .ok_or_else(|| damaged(format!("{path} is damaged: it is not authentic")))?;
-    let ring: Keyring = serde_json::from_slice(&json)
-        .map_err(|error| damaged(format!("{path} is damaged: {error}")))?;
-    let ascending = ring.data.is_sorted_by(|a, b| a.epoch < b.epoch);
-    if ring.data.first().is_some_and(|first| first.epoch > 0) && ascending {
-        return Ok(ring);
-    }
-    Err(damaged(format!("{path} is damaged: its epochs are wrong")))
-}
-
-fn ring_aad(repository: &RepositoryId, path: &str) -> Vec<u8> {
-    let name = path
-        .strip_prefix(StoredFile::Ring.row().directory)
-        .unwrap_or(path);
-    [&b"eyrie 1 keyring"[..], &repository.0, name.as_bytes()].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,26 +311,5 @@ mod tests {
             .replace("\"m_kib\":8,", "\"m_kib\":4000000000,");
         let error = unwrap(&path, with_sum(&line).as_bytes(), &ID, &passphrase("p")).unwrap_err();
         assert_eq!(error.cause(), Cause::Damage);
-    }
-
-    #[test]
-    fn a_keyring_opens_under_its_own_name_only() {
-        let master = Key::generate();
-        let path = ring_path(0, &ID, &[5; 32]);
-        assert!(is_ring(&path, &ID) && !is_ring(&path, &RepositoryId([4; 32])));
-        assert!(!is_ring("keys/ring-1-2-3", &ID) && !is_ring(&key_path(&KeyId([1; 32])), &ID));
-        let bytes = seal_ring(
-            &Keyring::generate(Timestamp::UNIX_EPOCH),
-            &master,
-            &ID,
-            &path,
-        )
-        .unwrap();
-        open_ring(&bytes, &master, &ID, &path).unwrap();
-        let other = ring_path(1, &ID, &[5; 32]);
-        assert_eq!(
-            open_ring(&bytes, &master, &ID, &other).unwrap_err().cause(),
-            Cause::Damage
-        );
     }
 }

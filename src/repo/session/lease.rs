@@ -15,7 +15,8 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{SessionId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
-use crate::repo::repository::{Repository, Sighting, get};
+use crate::repo::opening::get;
+use crate::repo::repository::{Repository, Sighting};
 use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};
 

@@ -84,8 +84,8 @@ async fn a_crash_after_any_write_of_init_can_be_repeated() {
     init(Arc::new(journal.clone())).await;
     let states = std::mem::take(&mut *lock(&journal.states));
     let written: Vec<&str> = states.iter().map(|(path, _)| path.as_str()).collect();
-    assert_eq!((written.len(), written[2]), (3, "config"));
-    for (path, state) in &states[..2] {
+    assert_eq!((written.len(), written[3]), (4, "config"));
+    for (path, state) in &states[..3] {
         let store: SharedStore = Arc::new(state.fork());
         assert_eq!(
             open(store.clone()).await.unwrap_err().cause(),

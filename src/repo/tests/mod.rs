@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod golden;
+mod growth;
 mod lost;
 mod maps;
 mod objects;

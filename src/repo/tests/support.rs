@@ -102,7 +102,7 @@ pub fn options() -> InitOptions {
         cuts: CUTS,
         kdf: CHEAP,
         label: "test".into(),
-        store: serde_json::Value::Null,
+        ..InitOptions::default()
     }
 }
 
@@ -318,4 +318,29 @@ impl Store for Journal {
     async fn sync(&self) -> Result<()> {
         self.now.sync().await
     }
+}
+
+/// The files of a store under `prefix`.
+pub async fn paths(store: &MemoryStore, prefix: &str) -> Vec<Key> {
+    let repo = open(Arc::new(store.fork())).await.unwrap();
+    repo.list(prefix)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|meta| meta.key)
+        .collect()
+}
+
+/// Changes a stored file.
+pub async fn damage(store: &MemoryStore, key: &Key, how: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = store
+        .get(key, GetOptions::default())
+        .await
+        .unwrap()
+        .to_vec();
+    how(&mut bytes);
+    store
+        .put(key, Bytes::from(bytes), PutOptions::default())
+        .await
+        .unwrap();
 }

@@ -12,6 +12,7 @@ use crate::repo::care::verified::Verification;
 use crate::repo::format::blob::BlobKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::damage::{Damage, DamageKind};
+use crate::repo::format::features::Features;
 use crate::repo::format::files::{CheckedBy, Names, Seal, StoredFile};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
@@ -21,6 +22,7 @@ use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::pack_key;
 use crate::repo::format::tree::{EnvelopeNode, NodeRef};
 use crate::repo::format::wire::missing_is_damage;
+use crate::repo::opening::read_rings;
 use crate::repo::repository::Repository;
 use crate::repo::session::lease::LeaseFile;
 use crate::repo::session::view::View;
@@ -113,6 +115,17 @@ impl Repository {
 
     /// Checks the files that open by themselves.
     async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
+        let keys = self.list(StoredFile::Ring.row().directory).await?;
+        match read_rings(self.store(), &keys, self.master(), self.id()).await {
+            Ok(rings) => damage.extend(rings.damage),
+            Err(error) if error.cause() == Cause::Damage => damage.push(Damage {
+                kind: DamageKind::Key,
+                what: error.chain(),
+                place: StoredFile::Ring.row().directory.into(),
+                snapshots: vec![],
+            }),
+            Err(error) => return Err(error),
+        }
         let mut files = Vec::new();
         for file in StoredFile::ALL.iter().copied() {
             if file.row().checked_by != CheckedBy::Opening {
@@ -156,12 +169,13 @@ impl Repository {
             (read, _) => read?,
         };
         match file.row().seal {
+            Seal::Mac if file == StoredFile::Features => {
+                let read = Features::read(path, &bytes, &self.id())?;
+                read.prove(self.sealer()).map(drop)
+            }
             Seal::Mac => Config::read(&bytes)?.prove(self.sealer()).map(|_| ()),
             Seal::Unlocker => keys::check(path, &bytes, &self.id()),
-            Seal::Master if keys::is_ring(path, &self.id()) => {
-                keys::open_ring(&bytes, self.master(), &self.id(), path).map(|_| ())
-            }
-            // What an interrupted `init` left is of another repository.
+            // The rings are judged together.
             Seal::Master => Ok(()),
             Seal::Meta(kind) => {
                 let sealer = self.sealer();

@@ -120,7 +120,7 @@ impl Repository {
         parents: Vec<SnapshotId>,
         compression: Compression,
     ) -> Result<Writer> {
-        self.config().check_writable()?;
+        self.check_writable()?;
         let lease = Lease::take(self, SessionKind::Writer, instance, parents).await?;
         match self.begin_session(compression).await {
             Ok(session) => {

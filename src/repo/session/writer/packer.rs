@@ -19,8 +19,6 @@ use crate::repo::format::wire::to_u32;
 use crate::store::{Durability, PART_SIZE, PutOptions, Upload};
 use crate::{Cause, Result, Side};
 
-/// A pack is closed when it has reached this size, in bytes.
-const PACK_TARGET: u64 = 64 << 20;
 /// A pack is closed when it has this many blobs, so that its records fit into an index segment
 /// and its directory stays under 4 MiB.
 const PACK_BLOBS: usize = 1 << 16;
@@ -208,7 +206,8 @@ impl Packer {
             () = session.given_up.cancelled() => Err(session.failure()),
             appended = pack.append(&session, blob) => appended,
         };
-        let full = pack.position >= PACK_TARGET || pack.entries.len() >= PACK_BLOBS;
+        let pack_size = session.view.repo().config().pack_size;
+        let full = pack.position >= u64::from(pack_size) || pack.entries.len() >= PACK_BLOBS;
         match appended {
             Ok(()) if full => self.close(pack).await,
             other => {
