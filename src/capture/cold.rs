@@ -16,7 +16,7 @@ use crate::instance::objects::local::Local;
 use crate::instance::objects::{Layer as _, LayerObject};
 use crate::instance::wal;
 use crate::milvus::catalog::Catalog;
-use crate::repo::{Entry, NodeRef, Writer};
+use crate::repo::{Entry, NodeRef, Values, Writer};
 use crate::store::limit::limited;
 use crate::store::{ListOptions, Meta};
 use crate::{Result, Side};
@@ -54,7 +54,7 @@ pub(super) async fn copy_wal(context: &Context, writer: &Writer) -> Result<Optio
         files.extend(listed.into_iter().map(of_store));
     }
     files.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     for (key, store, meta) in files {
         let source = LayerObject {
             store,

@@ -14,7 +14,7 @@ use crate::instance::methods::{CaptureMethod, Captured};
 use crate::instance::objects::{Found, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
-use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
+use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Values, Writer};
 use crate::snapshot::{ObjectEntry, object_entry};
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -77,7 +77,7 @@ pub(super) async fn capture(
         .map_ok(|(object, known)| capturer.one(object, known))
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     while let Some(one) = work.try_next().await? {
         let (object, entry) = match one {
             One::Gone(object) if done.missing.len() < MISSING_NAMED => {
@@ -191,7 +191,9 @@ impl Capturer<'_> {
         match (content, self.method.pins()) {
             (Content::Object { pieces, .. }, _) => Ok(self.writer.contains(pieces)),
             (Content::External { pin, .. }, Some(pins)) => pins.verify(pin).await,
-            (Content::External { .. }, None) | (Content::None, _) => Ok(false),
+            (Content::External { .. }, None) | (Content::Volume { .. } | Content::None, _) => {
+                Ok(false)
+            }
         }
     }
 

@@ -27,10 +27,10 @@ pub use format::ids::{
 };
 pub use format::keys::{KdfCost, Unlock};
 pub use format::manifest::{Manifest, Roots, Totals};
-pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, NodeRef};
+pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, Extent, NodeRef, Values};
 pub use repository::{InitOptions, Repository};
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
 pub use session::snapshots::Snapshots;
-pub use session::view::{Listing, Reader, View};
+pub use session::view::{Listing, Look, Reader, View};
 pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

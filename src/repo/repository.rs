@@ -425,6 +425,30 @@ impl Repository {
         &self.0.seen
     }
 
+    /// The same repository for somebody who has all keys but those of data.
+    #[cfg(test)]
+    pub(crate) fn without_data_keys(&self) -> Self {
+        let ring = Keyring {
+            id_key: self.sealer().ring.id_key.clone(),
+            meta_key: self.sealer().ring.meta_key.clone(),
+            data: vec![],
+        };
+        let repository = self.id();
+        let opened = Opened {
+            master: self.master().clone(),
+            sealer: Sealer { repository, ring },
+            features: vec![],
+            unwritable: None,
+        };
+        Self::assemble(
+            self.0.unlimited.clone(),
+            self.env(),
+            self.config().clone(),
+            opened,
+            self.resources().clone(),
+        )
+    }
+
     /// Reads a whole file.
     pub(crate) async fn get_file(&self, path: &str) -> Result<Bytes> {
         get(&self.0.store, path, GetOptions::default()).await

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{ANCHOR_ROOT, Body, OBJECTS_ROOT, WAL_ROOT, WalState, anchor};
 use crate::etcd::KeyValue;
-use crate::repo::{Content, Entry, ManifestDraft, NodeRef, Totals, Writer};
+use crate::repo::{Content, Entry, ManifestDraft, NodeRef, Totals, Values, Writer};
 use crate::{Cause, Error, Result};
 
 /// Stores etcd keys as the map of an anchor (docs/format.md, section 10).
@@ -18,7 +18,7 @@ pub async fn store_keys(
     writer: &Writer,
     keys: impl IntoIterator<Item = KeyValue>,
 ) -> Result<Option<NodeRef>> {
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Apart);
     for kv in keys {
         map.push(Entry {
             value: anchor::encode(&kv).into(),

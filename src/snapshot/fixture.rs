@@ -16,7 +16,7 @@ use crate::instance::objects::ObjectLayer;
 use crate::milvus::objects::TreeKey;
 use crate::repo::{
     Chunking, Compression, Content, Entry, InitOptions, Manifest, NodeRef, ObjectHash,
-    ObjectSource, Repository, Totals, Unlock, Writer,
+    ObjectSource, Repository, Totals, Unlock, Values, Writer,
 };
 use crate::snapshot::{
     Body, Counts, Cut, Draft, EtcdIdentity, MilvusIdentity, Mode, ObjectEntry, Snapshot, Wal,
@@ -186,7 +186,7 @@ async fn map<'a>(
     entries: impl Iterator<Item = (String, &'a Bytes)>,
     value: &[u8],
 ) -> Option<NodeRef> {
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     for (key, bytes) in entries {
         let stored = writer.store_object(&Given(bytes.clone())).await.unwrap();
         let entry = Entry {
@@ -213,7 +213,7 @@ pub(crate) async fn pinned(
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     for (path, bytes) in objects {
         let key = Key::new(path).unwrap();
         let put = store.put(&key, bytes.clone(), PutOptions::default());

@@ -177,6 +177,11 @@ fn item(path: &str, content: Content) -> Result<Item> {
             Err(Error::new(Cause::NewerFormat, message)
                 .with_hint("use the eyrie that took the snapshot"))
         }
+        Content::Volume { .. } => {
+            let message = format!("{path} is the image of a volume, which this eyrie cannot place");
+            Err(Error::new(Cause::NewerFormat, message)
+                .with_hint("use the eyrie that took the snapshot"))
+        }
         Content::None => Err(odd(path, "it has no content")),
     }
 }

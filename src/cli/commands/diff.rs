@@ -96,12 +96,7 @@ async fn objects(from: &Snapshot, to: &Snapshot) -> Result<(DiffSummary, Vec<Dif
 }
 
 fn same_bytes(from: &Content, to: &Content) -> bool {
-    let hash = |content: &Content| match content {
-        Content::Object { hash, .. } => Some(*hash),
-        Content::External { hash, .. } => *hash,
-        Content::None => None,
-    };
-    hash(from).is_some() && hash(from) == hash(to)
+    from.hash().is_some() && from.hash() == to.hash()
 }
 
 fn path(entry: &Entry) -> String {

@@ -91,11 +91,10 @@ fn listed(entry: &Entry) -> Result<LsEntry> {
         .ok_or_else(|| odd("its key is not collection/partition/segment/path"))?;
     let described: ObjectEntry = serde_json::from_slice(&entry.value)
         .map_err(|error| odd("its description does not read").with_source(error))?;
-    let hash = match &entry.content {
-        Content::Object { hash, .. } => Some(hash),
-        Content::External { hash, .. } => hash.as_ref(),
-        Content::None => return Err(odd("it has no content")),
-    };
+    if entry.content == Content::None {
+        return Err(odd("it has no content"));
+    }
+    let hash = entry.content.hash();
     Ok(LsEntry {
         path: key.path.to_owned(),
         size: entry.content.size(),

@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::crypto::{Key, NONCE, TAG, new_nonce};
-use super::hash::{piece_hashes, piece_possible};
+use super::hash::{PIECE_MAX, piece_hashes, piece_possible};
 use super::ids::{BlobId, Cv};
 use super::sealer::Sealer;
 use super::wire::{Reader, damaged, to_u32};
-use crate::{Error, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Length of a blob's header, in bytes.
 pub(crate) const HEADER: usize = 76;
@@ -19,11 +19,15 @@ pub(crate) const OVERHEAD: usize = HEADER + TAG;
 
 const MAGIC: &[u8; 4] = b"EYB1";
 
-/// What a blob or a pack holds.
+/// What a blob holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum BlobKind {
+    /// A piece of an object.
     Data = 1,
+    /// A node of a tree.
     Tree = 2,
+    /// The values of a leaf, which stand apart from its keys as they are secret.
+    Values = 3,
 }
 
 impl BlobKind {
@@ -31,7 +35,16 @@ impl BlobKind {
         match reader.u8()? {
             1 => Ok(Self::Data),
             2 => Ok(Self::Tree),
+            3 => Ok(Self::Values),
             _ => Err(reader.damaged("its kind is unknown")),
+        }
+    }
+
+    /// The packs that hold such blobs: what is needed to list a snapshot lies in `tree/`.
+    pub(crate) const fn pack(self) -> PackKind {
+        match self {
+            Self::Data => PackKind::Data,
+            Self::Tree | Self::Values => PackKind::Tree,
         }
     }
 
@@ -40,6 +53,24 @@ impl BlobKind {
         match self {
             Self::Data => "data",
             Self::Tree => "tree",
+            Self::Values => "values",
+        }
+    }
+}
+
+/// What a pack holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PackKind {
+    Data = 1,
+    Tree = 2,
+}
+
+impl PackKind {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        match reader.u8()? {
+            1 => Ok(Self::Data),
+            2 => Ok(Self::Tree),
+            _ => Err(reader.damaged("its kind is unknown")),
         }
     }
 }
@@ -74,6 +105,7 @@ pub enum Compression {
 /// A blob ready to be appended to a pack.
 #[derive(Debug)]
 pub(crate) struct SealedBlob {
+    pub(crate) kind: BlobKind,
     pub(crate) id: BlobId,
     pub(crate) plain: u32,
     pub(crate) codec: Codec,
@@ -111,7 +143,7 @@ impl Header {
         };
         reader.expect(&[0; 8], "reserved part")?;
         let fits = (OVERHEAD..=bytes.len()).contains(&(header.stored as usize));
-        if fits {
+        if fits && header.plain <= PIECE_MAX {
             Ok(header)
         } else {
             Err(reader.damaged("its length does not fit"))
@@ -178,12 +210,16 @@ impl Sealer {
         compression: Compression,
     ) -> Result<SealedBlob> {
         let (epoch, key) = match kind {
-            BlobKind::Data => self.current()?,
+            BlobKind::Data | BlobKind::Values => self.current()?,
             BlobKind::Tree => (0, &self.ring.meta_key),
         };
         let key = blob_key(key, &id);
         let nonce = new_nonce();
         let length = to_u32(plain.len(), "a blob's length")?;
+        if length > PIECE_MAX {
+            let message = format!("a blob of {length} bytes is above {PIECE_MAX}");
+            return Err(Side::Repository.error(Cause::Failed, message));
+        }
         let mut header = Header {
             kind,
             codec: Codec::Raw,
@@ -208,6 +244,7 @@ impl Sealer {
         header.stored = to_u32(out.len(), "a blob's stored length")?;
         header.write(&mut out[..HEADER]);
         Ok(SealedBlob {
+            kind,
             id,
             plain: length,
             codec: header.codec,
@@ -220,7 +257,7 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// [`crate::Cause::Damage`] that says what is wrong with it.
+    /// [`Cause::Damage`] that says what is wrong with it.
     pub(crate) fn open_blob(&self, stored: BytesMut) -> Result<(Header, Bytes)> {
         let header = Header::read(&stored)?;
         let bad = |why: &str| damaged(format!("blob {} is damaged: {why}", header.id));
@@ -228,7 +265,7 @@ impl Sealer {
             return Err(bad("its length is wrong"));
         }
         let mut keys = match (header.kind, header.epoch) {
-            (BlobKind::Data, epoch) => self.data_keys(epoch)?,
+            (BlobKind::Data | BlobKind::Values, epoch) => self.data_keys(epoch)?,
             (BlobKind::Tree, 0) => vec![&self.ring.meta_key],
             (BlobKind::Tree, _) => return Err(bad("its epoch is wrong")),
         };
@@ -380,7 +417,7 @@ mod tests {
         fn what_is_sealed_opens(plain in proptest::collection::vec(any::<u8>(), 1..3000), far: bool) {
             let sealer = sealer();
             let offset = if far { 1 << 20 } else { 0 };
-            for kind in [BlobKind::Data, BlobKind::Tree] {
+            for kind in [BlobKind::Data, BlobKind::Tree, BlobKind::Values] {
                 let blob = seal(&sealer, kind, &plain, offset);
                 let (header, opened) = sealer.open_blob(into_mut(blob.bytes)).unwrap();
                 prop_assert_eq!(&opened[..], &plain[..]);
@@ -407,7 +444,7 @@ mod tests {
                 let mut bad = BytesMut::from(&blob.bytes[..]);
                 bad[bit / 8] ^= 1 << (bit % 8);
                 let error = sealer.open_blob(bad).unwrap_err();
-                assert_eq!(error.cause(), crate::Cause::Damage, "bit {bit}");
+                assert_eq!(error.cause(), Cause::Damage, "bit {bit}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::blob::BlobKind;
+use super::blob::PackKind;
 use super::damage::DamageKind;
 use super::sealed::FileKind;
 
@@ -31,7 +31,7 @@ pub(crate) enum Seal {
     /// The meta key (section 5).
     Meta(FileKind),
     /// The keys of the blobs in it (section 7).
-    Blobs(BlobKind),
+    Blobs(PackKind),
 }
 
 /// What opens the files of a kind in a check of the repository.
@@ -102,12 +102,12 @@ stored_files! {
     }
     /// A pack of data blobs.
     Data {
-        directory: "data/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Data),
+        directory: "data/", names: Names::FannedOut, seal: Seal::Blobs(PackKind::Data),
         checked_by: CheckedBy::References, damage: DamageKind::Pack, bars_init: true,
     }
-    /// A pack of tree blobs.
+    /// A pack of tree blobs and values.
     Tree {
-        directory: "tree/", names: Names::FannedOut, seal: Seal::Blobs(BlobKind::Tree),
+        directory: "tree/", names: Names::FannedOut, seal: Seal::Blobs(PackKind::Tree),
         checked_by: CheckedBy::References, damage: DamageKind::Pack, bars_init: true,
     }
     /// An index segment.
@@ -181,11 +181,11 @@ impl StoredFile {
         }
     }
 
-    /// The packs of blobs of this kind.
-    pub(crate) const fn packs(kind: BlobKind) -> Self {
+    /// The packs of this kind.
+    pub(crate) const fn packs(kind: PackKind) -> Self {
         match kind {
-            BlobKind::Data => Self::Data,
-            BlobKind::Tree => Self::Tree,
+            PackKind::Data => Self::Data,
+            PackKind::Tree => Self::Tree,
         }
     }
 }

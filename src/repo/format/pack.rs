@@ -1,6 +1,6 @@
 //! The parts of a pack file around its blobs (section 7).
 
-use super::blob::{BlobKind, Codec, OVERHEAD};
+use super::blob::{BlobKind, Codec, OVERHEAD, PackKind};
 use super::crypto::Key;
 use super::files::StoredFile;
 use super::ids::{BlobId, PackId};
@@ -19,6 +19,7 @@ const ENTRY: usize = 48;
 /// Where a blob is in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackEntry {
+    pub(crate) kind: BlobKind,
     pub(crate) id: BlobId,
     pub(crate) position: u32,
     pub(crate) stored: u32,
@@ -28,12 +29,12 @@ pub(crate) struct PackEntry {
 }
 
 /// The path of a pack.
-pub(crate) fn pack_key(kind: BlobKind, pack: &PackId) -> Result<store::Key> {
+pub(crate) fn pack_key(kind: PackKind, pack: &PackId) -> Result<store::Key> {
     store::Key::new(StoredFile::packs(kind).path(pack))
 }
 
 /// The first bytes of a pack.
-pub(crate) fn pack_header(kind: BlobKind) -> [u8; PACK_HEADER] {
+pub(crate) fn pack_header(kind: PackKind) -> [u8; PACK_HEADER] {
     let mut out = [0; PACK_HEADER];
     out[..8].copy_from_slice(MAGIC);
     out[8] = kind as u8;
@@ -44,7 +45,7 @@ impl Sealer {
     /// The last bytes of a pack: the sealed directory and the trailer.
     pub(crate) fn seal_directory(
         &self,
-        kind: BlobKind,
+        kind: PackKind,
         pack: &PackId,
         entries: &[PackEntry],
     ) -> Result<Vec<u8>> {
@@ -54,7 +55,7 @@ impl Sealer {
             plain.extend_from_slice(&entry.position.to_le_bytes());
             plain.extend_from_slice(&entry.stored.to_le_bytes());
             plain.extend_from_slice(&entry.plain.to_le_bytes());
-            plain.extend_from_slice(&[entry.codec as u8, 0]);
+            plain.extend_from_slice(&[entry.kind as u8, entry.codec as u8]);
             plain.extend_from_slice(&entry.epoch.to_le_bytes());
         }
         let mut out = self
@@ -70,7 +71,7 @@ impl Sealer {
     /// Reads the directory of a whole pack and checks that its entries fill the pack.
     pub(crate) fn open_directory(
         &self,
-        kind: BlobKind,
+        kind: PackKind,
         pack: &PackId,
         bytes: &[u8],
     ) -> Result<Vec<PackEntry>> {
@@ -100,14 +101,18 @@ impl Sealer {
         while reader.remaining() > 0 {
             let id = BlobId(reader.array()?);
             let (position, stored, plain) = (reader.u32()?, reader.u32()?, reader.u32()?);
+            let blob = BlobKind::read(&mut reader)?;
             let codec = Codec::read(&mut reader)?;
-            reader.expect(&[0], "reserved part of an entry")?;
             let epoch = reader.u16()?;
+            if blob.pack() != kind {
+                return Err(reader.damaged("its directory names a blob of another kind"));
+            }
             if position as usize != next || (stored as usize) < OVERHEAD {
                 return Err(reader.damaged("its directory has a gap"));
             }
             next = next.saturating_add(stored as usize);
             entries.push(PackEntry {
+                kind: blob,
                 id,
                 position,
                 stored,
@@ -127,7 +132,7 @@ impl Sealer {
         Key(self.ring.meta_key.keyed(&[b"eyrie 1 pack", &pack.0]))
     }
 
-    fn directory_aad(&self, kind: BlobKind, pack: &PackId) -> Vec<u8> {
+    fn directory_aad(&self, kind: PackKind, pack: &PackId) -> Vec<u8> {
         let mut aad = b"eyrie 1 directory".to_vec();
         aad.extend_from_slice(&self.repository.0);
         aad.extend_from_slice(&pack.0);

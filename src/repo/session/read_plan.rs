@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::view::{View, open_piece};
 use crate::base::error::Context;
 use crate::base::resources::MemoryPermit;
-use crate::repo::format::blob::{BlobKind, into_mut};
+use crate::repo::format::blob::{BlobKind, PackKind, into_mut};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::BlobId;
 use crate::repo::format::pack::pack_key;
@@ -97,7 +97,7 @@ impl View {
         let mut missing = Vec::new();
         for (item, pieces) in items {
             for piece in pieces.as_ref() {
-                match self.record(BlobKind::Data, piece) {
+                match self.places(BlobKind::Data, piece).first() {
                     Some(record) => needs.push(Need {
                         pack: record.pack,
                         position: record.entry.position,
@@ -149,7 +149,7 @@ impl ReadPlan {
 
     async fn read(&self, batch: Batch, sink: &dyn Sink) -> Result<()> {
         let repo = self.view.repo();
-        let key = pack_key(BlobKind::Data, &self.view.index().pack(batch.pack).id)?;
+        let key = pack_key(PackKind::Data, &self.view.index().pack(batch.pack).id)?;
         let length = batch.bytes.end - batch.bytes.start;
         // What was fetched and what it is expanded to are in memory at once.
         let share = repo.resources().reserve(length + batch.plain).await?;
@@ -158,7 +158,7 @@ impl ReadPlan {
             .get_range(&key, batch.bytes.start, length)
             .await
             .map_err(missing_is_damage);
-        let opened = match fetched {
+        let mut opened = match fetched {
             Ok(bytes) => {
                 let (repo, needs, start) = (repo.clone(), needs.clone(), batch.bytes.start);
                 let resources = repo.resources().clone();
@@ -175,6 +175,17 @@ impl ReadPlan {
             }
             Err(error) => return Err(error),
         };
+        for (need, result) in needs.iter().zip(&mut opened) {
+            let damage = |error: &Error| error.cause() == Cause::Damage;
+            let other = self.view.index().places(&need.id).len() > 1;
+            if other && result.as_ref().is_err_and(damage) {
+                // Another of its places may be whole; the first error tells more if none is.
+                match self.view.piece(&need.piece).await {
+                    Err(error) if error.cause() == Cause::Damage => {}
+                    read => *result = read,
+                }
+            }
+        }
         deliver(&key, &needs, opened, &Arc::new(share), sink).await
     }
 

@@ -9,10 +9,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::lease::{Lease, SessionKind};
-use crate::Result;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
-use crate::repo::format::blob::{BlobKind, into_mut};
+use crate::repo::format::blob::{BlobKind, PackKind, into_mut};
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
@@ -20,10 +19,11 @@ use crate::repo::format::index::Index;
 use crate::repo::format::index::segment::Record;
 use crate::repo::format::pack::pack_key;
 use crate::repo::format::sealer::Sealer;
-use crate::repo::format::tree::EnvelopeNode;
-use crate::repo::format::tree::node::Node;
+use crate::repo::format::tree::node::{Body, Node};
+use crate::repo::format::tree::{Envelope, EnvelopeNode};
 use crate::repo::format::wire::{damaged, missing_is_damage};
 use crate::repo::repository::Repository;
+use crate::{Cause, Result};
 
 /// The repository as its index knew it at one time. Clones share it.
 #[derive(Debug, Clone)]
@@ -33,6 +33,15 @@ pub struct View(Arc<Seen>);
 struct Seen {
     repo: Repository,
     index: Index,
+}
+
+/// How far a walk of trees looks into their nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At what they refer to: that is there whatever a later eyrie may store.
+    Envelopes,
+    /// At their bodies as well.
+    Bodies,
 }
 
 /// The packs that a store has.
@@ -167,21 +176,41 @@ impl View {
         self.blob(BlobKind::Data, *piece).await
     }
 
-    /// Reads a node of a tree.
+    /// Reads a node of a tree, with its values where they stand apart.
     pub(crate) async fn node(&self, node: &EnvelopeNode) -> Result<Node> {
+        let read = Node::read(&self.node_bytes(node).await?, node)?;
+        if !matches!(read.body, Body::Keys(..)) {
+            return Ok(read);
+        }
+        let values = read.envelope.values.first();
+        let values = values.ok_or_else(|| damaged("a tree node lacks its values"))?;
+        let values = self.blob(BlobKind::Values, *values).await?;
+        read.with_values(&values)
+    }
+
+    /// Reads what a node of a tree refers to; its body too, where that is asked for, but no values
+    /// that stand apart.
+    pub(crate) async fn envelope(&self, node: &EnvelopeNode, look: Look) -> Result<Envelope> {
+        let bytes = self.node_bytes(node).await?;
+        match look {
+            Look::Envelopes => Node::envelope(&bytes, node),
+            Look::Bodies => Node::read(&bytes, node).map(|node| node.envelope),
+        }
+    }
+
+    async fn node_bytes(&self, node: &EnvelopeNode) -> Result<Bytes> {
         let piece = PieceRef {
             cv: node.node.cv,
             offset: 0,
             length: node.node.length,
         };
-        let bytes = self.blob(BlobKind::Tree, piece).await?;
-        Node::read(&bytes, node)
+        self.blob(BlobKind::Tree, piece).await
     }
 
     /// Lists the packs that the store has.
     pub async fn listing(&self) -> Result<Listing> {
         let mut sizes = HashMap::new();
-        for kind in [BlobKind::Data, BlobKind::Tree] {
+        for kind in [PackKind::Data, PackKind::Tree] {
             let packs = StoredFile::packs(kind);
             for meta in self.repo().list(packs.row().directory).await? {
                 if let Some(Ok(id)) = packs.id(meta.key.as_str()).map(str::parse) {
@@ -192,12 +221,12 @@ impl View {
         Ok(Listing { sizes })
     }
 
-    /// Those of `pieces` that cannot be there: in no index segment, or in a pack that is missing or
-    /// has the wrong size.
+    /// Those of `pieces` that cannot be there: in no index segment, or only in packs that are missing
+    /// or have the wrong size.
     #[must_use]
     pub fn missing(&self, listing: &Listing, pieces: &[PieceRef]) -> Vec<PieceRef> {
         let there = |piece: &&PieceRef| {
-            self.record(BlobKind::Data, piece).is_some_and(|record| {
+            self.places(BlobKind::Data, piece).iter().any(|record| {
                 let pack = self.index().pack(record.pack);
                 listing.sizes.get(&pack.id) == Some(&pack.size)
             })
@@ -209,23 +238,35 @@ impl View {
             .collect()
     }
 
-    /// Where the blob of a piece is; `None` when the index does not know it.
-    pub(crate) fn record(&self, kind: BlobKind, piece: &PieceRef) -> Option<&Record> {
+    /// Where the blob of a piece is: all its places, none when the index does not know it.
+    pub(crate) fn places(&self, kind: BlobKind, piece: &PieceRef) -> &[Record] {
         let sealer = self.repo().sealer();
         self.index()
-            .get(&sealer.blob_id(kind, &piece.cv, piece.offset, piece.length))
+            .places(&sealer.blob_id(kind, &piece.cv, piece.offset, piece.length))
     }
 
+    /// Reads a blob from the first of its places where it is whole.
     async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
-        let Some(record) = self.record(kind, &piece).copied() else {
-            return Err(damaged(format!(
+        let mut bad = None;
+        for record in self.places(kind, &piece) {
+            match self.blob_at(*record, piece).await {
+                Err(error) if error.cause() == Cause::Damage => bad = bad.or(Some(error)),
+                read => return read,
+            }
+        }
+        Err(bad.unwrap_or_else(|| {
+            damaged(format!(
                 "the {} blob with chaining value {} is in no index segment",
                 kind.word(),
                 piece.cv
-            )));
-        };
+            ))
+        }))
+    }
+
+    async fn blob_at(&self, record: Record, piece: PieceRef) -> Result<Bytes> {
+        let kind = record.entry.kind;
         let repo = self.repo();
-        let pack = pack_key(kind, &self.index().pack(record.pack).id)?;
+        let pack = pack_key(kind.pack(), &self.index().pack(record.pack).id)?;
         let (from, length) = (
             u64::from(record.entry.position),
             u64::from(record.entry.stored),

@@ -1,5 +1,7 @@
 //! Packs that were lost: noticed by the next writer, and healed by what it stores again.
 
+use std::sync::Arc;
+
 use super::support::*;
 use crate::repo::{CheckBytes, Repository};
 use crate::store::{Key, PutOptions, Store};
@@ -60,6 +62,47 @@ async fn the_next_backup_stores_again_what_lost_packs_held() {
 
             let (_, added) = backup(&healed, "a", &data).await.unwrap();
             assert_eq!(added, 0, "all of it is known again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blob_in_two_packs_is_read_from_the_one_that_is_whole() {
+    let (memory, _) = memory();
+    let repo = init(memory.clone()).await;
+    let data = objects(1);
+    // Neither knows what the other stores.
+    let (a, b) = (
+        writer(&repo, "a").await.unwrap(),
+        writer(&repo, "b").await.unwrap(),
+    );
+    let (of_a, _) = write_snapshot(&a, &data).await.unwrap();
+    let (of_b, _) = write_snapshot(&b, &data).await.unwrap();
+    a.finish().await.unwrap();
+    b.finish().await.unwrap();
+    for directory in ["data/", "tree/"] {
+        for key in packs(&*memory, directory).await {
+            for loss in [None, Some(Loss::Gone), Some(Loss::CutShort)] {
+                let store = memory.fork();
+                match loss {
+                    None => damage(&store, &key, |bytes| bytes[100] ^= 1).await,
+                    Some(loss) => lose(&store, &key, loss).await,
+                }
+                let repo = open(Arc::new(store.clone())).await.unwrap();
+                let view = repo.view().await.unwrap();
+                for manifest in [&of_a, &of_b] {
+                    assert_eq!(
+                        restore(&view, manifest).await.unwrap(),
+                        data,
+                        "{key} {loss:?}"
+                    );
+                }
+                let report = repo.check(&[], CheckBytes::All).await.unwrap();
+                assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+                assert_eq!(report.damage[0].snapshots, [], "no snapshot suffers");
+                let (_, added) = backup(&repo, "a", &data).await.unwrap();
+                assert_eq!(added, 0, "it is still there");
+            }
         }
     }
 }

@@ -7,7 +7,10 @@ use futures::TryStreamExt;
 use proptest::prelude::*;
 
 use super::support::*;
-use crate::repo::{Change, Content, Entry, KeyRange, NodeRef, ObjectHash, PieceRef, Repository};
+use crate::repo::{
+    Change, Content, Entry, Extent, KeyRange, Look, NodeRef, ObjectHash, PieceRef, Repository,
+    Values,
+};
 use crate::{Cause, Result};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -21,8 +24,12 @@ fn plain(key: &[u8], value: &[u8]) -> Entry {
 }
 
 async fn build(repo: &Repository, model: &Model) -> (Option<NodeRef>, u64) {
+    build_with(repo, model, Values::Inline).await
+}
+
+async fn build_with(repo: &Repository, model: &Model, values: Values) -> (Option<NodeRef>, u64) {
     let writer = writer(repo, "maps").await.unwrap();
-    let mut map = writer.map();
+    let mut map = writer.map(values);
     for (key, value) in model {
         map.push(plain(key, value)).await.unwrap();
     }
@@ -135,12 +142,12 @@ async fn an_unchanged_map_adds_nothing_and_a_changed_one_a_path() {
 
     let mut nodes = (HashSet::new(), HashSet::new());
     let mut seen = HashSet::new();
-    view.walk_envelopes(first, &mut seen, |node, _| {
+    view.walk_envelopes(first, Look::Bodies, &mut seen, |node, _| {
         Ok(_ = nodes.0.insert(node.node.cv.0))
     })
     .await
     .unwrap();
-    view.walk_envelopes(second, &mut seen, |node, _| {
+    view.walk_envelopes(second, Look::Bodies, &mut seen, |node, _| {
         Ok(_ = nodes.1.insert(node.node.cv.0))
     })
     .await
@@ -169,7 +176,7 @@ async fn keys_out_of_order_or_too_long_are_refused() {
     let (_, store) = memory();
     let repo = init(store).await;
     let writer = writer(&repo, "maps").await.unwrap();
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     map.push(plain(b"b", b"")).await.unwrap();
     for bad in [&b"b"[..], b"a", &vec![b'c'; 65_536]] {
         assert_eq!(
@@ -198,7 +205,7 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
     let (_, backend) = memory();
     let repo = init(backend).await;
     let writer = writer(&repo, "maps").await?;
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     // 1,500 pieces of 4 KiB: more than a node takes.
     let large = store(&writer, "large", &noise(1, 1500 * 4096)).await?;
     let pieces: Vec<PieceRef> = large.pieces.clone();
@@ -206,6 +213,22 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
         hash,
         size: 77,
         pin: "version 3".into(),
+    };
+    // A volume of 5,000 pieces, of which two in three are zeros and all others the same.
+    let zeros = store(&writer, "piece", &noise(2, 4096)).await?.pieces[0];
+    let extents: Vec<Extent> = (0..5000)
+        .step_by(3)
+        .map(|number| Extent {
+            number,
+            piece: zeros,
+        })
+        .collect();
+    let nodes = writer.store_extents(&extents).await?;
+    let volume = |hash| Content::Volume {
+        hash,
+        size: 5000 * 4096 - 7,
+        piece: 4096,
+        extents: nodes.clone(),
     };
     let entries = [
         plain(b"a", b"value"),
@@ -220,6 +243,14 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
         },
         entry("e", store(&writer, "empty", &Bytes::new()).await?),
         entry("f", store(&writer, "small", &text(1, 999)).await?),
+        Entry {
+            content: volume(None),
+            ..plain(b"g", b"a volume")
+        },
+        Entry {
+            content: volume(Some(ObjectHash([8; 32]))),
+            ..plain(b"h", b"")
+        },
     ];
     for entry in &entries {
         map.push(entry.clone()).await?;
@@ -236,14 +267,16 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
 
     let mut blobs = 0;
     let mut pins = 0;
-    view.walk_envelopes(root, &mut HashSet::new(), |_, envelope| {
+    view.walk_envelopes(root, Look::Bodies, &mut HashSet::new(), |_, envelope| {
         let envelope = envelope?;
         blobs += envelope.blobs.len();
         pins += envelope.pins.len();
         Ok(())
     })
     .await?;
-    assert_eq!((blobs, pins), (pieces.len() + 1, 2));
+    assert_eq!((blobs, pins), (pieces.len() + 1 + extents.len(), 2));
+    let read: Vec<Extent> = view.extents(nodes).try_collect().await?;
+    assert_eq!(read, extents);
     Ok(())
 }
 
@@ -255,6 +288,44 @@ fn change(model: &mut Model, steps: &[(u8, Vec<u8>, Vec<u8>)]) {
             model.insert(key.clone(), value.clone());
         }
     }
+}
+
+#[tokio::test]
+async fn values_apart_are_sealed_as_data_and_keys_are_walked_without() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    let mut model = numbered(3000);
+    model.insert(b"large".to_vec(), vec![7; 2 << 20]);
+    let (inline, _) = build(&repo, &model).await;
+    let (root, _) = build_with(&repo, &model, Values::Apart).await;
+    assert_ne!(root, inline);
+    assert_eq!(scanned(&repo, root, KeyRange::all()).await, model);
+    let map = repo.view().await.unwrap().map(root);
+    let large = map.get(b"large").await.unwrap().unwrap();
+    assert_eq!(large.value, model[&b"large"[..]]);
+
+    // One value more: only its leaf, and what that needs, is stored again.
+    let mut more = model.clone();
+    more.insert(b"key/00001500x".to_vec(), vec![1]);
+    let (after, added) = build_with(&repo, &more, Values::Apart).await;
+    assert!(added < 100_000, "{added}");
+    let other = repo.view().await.unwrap().map(after);
+    let changes: Vec<Change> = map.diff(&other).try_collect().await.unwrap();
+    assert_eq!(changes, [Change::Added(plain(b"key/00001500x", &[1]))]);
+
+    // Who has no data key sees the keys and what they refer to, and no value.
+    let blind = repo.without_data_keys();
+    let view = blind.view().await.unwrap();
+    let mut apart = 0;
+    view.walk_envelopes(root, Look::Bodies, &mut HashSet::new(), |_, envelope| {
+        apart += envelope?.values.len();
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert!(apart > 3, "{apart}");
+    let read = view.map(root).get(b"large").await;
+    assert_eq!(read.unwrap_err().cause(), Cause::Damage);
 }
 
 proptest! {

@@ -13,7 +13,8 @@ use crate::base::env::{Env, lock};
 use crate::base::resources::Resources;
 use crate::repo::{
     Chunking, Compression, Content, Entry, InitOptions, KdfCost, KeyRange, Manifest, ManifestDraft,
-    ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, View, Writer,
+    ObjectSource, PieceRef, Repository, Roots, Sink, StoredObject, Totals, Unlock, Values, View,
+    Writer,
 };
 use crate::store::testing::memory::MemoryStore;
 use crate::store::{
@@ -157,7 +158,7 @@ pub fn entry(key: &str, stored: StoredObject) -> Entry {
 
 /// Stores `objects` and commits a snapshot of them. Returns it with the bytes it added.
 pub async fn write_snapshot(writer: &Writer, objects: &Objects) -> Result<(Manifest, u64)> {
-    let mut map = writer.map();
+    let mut map = writer.map(Values::Inline);
     for (key, bytes) in objects {
         map.push(entry(key, store(writer, key, bytes).await?))
             .await?;

@@ -69,7 +69,7 @@ pub(super) async fn check_pack(
         let (opener, bytes, chunk) = (repo.clone(), bytes.clone(), chunk.to_vec());
         let bad = repo
             .resources()
-            .run(move || Ok(open_blobs(&opener, &pack, &bytes, &chunk)))
+            .run(move || Ok(open_blobs(&opener, &bytes, &chunk)))
             .await?;
         faults.0.blobs.extend(bad);
     }
@@ -83,12 +83,7 @@ pub(super) async fn check_pack(
 }
 
 /// The blobs that do not open.
-fn open_blobs(
-    repo: &Repository,
-    pack: &PackInfo,
-    bytes: &Bytes,
-    records: &[Record],
-) -> Vec<BlobId> {
+fn open_blobs(repo: &Repository, bytes: &Bytes, records: &[Record]) -> Vec<BlobId> {
     let opens = |record: &&Record| {
         let entry = &record.entry;
         let start = entry.position as usize;
@@ -99,7 +94,9 @@ fn open_blobs(
             repo.sealer()
                 .open_blob(into_mut(stored))
                 .is_ok_and(|(header, _)| {
-                    header.id == entry.id && header.kind == pack.kind && header.plain == entry.plain
+                    header.id == entry.id
+                        && header.kind == entry.kind
+                        && header.plain == entry.plain
                 })
         })
     };

@@ -20,12 +20,12 @@ use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::keys;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::pack_key;
-use crate::repo::format::tree::{EnvelopeNode, NodeRef};
+use crate::repo::format::tree::{Envelope, EnvelopeNode, NodeRef};
 use crate::repo::format::wire::missing_is_damage;
 use crate::repo::opening::read_rings;
 use crate::repo::repository::Repository;
 use crate::repo::session::lease::LeaseFile;
-use crate::repo::session::view::View;
+use crate::repo::session::view::{Look, View};
 use crate::{Cause, Error, Result};
 
 /// How many small files are read at once.
@@ -199,7 +199,8 @@ impl Repository {
 struct Faults {
     damage: Vec<Damage>,
     packs: HashMap<PackId, usize>,
-    blobs: HashMap<BlobId, usize>,
+    /// By pack, as a blob may be whole in another of its places.
+    blobs: HashMap<(PackId, BlobId), usize>,
     /// Whether some blob that a snapshot refers to is in no segment.
     unknown: bool,
 }
@@ -229,32 +230,39 @@ impl Check<'_> {
         let mut seen = HashSet::new();
         let (view, faults, used) = (self.view, &mut self.faults, &mut self.used);
         let mut nodes = 0;
-        view.walk_envelopes(roots(manifests), &mut seen, |node, envelope| {
-            nodes += 1;
-            let piece = node_piece(node);
-            let record = view.record(BlobKind::Tree, &piece);
-            used.extend(record.map(|record| record.pack));
-            match envelope {
-                Ok(envelope) => {
-                    for blob in &envelope.blobs {
-                        match view.record(BlobKind::Data, blob) {
-                            Some(record) => _ = used.insert(record.pack),
-                            None => faults.unknown = true,
+        view.walk_envelopes(
+            roots(manifests),
+            Look::Bodies,
+            &mut seen,
+            |node, envelope| {
+                nodes += 1;
+                let piece = node_piece(node);
+                let places = view.places(BlobKind::Tree, &piece);
+                used.extend(places.iter().map(|record| record.pack));
+                match envelope {
+                    Ok(envelope) => {
+                        for (kind, blob) in blobs(envelope) {
+                            let places = view.places(kind, blob);
+                            used.extend(places.iter().map(|record| record.pack));
+                            faults.unknown |= places.is_empty();
                         }
                     }
+                    Err(error) => match places {
+                        [] => faults.unknown = true,
+                        // It could be read from none of its places.
+                        [first, ..] => {
+                            let place = place_of(view.index().pack(first.pack));
+                            let fault = faults.add(DamageKind::Tree, error.chain(), place);
+                            for record in places {
+                                let pack = view.index().pack(record.pack).id;
+                                faults.blobs.insert((pack, record.entry.id), fault);
+                            }
+                        }
+                    },
                 }
-                Err(error) => match record {
-                    Some(record) => {
-                        let place = place_of(view.index().pack(record.pack));
-                        let id = record.entry.id;
-                        let fault = faults.add(DamageKind::Tree, error.chain(), place);
-                        faults.blobs.insert(id, fault);
-                    }
-                    None => faults.unknown = true,
-                },
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .await?;
         report.nodes = nodes;
         Ok(())
@@ -344,25 +352,16 @@ impl Check<'_> {
             let mut seen = HashSet::new();
             view.walk_envelopes(
                 roots(std::slice::from_ref(manifest)),
+                Look::Envelopes,
                 &mut seen,
                 |node, envelope| {
-                    let blobs = envelope
-                        .map(|envelope| &envelope.blobs[..])
-                        .unwrap_or_default();
-                    let node = (BlobKind::Tree, node_piece(node));
-                    for (kind, piece) in blobs
-                        .iter()
-                        .map(|piece| (BlobKind::Data, *piece))
-                        .chain([node])
-                    {
-                        match view.record(kind, &piece) {
-                            Some(record) => {
-                                let pack = &view.index().pack(record.pack).id;
-                                hit.extend(faults.packs.get(pack));
-                                hit.extend(faults.blobs.get(&record.entry.id));
-                            }
-                            None => unknown += 1,
-                        }
+                    let piece = node_piece(node);
+                    let node = [(BlobKind::Tree, &piece)];
+                    let below = envelope.into_iter().flat_map(blobs);
+                    for (kind, piece) in below.chain(node) {
+                        let places = view.places(kind, piece);
+                        unknown += u64::from(places.is_empty());
+                        hit.extend(faults.of(view, places));
                     }
                     Ok(())
                 },
@@ -389,7 +388,28 @@ impl Check<'_> {
     }
 }
 
+/// The blobs that a node refers to, other than nodes.
+fn blobs(envelope: &Envelope) -> impl Iterator<Item = (BlobKind, &PieceRef)> {
+    let of = |kind| move |piece| (kind, piece);
+    let values = envelope.values.iter().map(of(BlobKind::Values));
+    envelope.blobs.iter().map(of(BlobKind::Data)).chain(values)
+}
+
 impl Faults {
+    /// The damage of a blob with these places; none while one of them is whole.
+    fn of(&self, view: &View, places: &[Record]) -> Vec<usize> {
+        let mut all = Vec::new();
+        for record in places {
+            let pack = view.index().pack(record.pack).id;
+            let bad = self.packs.get(&pack);
+            let Some(fault) = bad.or_else(|| self.blobs.get(&(pack, record.entry.id))) else {
+                return vec![];
+            };
+            all.push(*fault);
+        }
+        all
+    }
+
     fn add_pack(&mut self, pack: &PackInfo, found: PackFaults) {
         let place = place_of(pack);
         let Some(why) = found.why else {
@@ -404,7 +424,7 @@ impl Faults {
         };
         let fault = self.add(DamageKind::Bytes, what, place);
         for id in found.blobs {
-            self.blobs.entry(id).or_insert(fault);
+            self.blobs.entry((pack.id, id)).or_insert(fault);
         }
     }
 }

@@ -23,15 +23,17 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Where the blob is; `None` when the repository does not have it.
-    pub(crate) fn get(&self, id: &BlobId) -> Option<&Record> {
+    /// Where the blob is: all its places, none when the repository does not have it.
+    pub(crate) fn places(&self, id: &BlobId) -> &[Record] {
         let bucket = usize::from(u16::from_be_bytes([id.0[0], id.0[1]]));
-        let (from, to) = (*self.fan.get(bucket)?, *self.fan.get(bucket + 1)?);
-        let bucket = &self.records[from as usize..to as usize];
-        let at = bucket
-            .binary_search_by_key(id, |record| record.entry.id)
-            .ok()?;
-        Some(&bucket[at])
+        let ends = (self.fan.get(bucket), self.fan.get(bucket + 1));
+        let (Some(from), Some(to)) = ends else {
+            return &[];
+        };
+        let bucket = &self.records[*from as usize..*to as usize];
+        let first = bucket.partition_point(|record| record.entry.id < *id);
+        let same = bucket[first..].partition_point(|record| record.entry.id == *id);
+        &bucket[first..first + same]
     }
 
     /// The pack with this number.
@@ -49,7 +51,7 @@ impl Index {
         &self.packs
     }
 
-    /// All blobs, ascending by id.
+    /// All places of all blobs, ascending by id.
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
@@ -93,8 +95,8 @@ impl Merging {
             }
             None => false,
         });
-        records.sort_unstable_by_key(|record| (record.entry.id, record.pack));
-        records.dedup_by_key(|record| record.entry.id);
+        records.sort_unstable_by_key(Record::order);
+        records.dedup_by_key(|record| record.order());
         records.shrink_to_fit();
         let fan = fan(&records)?;
         Ok(Index {
@@ -156,7 +158,7 @@ fn fan(records: &[Record]) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::format::blob::{BlobKind, Codec};
+    use crate::repo::format::blob::{BlobKind, Codec, PackKind};
     use crate::repo::format::pack::PackEntry;
 
     fn pack(n: u8) -> PackInfo {
@@ -164,13 +166,14 @@ mod tests {
             id: PackId([n; 32]),
             hash: [n; 32],
             size: 100,
-            kind: BlobKind::Data,
+            kind: PackKind::Data,
             blobs: 1,
         }
     }
 
     fn record(n: u32, pack: u32) -> Record {
         let entry = PackEntry {
+            kind: BlobKind::Data,
             id: BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes()),
             position: n,
             stored: 100,
@@ -178,11 +181,7 @@ mod tests {
             codec: Codec::Raw,
             epoch: 1,
         };
-        Record {
-            entry,
-            pack,
-            kind: BlobKind::Data,
-        }
+        Record { entry, pack }
     }
 
     fn merge(segments: Vec<(IndexId, Segment)>) -> Result<Index> {
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn every_blob_of_live_segments_is_found_once() {
+    fn every_blob_of_live_segments_is_found_in_all_its_places() {
         let (a, b, c) = (IndexId([1; 32]), IndexId([2; 32]), IndexId([3; 32]));
         let index = merge(vec![
             (a, segment(vec![pack(9)], vec![record(7, 0)], vec![])),
@@ -225,14 +224,21 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(index.packs(), [pack(1), pack(2)]);
-        assert_eq!(index.records().len(), 2000);
+        // What b and c say of pack 2 alike is one place; what b has in pack 1 and c in pack 2 are two.
+        assert_eq!(index.records().len(), 2000 + 250);
         for n in 0..2000 {
-            let found = index.get(&record(n, 0).entry.id).unwrap();
-            assert_eq!(found.entry.position, n);
-            assert!(n < 500 || index.pack(found.pack).id == PackId([2; 32]) || n % 2 == 0);
+            let found = index.places(&record(n, 0).entry.id);
+            assert!(found.iter().all(|place| place.entry.position == n));
+            let packs: Vec<u8> = found.iter().map(|p| index.pack(p.pack).id.0[0]).collect();
+            let expected: &[u8] = match (n, n % 2) {
+                (0..500, 0) => &[1],
+                (500..1000, 0) => &[1, 2],
+                _ => &[2],
+            };
+            assert_eq!(packs, expected, "{n}");
         }
-        assert!(index.get(&record(2000, 0).entry.id).is_none());
-        assert!(Index::default().get(&record(1, 0).entry.id).is_none());
+        assert_eq!(index.places(&record(2000, 0).entry.id), []);
+        assert_eq!(Index::default().places(&record(1, 0).entry.id), []);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::repo::format::blob::{BlobKind, Codec, OVERHEAD};
+use crate::repo::format::blob::{BlobKind, Codec, OVERHEAD, PackKind};
 use crate::repo::format::crypto::Key;
 use crate::repo::format::ids::{BlobId, IndexId, PackId};
 use crate::repo::format::pack::PackEntry;
@@ -28,7 +28,7 @@ pub(crate) struct PackInfo {
     /// BLAKE3 of the pack file.
     pub(crate) hash: [u8; 32],
     pub(crate) size: u64,
-    pub(crate) kind: BlobKind,
+    pub(crate) kind: PackKind,
     /// The number of blobs in the pack, of which this segment may hold some.
     pub(crate) blobs: u32,
 }
@@ -38,7 +38,13 @@ pub(crate) struct PackInfo {
 pub(crate) struct Record {
     pub(crate) entry: PackEntry,
     pub(crate) pack: u32,
-    pub(crate) kind: BlobKind,
+}
+
+impl Record {
+    /// The order of records: a blob has one for each of its places.
+    pub(crate) fn order(&self) -> (BlobId, u32, u32) {
+        (self.entry.id, self.pack, self.entry.position)
+    }
 }
 
 /// The content of a segment.
@@ -46,15 +52,15 @@ pub(crate) struct Record {
 pub(crate) struct Segment {
     pub(crate) packs: Vec<PackInfo>,
     pub(crate) supersedes: Vec<IndexId>,
-    /// Ascending by blob id in a file.
+    /// Ascending by blob id, number of the pack and position in a file.
     pub(crate) records: Vec<Record>,
 }
 
 impl Segment {
-    /// Sorts the records, keeps one for each blob, and seals the segment as the file at `name`.
+    /// Sorts the records and seals the segment as the file at `name`.
     pub(crate) fn seal(&mut self, sealer: &Sealer, name: &str) -> Result<Bytes> {
-        self.records.sort_unstable_by_key(|record| record.entry.id);
-        self.records.dedup_by_key(|record| record.entry.id);
+        self.records.sort_unstable_by_key(Record::order);
+        self.records.dedup_by_key(|record| record.order());
         if self.records.len() > SEGMENT_RECORDS {
             return Err(
                 Side::Repository.error(Cause::Failed, "an index segment has too many records")
@@ -172,13 +178,11 @@ impl Segment {
             let info = self.packs.get(pack as usize);
             let info = info.ok_or_else(|| reader.damaged("a record names no pack"))?;
             let end = u64::from(position) + u64::from(stored);
-            if info.kind != kind || end > info.size || (stored as usize) < OVERHEAD {
+            if info.kind != kind.pack() || end > info.size || (stored as usize) < OVERHEAD {
                 return Err(reader.damaged("a record does not fit its pack"));
             }
-            if self.records.last().is_some_and(|last| last.entry.id >= id) {
-                return Err(reader.damaged("its records are out of order"));
-            }
             let entry = PackEntry {
+                kind,
                 id,
                 position,
                 stored,
@@ -186,7 +190,12 @@ impl Segment {
                 codec,
                 epoch,
             };
-            self.records.push(Record { entry, pack, kind });
+            let record = Record { entry, pack };
+            let last = self.records.last();
+            if last.is_some_and(|last| last.order() >= record.order()) {
+                return Err(reader.damaged("its records are out of order"));
+            }
+            self.records.push(record);
         }
         Ok(())
     }
@@ -199,7 +208,7 @@ fn put_record(out: &mut Vec<u8>, record: &Record) {
     out.extend_from_slice(&entry.position.to_le_bytes());
     out.extend_from_slice(&entry.stored.to_le_bytes());
     out.extend_from_slice(&entry.plain.to_le_bytes());
-    out.extend_from_slice(&[record.kind as u8, entry.codec as u8]);
+    out.extend_from_slice(&[entry.kind as u8, entry.codec as u8]);
     out.extend_from_slice(&entry.epoch.to_le_bytes());
 }
 
@@ -208,7 +217,7 @@ fn read_packs(reader: &mut Reader<'_>) -> Result<Vec<PackInfo>> {
     let mut packs = Vec::with_capacity(count);
     for _ in 0..count {
         let (id, hash, size) = (PackId(reader.array()?), reader.array()?, reader.u64()?);
-        let kind = BlobKind::read(reader)?;
+        let kind = PackKind::read(reader)?;
         reader.expect(&[0; 3], "reserved part of a pack")?;
         packs.push(PackInfo {
             id,
@@ -267,11 +276,17 @@ mod tests {
             kind,
             blobs: 5,
         };
-        let packs = vec![pack(1, BlobKind::Data), pack(2, BlobKind::Tree)];
+        let packs = vec![pack(1, PackKind::Data), pack(2, PackKind::Tree)];
         let records = (0..records)
             .map(|n| {
                 let id = BlobId(*blake3::hash(&n.to_le_bytes()).as_bytes());
+                let kind = if n % 2 == 0 {
+                    BlobKind::Data
+                } else {
+                    BlobKind::Values
+                };
                 let entry = PackEntry {
+                    kind,
                     id,
                     position: 16 + n * 100,
                     stored: 100,
@@ -279,16 +294,7 @@ mod tests {
                     codec: Codec::Raw,
                     epoch: 1,
                 };
-                let kind = if n % 2 == 0 {
-                    BlobKind::Data
-                } else {
-                    BlobKind::Tree
-                };
-                Record {
-                    entry,
-                    pack: n % 2,
-                    kind,
-                }
+                Record { entry, pack: n % 2 }
             })
             .collect();
         Segment {

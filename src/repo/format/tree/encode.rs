@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::node::{Child, Content, Entry, MAGIC, NODE_ENTRIES, NodeRef, Shape};
+use super::node::{Child, Content, Entry, Extent, MAGIC, NODE_ENTRIES, NodeRef, Shape};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::ObjectHash;
-use crate::repo::format::wire::{put_bytes, put_varint, to_u32};
+use crate::repo::format::wire::{put_bytes, put_varint};
 use crate::{Cause, Result, Side};
 
 /// A node closes when it has reached this size, in bytes.
@@ -15,13 +15,24 @@ const KEY_MAX: usize = 65_535;
 /// A node closes by its keys only when it has this many entries.
 const NODE_LEAST: u64 = 64;
 
+/// Where the values of a map's entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Values {
+    /// In the leaves, sealed as they are: whoever maintains the repository could read them.
+    #[default]
+    Inline,
+    /// Apart, sealed as data is: whoever maintains the repository reads the keys alone.
+    Apart,
+}
+
 /// A node under construction.
 #[derive(Debug, Default)]
 pub(crate) struct NodeWriter {
-    counts: [usize; 3],
-    nodes: Vec<u8>,
-    blobs: Vec<u8>,
-    pins: Vec<u8>,
+    nodes: (u32, Vec<u8>),
+    blobs: (u32, Vec<u8>),
+    pins: (u32, Vec<u8>),
+    /// Where its values stand apart: all of them, one after the other.
+    values: Option<Vec<u8>>,
     body: Vec<u8>,
     count: u64,
     pub(crate) first: Bytes,
@@ -31,6 +42,14 @@ pub(crate) struct NodeWriter {
 }
 
 impl NodeWriter {
+    /// A leaf of a map.
+    pub(crate) fn leaf(values: Values) -> Self {
+        Self {
+            values: (values == Values::Apart).then(Vec::new),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -45,7 +64,13 @@ impl NodeWriter {
             .count();
         put_varint(&mut self.body, shared as u64);
         put_bytes(&mut self.body, &entry.key[shared..]);
-        put_bytes(&mut self.body, &entry.value);
+        match &mut self.values {
+            None => put_bytes(&mut self.body, &entry.value),
+            Some(values) => {
+                put_varint(&mut self.body, entry.value.len() as u64);
+                values.extend_from_slice(&entry.value);
+            }
+        }
         self.push_content(&entry.content, large);
         self.last = entry.key.clone();
         self.pushed(&entry.key, 1, entry.content.size());
@@ -71,10 +96,33 @@ impl NodeWriter {
             (Content::External { hash, size, pin }, _) => {
                 self.push_object(3, &hash.unwrap_or_default(), *size);
                 self.body.push(u8::from(hash.is_none()));
-                put_bytes(&mut self.pins, pin);
-                self.counts[2] += 1;
+                put_bytes(&mut self.pins.1, pin);
+                self.pins.0 += 1;
+            }
+            (
+                Content::Volume {
+                    hash,
+                    size,
+                    piece,
+                    extents,
+                },
+                _,
+            ) => {
+                self.push_object(4, &hash.unwrap_or_default(), *size);
+                self.body.push(u8::from(hash.is_none()));
+                put_varint(&mut self.body, u64::from(*piece));
+                put_varint(&mut self.body, extents.len() as u64);
+                for node in extents {
+                    self.push_node(node, Shape::Extents);
+                }
             }
         }
+    }
+
+    /// Appends a piece of a volume.
+    pub(crate) fn push_extent(&mut self, extent: &Extent) {
+        self.push_blob(&extent.piece);
+        put_varint(&mut self.body, extent.number);
     }
 
     fn push_object(&mut self, content: u8, hash: &ObjectHash, size: u64) {
@@ -92,17 +140,19 @@ impl NodeWriter {
     }
 
     fn push_node(&mut self, node: &NodeRef, shape: Shape) {
-        self.nodes.extend_from_slice(&node.cv.0);
-        self.nodes.extend_from_slice(&node.length.to_le_bytes());
-        self.nodes.extend_from_slice(&[node.level, shape as u8]);
-        self.counts[0] += 1;
+        let (count, nodes) = &mut self.nodes;
+        nodes.extend_from_slice(&node.cv.0);
+        nodes.extend_from_slice(&node.length.to_le_bytes());
+        nodes.extend_from_slice(&[node.level, shape.number()]);
+        *count += 1;
     }
 
     pub(crate) fn push_blob(&mut self, piece: &PieceRef) {
-        self.blobs.extend_from_slice(&piece.cv.0);
-        self.blobs.extend_from_slice(&piece.offset.to_le_bytes());
-        self.blobs.extend_from_slice(&piece.length.to_le_bytes());
-        self.counts[1] += 1;
+        let (count, blobs) = &mut self.blobs;
+        blobs.extend_from_slice(&piece.cv.0);
+        blobs.extend_from_slice(&piece.offset.to_le_bytes());
+        blobs.extend_from_slice(&piece.length.to_le_bytes());
+        *count += 1;
     }
 
     fn pushed(&mut self, key: &Bytes, entries: u64, bytes: u64) {
@@ -116,33 +166,43 @@ impl NodeWriter {
 
     /// Whether the node ends after what was pushed last, under `key`.
     pub(crate) fn is_full(&self, key: &[u8]) -> bool {
-        let size = self.nodes.len() + self.blobs.len() + self.pins.len() + self.body.len();
-        let cut = || {
-            let hash = blake3::hash(key);
-            let [low, high, ..] = *hash.as_bytes();
-            u16::from_le_bytes([low, high]).is_multiple_of(256)
-        };
+        let values = self.values.as_ref().map_or(0, Vec::len);
+        let size = self.references() + self.body.len() + values;
+        let cut = || blake3::hash(key).as_bytes()[0] == 0;
         self.count >= NODE_ENTRIES || size >= NODE_SIZE || (self.count >= NODE_LEAST && cut())
     }
 
-    /// The bytes of the node.
-    pub(crate) fn finish(&self, level: u8, shape: Shape) -> Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(
-            32 + self.nodes.len() + self.blobs.len() + self.pins.len() + self.body.len(),
-        );
+    fn references(&self) -> usize {
+        self.nodes.1.len() + self.blobs.1.len() + self.pins.1.len()
+    }
+
+    /// The values that stand apart; none where they do not, or are all empty.
+    pub(crate) fn take_values(&mut self) -> Option<Vec<u8>> {
+        let values = self.values.as_mut().map(std::mem::take);
+        values.filter(|values| !values.is_empty())
+    }
+
+    /// The bytes of the node, whose values are the blob `values` where they stand apart.
+    pub(crate) fn finish(&self, level: u8, shape: Shape, values: Option<&PieceRef>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.references() + self.body.len());
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[level, shape as u8, 0, 0]);
-        for count in self.counts {
-            out.extend_from_slice(&to_u32(count, "a node's references")?.to_le_bytes());
+        out.extend_from_slice(&[level, shape.number(), 0, 0]);
+        let apart = u32::from(values.is_some());
+        for count in [self.nodes.0, self.blobs.0, apart, self.pins.0] {
+            out.extend_from_slice(&count.to_le_bytes());
         }
-        out.extend_from_slice(&self.nodes);
-        out.extend_from_slice(&self.blobs);
-        out.extend_from_slice(&self.pins);
-        if shape != Shape::Pieces {
+        out.extend_from_slice(&self.nodes.1);
+        out.extend_from_slice(&self.blobs.1);
+        if let Some(values) = values {
+            out.extend_from_slice(&values.cv.0);
+            out.extend_from_slice(&values.length.to_le_bytes());
+        }
+        out.extend_from_slice(&self.pins.1);
+        if matches!(shape, Shape::Leaf | Shape::Inner) {
             put_varint(&mut out, self.count);
         }
         out.extend_from_slice(&self.body);
-        Ok(out)
+        out
     }
 }
 

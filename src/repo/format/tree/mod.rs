@@ -3,4 +3,5 @@
 pub(crate) mod encode;
 pub(crate) mod node;
 
-pub use node::{Content, Entry, Envelope, EnvelopeNode, NodeRef};
+pub use encode::Values;
+pub use node::{Content, Entry, Envelope, EnvelopeNode, Extent, NodeRef};

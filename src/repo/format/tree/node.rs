@@ -4,13 +4,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::repo::format::hash::{PieceRef, piece_possible};
+use crate::repo::format::hash::{PIECE_MAX, PieceRef, piece_possible};
 use crate::repo::format::ids::{Cv, ObjectHash};
-use crate::repo::format::wire::Reader;
+use crate::repo::format::wire::{Reader, damaged};
 
 pub(super) const MAGIC: &[u8; 4] = b"EYT1";
 const NODE_ENTRY: usize = 38;
 const BLOB_ENTRY: usize = 44;
+const VALUES_ENTRY: usize = 36;
 
 /// A node holds at most this many entries, children or pieces.
 pub(crate) const NODE_ENTRIES: u64 = 1_024;
@@ -18,9 +19,12 @@ pub(crate) const NODE_ENTRIES: u64 = 1_024;
 /// What a node's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
-    Leaf = 1,
-    Inner = 2,
-    Pieces = 3,
+    Leaf,
+    Inner,
+    Pieces,
+    Extents,
+    /// Of a later eyrie: what it refers to is in the envelope.
+    Other(u8),
 }
 
 impl Shape {
@@ -29,12 +33,23 @@ impl Shape {
         if level == 0 { Self::Leaf } else { Self::Inner }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        match reader.u8()? {
-            1 => Ok(Self::Leaf),
-            2 => Ok(Self::Inner),
-            3 => Ok(Self::Pieces),
-            _ => Err(reader.damaged("a shape is unknown")),
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Leaf => 1,
+            Self::Inner => 2,
+            Self::Pieces => 3,
+            Self::Extents => 4,
+            Self::Other(number) => number,
+        }
+    }
+
+    fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Leaf,
+            2 => Self::Inner,
+            3 => Self::Pieces,
+            4 => Self::Extents,
+            other => Self::Other(other),
         }
     }
 }
@@ -65,6 +80,8 @@ pub struct Envelope {
     pub nodes: Vec<EnvelopeNode>,
     /// Pieces of objects.
     pub blobs: Vec<PieceRef>,
+    /// Values that stand apart; their offset is 0.
+    pub values: Vec<PieceRef>,
     /// References to something outside the repository.
     pub pins: Vec<Bytes>,
 }
@@ -92,15 +109,39 @@ pub enum Content {
         /// Where it is; the capture method knows what this means.
         pin: Bytes,
     },
+    /// The image of a volume, in pieces that are hashed as objects of their own so that equal ones
+    /// are stored once. Read with [`View::extents`](crate::repo::View::extents).
+    Volume {
+        /// The plain BLAKE3 hash of all its bytes; `None` while it is owed.
+        hash: Option<ObjectHash>,
+        /// Its size, in bytes.
+        size: u64,
+        /// The size of its pieces, in bytes; the last one may be shorter.
+        piece: u32,
+        /// The nodes that name the pieces; those that they leave out are zeros.
+        extents: Vec<NodeRef>,
+    },
 }
 
 impl Content {
+    /// The plain BLAKE3 hash of the object; none without an object, or while it is owed.
+    #[must_use]
+    pub fn hash(&self) -> Option<&ObjectHash> {
+        match self {
+            Self::None => None,
+            Self::Object { hash, .. } => Some(hash),
+            Self::External { hash, .. } | Self::Volume { hash, .. } => hash.as_ref(),
+        }
+    }
+
     /// The size of the object, in bytes; 0 without one.
     #[must_use]
     pub fn size(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Object { size, .. } | Self::External { size, .. } => *size,
+            Self::Object { size, .. } | Self::External { size, .. } | Self::Volume { size, .. } => {
+                *size
+            }
         }
     }
 }
@@ -131,13 +172,27 @@ pub(crate) struct Large {
     pub(crate) nodes: Vec<NodeRef>,
 }
 
+/// The entries of a leaf; the pieces of those with a [`Large`] are still to be read.
+pub(crate) type Entries = Vec<(Entry, Option<Large>)>;
+
+/// A piece of a volume, and which one it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its number in the volume, from 0.
+    pub number: u64,
+    /// The piece; its offset is 0, as it is an object of its own.
+    pub piece: PieceRef,
+}
+
 /// What a node holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// Entries; the pieces of those with a [`Large`] are still to be read.
-    Leaf(Vec<(Entry, Option<Large>)>),
+    Leaf(Entries),
+    /// Entries without their values, whose lengths these are: the values stand apart.
+    Keys(Entries, Vec<usize>),
     Inner(Vec<Child>),
     Pieces,
+    Extents(Vec<Extent>),
 }
 
 /// A decoded node.
@@ -149,12 +204,14 @@ pub(crate) struct Node {
 
 impl Envelope {
     fn read(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Self> {
-        let (nodes, blobs, pins) = (
+        let (nodes, blobs, values, pins) = (
             reader.count(NODE_ENTRY)?,
             reader.count(BLOB_ENTRY)?,
+            reader.count(VALUES_ENTRY)?,
             reader.count(1)?,
         );
-        if nodes * NODE_ENTRY + blobs * BLOB_ENTRY > reader.remaining() {
+        let fixed = nodes * NODE_ENTRY + blobs * BLOB_ENTRY + values * VALUES_ENTRY;
+        if fixed > reader.remaining() {
             return Err(reader.damaged("a count does not fit"));
         }
         let mut envelope = Self::default();
@@ -162,7 +219,7 @@ impl Envelope {
         envelope.blobs.reserve_exact(blobs);
         for _ in 0..nodes {
             let (cv, length, level) = (Cv(reader.array()?), reader.u32()?, reader.u8()?);
-            let shape = Shape::read(reader)?;
+            let shape = Shape::of(reader.u8()?);
             envelope.nodes.push(EnvelopeNode {
                 node: NodeRef { cv, length, level },
                 shape,
@@ -179,6 +236,14 @@ impl Envelope {
             }
             envelope.blobs.push(piece);
         }
+        for _ in 0..values {
+            let piece = PieceRef {
+                cv: Cv(reader.array()?),
+                offset: 0,
+                length: reader.u32()?,
+            };
+            envelope.values.push(piece);
+        }
         for _ in 0..pins {
             envelope.pins.push(bytes.slice_ref(reader.bytes()?));
         }
@@ -187,33 +252,86 @@ impl Envelope {
 }
 
 impl Node {
+    /// Reads what the node that was referred to as `expected` refers to, of whatever shape it is.
+    pub(crate) fn envelope(bytes: &Bytes, expected: &EnvelopeNode) -> Result<Envelope> {
+        let what = format!("tree node {}", expected.node.cv);
+        Self::begin(bytes, expected, &mut Reader::new(bytes, &what))
+    }
+
+    fn begin(bytes: &Bytes, expected: &EnvelopeNode, reader: &mut Reader<'_>) -> Result<Envelope> {
+        reader.expect(MAGIC, "mark")?;
+        reader.expect(
+            &[expected.node.level, expected.shape.number(), 0, 0],
+            "level or shape",
+        )?;
+        Envelope::read(bytes, reader)
+    }
+
     /// Reads a node that was referred to as `expected`.
     pub(crate) fn read(bytes: &Bytes, expected: &EnvelopeNode) -> Result<Self> {
         let what = format!("tree node {}", expected.node.cv);
         let mut reader = Reader::new(bytes, &what);
-        reader.expect(MAGIC, "mark")?;
-        reader.expect(
-            &[expected.node.level, expected.shape as u8, 0, 0],
-            "level or shape",
-        )?;
-        let envelope = Envelope::read(bytes, &mut reader)?;
+        let envelope = Self::begin(bytes, expected, &mut reader)?;
         let mut used = Used {
             nodes: envelope.nodes.iter(),
             blobs: envelope.blobs.iter(),
             pins: envelope.pins.iter(),
         };
+        let apart = match &envelope.values[..] {
+            _ if !matches!(expected.shape, Shape::Leaf) => None,
+            [] => None,
+            [values] => Some(values.length),
+            _ => return Err(reader.damaged("a leaf has its values twice")),
+        };
         let body = match expected.shape {
-            Shape::Leaf => Body::Leaf(used.leaf(bytes, &mut reader)?),
+            Shape::Leaf => match apart {
+                None => Body::Leaf(used.leaf(bytes, &mut reader)?),
+                Some(length) => {
+                    let (entries, lengths) = used.keys(&mut reader)?;
+                    let all = lengths
+                        .iter()
+                        .try_fold(0_usize, |all, next| all.checked_add(*next));
+                    if all != usize::try_from(length).ok() {
+                        return Err(reader.damaged("its values have another length"));
+                    }
+                    Body::Keys(entries, lengths)
+                }
+            },
             Shape::Inner => Body::Inner(used.inner(bytes, &mut reader, expected.node.level)?),
             Shape::Pieces => {
                 used.blobs = [].iter();
                 Body::Pieces
             }
+            Shape::Extents => Body::Extents(used.extents(&mut reader)?),
+            Shape::Other(_) => return Err(reader.damaged("its shape is unknown")),
         };
         reader.end()?;
-        if used.nodes.len() + used.blobs.len() + used.pins.len() > 0 {
+        let values = if apart.is_some() {
+            0
+        } else {
+            envelope.values.len()
+        };
+        if used.nodes.len() + used.blobs.len() + used.pins.len() + values > 0 {
             return Err(reader.damaged("its envelope names more than its body"));
         }
+        Ok(Self { envelope, body })
+    }
+
+    /// Puts in the values that stand apart.
+    pub(crate) fn with_values(self, values: &Bytes) -> Result<Self> {
+        let Body::Keys(mut entries, lengths) = self.body else {
+            return Err(damaged("a tree node has no values that stand apart"));
+        };
+        let mut at = 0;
+        for ((entry, _), length) in entries.iter_mut().zip(lengths) {
+            let end = at + length;
+            if end > values.len() {
+                return Err(damaged("the values of a tree node end early"));
+            }
+            entry.value = values.slice(at..end);
+            at = end;
+        }
+        let (envelope, body) = (self.envelope, Body::Leaf(entries));
         Ok(Self { envelope, body })
     }
 }
@@ -226,27 +344,70 @@ struct Used<'a> {
 }
 
 impl Used<'_> {
-    fn leaf(
-        &mut self,
-        bytes: &Bytes,
-        reader: &mut Reader<'_>,
-    ) -> Result<Vec<(Entry, Option<Large>)>> {
-        let mut entries: Vec<(Entry, Option<Large>)> = Vec::new();
+    fn leaf(&mut self, bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Entries> {
+        let mut entries = Entries::new();
         for _ in 0..reader.varint()? {
-            let last = entries.last().map(|(entry, _)| &entry.key[..]);
-            let key = read_key(reader, last)?;
-            let value = bytes.slice_ref(reader.bytes()?);
-            let (content, large) = self.content(reader)?;
-            entries.push((
-                Entry {
-                    key,
-                    value,
-                    content,
-                },
-                large,
-            ));
+            let value = |reader: &mut Reader<'_>| Ok(bytes.slice_ref(reader.bytes()?));
+            self.entry(&mut entries, reader, value)?;
         }
         Ok(entries)
+    }
+
+    fn keys(&mut self, reader: &mut Reader<'_>) -> Result<(Entries, Vec<usize>)> {
+        let (mut entries, mut lengths) = (Entries::new(), Vec::new());
+        for _ in 0..reader.varint()? {
+            self.entry(&mut entries, reader, |reader| {
+                lengths.push(reader.varint_usize()?);
+                Ok(Bytes::new())
+            })?;
+        }
+        Ok((entries, lengths))
+    }
+
+    fn entry(
+        &mut self,
+        entries: &mut Entries,
+        reader: &mut Reader<'_>,
+        value: impl FnOnce(&mut Reader<'_>) -> Result<Bytes>,
+    ) -> Result<()> {
+        let last = entries.last().map(|(entry, _)| &entry.key[..]);
+        let key = read_key(reader, last)?;
+        let value = value(reader)?;
+        let (content, large) = self.content(reader)?;
+        let entry = Entry {
+            key,
+            value,
+            content,
+        };
+        entries.push((entry, large));
+        Ok(())
+    }
+
+    fn extents(&mut self, reader: &mut Reader<'_>) -> Result<Vec<Extent>> {
+        let mut extents: Vec<Extent> = Vec::new();
+        for piece in self.blobs.by_ref() {
+            let number = reader.varint()?;
+            let above = extents.last().is_none_or(|last| last.number < number);
+            if !above || piece.offset != 0 {
+                return Err(reader.damaged("its extents are out of order"));
+            }
+            let piece = *piece;
+            extents.push(Extent { number, piece });
+        }
+        Ok(extents)
+    }
+
+    /// The next `count` nodes, which are all of `shape` at level 0.
+    fn nodes(&mut self, count: usize, shape: Shape, reader: &Reader<'_>) -> Result<Vec<NodeRef>> {
+        let next = self.nodes.by_ref().take(count);
+        let nodes: Vec<NodeRef> = next
+            .filter(|child| child.shape == shape && child.node.level == 0)
+            .map(|child| child.node)
+            .collect();
+        if nodes.len() == count {
+            return Ok(nodes);
+        }
+        Err(reader.damaged("an object's nodes are missing"))
     }
 
     fn content(&mut self, reader: &mut Reader<'_>) -> Result<(Content, Option<Large>)> {
@@ -266,15 +427,9 @@ impl Used<'_> {
             }
             2 => {
                 let count = reader.varint_usize()?;
-                let nodes: Vec<NodeRef> = self
-                    .nodes
-                    .by_ref()
-                    .take(count)
-                    .filter(|child| child.shape == Shape::Pieces && child.node.level == 0)
-                    .map(|child| child.node)
-                    .collect();
-                if nodes.len() != count {
-                    return Err(reader.damaged("an object's nodes are missing"));
+                let nodes = self.nodes(count, Shape::Pieces, reader)?;
+                if nodes.len() < 2 {
+                    return Err(reader.damaged("a large object has one node of pieces"));
                 }
                 Ok((
                     Content::Object {
@@ -286,24 +441,28 @@ impl Used<'_> {
                 ))
             }
             3 => {
-                let owed = match reader.u8()? {
-                    0 => false,
-                    1 if hash == ObjectHash::default() => true,
-                    _ => return Err(reader.damaged("an owed hash is not one")),
-                };
+                let hash = owed(reader, hash)?;
                 let pin = self
                     .pins
                     .next()
                     .ok_or_else(|| reader.damaged("a pin is missing"))?
                     .clone();
-                Ok((
-                    Content::External {
-                        hash: (!owed).then_some(hash),
-                        size,
-                        pin,
-                    },
-                    None,
-                ))
+                Ok((Content::External { hash, size, pin }, None))
+            }
+            4 => {
+                let hash = owed(reader, hash)?;
+                let (piece, count) = (reader.varint()?, reader.varint_usize()?);
+                let piece = u32::try_from(piece).ok().filter(|p| volume_piece(*p));
+                let piece =
+                    piece.ok_or_else(|| reader.damaged("a volume's pieces are not possible"))?;
+                let extents = self.nodes(count, Shape::Extents, reader)?;
+                let volume = Content::Volume {
+                    hash,
+                    size,
+                    piece,
+                    extents,
+                };
+                Ok((volume, None))
             }
             _ => Err(reader.damaged("the kind of a content is unknown")),
         }
@@ -336,6 +495,20 @@ impl Used<'_> {
         }
         Ok(children)
     }
+}
+
+/// The hash that an entry states; none while it is owed.
+fn owed(reader: &mut Reader<'_>, hash: ObjectHash) -> Result<Option<ObjectHash>> {
+    match reader.u8()? {
+        0 => Ok(Some(hash)),
+        1 if hash == ObjectHash::default() => Ok(None),
+        _ => Err(reader.damaged("an owed hash is not one")),
+    }
+}
+
+/// Whether a volume may be cut into pieces of this many bytes.
+pub(crate) fn volume_piece(bytes: u32) -> bool {
+    (4 << 10..=PIECE_MAX).contains(&bytes) && bytes.is_power_of_two()
 }
 
 fn read_key(reader: &mut Reader<'_>, last: Option<&[u8]>) -> Result<Bytes> {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use crate::repo::format::hash::PieceRef;
-use crate::repo::format::tree::encode::{NodeWriter, check_key};
+use crate::repo::format::tree::encode::{NodeWriter, Values, check_key};
 use crate::repo::format::tree::node::{
-    Child, Content, Entry, NODE_ENTRIES, NodeRef, Shape, pieces_fill,
+    Child, Content, Entry, Extent, NODE_ENTRIES, NodeRef, Shape, pieces_fill, volume_piece,
 };
 use crate::repo::session::writer::Writer;
 use crate::{Cause, Result, Side};
@@ -16,6 +16,7 @@ use crate::{Cause, Result, Side};
 #[derive(Debug)]
 pub struct MapBuilder<'a> {
     writer: &'a Writer,
+    values: Values,
     levels: Vec<Level>,
     last: Option<Bytes>,
 }
@@ -32,14 +33,57 @@ struct Level {
 impl Writer {
     /// Begins a map; its entries are pushed in ascending order of their keys.
     #[must_use]
-    pub fn map(&self) -> MapBuilder<'_> {
+    pub fn map(&self, values: Values) -> MapBuilder<'_> {
+        let leaf = Level {
+            open: NodeWriter::leaf(values),
+            ..Level::default()
+        };
         MapBuilder {
             writer: self,
-            levels: vec![Level::default()],
+            values,
+            levels: vec![leaf],
             last: None,
         }
     }
+
+    /// Stores the nodes that name the pieces of a volume, in ascending order of their numbers: what
+    /// [`Content::Volume`] has as its extents.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`] when they are not; what the store fails with.
+    pub async fn store_extents(&self, extents: &[Extent]) -> Result<Vec<NodeRef>> {
+        let ascending = extents.is_sorted_by(|a, b| a.number < b.number);
+        if !ascending || extents.iter().any(|extent| extent.piece.offset != 0) {
+            let message = "the pieces of a volume are out of order";
+            return Err(Side::Repository.error(Cause::Failed, message));
+        }
+        let mut nodes = Vec::new();
+        for chunk in extents.chunks(FULL) {
+            let mut node = NodeWriter::default();
+            for extent in chunk {
+                node.push_extent(extent);
+            }
+            nodes.push(self.finish_node(&mut node, 0, Shape::Extents).await?);
+        }
+        Ok(nodes)
+    }
+
+    /// Stores a node, and before it the values that stand apart.
+    async fn finish_node(&self, node: &mut NodeWriter, level: u8, shape: Shape) -> Result<NodeRef> {
+        let values = match node.take_values() {
+            Some(values) => Some(self.store_values(values).await?),
+            None => None,
+        };
+        let node = node.finish(level, shape, values.as_ref());
+        let (cv, length) = self.store_node(node).await?;
+        Ok(NodeRef { cv, length, level })
+    }
 }
+
+/// The most pieces of a node.
+#[allow(clippy::cast_possible_truncation, reason = "1,024 fits")]
+const FULL: usize = NODE_ENTRIES as usize;
 
 impl MapBuilder<'_> {
     /// Appends an entry, whose key is above all before it in byte order.
@@ -54,6 +98,10 @@ impl MapBuilder<'_> {
                 let key = String::from_utf8_lossy(&entry.key);
                 return Err(Side::Repository
                     .error(Cause::Failed, format!("the pieces of {key} do not fill it")));
+            }
+            Content::Volume { piece, .. } if !volume_piece(*piece) => {
+                let message = format!("a volume cannot have pieces of {piece} bytes");
+                return Err(Side::Repository.error(Cause::Failed, message));
             }
             Content::Object { pieces, .. } if pieces.len() as u64 > NODE_ENTRIES => {
                 Some(self.store_pieces(pieces).await?)
@@ -85,17 +133,18 @@ impl MapBuilder<'_> {
     /// Stores the open node of `level` and hands it to the level above, whose node may close then.
     async fn close(&mut self, mut level: usize) -> Result<()> {
         loop {
-            let open = std::mem::take(&mut self.levels[level].open);
+            let next = match level {
+                0 => NodeWriter::leaf(self.values),
+                _ => NodeWriter::default(),
+            };
+            let mut open = std::mem::replace(&mut self.levels[level].open, next);
             let height = u8::try_from(level)
                 .map_err(|_| Side::Repository.error(Cause::Failed, "a map has too many levels"))?;
-            let node = open.finish(height, Shape::at(height))?;
-            let (cv, length) = self.writer.store_node(node).await?;
+            let stored = self
+                .writer
+                .finish_node(&mut open, height, Shape::at(height));
             let child = Child {
-                node: NodeRef {
-                    cv,
-                    length,
-                    level: height,
-                },
+                node: stored.await?,
                 first: open.first,
                 entries: open.entries,
                 bytes: open.bytes,
@@ -124,20 +173,13 @@ impl MapBuilder<'_> {
 
     async fn store_pieces(&self, pieces: &[PieceRef]) -> Result<Vec<NodeRef>> {
         let mut nodes = Vec::new();
-        for chunk in pieces.chunks(usize::try_from(NODE_ENTRIES).unwrap_or(usize::MAX)) {
+        for chunk in pieces.chunks(FULL) {
             let mut node = NodeWriter::default();
             for piece in chunk {
                 node.push_blob(piece);
             }
-            let (cv, length) = self
-                .writer
-                .store_node(node.finish(0, Shape::Pieces)?)
-                .await?;
-            nodes.push(NodeRef {
-                cv,
-                length,
-                level: 0,
-            });
+            let stored = self.writer.finish_node(&mut node, 0, Shape::Pieces);
+            nodes.push(stored.await?);
         }
         Ok(nodes)
     }

@@ -160,7 +160,7 @@ async fn expand(view: &View, side: &mut Side) -> Result<()> {
                     .map(|child| Item::Node(child.node, child.first)),
             );
         }
-        Body::Pieces => {}
+        Body::Keys(..) | Body::Pieces | Body::Extents(_) => {}
     }
     Ok(())
 }

@@ -8,10 +8,11 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::repo::format::ids::Cv;
 use crate::repo::format::tree::node::{
-    Body, Child, Content, Entry, Envelope, EnvelopeNode, Large, Node, NodeRef, Shape, pieces_fill,
+    Body, Child, Content, Entries, Entry, Envelope, EnvelopeNode, Extent, Large, NODE_ENTRIES,
+    Node, NodeRef, Shape, pieces_fill,
 };
 use crate::repo::format::wire::damaged;
-use crate::repo::session::view::View;
+use crate::repo::session::view::{Look, View};
 use crate::{Cause, Error, Result};
 
 /// How many nodes are read ahead: they are small, and a store answers in tens of milliseconds.
@@ -80,8 +81,6 @@ pub(super) fn envelope_node(node: NodeRef) -> EnvelopeNode {
     }
 }
 
-type Leaf = Vec<(Entry, Option<Large>)>;
-
 impl View {
     /// The map with this root; an empty one without.
     #[must_use]
@@ -93,7 +92,8 @@ impl View {
     }
 
     /// Visits every node under `roots` whose chaining value is not in `seen` yet, in no particular
-    /// order, and adds it there. A node that cannot be read is visited with its error.
+    /// order, and adds it there. A node that cannot be read is visited with its error. Values that
+    /// stand apart are not read, so no data key is needed.
     ///
     /// # Errors
     ///
@@ -101,6 +101,7 @@ impl View {
     pub async fn walk_envelopes<F>(
         &self,
         roots: impl IntoIterator<Item = NodeRef>,
+        look: Look,
         seen: &mut HashSet<Cv>,
         mut visit: F,
     ) -> Result<()>
@@ -114,16 +115,16 @@ impl View {
                 && let Some(next) = queue.pop()
             {
                 if seen.insert(next.node.cv) {
-                    reading.push(async move { (next, self.node(&next).await) });
+                    reading.push(async move { (next, self.envelope(&next, look).await) });
                 }
             }
             let Some((node, read)) = reading.next().await else {
                 return Ok(());
             };
             match read {
-                Ok(read) => {
-                    visit(&node, Ok(&read.envelope))?;
-                    queue.extend(read.envelope.nodes);
+                Ok(envelope) => {
+                    visit(&node, Ok(&envelope))?;
+                    queue.extend(envelope.nodes);
                 }
                 Err(error) if error.cause() == Cause::Damage => visit(&node, Err(error))?,
                 Err(error) => return Err(error),
@@ -131,14 +132,14 @@ impl View {
         }
     }
 
-    fn leaves(self, node: EnvelopeNode, range: KeyRange) -> BoxStream<'static, Result<Leaf>> {
+    fn leaves(self, node: EnvelopeNode, range: KeyRange) -> BoxStream<'static, Result<Entries>> {
         let expanded = async move {
             let children = match self.node(&node).await?.body {
                 Body::Leaf(entries) => {
                     return Ok(stream::once(std::future::ready(Ok(entries))).boxed());
                 }
                 Body::Inner(children) => range.children(children),
-                Body::Pieces => return Err(wrong_shape()),
+                Body::Keys(..) | Body::Pieces | Body::Extents(_) => return Err(wrong_shape()),
             };
             let children = stream::iter(children);
             Ok(if node.node.level == 1 {
@@ -158,6 +159,26 @@ impl View {
         stream::once(expanded).try_flatten().boxed()
     }
 
+    /// The pieces of a volume, in ascending order of their numbers; those between them are zeros. The
+    /// stream ends after an error.
+    pub fn extents(&self, nodes: Vec<NodeRef>) -> BoxStream<'static, Result<Extent>> {
+        let view = self.clone();
+        stream::iter(nodes)
+            .map(move |node| {
+                let (view, shape) = (view.clone(), Shape::Extents);
+                async move { view.node(&EnvelopeNode { node, shape }).await }
+            })
+            .buffered(NODES_AT_ONCE)
+            .and_then(|node| {
+                std::future::ready(match node.body {
+                    Body::Extents(extents) => Ok(stream::iter(extents).map(Ok)),
+                    _ => Err(wrong_shape()),
+                })
+            })
+            .try_flatten()
+            .boxed()
+    }
+
     /// Reads the pieces of a large object, where the entry has one.
     pub(super) async fn resolve(&self, entry: (Entry, Option<Large>)) -> Result<Entry> {
         let (mut entry, large) = entry;
@@ -166,11 +187,17 @@ impl View {
             return Ok(entry);
         };
         for node in large.nodes {
+            // All but the last are full, so that the same object has the same nodes.
+            let full = (pieces.len() as u64).is_multiple_of(NODE_ENTRIES);
             let node = EnvelopeNode {
                 node,
                 shape: Shape::Pieces,
             };
-            pieces.extend(self.node(&node).await?.envelope.blobs);
+            let next = self.node(&node).await?.envelope.blobs;
+            if !full || next.len() as u64 > NODE_ENTRIES {
+                return Err(damaged("the nodes of a large object are not full"));
+            }
+            pieces.extend(next);
         }
         if pieces_fill(pieces, *size) {
             return Ok(entry);
@@ -232,16 +259,16 @@ impl Map {
                         Err(_) => Ok(None),
                     };
                 }
-                Body::Pieces => return Err(wrong_shape()),
+                Body::Keys(..) | Body::Pieces | Body::Extents(_) => return Err(wrong_shape()),
             }
         }
     }
 }
 
-fn leaf(node: Node) -> Result<Leaf> {
+fn leaf(node: Node) -> Result<Entries> {
     match node.body {
         Body::Leaf(entries) => Ok(entries),
-        Body::Inner(_) | Body::Pieces => Err(wrong_shape()),
+        Body::Keys(..) | Body::Inner(_) | Body::Pieces | Body::Extents(_) => Err(wrong_shape()),
     }
 }
 

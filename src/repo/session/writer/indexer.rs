@@ -37,7 +37,6 @@ impl Indexer {
         let record = |entry| Record {
             entry,
             pack: number,
-            kind: pack.kind,
         };
         next.records.extend(entries.into_iter().map(record));
         Ok(())

@@ -59,7 +59,10 @@ impl Session {
     /// segments that are written already.
     pub(super) async fn mend_index(&self) -> Result<()> {
         let (repo, index) = (self.view.repo(), self.view.index());
-        let again = |record: &Record| self.lost.holds(record) && self.stored(&record.entry.id);
+        let again = |record: &Record| {
+            let id = &record.entry.id;
+            self.lost.holds(record) && (self.stored(id) || self.has(id))
+        };
         if self.lost.len() == 0 || !index.records().iter().any(again) {
             return Ok(());
         }

@@ -282,8 +282,21 @@ impl Writer {
     /// Stores a tree node.
     pub(crate) async fn store_node(&self, node: Vec<u8>) -> Result<(Cv, u32)> {
         let length = to_u32(node.len(), "a node's length")?;
-        let stored = self.store_blob(Class::Tree, node.into(), 0, None).await?;
-        Ok((stored.cv, length))
+        let kind = BlobKind::Tree;
+        let stored = self.store_blob(Class::Tree, kind, node.into(), 0, None);
+        Ok((stored.await?.cv, length))
+    }
+
+    /// Stores the values of a leaf that stand apart from it.
+    pub(crate) async fn store_values(&self, values: Vec<u8>) -> Result<PieceRef> {
+        let length = to_u32(values.len(), "the length of values")?;
+        let kind = BlobKind::Values;
+        let stored = self.store_blob(Class::Tree, kind, values.into(), 0, None);
+        Ok(PieceRef {
+            cv: stored.await?.cv,
+            offset: 0,
+            length,
+        })
     }
 
     /// Hashes `plain`, and unless the repository has it, seals it and hands it to a pack.
@@ -292,6 +305,7 @@ impl Writer {
     async fn store_blob(
         &self,
         class: Class,
+        kind: BlobKind,
         plain: Bytes,
         offset: u64,
         share: Option<MemoryPermit>,
@@ -301,7 +315,7 @@ impl Writer {
         let work = async move {
             let (inner, resources) = (session.clone(), session.view.repo().resources());
             let sealed = resources
-                .run(move || inner.seal(class.kind(), &plain, offset))
+                .run(move || inner.seal(kind, &plain, offset))
                 .await;
             let (stored, blob) = sealed.inspect_err(|error| session.fail(error))?;
             if let Some(blob) = blob {
@@ -320,8 +334,8 @@ impl Writer {
 impl Session {
     /// Whether the repository had the blob when the session began.
     fn has(&self, id: &BlobId) -> bool {
-        let record = self.view.index().get(id);
-        record.is_some_and(|record| !self.lost.holds(record))
+        let places = self.view.index().places(id);
+        places.iter().any(|record| !self.lost.holds(record))
     }
 
     /// Whether the session stored the blob, or is about to.

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Writer;
 use super::packer::Class;
+use crate::repo::format::blob::BlobKind;
 use crate::repo::format::hash::{PieceRef, merge};
 use crate::repo::format::ids::ObjectHash;
 use crate::{Cause, Error, Result, Side};
@@ -71,7 +72,9 @@ impl Writer {
                 if bytes.len() != length as usize {
                     return Err(changed(&source.name(), size, offset + bytes.len() as u64));
                 }
-                let stored = self.store_blob(class, bytes, offset, Some(share)).await?;
+                let kind = BlobKind::Data;
+                let stored = self.store_blob(class, kind, bytes, offset, Some(share));
+                let stored = stored.await?;
                 Ok((
                     PieceRef {
                         cv: stored.cv,

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::Session;
 use crate::base::error::Context;
 use crate::base::resources::MemoryPermit;
-use crate::repo::format::blob::{BlobKind, SealedBlob};
+use crate::repo::format::blob::{PackKind, SealedBlob};
 use crate::repo::format::ids::PackId;
 use crate::repo::format::index::segment::PackInfo;
 use crate::repo::format::pack::{PackEntry, pack_header, pack_key};
@@ -35,15 +35,15 @@ pub(super) enum Class {
     Large,
     /// Smaller objects.
     Small,
-    /// Tree nodes.
+    /// Tree nodes, and the values of leaves that stand apart.
     Tree,
 }
 
 impl Class {
-    pub(super) fn kind(self) -> BlobKind {
+    fn packs(self) -> PackKind {
         match self {
-            Self::Large | Self::Small => BlobKind::Data,
-            Self::Tree => BlobKind::Tree,
+            Self::Large | Self::Small => PackKind::Data,
+            Self::Tree => PackKind::Tree,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Packers {
             (0..count)
                 .map(|_| {
                     let (sender, receiver) = mpsc::channel(QUEUE);
-                    tokio::spawn(Packer::new(session.clone(), class.kind()).run(receiver));
+                    tokio::spawn(Packer::new(session.clone(), class.packs()).run(receiver));
                     sender
                 })
                 .collect()
@@ -141,7 +141,7 @@ impl Packers {
 
 struct Packer {
     session: Arc<Session>,
-    kind: BlobKind,
+    kind: PackKind,
     open: Option<OpenPack>,
     /// The end of the previous pack, being written.
     finishing: Option<JoinHandle<Result<()>>>,
@@ -158,7 +158,7 @@ struct OpenPack {
 }
 
 impl Packer {
-    fn new(session: Arc<Session>, kind: BlobKind) -> Self {
+    fn new(session: Arc<Session>, kind: PackKind) -> Self {
         Self {
             session,
             kind,
@@ -269,7 +269,7 @@ impl Packer {
 }
 
 impl OpenPack {
-    async fn begin(session: &Session, kind: BlobKind) -> Result<Self> {
+    async fn begin(session: &Session, kind: PackKind) -> Result<Self> {
         let repo = session.view.repo();
         let id = PackId(repo.env().id());
         // The name is random, so nothing can be there; the index is written after a sync.
@@ -300,6 +300,7 @@ impl OpenPack {
         let position = u32::try_from(self.position)
             .map_err(|_| Side::Repository.error(Cause::Failed, "a pack is too large"))?;
         let SealedBlob {
+            kind,
             id,
             plain,
             codec,
@@ -307,6 +308,7 @@ impl OpenPack {
             bytes,
         } = blob;
         self.entries.push(PackEntry {
+            kind,
             id,
             position,
             stored,
@@ -349,7 +351,7 @@ impl OpenPack {
         Ok(())
     }
 
-    async fn finish(mut self, session: Arc<Session>, kind: BlobKind) -> Result<()> {
+    async fn finish(mut self, session: Arc<Session>, kind: PackKind) -> Result<()> {
         let repo = session.view.repo();
         let end = repo
             .sealer()
