@@ -18,14 +18,17 @@ mod session;
 mod tests;
 
 pub use care::check::{CheckBytes, CheckReport};
-pub use care::verified::{Verification, VerifiedSnapshot};
+pub use care::verified::{BadPlace, Verification, VerifiedSnapshot};
+pub use format::amendment::Amendment;
 pub use format::blob::Compression;
 pub use format::damage::{Damage, DamageKind};
 pub use format::hash::{Chunking, PieceRef};
 pub use format::ids::{
-    BlobId, Cv, IndexId, KeyId, ObjectHash, PackId, RepositoryId, SessionId, SnapshotId,
+    AmendmentId, BlobId, Cv, IndexId, KeyId, ManifestHash, ObjectHash, PackId, RepositoryId,
+    SessionId, SnapshotId,
 };
 pub use format::keys::{KdfCost, Unlock};
+pub use format::lineage::{Dead, Lineage, Origin, Parent};
 pub use format::manifest::{Manifest, Roots, Totals};
 pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, Extent, NodeRef, Values};
 pub use repository::{InitOptions, Repository};

@@ -1,6 +1,6 @@
 //! Making and opening a repository, and the files in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use crate::base::env::Env;
+use crate::base::env::{Env, lock};
 use crate::base::error::Context;
 use crate::base::resources::Resources;
 use crate::repo::format::config::{CONFIG, Config, FORMAT, PACK_SIZE, check_pack_size};
@@ -16,8 +16,9 @@ use crate::repo::format::crypto::Key;
 use crate::repo::format::features::Features;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Chunking;
-use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId};
+use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId, SnapshotId};
 use crate::repo::format::keys::{KdfCost, NewKey, Unlock, key_path, wrap};
+use crate::repo::format::lineage::Lineage;
 use crate::repo::format::ring::{ring_paths, seal_ring};
 use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
@@ -75,6 +76,8 @@ struct Inner {
     resources: Resources,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
+    /// Manifests that are no snapshots, of which it was said.
+    told: Mutex<HashSet<SnapshotId>>,
 }
 
 /// What opening a repository gave.
@@ -282,7 +285,7 @@ impl Repository {
         resources: Resources,
     ) -> Self {
         let host = Host::current();
-        let (env, seen) = (env.clone(), Mutex::default());
+        let (env, seen, told) = (env.clone(), Mutex::default(), Mutex::default());
         let Opened {
             master,
             sealer,
@@ -301,6 +304,7 @@ impl Repository {
             resources,
             host,
             seen,
+            told,
         }))
     }
 
@@ -308,6 +312,15 @@ impl Repository {
     #[must_use]
     pub fn id(&self) -> RepositoryId {
         self.0.config.repository
+    }
+
+    /// The lineage of what is captured of `instance` into this repository.
+    #[must_use]
+    pub fn lineage(&self, instance: &str) -> Lineage {
+        Lineage {
+            origin: self.id(),
+            instance: instance.to_owned(),
+        }
     }
 
     /// Whether a passphrase or key is needed to read it.
@@ -418,6 +431,11 @@ impl Repository {
 
     pub(crate) fn host(&self) -> &Host {
         &self.0.host
+    }
+
+    /// Whether this is the first call for `id`, so that something is said once.
+    pub(crate) fn first_told(&self, id: &SnapshotId) -> bool {
+        lock(&self.0.told).insert(*id)
     }
 
     /// What was seen of other sessions' leases.

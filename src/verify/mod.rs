@@ -14,7 +14,9 @@ use serde::Serialize;
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
-use crate::repo::{CheckBytes, Damage, DamageKind, Manifest, PackId, Repository, SnapshotId};
+use crate::repo::{
+    BadPlace, CheckBytes, Damage, DamageKind, Manifest, PackId, Repository, SnapshotId,
+};
 use crate::{Cause, Result};
 
 /// How far to look.
@@ -83,6 +85,9 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// What is wrong; nothing when all is well.
     pub damage: Vec<Damage>,
+    /// Where packs and blobs are damaged or missing.
+    #[serde(skip)]
+    pub places: Vec<BadPlace>,
     /// How long it took.
     #[serde(skip)]
     pub duration: Duration,
@@ -138,6 +143,7 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
         objects,
         bytes_read: 0,
         damage: vec![],
+        places: vec![],
         duration: Duration::ZERO,
     };
     let sample = options.sample;
@@ -151,6 +157,7 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
     let found = repository.check(&options.snapshots, bytes).await?;
     report.bytes_read = found.bytes_read;
     report.damage = found.damage;
+    report.places = found.places;
     if options.level == Level::Existence {
         let deeper = [DamageKind::Tree, DamageKind::Bytes];
         report

@@ -100,6 +100,7 @@ fn result(
         time,
         level: level.word().to_owned(),
         results: results.collect(),
+        places: report.places.clone(),
     }
 }
 

@@ -53,7 +53,7 @@ pub fn snapshot(
         objects: manifest.totals.objects,
         bytes: manifest.totals.bytes,
         bytes_added: manifest.totals.bytes_added,
-        parent: manifest.parent.map(|id| HexId(id.to_string())),
+        parent: manifest.parent.map(|p| HexId(p.snapshot.to_string())),
         labels: manifest.labels.clone(),
         weakened: weakened(body, accept),
         verified: verified.cloned(),

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::SnapshotId;
+use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
 use crate::{Cause, Result};
@@ -22,6 +22,18 @@ pub struct Verification {
     pub level: String,
     /// The snapshots that it looked at.
     pub results: Vec<VerifiedSnapshot>,
+    /// Where damage is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<BadPlace>,
+}
+
+/// Where damage is: in a blob of a pack, or in the whole pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BadPlace {
+    /// The pack.
+    pub pack: PackId,
+    /// The blob in it; `None` when the pack is missing or has another size.
+    pub blob: Option<BlobId>,
 }
 
 /// What a verification found in one snapshot.

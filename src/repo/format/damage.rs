@@ -17,8 +17,15 @@ pub enum DamageKind {
     Key,
     /// A manifest.
     Manifest,
-    /// The order of an instance's snapshots: a gap, or a number taken twice.
+    /// The order of a lineage's snapshots: one that is missing or another than its successor says, or a
+    /// number taken twice.
     Sequence,
+    /// A claim of a number in a lineage.
+    Claim,
+    /// Records of forgetting.
+    Forgotten,
+    /// What a snapshot was amended by.
+    Amendment,
     /// An index segment, or blobs that no segment knows.
     Index,
     /// A checkpoint of a writer.

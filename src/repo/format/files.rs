@@ -120,6 +120,21 @@ stored_files! {
         directory: "snapshots/", names: Names::Id, seal: Seal::Meta(FileKind::Manifest),
         checked_by: CheckedBy::Snapshots, damage: DamageKind::Manifest, bars_init: true,
     }
+    /// Who takes a number of a lineage.
+    Claim {
+        directory: "claims/", names: Names::Id, seal: Seal::Meta(FileKind::Claim),
+        checked_by: CheckedBy::Opening, damage: DamageKind::Claim, bars_init: false,
+    }
+    /// Snapshots that were forgotten.
+    Forgotten {
+        directory: "forgotten/", names: Names::Id, seal: Seal::Meta(FileKind::Forgotten),
+        checked_by: CheckedBy::Snapshots, damage: DamageKind::Forgotten, bars_init: true,
+    }
+    /// What a snapshot owed, or has lost, since it was made.
+    Amendment {
+        directory: "amendments/", names: Names::Id, seal: Seal::Meta(FileKind::Amendment),
+        checked_by: CheckedBy::Snapshots, damage: DamageKind::Amendment, bars_init: true,
+    }
     /// What a writer has stored so far, for when it is killed.
     Checkpoint {
         directory: "checkpoints/", names: Names::Id, seal: Seal::Meta(FileKind::Checkpoint),

@@ -75,6 +75,22 @@ id!(
     SnapshotId
 );
 id!(
+    /// Which file of records of forgetting: random.
+    ForgottenId
+);
+id!(
+    /// Which mark: random.
+    MarkId
+);
+id!(
+    /// Which amendment: random.
+    AmendmentId
+);
+id!(
+    /// The plain BLAKE3 hash of a manifest's stored file.
+    ManifestHash
+);
+id!(
     /// Which session: random, the name of its lease.
     SessionId
 );

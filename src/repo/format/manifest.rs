@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::SnapshotId;
+use super::ids::{ManifestHash, RepositoryId, SessionId, SnapshotId};
+use super::lineage::{Dead, Lineage, Origin, Parent};
 use super::tree::NodeRef;
 
 /// The roots of a snapshot's maps, by name; an empty map has none.
@@ -20,14 +21,25 @@ pub struct Manifest {
     pub snapshot: SnapshotId,
     /// Whose snapshot it is.
     pub instance: String,
-    /// 1, 2, 3 … within the instance.
+    /// Where it was made, when that is not this file: a copy says the same wherever it came by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// The session that committed it.
+    pub session: SessionId,
+    /// Its number in its lineage: 1 or more, above its parent's.
     pub sequence: u64,
-    /// The snapshot before it in the instance.
-    pub parent: Option<SnapshotId>,
+    /// The snapshot before it in its lineage.
+    pub parent: Option<Parent>,
+    /// Sessions of the lineage that this one's took for dead.
+    #[serde(default, skip_serializing_if = "Dead::is_empty")]
+    pub dead: Dead,
     /// Snapshots whose manifests could not be read when this one was made, of whatever instance:
     /// each may have one of the numbers before this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<SnapshotId>,
+    /// Features that one must know to read this snapshot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// The time of the anchor.
     pub time: Timestamp,
     /// The snapshot's maps.
@@ -38,6 +50,35 @@ pub struct Manifest {
     pub labels: BTreeMap<String, String>,
     /// What the capture says of itself.
     pub body: serde_json::Value,
+    /// The hash of the file that it was read from or written to.
+    #[serde(skip)]
+    pub hash: ManifestHash,
+}
+
+impl Manifest {
+    /// The lineage that it belongs to, when it is read in `repository`.
+    #[must_use]
+    pub fn lineage(&self, repository: RepositoryId) -> Lineage {
+        Lineage {
+            origin: self.origin.map_or(repository, |origin| origin.repository),
+            instance: self.instance.clone(),
+        }
+    }
+
+    /// The hash that its successors know it by: of its file where it was made.
+    #[must_use]
+    pub fn known_as(&self) -> ManifestHash {
+        self.origin.map_or(self.hash, |origin| origin.manifest)
+    }
+
+    /// What a successor says of it.
+    pub(crate) fn as_parent(&self) -> Parent {
+        Parent {
+            snapshot: self.snapshot,
+            sequence: self.sequence,
+            manifest: self.known_as(),
+        }
+    }
 }
 
 /// Sums over a snapshot.

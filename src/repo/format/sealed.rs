@@ -19,6 +19,9 @@ pub(crate) enum FileKind {
     Lease = 4,
     Mark = 5,
     Verification = 6,
+    Forgotten = 7,
+    Amendment = 8,
+    Claim = 9,
 }
 
 const MAGIC: &[u8; 6] = b"EYRIE1";

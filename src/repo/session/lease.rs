@@ -1,6 +1,6 @@
 //! Session leases: who is at work in a repository (section 11).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{SessionId, SnapshotId};
+use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
 use crate::repo::opening::get;
@@ -40,7 +41,8 @@ pub(crate) enum SessionKind {
 pub(crate) struct LeaseFile {
     pub(crate) session: SessionId,
     pub(crate) kind: SessionKind,
-    pub(crate) instance: String,
+    #[serde(flatten)]
+    pub(crate) lineage: Lineage,
     pub(crate) host: Host,
     pub(crate) created: Timestamp,
     pub(crate) ttl_s: u64,
@@ -48,6 +50,36 @@ pub(crate) struct LeaseFile {
     pub(crate) renewals: u64,
     pub(crate) parents: Vec<SnapshotId>,
     pub(crate) checkpoint: bool,
+    /// Sessions of the lineage that this one takes for dead. Its manifest names them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) dead: BTreeSet<SessionId>,
+    /// Whether something that it wrote may still arrive: a successor takes the session for dead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) uncertain: bool,
+}
+
+impl LeaseFile {
+    fn rivals(&self, lineage: &Lineage) -> bool {
+        self.kind == SessionKind::Writer && self.lineage == *lineage
+    }
+
+    /// The sessions that whoever sees this lease of a dead session takes for dead.
+    fn bequeathed(&self) -> impl Iterator<Item = SessionId> {
+        let ended = self.ttl_s == 0 && !self.uncertain;
+        let own = (!ended).then_some(self.session);
+        own.into_iter().chain(self.dead.iter().copied())
+    }
+}
+
+/// Where a commit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Commit {
+    /// Something is about to be written.
+    Begins,
+    /// Nothing was written, for sure.
+    Failed,
+    /// The manifest is there, and names whom the session took for dead.
+    Done,
 }
 
 /// A lease that this process holds and renews; released by [`finish`](Lease::finish), or by
@@ -72,32 +104,36 @@ struct Held {
 }
 
 impl Lease {
-    /// Takes a lease. A writer excludes another live writer of the same instance; what a process
-    /// that is provably dead left behind is removed.
+    /// Takes a lease. A writer excludes another live writer of the same lineage; sessions that are
+    /// dead are named in its lease, and their own are removed.
     ///
     /// # Errors
     ///
-    /// [`Cause::Locked`] when another session of this instance writes or may write.
+    /// [`Cause::Locked`] when another session of this lineage writes or may write.
     pub(crate) async fn take(
         repo: &Repository,
         kind: SessionKind,
-        instance: &str,
+        lineage: Lineage,
         parents: Vec<SnapshotId>,
     ) -> Result<Self> {
+        let mut dead = BTreeSet::new();
         if kind == SessionKind::Writer {
-            refuse_second_writer(repo, instance, None).await?;
+            let found = refuse_second_writer(repo, &lineage, None).await?;
+            dead.extend(found.iter().flat_map(LeaseFile::bequeathed));
         }
         let session = SessionId(repo.env().id());
         let file = LeaseFile {
             session,
             kind,
-            instance: instance.to_owned(),
+            lineage: lineage.clone(),
             host: repo.host().clone(),
             created: repo.env().now(),
             ttl_s: TTL_S,
             renewals: 0,
             parents,
             checkpoint: false,
+            dead,
+            uncertain: false,
         };
         let held = Arc::new(Held {
             repo: repo.clone(),
@@ -115,12 +151,82 @@ impl Lease {
         let lease = Self { held, renewal };
         // Two that began at once see each other here, and both give way.
         if kind == SessionKind::Writer
-            && let Err(error) = refuse_second_writer(repo, instance, Some(session)).await
+            && let Err(error) = lease.look_again(&lineage).await
         {
             lease.give_up().await;
             return Err(error);
         }
         Ok(lease)
+    }
+
+    /// Looks for rivals once more, and removes the leases of those that are dead when its own names them.
+    async fn look_again(&self, lineage: &Lineage) -> Result<()> {
+        let repo = &self.held.repo;
+        let found = refuse_second_writer(repo, lineage, Some(self.session())).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let dead: Vec<SessionId> = found.iter().flat_map(LeaseFile::bequeathed).collect();
+        let mut guard = self.held.file.lock().await;
+        let known = guard
+            .as_ref()
+            .is_some_and(|file| dead.iter().all(|id| file.dead.contains(id)));
+        if let Some(file) = guard.as_mut() {
+            file.dead.extend(dead);
+        }
+        drop(guard);
+        if !known {
+            self.held.renew().await?;
+        }
+        for file in found {
+            let key = store::Key::new(StoredFile::Lease.path(&file.session))?;
+            tracing::info!("removing {key} of a writer that is dead");
+            // It is in nobody's way where nothing may be deleted.
+            if let Err(error) = repo.unlimited().delete(&key, None).await {
+                tracing::warn!("{key} is left behind: {}", error.chain());
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses when the session that wrote the claim at `path` is alive: the store did not show its
+    /// lease when this session began. A claim that cannot be read is nobody's.
+    pub(crate) async fn refuse_claimer(&self, path: &str) -> Result<()> {
+        let repo = &self.held.repo;
+        let bytes = repo.get_file(path).await?;
+        let Ok(claim) = repo
+            .sealer()
+            .open_json::<Claim>(FileKind::Claim, path, &bytes)
+        else {
+            return Ok(());
+        };
+        let rivals = leases(repo).await?;
+        let claimer = rivals
+            .iter()
+            .find(|rival| rival.file.session == claim.session && !rival.dead);
+        match claimer.filter(|rival| rival.file.session != self.session()) {
+            Some(rival) => Err(locked(&claim.lineage.instance, &rival.file)),
+            None => Ok(()),
+        }
+    }
+
+    /// The sessions that this one took for dead.
+    pub(crate) async fn dead(&self) -> BTreeSet<SessionId> {
+        let file = self.held.file.lock().await;
+        file.as_ref()
+            .map(|file| file.dead.clone())
+            .unwrap_or_default()
+    }
+
+    /// Says where a commit is: if the session ends within one, its manifest may still arrive. After
+    /// it, nobody has to be told of the sessions that its manifest names.
+    pub(crate) async fn committing(&self, stage: Commit) {
+        if let Some(file) = self.held.file.lock().await.as_mut() {
+            file.uncertain = stage == Commit::Begins;
+            if stage == Commit::Done {
+                file.dead.clear();
+            }
+        }
     }
 
     /// Whether the lease still protects this session.
@@ -222,23 +328,29 @@ impl Held {
         let Some(mut ended) = file.take() else {
             return Ok(());
         };
-        let removed = self.repo.unlimited().delete(&self.key, None).await;
-        let Err(error) = removed else {
+        ended.ttl_s = 0;
+        ended.renewals += 1;
+        let (repo, name) = (&self.repo, self.key.as_str());
+        let store = repo.unlimited();
+        let bytes = repo.sealer().seal_json(FileKind::Lease, name, &ended)?;
+        let say_ended = || store.put(&self.key, bytes, PutOptions::default());
+        // A lease that names others, or a session of which something may still arrive, is for the
+        // successor to read. Where it cannot be written it goes: one that stays as it is would keep
+        // every writer away while this process lives.
+        let needed = ended.uncertain || !ended.dead.is_empty();
+        if needed {
+            match say_ended().await {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::warn!("{name} names no dead sessions: {}", error.chain()),
+            }
+            return store.delete(&self.key, None).await;
+        }
+        let Err(error) = store.delete(&self.key, None).await else {
             return Ok(());
         };
         // Where nothing may be deleted the lease says that its session has ended.
-        ended.ttl_s = 0;
-        ended.renewals += 1;
-        let name = self.key.as_str();
-        let bytes = self
-            .repo
-            .sealer()
-            .seal_json(FileKind::Lease, name, &ended)?;
-        let put = self
-            .repo
-            .unlimited()
-            .put(&self.key, bytes, PutOptions::default());
-        put.await
+        say_ended()
+            .await
             .map_err(|_| error.context(format!("remove {name}")))?;
         tracing::debug!("{name} cannot be removed; it says that its session has ended");
         Ok(())
@@ -269,14 +381,14 @@ impl Repository {
     ///
     /// [`Cause::Locked`] as soon as one shows that it is alive.
     pub async fn wait_for_other_writers(&self, instance: &str) -> Result<()> {
+        let lineage = self.lineage(instance);
         let mut renewals: HashMap<SessionId, u64> = HashMap::new();
         let mut told = false;
         loop {
             let mut unknown = None;
             for lease in leases(self).await? {
                 let file = lease.file;
-                let rival = file.kind == SessionKind::Writer && file.instance == instance;
-                if !rival || lease.dead {
+                if !file.rivals(&lineage) || lease.dead {
                     continue;
                 }
                 let first = *renewals.entry(file.session).or_insert(file.renewals);
@@ -300,29 +412,28 @@ impl Repository {
     }
 }
 
-/// Fails with [`Cause::Locked`] when a session other than `own` writes for `instance`.
+/// The leases of dead writers of `lineage`.
+///
+/// # Errors
+///
+/// [`Cause::Locked`] when a session other than `own` writes for it.
 async fn refuse_second_writer(
     repo: &Repository,
-    instance: &str,
+    lineage: &Lineage,
     own: Option<SessionId>,
-) -> Result<()> {
+) -> Result<Vec<LeaseFile>> {
+    let mut dead = Vec::new();
     for lease in leases(repo).await? {
         let file = lease.file;
-        let rival = file.kind == SessionKind::Writer && file.instance == instance;
-        if Some(file.session) == own || !rival {
+        if Some(file.session) == own || !file.rivals(lineage) {
             continue;
         }
         if !lease.dead {
-            return Err(locked(instance, &file));
+            return Err(locked(&lineage.instance, &file));
         }
-        let key = store::Key::new(StoredFile::Lease.path(&file.session))?;
-        tracing::info!("removing {key} of a writer that is dead");
-        // It is in nobody's way where nothing may be deleted.
-        if let Err(error) = repo.unlimited().delete(&key, None).await {
-            tracing::warn!("{key} is left behind: {}", error.chain());
-        }
+        dead.push(file);
     }
-    Ok(())
+    Ok(dead)
 }
 
 /// A lease of some session.

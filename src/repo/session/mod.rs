@@ -3,7 +3,9 @@
 pub(crate) mod index;
 pub(crate) mod lease;
 pub(crate) mod map;
+pub(crate) mod order;
 pub(crate) mod read_plan;
+pub(crate) mod records;
 pub(crate) mod snapshots;
 pub(crate) mod view;
 pub(crate) mod writer;

@@ -1,15 +1,20 @@
 //! The snapshots of a repository: reading their manifests, finding one, what is missing of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 
 use futures::StreamExt;
 
-use crate::repo::format::config::FORMAT;
+use super::order::Known;
+use crate::repo::format::amendment::Amendment;
+use crate::repo::format::config::{FORMAT, knows_to_read};
 use crate::repo::format::damage::{Damage, DamageKind};
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::SnapshotId;
+use crate::repo::format::forgotten::Forgotten;
+use crate::repo::format::ids::{ManifestHash, RepositoryId, SnapshotId};
+use crate::repo::format::lineage::Lineage;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
+use crate::repo::format::tree::NodeRef;
 use crate::repo::format::wire::damaged;
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
@@ -17,13 +22,24 @@ use crate::{Cause, Error, Result, Side};
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;
 
-/// All manifests of a repository.
+/// All snapshots of a repository.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshots {
     /// Those that can be read, ascending by time.
     pub manifests: Vec<Manifest>,
-    /// Manifests that are damaged, and what is missing in the order of an instance's snapshots.
+    /// What is wrong: manifests that are damaged, snapshots that are missing in the order of their
+    /// lineages.
     pub damage: Vec<Damage>,
+    /// Snapshots that need a newer eyrie to be read, and why.
+    pub newer: Vec<(SnapshotId, String)>,
+    /// Manifests of sessions that had been taken for dead: no snapshots, and pruned.
+    pub void: Vec<SnapshotId>,
+    /// What was amended since the snapshots were made.
+    pub amendments: Vec<Amendment>,
+    repository: RepositoryId,
+    /// Those of `newer` whose numbers and parents can be read.
+    beyond: Vec<Manifest>,
+    forgotten: Vec<Forgotten>,
 }
 
 impl Manifest {
@@ -31,23 +47,36 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// [`Cause::NotFound`], [`Cause::Damage`].
+    /// [`Cause::NotFound`], [`Cause::Damage`]; [`Cause::NewerFormat`] when it is of a later version.
     pub(crate) async fn read(repo: &Repository, id: &SnapshotId) -> Result<Self> {
         let path = StoredFile::Manifest.path(id);
         let bytes = repo.get_file(&path).await?;
-        let manifest: Self = repo.sealer().open_json(FileKind::Manifest, &path, &bytes)?;
-        if manifest.snapshot != *id || manifest.format != FORMAT {
+        let value: serde_json::Value =
+            repo.sealer().open_json(FileKind::Manifest, &path, &bytes)?;
+        if value["format"]
+            .as_u64()
+            .is_some_and(|format| format > FORMAT)
+        {
+            return Err(newer(id, &format!("its format is {}", value["format"])));
+        }
+        let mut manifest: Self = serde_json::from_value(value)
+            .map_err(|error| damaged(format!("{path} is damaged: {error}")))?;
+        let parent = manifest.parent.map_or(0, |parent| parent.sequence);
+        let possible = manifest.format == FORMAT && manifest.sequence > parent;
+        if manifest.snapshot != *id || !possible {
             return Err(damaged(format!(
-                "{path} is damaged: it is of another snapshot or format"
+                "{path} is damaged: it is of another snapshot, format or number"
             )));
         }
+        manifest.hash = ManifestHash(blake3::hash(&bytes).into());
         Ok(manifest)
     }
 
     /// Writes the manifest: the commit.
-    pub(crate) async fn write(&self, repo: &Repository) -> Result<()> {
+    pub(crate) async fn write(&mut self, repo: &Repository) -> Result<()> {
         let path = StoredFile::Manifest.path(&self.snapshot);
         let bytes = repo.sealer().seal_json(FileKind::Manifest, &path, self)?;
+        self.hash = ManifestHash(blake3::hash(&bytes).into());
         repo.put_once(&path, bytes).await
     }
 }
@@ -63,37 +92,84 @@ impl Repository {
         let mut read = futures::stream::iter(ids)
             .map(|id| async move { (id, Manifest::read(self, &id).await) })
             .buffered(MANIFESTS_AT_ONCE);
-        let mut all = Snapshots::default();
+        let mut all = Snapshots {
+            repository: self.id(),
+            ..Snapshots::default()
+        };
+        let mut manifests = Vec::new();
+        let mut unread = HashSet::new();
         while let Some((id, result)) = read.next().await {
             match result {
-                Ok(manifest) => all.manifests.push(manifest),
-                // Forgotten between the listing and the reading.
+                Ok(manifest) => {
+                    if let Err(error) = knows_to_read(&manifest.requires) {
+                        all.newer.push((id, error.chain()));
+                    }
+                    manifests.push(manifest);
+                }
+                // Removed between the listing and the reading.
                 Err(error) if error.cause() == Cause::NotFound => {}
-                Err(error) if error.cause() == Cause::Damage => all.damage.push(Damage {
-                    kind: DamageKind::Manifest,
-                    what: error.chain(),
-                    place: StoredFile::Manifest.path(&id),
-                    snapshots: vec![id],
-                }),
+                Err(error) if error.cause() == Cause::NewerFormat => {
+                    unread.insert(id);
+                    all.newer.push((id, error.chain()));
+                }
+                Err(error) if error.cause() == Cause::Damage => {
+                    unread.insert(id);
+                    all.damage.push(Damage {
+                        kind: DamageKind::Manifest,
+                        what: error.chain(),
+                        place: StoredFile::Manifest.path(&id),
+                        snapshots: vec![id],
+                    });
+                }
                 Err(error) => return Err(error),
             }
         }
+        all.forgotten = self.forgotten(&mut all.damage).await?;
+        all.amendments = self.amendments(&mut all.damage).await?;
+        let marked = self.marked_dead().await?;
+        let known = Known {
+            repository: self.id(),
+            forgotten: &all.forgotten,
+            marked: &marked,
+            unread: &unread,
+        };
+        let ordered = known.judge(manifests);
+        all.damage.extend(ordered.damage);
+        all.void = ordered.void.iter().map(|m| m.snapshot).collect();
+        for id in all.void.iter().filter(|id| self.first_told(id)) {
+            tracing::warn!(
+                "{} is no snapshot: it was written after its session had been taken for dead",
+                StoredFile::Manifest.path(id)
+            );
+        }
+        let newer: HashSet<SnapshotId> = all.newer.iter().map(|(id, _)| *id).collect();
+        let snapshots = ordered.snapshots.into_iter();
+        (all.beyond, all.manifests) = snapshots.partition(|m| newer.contains(&m.snapshot));
         all.manifests.sort_by(|a, b| {
             (a.time, &a.instance, a.sequence).cmp(&(b.time, &b.instance, b.sequence))
         });
-        all.find_gaps();
         Ok(all)
     }
 }
 
+fn newer(id: &SnapshotId, why: &str) -> Error {
+    Side::Repository
+        .error(
+            Cause::NewerFormat,
+            format!("snapshot {} was made by a newer eyrie: {why}", id.short()),
+        )
+        .with_hint("use the eyrie that made it, or a later one")
+}
+
 impl Snapshots {
     /// Finds a snapshot by `latest`, id or unique prefix of an id, among those of `instance` where
-    /// one is given. `latest` is the highest sequence of an instance, or without one the latest time.
+    /// one is given. `latest` is the one with the latest time, whichever lineage it is of.
     ///
     /// # Errors
     ///
     /// [`Cause::NotFound`]; [`Cause::Invalid`] when several match; [`Cause::Damage`] when the manifest is
-    /// damaged, or for `latest` when any is, as that one may be the latest.
+    /// damaged, or for `latest` when any is, as that one may be the latest; [`Cause::NewerFormat`] in the
+    /// same cases, when a newer eyrie is needed to read it.
     pub fn find(&self, spec: &str, instance: Option<&str>) -> Result<&Manifest> {
         let mut candidates = self
             .manifests
@@ -113,11 +189,13 @@ impl Snapshots {
                 ))
                 .with_hint("name a snapshot by its id"));
             }
-            let latest = match instance {
-                Some(_) => candidates.max_by_key(|manifest| manifest.sequence),
-                None => candidates.next_back(),
-            };
-            return latest.ok_or_else(|| not_found("there is no snapshot yet", instance));
+            if let Some((id, why)) = self.newer.first() {
+                return Err(newer(id, why).context("which snapshot is the latest is not known"));
+            }
+            let latest = candidates.next_back();
+            let latest = latest.ok_or_else(|| not_found("there is no snapshot yet", instance))?;
+            self.warn_of_times(latest);
+            return Ok(latest);
         }
         let is_id = !spec.is_empty() && spec.bytes().all(|b| b.is_ascii_hexdigit());
         let spec = spec.to_ascii_lowercase();
@@ -133,77 +211,86 @@ impl Snapshots {
                 .with_hint("give more digits")),
             (None, _) => match unreadable(&spec).filter(|_| is_id) {
                 Some(damage) => Err(damaged(damage.what.clone())),
-                None => Err(not_found(
-                    &format!("there is no snapshot {spec:?}"),
-                    instance,
-                )),
+                None => Err(self.beyond_reach(&spec).unwrap_or_else(|| {
+                    not_found(&format!("there is no snapshot {spec:?}"), instance)
+                })),
             },
         }
     }
 
-    /// Snapshots whose manifests cannot be read.
+    /// Why a snapshot that begins with `prefix` cannot be read by this eyrie.
+    fn beyond_reach(&self, prefix: &str) -> Option<Error> {
+        let named = |id: &SnapshotId| !prefix.is_empty() && id.to_string().starts_with(prefix);
+        let (id, why) = self.newer.iter().find(|(id, _)| named(id))?;
+        Some(newer(id, why))
+    }
+
+    /// Snapshots whose manifests are there and whose numbers cannot be read.
     #[must_use]
     pub fn unreadable(&self) -> Vec<SnapshotId> {
         let manifests = self.damage.iter();
         let manifests = manifests.filter(|damage| damage.kind == DamageKind::Manifest);
-        manifests
-            .flat_map(|damage| &damage.snapshots)
-            .copied()
-            .collect()
+        let damaged = manifests.flat_map(|damage| &damage.snapshots).copied();
+        let known = |id: &SnapshotId| self.beyond.iter().any(|m| m.snapshot == *id);
+        let newer = self.newer.iter().map(|(id, _)| *id);
+        damaged.chain(newer.filter(|id| !known(id))).collect()
     }
 
-    /// The newest snapshot of `instance`.
+    /// The roots of snapshots that need a newer eyrie, of all or of those in `only`: what they refer to
+    /// is needed as well.
+    pub(crate) fn beyond(&self, only: &[SnapshotId]) -> Vec<NodeRef> {
+        let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
+        let manifests = self.beyond.iter().filter(|m| asked(&m.snapshot));
+        let roots = manifests.flat_map(|manifest| manifest.roots.values());
+        roots.flatten().copied().collect()
+    }
+
+    /// The roots of the amendments of the snapshots in `only`, or of all.
+    pub(crate) fn amended(&self, only: &[SnapshotId]) -> Vec<NodeRef> {
+        let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
+        let amendments = self.amendments.iter().filter(|a| asked(&a.snapshot));
+        let roots = amendments.flat_map(|amendment| amendment.roots.values());
+        roots.flatten().copied().collect()
+    }
+
+    /// The newest snapshot of `instance`, by the time of its anchor, wherever it was made.
     #[must_use]
     pub fn newest_of(&self, instance: &str) -> Option<&Manifest> {
-        self.manifests
-            .iter()
-            .filter(|manifest| manifest.instance == instance)
+        let of = |m: &&Manifest| m.instance == instance;
+        self.manifests.iter().rfind(of)
+    }
+
+    /// The last snapshot of `lineage`: the parent of the next one.
+    pub(crate) fn last_of(&self, lineage: &Lineage) -> Option<&Manifest> {
+        let all = self.manifests.iter().chain(&self.beyond);
+        all.filter(|manifest| manifest.lineage(self.repository) == *lineage)
             .max_by_key(|manifest| manifest.sequence)
     }
 
-    /// Reports sequence numbers that are missing or taken twice.
-    fn find_gaps(&mut self) {
-        let mut by_instance: BTreeMap<&str, BTreeMap<u64, Vec<SnapshotId>>> = BTreeMap::new();
-        let mut skipped: HashMap<SnapshotId, u64> = HashMap::new();
-        for manifest in &self.manifests {
-            skipped.insert(manifest.snapshot, manifest.unreadable.len() as u64);
-            let sequences = by_instance.entry(&manifest.instance).or_default();
-            sequences
-                .entry(manifest.sequence)
-                .or_default()
-                .push(manifest.snapshot);
-        }
-        for (instance, sequences) in by_instance {
-            let mut expected: u64 = 1;
-            for (sequence, ids) in sequences {
-                let mut report = |what: String| {
-                    self.damage.push(Damage {
-                        kind: DamageKind::Sequence,
-                        what,
-                        place: StoredFile::Manifest.row().directory.into(),
-                        snapshots: ids.clone(),
-                    });
-                };
-                let explained = ids.iter().filter_map(|id| skipped.get(id)).max();
-                let explained = explained.copied().unwrap_or(0);
-                if sequence > expected.saturating_add(explained) {
-                    let last = sequence - 1;
-                    report(if last == expected {
-                        format!("snapshot {expected} of instance {instance:?} is missing")
-                    } else {
-                        format!(
-                            "snapshots {expected} to {last} of instance {instance:?} are missing"
-                        )
-                    });
-                }
-                if ids.len() > 1 {
-                    report(format!(
-                        "several snapshots of instance {instance:?} are number {sequence}"
-                    ));
-                }
-                expected = sequence.saturating_add(1);
-            }
-        }
+    /// The highest number that a forgotten snapshot of `lineage` had; 0 without one.
+    pub(crate) fn last_forgotten(&self, lineage: &Lineage) -> u64 {
+        let of = |r: &&Forgotten| r.lineage(self.repository) == *lineage;
+        let records = self.forgotten.iter().filter(of);
+        records.map(|record| record.sequence).max().unwrap_or(0)
+    }
+
+    /// Says so when the newest snapshot of `instance` by its time is not the last one by its number.
+    fn warn_of_times(&self, latest: &Manifest) {
+        let lineage = latest.lineage(self.repository);
+        let Some(last) = self
+            .last_of(&lineage)
+            .filter(|m| m.snapshot != latest.snapshot)
+        else {
+            return;
+        };
+        tracing::warn!(
+            "snapshot {} is the latest of instance {:?} by its time, {}, but snapshot {}, of {}, was made after it: was a clock wrong?",
+            latest.snapshot.short(),
+            latest.instance,
+            latest.time,
+            last.snapshot.short(),
+            last.time
+        );
     }
 }
 
@@ -218,44 +305,30 @@ fn not_found(what: &str, instance: Option<&str>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::repo::format::manifest::{Roots, Totals};
+    use crate::repo::session::order::tests::after;
 
-    fn manifest(id: u8, instance: &str, sequence: u64) -> Manifest {
+    fn manifest(id: u8, instance: &str) -> Manifest {
         Manifest {
-            format: 1,
-            snapshot: SnapshotId([id; 32]),
             instance: instance.into(),
-            sequence,
-            parent: None,
-            unreadable: vec![],
-            time: Timestamp::from_second(i64::from(id)).unwrap(),
-            roots: Roots::new(),
-            totals: Totals::default(),
-            labels: BTreeMap::new(),
-            body: serde_json::Value::Null,
+            ..after(None, id, id)
         }
     }
 
     fn snapshots(manifests: Vec<Manifest>) -> Snapshots {
-        let mut all = Snapshots {
+        Snapshots {
             manifests,
-            damage: vec![],
-        };
-        all.find_gaps();
-        all
+            ..Snapshots::default()
+        }
     }
 
     #[test]
     fn snapshots_are_found_by_latest_id_and_unique_prefix() {
         let all = snapshots(vec![
-            manifest(0x11, "a", 1),
-            manifest(0x12, "a", 2),
-            manifest(0x13, "b", 1),
+            manifest(0x11, "a"),
+            manifest(0x12, "a"),
+            manifest(0x13, "b"),
         ]);
-        assert!(all.damage.is_empty());
         let whole = "11".repeat(32);
         let found = |spec, instance| all.find(spec, instance).map(|m| m.snapshot.0[0]);
         assert_eq!(found("latest", None).unwrap(), 0x13);
@@ -274,29 +347,8 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_doubles_are_reported() {
-        let all = snapshots(vec![
-            manifest(1, "a", 3),
-            manifest(2, "a", 4),
-            manifest(3, "a", 4),
-        ]);
-        let what: Vec<_> = all
-            .damage
-            .iter()
-            .map(|damage| damage.what.as_str())
-            .collect();
-        assert_eq!(
-            what,
-            [
-                "snapshots 1 to 2 of instance \"a\" are missing",
-                "several snapshots of instance \"a\" are number 4"
-            ]
-        );
-    }
-
-    #[test]
-    fn latest_is_refused_while_a_manifest_is_unreadable() {
-        let mut all = snapshots(vec![manifest(0x11, "a", 1)]);
+    fn latest_is_refused_while_a_manifest_cannot_be_read() {
+        let mut all = snapshots(vec![manifest(0x11, "a")]);
         all.damage.push(Damage {
             kind: DamageKind::Manifest,
             what: "snapshots/22… is damaged".into(),
@@ -306,5 +358,13 @@ mod tests {
         assert_eq!(all.find("latest", None).unwrap_err().cause(), Cause::Damage);
         assert_eq!(all.find("22", None).unwrap_err().cause(), Cause::Damage);
         assert_eq!(all.find("11", None).unwrap().sequence, 1);
+        all.damage.clear();
+        let id = SnapshotId([0x33; 32]);
+        all.newer.push((id, "it needs more".into()));
+        for spec in ["latest", "33"] {
+            assert_eq!(all.find(spec, None).unwrap_err().exit_code(), 13);
+        }
+        assert_eq!(all.find("11", None).unwrap().sequence, 1);
+        assert_eq!(all.unreadable(), [id], "it may have any number");
     }
 }

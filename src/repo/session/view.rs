@@ -80,7 +80,8 @@ impl Repository {
     ///
     /// [`Cause::Damage`] when the index is damaged.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
-        let lease = match Lease::take(self, SessionKind::Reader, instance, parents).await {
+        let lineage = self.lineage(instance);
+        let lease = match Lease::take(self, SessionKind::Reader, lineage, parents).await {
             Ok(lease) => Some(lease),
             Err(error) => {
                 tracing::warn!(

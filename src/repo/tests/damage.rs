@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::support::*;
 use crate::base::env::lock;
 use crate::repo::format::files::{Names, Seal, StoredFile};
+use crate::repo::format::sealed::FileKind;
 use crate::repo::{
-    CheckBytes, CheckReport, Cv, Damage, DamageKind, Manifest, PieceRef, Repository, Sink,
-    SnapshotId, Verification,
+    Amendment, AmendmentId, CheckBytes, CheckReport, Cv, Damage, DamageKind, Manifest,
+    ManifestHash, PieceRef, Repository, Roots, SessionId, Sink, SnapshotId, Verification,
 };
 use crate::store::testing::memory::MemoryStore;
 use crate::store::{GetOptions, Key, PutOptions, Store};
@@ -56,8 +57,25 @@ async fn small_files(store: &MemoryStore) {
         time: jiff::Timestamp::UNIX_EPOCH,
         level: "bytes".into(),
         results: vec![],
+        places: vec![],
     };
     repo.record_verification(&verification).await.unwrap();
+    repo.record_forgetting(&[]).await.unwrap();
+    let id = AmendmentId([7; 32]);
+    let amendment = Amendment {
+        format: 1,
+        amendment: id,
+        snapshot: SnapshotId([7; 32]),
+        manifest: ManifestHash([7; 32]),
+        session: SessionId([7; 32]),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        roots: Roots::new(),
+        requires: vec![],
+    };
+    let path = StoredFile::Amendment.path(&id);
+    let kind = FileKind::Amendment;
+    let bytes = repo.sealer().seal_json(kind, &path, &amendment).unwrap();
+    repo.put_once(&path, bytes).await.unwrap();
     for file in [StoredFile::Mark, StoredFile::Checkpoint] {
         let Seal::Meta(kind) = file.row().seal else {
             panic!("{file:?} is not sealed");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::support::*;
-use crate::repo::{CheckBytes, Repository};
+use crate::repo::{BadPlace, CheckBytes, Repository};
 use crate::store::{Key, PutOptions, Store};
 
 async fn packs(store: &dyn Store, directory: &str) -> Vec<Key> {
@@ -100,6 +100,10 @@ async fn a_blob_in_two_packs_is_read_from_the_one_that_is_whole() {
                 let report = repo.check(&[], CheckBytes::All).await.unwrap();
                 assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
                 assert_eq!(report.damage[0].snapshots, [], "no snapshot suffers");
+                let here = |place: &BadPlace| key.as_str().ends_with(&place.pack.to_string());
+                assert!(!report.places.is_empty() && report.places.iter().all(here));
+                let blobs = report.places.iter().all(|place| place.blob.is_some());
+                assert_eq!(blobs, loss.is_none(), "{key} {loss:?}");
                 let (_, added) = backup(&repo, "a", &data).await.unwrap();
                 assert_eq!(added, 0, "it is still there");
             }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod fencing;
 mod golden;
 mod growth;
 mod lost;

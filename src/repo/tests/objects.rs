@@ -31,7 +31,10 @@ async fn a_snapshot_restores_bit_exact_and_a_second_one_adds_nothing_but_its_man
     let again = open(store).await.unwrap();
     let (second, added) = backup(&again, "a", &data).await.unwrap();
     assert_eq!(added, 0);
-    assert_eq!((second.sequence, second.parent), (2, Some(first.snapshot)));
+    assert_eq!(
+        (second.sequence, second.parent),
+        (2, Some(first.as_parent()))
+    );
     assert_eq!(second.roots, first.roots);
 
     let reader = again

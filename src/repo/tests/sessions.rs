@@ -1,5 +1,6 @@
 //! Leases: who excludes whom, and for how long.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,15 @@ async fn plant(repo: &Repository, host: Host, renewals: u64) {
     let lease = LeaseFile {
         session,
         kind: SessionKind::Writer,
-        instance: "a".into(),
+        lineage: repo.lineage("a"),
         host,
         created: Timestamp::UNIX_EPOCH,
         ttl_s: 120,
         renewals,
         parents: vec![],
         checkpoint: false,
+        dead: BTreeSet::new(),
+        uncertain: false,
     };
     let path = StoredFile::Lease.path(&session);
     let bytes = repo

@@ -8,14 +8,14 @@ use futures::{StreamExt, TryStreamExt};
 use serde::de::IgnoredAny;
 
 use self::bytes::{PackFaults, check_pack};
-use crate::repo::care::verified::Verification;
+use crate::repo::care::verified::{BadPlace, Verification};
 use crate::repo::format::blob::BlobKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::damage::{Damage, DamageKind};
 use crate::repo::format::features::Features;
 use crate::repo::format::files::{CheckedBy, Names, Seal, StoredFile};
 use crate::repo::format::hash::PieceRef;
-use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
+use crate::repo::format::ids::{BlobId, Cv, PackId, SnapshotId};
 use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::keys;
 use crate::repo::format::manifest::Manifest;
@@ -52,6 +52,8 @@ pub enum CheckBytes<'a> {
 pub struct CheckReport {
     /// What is wrong; nothing when all is well.
     pub damage: Vec<Damage>,
+    /// Where packs and blobs are damaged or missing.
+    pub places: Vec<BadPlace>,
     /// Snapshots whose structure was checked.
     pub snapshots: u64,
     /// Tree nodes read.
@@ -75,12 +77,12 @@ impl Repository {
         self.check_files(&mut report.damage).await?;
         let snapshots = self.snapshots().await?;
         let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
-        report.damage.extend(
-            snapshots
-                .damage
-                .into_iter()
-                .filter(|damage| damage.snapshots.iter().any(asked)),
-        );
+        let concerns = |d: &Damage| d.snapshots.is_empty() || d.snapshots.iter().any(asked);
+        let newer = snapshots.beyond(only);
+        let amended = snapshots.amended(only);
+        report
+            .damage
+            .extend(snapshots.damage.into_iter().filter(concerns));
         let manifests: Vec<Manifest> = snapshots
             .manifests
             .into_iter()
@@ -104,11 +106,15 @@ impl Repository {
             view: &view,
             faults: Faults::default(),
             used: HashSet::new(),
+            seen: HashSet::new(),
         };
-        check.structure(&manifests, &mut report).await?;
+        let roots = roots(&manifests).into_iter().chain(amended);
+        check.structure(roots, Look::Bodies, &mut report).await?;
+        check.structure(newer, Look::Envelopes, &mut report).await?;
         check.packs_present(only.is_empty()).await?;
         check.bytes(only.is_empty(), bytes, &mut report).await?;
         check.attribute(&manifests).await?;
+        report.places = check.faults.places();
         report.damage.extend(check.faults.damage);
         Ok(report)
     }
@@ -222,49 +228,51 @@ struct Check<'a> {
     faults: Faults,
     /// The numbers of the packs that the snapshots in question need.
     used: HashSet<u32>,
+    /// The nodes that were read.
+    seen: HashSet<Cv>,
 }
 
 impl Check<'_> {
     /// Reads every tree node once.
-    async fn structure(&mut self, manifests: &[Manifest], report: &mut CheckReport) -> Result<()> {
-        let mut seen = HashSet::new();
+    async fn structure(
+        &mut self,
+        roots: impl IntoIterator<Item = NodeRef>,
+        look: Look,
+        report: &mut CheckReport,
+    ) -> Result<()> {
         let (view, faults, used) = (self.view, &mut self.faults, &mut self.used);
+        let seen = &mut self.seen;
         let mut nodes = 0;
-        view.walk_envelopes(
-            roots(manifests),
-            Look::Bodies,
-            &mut seen,
-            |node, envelope| {
-                nodes += 1;
-                let piece = node_piece(node);
-                let places = view.places(BlobKind::Tree, &piece);
-                used.extend(places.iter().map(|record| record.pack));
-                match envelope {
-                    Ok(envelope) => {
-                        for (kind, blob) in blobs(envelope) {
-                            let places = view.places(kind, blob);
-                            used.extend(places.iter().map(|record| record.pack));
-                            faults.unknown |= places.is_empty();
+        view.walk_envelopes(roots, look, seen, |node, envelope| {
+            nodes += 1;
+            let piece = node_piece(node);
+            let places = view.places(BlobKind::Tree, &piece);
+            used.extend(places.iter().map(|record| record.pack));
+            match envelope {
+                Ok(envelope) => {
+                    for (kind, blob) in blobs(envelope) {
+                        let places = view.places(kind, blob);
+                        used.extend(places.iter().map(|record| record.pack));
+                        faults.unknown |= places.is_empty();
+                    }
+                }
+                Err(error) => match places {
+                    [] => faults.unknown = true,
+                    // It could be read from none of its places.
+                    [first, ..] => {
+                        let place = place_of(view.index().pack(first.pack));
+                        let fault = faults.add(DamageKind::Tree, error.chain(), place);
+                        for record in places {
+                            let pack = view.index().pack(record.pack).id;
+                            faults.blobs.insert((pack, record.entry.id), fault);
                         }
                     }
-                    Err(error) => match places {
-                        [] => faults.unknown = true,
-                        // It could be read from none of its places.
-                        [first, ..] => {
-                            let place = place_of(view.index().pack(first.pack));
-                            let fault = faults.add(DamageKind::Tree, error.chain(), place);
-                            for record in places {
-                                let pack = view.index().pack(record.pack).id;
-                                faults.blobs.insert((pack, record.entry.id), fault);
-                            }
-                        }
-                    },
-                }
-                Ok(())
-            },
-        )
+                },
+            }
+            Ok(())
+        })
         .await?;
-        report.nodes = nodes;
+        report.nodes += nodes;
         Ok(())
     }
 
@@ -396,6 +404,17 @@ fn blobs(envelope: &Envelope) -> impl Iterator<Item = (BlobKind, &PieceRef)> {
 }
 
 impl Faults {
+    fn places(&self) -> Vec<BadPlace> {
+        let packs = self.packs.keys().map(|pack| (*pack, None));
+        let blobs = self.blobs.keys().map(|(pack, blob)| (*pack, Some(*blob)));
+        let places = packs
+            .chain(blobs)
+            .map(|(pack, blob)| BadPlace { pack, blob });
+        let mut places: Vec<BadPlace> = places.collect();
+        places.sort_unstable();
+        places
+    }
+
     /// The damage of a blob with these places; none while one of them is whole.
     fn of(&self, view: &View, places: &[Record]) -> Vec<usize> {
         let mut all = Vec::new();

@@ -20,7 +20,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::packer::{Class, Packers};
-use super::lease::{Lease, SessionKind};
+use super::lease::{Commit, Lease, SessionKind};
+use super::order::seen_of;
+use super::snapshots::Snapshots;
 use super::view::View;
 use crate::base::env::lock;
 use crate::base::resources::MemoryPermit;
@@ -28,11 +30,16 @@ use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
-use crate::repo::format::ids::{BlobId, Cv, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, Totals};
+use crate::repo::format::sealed::FileKind;
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
+
+/// How many claimed numbers are skipped: each is of a session that was cut off within a commit.
+const CLAIMS_AT_MOST: u64 = 1_000;
 
 /// What a writer says of a snapshot; the rest of the manifest follows from the repository.
 #[derive(Debug, Clone)]
@@ -60,7 +67,7 @@ pub struct Writer {
     session: Arc<Session>,
     packers: Arc<Packers>,
     lease: Lease,
-    instance: String,
+    lineage: Lineage,
 }
 
 /// What the parts of a writer share.
@@ -121,7 +128,8 @@ impl Repository {
         compression: Compression,
     ) -> Result<Writer> {
         self.check_writable()?;
-        let lease = Lease::take(self, SessionKind::Writer, instance, parents).await?;
+        let lineage = self.lineage(instance);
+        let lease = Lease::take(self, SessionKind::Writer, lineage.clone(), parents).await?;
         match self.begin_session(compression).await {
             Ok(session) => {
                 let packers = Arc::new(Packers::start(&session));
@@ -129,7 +137,7 @@ impl Repository {
                     session,
                     packers,
                     lease,
-                    instance: instance.to_owned(),
+                    lineage,
                 })
             }
             Err(error) => {
@@ -187,7 +195,7 @@ impl Writer {
     /// Whose snapshots this session writes.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.instance
+        &self.lineage.instance
     }
 
     /// Whether the lease still protects the session.
@@ -244,25 +252,90 @@ impl Writer {
         let repo = self.session.view.repo();
         refuse_marks(repo).await?;
         let snapshots = repo.snapshots().await?;
-        let parent = snapshots.newest_of(&self.instance);
+        // From here on something of this session may arrive late.
+        self.lease.committing(Commit::Begins).await;
+        let written = self.write_manifest(draft, &snapshots).await;
+        let stage = match &written {
+            Ok(_) => Some(Commit::Done),
+            Err(error) if error.cause() == Cause::Unavailable => None,
+            Err(_) => Some(Commit::Failed),
+        };
+        if let Some(stage) = stage {
+            self.lease.committing(stage).await;
+        }
+        written
+    }
+
+    async fn write_manifest(
+        &self,
+        draft: ManifestDraft,
+        snapshots: &Snapshots,
+    ) -> Result<Manifest> {
+        let repo = self.session.view.repo();
+        let parent = snapshots.last_of(&self.lineage);
         let unreadable = snapshots.unreadable();
-        let skipped = unreadable.len() as u64;
-        let manifest = Manifest {
+        let before = parent.map_or(0, |parent| parent.sequence);
+        let before = before.max(snapshots.last_forgotten(&self.lineage));
+        let snapshot = SnapshotId(repo.env().id());
+        self.lease.renew().await?;
+        let sequence = self.claim(before + 1 + unreadable.len() as u64, snapshot);
+        let mut manifest = Manifest {
             format: FORMAT,
-            snapshot: SnapshotId(repo.env().id()),
-            instance: self.instance.clone(),
-            sequence: parent.map_or(0, |parent| parent.sequence) + 1 + skipped,
-            parent: parent.map(|parent| parent.snapshot),
+            snapshot,
+            instance: self.lineage.instance.clone(),
+            origin: None,
+            session: self.session(),
+            sequence: sequence.await?,
+            parent: parent.map(Manifest::as_parent),
+            dead: seen_of(self.lease.dead().await, &snapshots.manifests),
             unreadable,
+            requires: vec![],
             time: draft.time,
             roots: draft.roots,
             totals: draft.totals,
             labels: draft.labels,
             body: draft.body,
+            hash: ManifestHash::default(),
         };
-        self.lease.renew().await?;
+        self.lease.check()?;
         manifest.write(repo).await?;
         Ok(manifest)
+    }
+
+    /// Claims the first number from `from` that no session has claimed. Where the store can create a
+    /// file only where none is, no two sessions have the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Locked`] when a session that claimed one is alive.
+    async fn claim(&self, from: u64, snapshot: SnapshotId) -> Result<u64> {
+        let (repo, session) = (self.session.view.repo(), self.session());
+        for sequence in from..from.saturating_add(CLAIMS_AT_MOST) {
+            let claim = Claim {
+                lineage: self.lineage.clone(),
+                sequence,
+                session,
+                snapshot,
+            };
+            let name = repo.sealer().claim_name(&self.lineage, sequence);
+            let path = StoredFile::Claim.path(&name);
+            let bytes = repo.sealer().seal_json(FileKind::Claim, &path, &claim)?;
+            match repo.put_once(&path, bytes).await {
+                Ok(()) => return Ok(sequence),
+                Err(error) if error.cause() == Cause::AlreadyExists => {
+                    self.lease.refuse_claimer(&path).await?;
+                    tracing::info!(
+                        "number {sequence} was claimed by a session that did not commit"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let message = format!(
+            "all numbers from {from} of instance {:?} are claimed",
+            self.lineage.instance
+        );
+        Err(Side::Repository.error(Cause::Failed, message))
     }
 
     /// Ends the session and releases its lease. What was not committed is unreachable.

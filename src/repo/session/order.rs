@@ -1,0 +1,353 @@
+//! Which manifests are snapshots, and what is missing of their lineages (section 10).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::repo::format::damage::{Damage, DamageKind};
+use crate::repo::format::files::StoredFile;
+use crate::repo::format::forgotten::Forgotten;
+use crate::repo::format::ids::{ManifestHash, RepositoryId, SessionId, SnapshotId};
+use crate::repo::format::lineage::{Dead, Lineage, Parent};
+use crate::repo::format::manifest::Manifest;
+
+/// What the order of manifests is judged by.
+#[derive(Debug)]
+pub(super) struct Known<'a> {
+    /// The repository that they were read in.
+    pub(super) repository: RepositoryId,
+    /// Records of forgetting.
+    pub(super) forgotten: &'a [Forgotten],
+    /// Sessions that marks took for dead.
+    pub(super) marked: &'a [Dead],
+    /// Snapshots whose manifests are there and cannot be read.
+    pub(super) unread: &'a HashSet<SnapshotId>,
+}
+
+/// Manifests, judged.
+#[derive(Debug, Default)]
+pub(super) struct Ordered {
+    pub(super) snapshots: Vec<Manifest>,
+    /// Of sessions that were taken for dead before anybody saw them: no snapshots.
+    pub(super) void: Vec<Manifest>,
+    /// Forgotten, and not removed yet: no snapshots any more.
+    pub(super) forgotten: Vec<Manifest>,
+    /// What is wrong in the order of the repository's own lineages.
+    pub(super) damage: Vec<Damage>,
+}
+
+impl Known<'_> {
+    pub(super) fn judge(&self, manifests: Vec<Manifest>) -> Ordered {
+        let records: HashSet<(SnapshotId, ManifestHash)> = self
+            .forgotten
+            .iter()
+            .map(|record| (record.snapshot, record.manifest))
+            .collect();
+        let mut by_lineage: BTreeMap<Lineage, Vec<Manifest>> = BTreeMap::new();
+        for manifest in manifests {
+            let lineage = manifest.lineage(self.repository);
+            by_lineage.entry(lineage).or_default().push(manifest);
+        }
+        let mut all = Ordered::default();
+        for (lineage, mut manifests) in by_lineage {
+            // A later one is judged first: what it says of sessions counts if it is a snapshot itself.
+            manifests.sort_by_key(|m| (std::cmp::Reverse(m.sequence), m.snapshot));
+            let (mut valid, mut void): (Vec<Manifest>, Vec<Manifest>) = (vec![], vec![]);
+            for at in 0..manifests.len() {
+                let manifest = &manifests[at];
+                let same = manifests
+                    .iter()
+                    .filter(|other| other.sequence == manifest.sequence);
+                let late = |dead: &Dead| is_late(dead, manifest);
+                let named = self.marked.iter().any(late)
+                    || self.records_of(&lineage).any(|record| late(&record.dead))
+                    || valid
+                        .iter()
+                        .any(|later| later.sequence > manifest.sequence && late(&later.dead))
+                    // Two that name each other are a number taken twice.
+                    || same.clone().any(|o| late(&o.dead) && !is_late(&manifest.dead, o));
+                let list = if named { &mut void } else { &mut valid };
+                list.push(manifest.clone());
+            }
+            if lineage.origin == self.repository {
+                self.find_faults(&lineage, &valid, &mut all.damage);
+            }
+            for manifest in valid {
+                let gone = records.contains(&(manifest.snapshot, manifest.hash));
+                let list = if gone {
+                    &mut all.forgotten
+                } else {
+                    &mut all.snapshots
+                };
+                list.push(manifest);
+            }
+            all.void.append(&mut void);
+        }
+        all
+    }
+
+    fn records_of(&self, lineage: &Lineage) -> impl Iterator<Item = &Forgotten> {
+        self.forgotten
+            .iter()
+            .filter(move |record| record.lineage(self.repository) == *lineage)
+    }
+
+    /// Reports parents that are missing or others than their successors say, and numbers that were taken
+    /// twice. `manifests` are of one lineage; those that are forgotten and still there are among them.
+    fn find_faults(&self, lineage: &Lineage, manifests: &[Manifest], damage: &mut Vec<Damage>) {
+        let mut there: HashMap<SnapshotId, Parent> = HashMap::new();
+        there.extend(
+            self.records_of(lineage)
+                .map(|r| (r.snapshot, r.as_parent())),
+        );
+        there.extend(manifests.iter().map(|m| (m.snapshot, m.as_parent())));
+        let instance = &lineage.instance;
+        let mut report = |what: String, snapshots: Vec<SnapshotId>| {
+            damage.push(Damage {
+                kind: DamageKind::Sequence,
+                what,
+                place: StoredFile::Manifest.row().directory.into(),
+                snapshots,
+            });
+        };
+        let mut numbers: BTreeMap<u64, Vec<SnapshotId>> = BTreeMap::new();
+        for manifest in manifests.iter().rev() {
+            let same = numbers.entry(manifest.sequence).or_default();
+            same.push(manifest.snapshot);
+            let Some(parent) = manifest.parent else {
+                continue;
+            };
+            let Parent {
+                snapshot, sequence, ..
+            } = parent;
+            let id = snapshot.short();
+            match there.get(&snapshot) {
+                Some(found) if *found == parent && sequence < manifest.sequence => {}
+                Some(_) => report(
+                    format!(
+                        "snapshot {sequence} of instance {instance:?}, {id}, is not the one that snapshot {} was made after",
+                        manifest.sequence
+                    ),
+                    vec![snapshot, manifest.snapshot],
+                ),
+                None if self.unread.contains(&snapshot) => {}
+                None => report(
+                    format!(
+                        "snapshot {sequence} of instance {instance:?} is missing: {id}, the parent of snapshot {}",
+                        manifest.sequence
+                    ),
+                    vec![manifest.snapshot],
+                ),
+            }
+        }
+        for (sequence, ids) in numbers {
+            if ids.len() > 1 {
+                report(
+                    format!("several snapshots of instance {instance:?} are number {sequence}"),
+                    ids,
+                );
+            }
+        }
+    }
+}
+
+/// Whether `dead` names the session of `manifest` and does not know the manifest.
+fn is_late(dead: &Dead, manifest: &Manifest) -> bool {
+    let seen = dead.get(&manifest.session);
+    seen.is_some_and(|seen| !seen.contains(&manifest.snapshot))
+}
+
+/// What a manifest or a mark says of sessions that were taken for dead: which of `manifests` are theirs
+/// and known.
+pub(crate) fn seen_of(
+    sessions: impl IntoIterator<Item = SessionId>,
+    manifests: &[Manifest],
+) -> Dead {
+    let of = |session: SessionId| {
+        let theirs = manifests.iter().filter(|m| m.session == session);
+        (session, theirs.map(|m| m.snapshot).collect())
+    };
+    sessions.into_iter().map(of).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::repo::format::lineage::Origin;
+    use crate::repo::format::manifest::{Roots, Totals};
+
+    const HERE: RepositoryId = RepositoryId([1; 32]);
+
+    /// A manifest after `parent`, of session `session`.
+    pub(in crate::repo::session) fn after(
+        parent: Option<&Manifest>,
+        id: u8,
+        session: u8,
+    ) -> Manifest {
+        Manifest {
+            format: 1,
+            snapshot: SnapshotId([id; 32]),
+            instance: "a".into(),
+            origin: None,
+            session: SessionId([session; 32]),
+            sequence: parent.map_or(1, |parent| parent.sequence + 1),
+            parent: parent.map(Manifest::as_parent),
+            dead: Dead::new(),
+            unreadable: vec![],
+            requires: vec![],
+            time: Timestamp::from_second(i64::from(id)).unwrap(),
+            roots: Roots::new(),
+            totals: Totals::default(),
+            labels: BTreeMap::new(),
+            body: serde_json::Value::Null,
+            hash: ManifestHash([id; 32]),
+        }
+    }
+
+    fn dead(session: u8, seen: &[&Manifest]) -> Dead {
+        let seen = seen.iter().map(|m| m.snapshot).collect();
+        Dead::from([(SessionId([session; 32]), seen)])
+    }
+
+    fn judge(manifests: &[&Manifest], forgotten: &[Forgotten], marked: &[Dead]) -> Ordered {
+        let known = Known {
+            repository: HERE,
+            forgotten,
+            marked,
+            unread: &HashSet::new(),
+        };
+        known.judge(manifests.iter().copied().cloned().collect())
+    }
+
+    fn ids(manifests: &[Manifest]) -> Vec<u8> {
+        let mut ids: Vec<u8> = manifests.iter().map(|m| m.snapshot.0[0]).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn whats(ordered: &Ordered) -> Vec<&str> {
+        ordered.damage.iter().map(|d| d.what.as_str()).collect()
+    }
+
+    #[test]
+    fn a_manifest_that_comes_after_its_session_was_taken_for_dead_is_no_snapshot() {
+        let first = after(None, 1, 1);
+        let late = after(Some(&first), 2, 2);
+        let mut next = after(Some(&first), 3, 3);
+        next.dead = dead(2, &[]);
+        for order in [[&first, &late, &next], [&next, &late, &first]] {
+            let all = judge(&order, &[], &[]);
+            assert_eq!((ids(&all.snapshots), ids(&all.void)), (vec![1, 3], vec![2]));
+            assert_eq!(whats(&all), [""; 0], "the number 2 is not taken twice");
+        }
+        // One that the successor had seen counts.
+        let mut saw = after(Some(&late), 3, 3);
+        saw.dead = dead(2, &[&late]);
+        let all = judge(&[&first, &late, &saw], &[], &[]);
+        assert_eq!(
+            (ids(&all.snapshots), ids(&all.void)),
+            (vec![1, 2, 3], vec![])
+        );
+        // A mark, and the record of a successor that is forgotten, say the same.
+        let all = judge(&[&first, &late], &[], &[dead(2, &[])]);
+        assert_eq!(ids(&all.void), [2]);
+        let record = Forgotten::of(&next, Timestamp::UNIX_EPOCH);
+        let all = judge(&[&first, &late], &[record], &[]);
+        assert_eq!(ids(&all.void), [2]);
+    }
+
+    #[test]
+    fn what_a_void_manifest_says_of_others_counts_for_nothing() {
+        let first = after(None, 1, 1);
+        // The late one believes the first session dead, and did not see its snapshot.
+        let mut late = after(None, 2, 2);
+        (late.sequence, late.dead) = (2, dead(1, &[]));
+        let mut next = after(Some(&first), 3, 3);
+        (next.sequence, next.dead) = (3, dead(2, &[]));
+        let all = judge(&[&first, &late, &next], &[], &[]);
+        assert_eq!((ids(&all.snapshots), ids(&all.void)), (vec![1, 3], vec![2]));
+    }
+
+    #[test]
+    fn missing_parents_other_parents_and_doubles_are_damage() {
+        let (first, second, third);
+        first = after(None, 1, 1);
+        second = after(Some(&first), 2, 2);
+        third = after(Some(&second), 3, 3);
+        assert_eq!(whats(&judge(&[&first, &second, &third], &[], &[])), [""; 0]);
+        let missing = judge(&[&first, &third], &[], &[]);
+        let what = "snapshot 2 of instance \"a\" is missing: 02020202, the parent of snapshot 3";
+        assert_eq!(whats(&missing), [what]);
+        assert_eq!(missing.damage[0].snapshots, [third.snapshot]);
+        // A record explains it, if it is of the same file.
+        let mut record = Forgotten::of(&second, Timestamp::UNIX_EPOCH);
+        let explained = judge(&[&first, &third], std::slice::from_ref(&record), &[]);
+        assert_eq!(whats(&explained), [""; 0]);
+        record.manifest = ManifestHash([9; 32]);
+        assert_eq!(whats(&judge(&[&first, &third], &[record], &[])).len(), 1);
+        // History cannot be exchanged.
+        let mut other = second.clone();
+        other.hash = ManifestHash([9; 32]);
+        let exchanged = judge(&[&first, &other, &third], &[], &[]);
+        assert_eq!(
+            whats(&exchanged),
+            [
+                "snapshot 2 of instance \"a\", 02020202, is not the one that snapshot 3 was made after"
+            ]
+        );
+        let double = after(Some(&first), 4, 4);
+        let doubled = judge(&[&first, &second, &double], &[], &[]);
+        assert_eq!(
+            whats(&doubled),
+            ["several snapshots of instance \"a\" are number 2"]
+        );
+        // Neither is a session's late manifest: each says so of the other.
+        let (mut one, mut two) = (second.clone(), double.clone());
+        (one.dead, two.dead) = (dead(4, &[]), dead(2, &[]));
+        let both = judge(&[&first, &one, &two], &[], &[]);
+        assert_eq!((ids(&both.void).len(), whats(&both).len()), (0, 1));
+    }
+
+    #[test]
+    fn a_forgotten_manifest_that_is_still_there_is_no_snapshot_and_another_of_its_id_is() {
+        let first = after(None, 1, 1);
+        let second = after(Some(&first), 2, 2);
+        let record = Forgotten::of(&first, Timestamp::UNIX_EPOCH);
+        let all = judge(&[&first, &second], std::slice::from_ref(&record), &[]);
+        assert_eq!(
+            (ids(&all.snapshots), ids(&all.forgotten)),
+            (vec![2], vec![1])
+        );
+        assert_eq!(whats(&all), [""; 0]);
+        // It was copied back since.
+        let mut again = first.clone();
+        again.hash = ManifestHash([8; 32]);
+        again.origin = Some(Origin {
+            repository: HERE,
+            manifest: first.hash,
+        });
+        let all = judge(&[&again, &second], &[record], &[]);
+        assert_eq!((ids(&all.snapshots), whats(&all)), (vec![1, 2], vec![]));
+    }
+
+    #[test]
+    fn copies_of_some_snapshots_are_no_gap_and_no_double() {
+        let elsewhere = |manifest: &Manifest| Manifest {
+            origin: Some(Origin {
+                repository: RepositoryId([2; 32]),
+                manifest: manifest.hash,
+            }),
+            snapshot: SnapshotId([manifest.snapshot.0[0] + 100; 32]),
+            ..manifest.clone()
+        };
+        let mut chain = vec![after(None, 1, 1)];
+        for id in 2..=7 {
+            chain.push(after(chain.last(), id, id));
+        }
+        let native = after(None, 50, 50);
+        let (three, seven) = (elsewhere(&chain[2]), elsewhere(&chain[6]));
+        let all = judge(&[&three, &seven, &native], &[], &[]);
+        assert_eq!(ids(&all.snapshots), [50, 103, 107]);
+        assert_eq!(whats(&all), [""; 0]);
+    }
+}

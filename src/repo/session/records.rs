@@ -1,0 +1,118 @@
+//! Files of records beside the manifests: what was forgotten, amended, and who was taken for dead.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use futures::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::repo::format::amendment::Amendment;
+use crate::repo::format::damage::Damage;
+use crate::repo::format::files::{Seal, StoredFile};
+use crate::repo::format::forgotten::{Forgotten, ForgottenFile};
+use crate::repo::format::ids::{AmendmentId, ForgottenId, MarkId};
+use crate::repo::format::lineage::Dead;
+use crate::repo::format::manifest::Manifest;
+use crate::repo::format::sealed::FileKind;
+use crate::repo::repository::Repository;
+use crate::{Cause, Result};
+
+/// How many files are read at once: they are small.
+const FILES_AT_ONCE: usize = 16;
+
+impl Repository {
+    /// The records of forgetting, of all files that no other supersedes.
+    pub(super) async fn forgotten(&self, damage: &mut Vec<Damage>) -> Result<Vec<Forgotten>> {
+        let files = self
+            .open_all::<ForgottenId, ForgottenFile>(StoredFile::Forgotten, damage)
+            .await?;
+        let gone: HashSet<ForgottenId> = files
+            .iter()
+            .flat_map(|(_, file)| file.supersedes.clone())
+            .collect();
+        let live = files.into_iter().filter(|(id, _)| !gone.contains(id));
+        Ok(live.flat_map(|(_, file)| file.records).collect())
+    }
+
+    /// The amendments, ascending by time.
+    pub(super) async fn amendments(&self, damage: &mut Vec<Damage>) -> Result<Vec<Amendment>> {
+        let files = self
+            .open_all::<AmendmentId, Amendment>(StoredFile::Amendment, damage)
+            .await?;
+        let mut amendments: Vec<Amendment> = files.into_iter().map(|(_, file)| file).collect();
+        amendments.sort_by_key(|amendment| (amendment.time, amendment.amendment));
+        Ok(amendments)
+    }
+
+    /// The sessions that marks took for dead. What a damaged mark says is not known; a check names it.
+    pub(super) async fn marked_dead(&self) -> Result<Vec<Dead>> {
+        #[derive(Deserialize)]
+        struct OfMark {
+            #[serde(default)]
+            dead: Dead,
+        }
+        let marks = self
+            .open_all::<MarkId, OfMark>(StoredFile::Mark, &mut vec![])
+            .await?;
+        Ok(marks.into_iter().map(|(_, mark)| mark.dead).collect())
+    }
+
+    /// Opens every file of a kind that holds JSON. Those that are damaged are reported.
+    async fn open_all<I, T>(
+        &self,
+        file: StoredFile,
+        damage: &mut Vec<Damage>,
+    ) -> Result<Vec<(I, T)>>
+    where
+        I: FromStr + Display,
+        T: DeserializeOwned,
+    {
+        let Seal::Meta(kind) = file.row().seal else {
+            return Ok(vec![]);
+        };
+        let ids: Vec<I> = self.list_ids(file).await?;
+        let mut read = futures::stream::iter(ids)
+            .map(|id| async move {
+                let path = file.path(&id);
+                let opened = match self.get_file(&path).await {
+                    Ok(bytes) => self.sealer().open_json::<T>(kind, &path, &bytes),
+                    Err(error) => Err(error),
+                };
+                (id, path, opened)
+            })
+            .buffered(FILES_AT_ONCE);
+        let mut all = Vec::new();
+        while let Some((id, path, opened)) = read.next().await {
+            match opened {
+                Ok(opened) => all.push((id, opened)),
+                Err(error) if error.cause() == Cause::NotFound => {}
+                Err(error) if error.cause() == Cause::Damage => damage.push(Damage {
+                    kind: file.row().damage,
+                    what: error.chain(),
+                    place: path,
+                    snapshots: vec![],
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes down that snapshots are forgotten, before their manifests are removed.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; nothing is forgotten then, unless it is [`Cause::Unavailable`].
+    pub async fn record_forgetting(&self, manifests: &[Manifest]) -> Result<()> {
+        let time = self.env().now();
+        let file = ForgottenFile {
+            records: manifests.iter().map(|m| Forgotten::of(m, time)).collect(),
+            supersedes: vec![],
+        };
+        let path = StoredFile::Forgotten.path(&ForgottenId(self.env().id()));
+        let bytes = self.sealer().seal_json(FileKind::Forgotten, &path, &file)?;
+        self.put_once(&path, bytes).await
+    }
+}

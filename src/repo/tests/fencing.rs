@@ -1,0 +1,226 @@
+//! Sessions that were taken for dead: what of theirs arrives late is no snapshot.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::support::*;
+use crate::repo::format::files::StoredFile;
+use crate::repo::format::ids::{SessionId, SnapshotId};
+use crate::repo::format::lineage::{Claim, Dead};
+use crate::repo::format::sealed::FileKind;
+use crate::repo::host::Host;
+use crate::repo::session::lease::{LeaseFile, SessionKind};
+use crate::repo::{CheckBytes, Manifest, Repository};
+use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::{Key, PutOptions};
+use crate::{Cause, Result};
+
+const CUT_OFF: SessionId = SessionId([7; 32]);
+
+/// Leaves the lease of a writer whose process is gone.
+async fn cut_off(repo: &Repository) {
+    let host = Host {
+        pid: u32::MAX,
+        ..Host::current()
+    };
+    let lease = LeaseFile {
+        session: CUT_OFF,
+        kind: SessionKind::Writer,
+        lineage: repo.lineage("a"),
+        host,
+        created: Timestamp::UNIX_EPOCH,
+        ttl_s: 120,
+        renewals: 1,
+        parents: vec![],
+        checkpoint: false,
+        dead: BTreeSet::new(),
+        uncertain: false,
+    };
+    let path = StoredFile::Lease.path(&CUT_OFF);
+    let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);
+    let put = |bytes| repo.put_once(&path, bytes);
+    put(bytes.unwrap()).await.unwrap();
+}
+
+/// A manifest of the session that was cut off arrives: what it would have committed after `parent`.
+async fn arrives(repo: &Repository, parent: &Manifest, id: u8) -> SnapshotId {
+    let mut late = parent.clone();
+    late.snapshot = SnapshotId([id; 32]);
+    late.session = CUT_OFF;
+    late.sequence = parent.sequence + 1;
+    late.parent = Some(parent.as_parent());
+    late.write(repo).await.unwrap();
+    late.snapshot
+}
+
+/// The snapshots and the manifests that are none.
+async fn judged(repo: &Repository) -> (Vec<SnapshotId>, Vec<SnapshotId>) {
+    let report = repo.check(&[], CheckBytes::All).await.unwrap();
+    assert_eq!(report.damage, []);
+    let all = repo.snapshots().await.unwrap();
+    let snapshots = all.manifests.iter().map(|m| m.snapshot).collect();
+    (snapshots, all.void)
+}
+
+#[tokio::test]
+async fn what_a_session_commits_after_it_was_taken_for_dead_is_no_snapshot() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    cut_off(&repo).await;
+    // Its manifest counts while nobody took it for dead, and for who saw it.
+    let early = arrives(&repo, &first, 50).await;
+    let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert_eq!(next.dead, Dead::from([(CUT_OFF, vec![early])]));
+    assert_eq!((next.sequence, next.parent.unwrap().snapshot), (3, early));
+    assert!(repo.list("leases/").await.unwrap().is_empty());
+    let late = arrives(&repo, &first, 51).await;
+    let (snapshots, void) = judged(&repo).await;
+    assert_eq!(void, [late]);
+    assert_eq!(
+        BTreeSet::from_iter(snapshots),
+        BTreeSet::from([first.snapshot, early, next.snapshot])
+    );
+    // It is in nobody's way, and stays what it is when its successor is forgotten.
+    let (last, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+    assert_eq!(
+        (last.sequence, last.parent.unwrap().snapshot),
+        (4, next.snapshot)
+    );
+    repo.record_forgetting(std::slice::from_ref(&next))
+        .await
+        .unwrap();
+    let manifest = Key::new(StoredFile::Manifest.path(&next.snapshot)).unwrap();
+    repo.store().delete(&manifest, None).await.unwrap();
+    let (snapshots, void) = judged(&repo).await;
+    assert_eq!((snapshots.len(), void), (3, vec![late]));
+}
+
+#[tokio::test]
+async fn who_ends_without_a_commit_leaves_word_of_the_dead() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    cut_off(&repo).await;
+    for _ in 0..2 {
+        writer(&repo, "a").await.unwrap().abort().await.unwrap();
+        let leases = repo.list("leases/").await.unwrap();
+        assert_eq!(leases.len(), 1, "one lease says it all");
+        let cut_off = StoredFile::Lease.path(&CUT_OFF);
+        assert!(leases.iter().all(|meta| meta.key.as_str() != cut_off));
+    }
+    // A writer of another instance has nothing to do with it.
+    let (other, _) = backup(&repo, "b", &objects(1)).await.unwrap();
+    assert_eq!(other.dead, Dead::new());
+    let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert!(next.dead.contains_key(&CUT_OFF), "{:?}", next.dead);
+    assert!(repo.list("leases/").await.unwrap().is_empty());
+    let late = arrives(&repo, &first, 51).await;
+    assert_eq!(judged(&repo).await.1, [late]);
+}
+
+/// Fails the write of a manifest in this way; whether it arrived is up to the way.
+async fn commit_fails(action: Action) -> Result<(Repository, Arc<FaultStore>, Manifest)> {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let repo = init(store.clone()).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await?;
+    let rule = Rule::on_writes(action).key_contains("snapshots/");
+    store.faults().add(rule);
+    let error = backup(&repo, "a", &objects(2)).await.unwrap_err();
+    assert!(
+        matches!(error.cause(), Cause::Unavailable | Cause::NoSpace),
+        "{error:?}"
+    );
+    store.faults().clear();
+    Ok((repo, store, first))
+}
+
+#[tokio::test]
+async fn a_commit_of_which_nobody_knows_is_fenced_and_one_that_failed_is_not() {
+    let (repo, _, first) = commit_fails(Action::Fail(Cause::Unavailable))
+        .await
+        .unwrap();
+    let lease = repo.list("leases/").await.unwrap();
+    assert_eq!(lease.len(), 1, "its session is told of");
+    let session: SessionId = StoredFile::Lease
+        .id(lease[0].key.as_str())
+        .unwrap()
+        .parse()
+        .unwrap();
+    let (next, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+    assert_eq!(next.dead, Dead::from([(session, vec![])]));
+    // Its number was claimed, so the next one is taken, and nothing is missing.
+    assert_eq!((next.sequence, next.parent), (3, Some(first.as_parent())));
+    assert_eq!(judged(&repo).await.0.len(), 2);
+
+    let (repo, _, first) = commit_fails(Action::Fail(Cause::NoSpace)).await.unwrap();
+    assert!(repo.list("leases/").await.unwrap().is_empty());
+    let (next, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+    assert_eq!(next.dead, Dead::new());
+    assert_eq!(next.parent, Some(first.as_parent()));
+}
+
+#[tokio::test]
+async fn a_number_that_a_living_session_claimed_is_refused() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let other = writer(&repo, "b").await.unwrap();
+    let claim = |session, sequence| Claim {
+        lineage: repo.lineage("a"),
+        sequence,
+        session,
+        snapshot: SnapshotId([9; 32]),
+    };
+    let write = async |claim: &Claim| {
+        let name = repo.sealer().claim_name(&claim.lineage, claim.sequence);
+        let path = StoredFile::Claim.path(&name);
+        let bytes = repo.sealer().seal_json(FileKind::Claim, &path, claim);
+        let key = Key::new(path).unwrap();
+        let put = store.put(&key, bytes.unwrap(), PutOptions::default());
+        put.await.unwrap();
+    };
+    // As if the store had not shown the lease of one that writes for the same instance.
+    write(&claim(other.session(), 2)).await;
+    let error = backup(&repo, "a", &objects(2)).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Locked);
+    other.abort().await.unwrap();
+    write(&claim(SessionId([3; 32]), 3)).await;
+    let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert_eq!(next.sequence, 4);
+    assert_eq!(judged(&repo).await.0.len(), 2);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_needs_a_newer_eyrie_does_not_lock_the_others() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let (mut second, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
+    repo.store().delete(&path, None).await.unwrap();
+    second.requires.push("known-answers".into());
+    second.write(&repo).await.unwrap();
+    let all = repo.snapshots().await.unwrap();
+    assert_eq!((all.damage.len(), all.manifests.len()), (0, 1));
+    for spec in ["latest", &second.snapshot.to_string()] {
+        assert_eq!(all.find(spec, None).unwrap_err().exit_code(), 13, "{spec}");
+    }
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &first).await.unwrap(), objects(1));
+    // It is a snapshot: it has its number, and a check looks at what it needs.
+    let (third, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+    assert_eq!(
+        (third.sequence, third.parent.unwrap()),
+        (3, second.as_parent())
+    );
+    assert_eq!(repo.check(&[], CheckBytes::All).await.unwrap().damage, []);
+    let only = repo
+        .check(&[second.snapshot], CheckBytes::None)
+        .await
+        .unwrap();
+    assert!(only.nodes > 0);
+}
