@@ -32,7 +32,8 @@ impl Stored {
         let at = context.repository(config)?;
         let resources = context.resources(&config.limits)?;
         let open = async {
-            let repository = connect::repository(at, &resources, &context.env).await?;
+            let repository =
+                connect::repository(at, &config.state_dir, &resources, &context.env).await?;
             let snapshots = repository.snapshots().await?;
             Ok((repository, snapshots))
         };

@@ -28,6 +28,9 @@ pub struct File {
     /// What eyrie may use of this host.
     #[serde(default)]
     pub resources: ResourcesSection,
+    /// Where eyrie remembers what it saw of the repositories, so that it notices when snapshots are gone:
+    /// without it `EYRIE_STATE_DIR` is used, then `/var/lib/eyrie`.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// What eyrie may use of this host; what is not set follows the machine and this process's cgroup.

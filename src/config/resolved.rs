@@ -24,6 +24,8 @@ pub struct Resolved {
     pub accept: Vec<String>,
     /// What eyrie may use of this host.
     pub limits: Limits,
+    /// Where eyrie remembers what it saw.
+    pub state_dir: PathBuf,
     /// Every setting with where it came from, in the order of the file format.
     pub settings: Vec<Setting>,
 }

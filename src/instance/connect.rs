@@ -15,7 +15,7 @@ use crate::etcd::{Etcd, Settings, Status};
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::Management;
-use crate::repo::{Repository, Unlock};
+use crate::repo::{Memory, Repository, Unlock};
 use crate::store::local::MissingRoot;
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Findings;
@@ -226,6 +226,7 @@ pub async fn as_probed(
 /// [`Cause::Invalid`] when a passphrase is needed and none is set.
 pub async fn repository(
     repository: &config::Repository,
+    state_dir: &Path,
     resources: &Resources,
     env: &Env,
 ) -> Result<Repository> {
@@ -237,7 +238,28 @@ pub async fn repository(
         Some(source) => Unlock::Passphrase(source.read()?),
         None => Unlock::None,
     };
-    Repository::open(store, unlock, resources, env).await
+    let opened = Repository::open(store, unlock, resources, env).await?;
+    match memory(&opened, state_dir, env).await {
+        Ok(memory) => opened.remembering(memory).await,
+        Err(error) => {
+            tracing::warn!(
+                "what this host sees of the repository is not remembered: {}; state_dir says where it would be",
+                error.chain()
+            );
+            Ok(opened)
+        }
+    }
+}
+
+/// What this host remembers of a repository.
+async fn memory(repository: &Repository, state_dir: &Path, env: &Env) -> Result<Memory> {
+    let settings = OpenSettings {
+        missing: MissingRoot::Create,
+        ..OpenSettings::default()
+    };
+    let at = Location::Directory(state_dir.to_owned());
+    let store = open(&at, settings, Side::Repository, env).await?;
+    Memory::new(store, repository.id(), &repository.location())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 mod care;
 mod format;
 mod host;
+mod memory;
 mod opening;
 mod repository;
 mod session;
@@ -31,6 +32,7 @@ pub use format::keys::{KdfCost, Unlock};
 pub use format::lineage::{Dead, Lineage, Origin, Parent};
 pub use format::manifest::{Manifest, Roots, Totals};
 pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, Extent, NodeRef, Values};
+pub use memory::Memory;
 pub use repository::{InitOptions, Repository};
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};

@@ -16,13 +16,14 @@ use crate::repo::format::crypto::Key;
 use crate::repo::format::features::Features;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Chunking;
-use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId, SnapshotId};
+use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId};
 use crate::repo::format::keys::{KdfCost, NewKey, Unlock, key_path, wrap};
 use crate::repo::format::lineage::Lineage;
 use crate::repo::format::ring::{ring_paths, seal_ring};
 use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
 use crate::repo::host::Host;
+use crate::repo::memory::Memory;
 use crate::repo::opening::{check_unlock, find_master, get, list, read_features, read_rings};
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
@@ -76,8 +77,13 @@ struct Inner {
     resources: Resources,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
-    /// Manifests that are no snapshots, of which it was said.
-    told: Mutex<HashSet<SnapshotId>>,
+    /// What was said once and is not said again.
+    told: Mutex<HashSet<String>>,
+    memory: Option<Memory>,
+    /// The highest sequence of a keyring.
+    newest_ring: u32,
+    /// A newer keyring that this host saw is gone.
+    ring_gone: Option<String>,
 }
 
 /// What opening a repository gave.
@@ -86,6 +92,7 @@ struct Opened {
     sealer: Sealer,
     features: Vec<Features>,
     unwritable: Option<String>,
+    newest_ring: u32,
 }
 
 /// When a lease was first seen with its present bytes, on our boot-time clock.
@@ -141,6 +148,7 @@ impl Repository {
                     sealer: Sealer { repository, ring },
                     features: vec![],
                     unwritable: None,
+                    newest_ring: 0,
                 };
                 Ok((key_file, ring_files, opened))
             })
@@ -213,6 +221,7 @@ impl Repository {
             sealer,
             features,
             unwritable: rings.fallen_back.or_else(|| errors.into_iter().next()),
+            newest_ring: rings.newest,
         };
         Ok(Self::assemble(
             store,
@@ -291,6 +300,7 @@ impl Repository {
             sealer,
             features,
             unwritable,
+            newest_ring,
         } = keys;
         Self(Arc::new(Inner {
             store: limited(store.clone(), &resources),
@@ -305,6 +315,9 @@ impl Repository {
             host,
             seen,
             told,
+            memory: None,
+            newest_ring,
+            ring_gone: None,
         }))
     }
 
@@ -433,9 +446,56 @@ impl Repository {
         &self.0.host
     }
 
-    /// Whether this is the first call for `id`, so that something is said once.
-    pub(crate) fn first_told(&self, id: &SnapshotId) -> bool {
-        lock(&self.0.told).insert(*id)
+    /// Whether this was not said yet.
+    pub(crate) fn first_told(&self, what: impl Into<String>) -> bool {
+        lock(&self.0.told).insert(what.into())
+    }
+
+    /// The same repository, which remembers from now on what it sees, and compares it with what this
+    /// host saw before. Where the newest keyring that it saw is gone, nothing may be written.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`] when the repository is in use already.
+    pub async fn remembering(self, memory: Memory) -> Result<Self> {
+        let before = memory.read(self.id()).await.unwrap_or_else(|error| {
+            tracing::warn!("what this host saw cannot be read: {}", error.chain());
+            None
+        });
+        let (newest, location) = (self.0.newest_ring, self.location());
+        let lost = before.filter(|before| before.ring > newest).map(|before| {
+            format!(
+                "keyring {} of the repository at {location}, which this host saw, is gone ({} remembers it)",
+                before.ring,
+                memory.place()
+            )
+        });
+        if let Some(lost) = &lost {
+            tracing::warn!("{lost}");
+        }
+        let mut inner = Arc::try_unwrap(self.0).map_err(|_| {
+            Error::new(
+                Cause::Failed,
+                "a repository that is in use begins to remember",
+            )
+        })?;
+        inner.unwritable = inner.unwritable.or_else(|| lost.clone());
+        inner.ring_gone = lost;
+        inner.memory = Some(memory);
+        Ok(Self(Arc::new(inner)))
+    }
+
+    pub(crate) fn memory(&self) -> Option<&Memory> {
+        self.0.memory.as_ref()
+    }
+
+    pub(crate) fn newest_ring(&self) -> u32 {
+        self.0.newest_ring
+    }
+
+    /// Why keys may be missing, as far as this host remembers.
+    pub(crate) fn ring_gone(&self) -> Option<&str> {
+        self.0.ring_gone.as_deref()
     }
 
     /// What was seen of other sessions' leases.
@@ -457,6 +517,7 @@ impl Repository {
             sealer: Sealer { repository, ring },
             features: vec![],
             unwritable: None,
+            newest_ring: 0,
         };
         Self::assemble(
             self.0.unlimited.clone(),

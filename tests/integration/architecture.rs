@@ -29,7 +29,7 @@ const INNER: &[(&str, &[&[&str]])] = &[
         "repo",
         &[
             &["format"],
-            &["host", "opening"],
+            &["host", "memory", "opening"],
             &["repository"],
             &["session"],
             &["care"],

@@ -53,6 +53,27 @@ fn a_snapshot_that_is_gone_is_damage() {
 }
 
 #[test]
+fn the_newest_snapshot_that_is_gone_is_damage_where_it_was_seen() {
+    let fixture = Fixture::new();
+    std::fs::remove_file(fixture.path("repo/snapshots").join(fixture.id(1))).unwrap();
+    let what = format!(
+        "snapshot 2 of instance \"main\", {}, which this host saw, is gone",
+        &fixture.id(1)[..8]
+    );
+    for verb in ["snapshots", "verify"] {
+        let ran = fixture.run(&[verb]).expect(22);
+        let told = [ran.stderr(), ran.stdout()].concat();
+        assert!(told.contains(&what), "{told}");
+    }
+    // A host that never saw it says that it cannot know.
+    std::fs::remove_dir_all(fixture.path("state")).unwrap();
+    let list = fixture.run(&["snapshots"]).expect(0);
+    assert!(list.stderr().contains("no memory"), "{}", list.stderr());
+    let list = fixture.run(&["snapshots"]).expect(0);
+    assert_eq!(list.stderr(), "");
+}
+
+#[test]
 fn show_tells_collections_holds_and_what_is_missing() {
     let fixture = Fixture::new();
     let shown = fixture.run(&["show", "latest", "--json"]).expect(0);

@@ -110,7 +110,8 @@ class Eyrie:
         home = self.config.parent / "eyrie-home"
         home.mkdir(exist_ok=True)
         path = f"{cache.etcd().parent}:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(home), "NO_COLOR": "1", "RUST_BACKTRACE": "1", **self.environment}
+        ours = {"NO_COLOR": "1", "RUST_BACKTRACE": "1", "EYRIE_STATE_DIR": str(home / "state")}
+        return {"PATH": path, "HOME": str(home), **ours, **self.environment}
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

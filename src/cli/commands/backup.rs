@@ -114,7 +114,9 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     };
     if args.dry_run {
         let plan = context.run(context.cancel.run(async {
-            let opened = connect::repository(repository, &resources, &context.env).await?;
+            let opened =
+                connect::repository(repository, &config.state_dir, &resources, &context.env)
+                    .await?;
             let snapshots = opened.snapshots().await?;
             let parent = snapshots.newest_of(&work.instance.name);
             let previous = parent.map(Body::of).transpose()?;
@@ -133,7 +135,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         return Ok(0);
     }
     let captured = context.run(async {
-        let open = connect::repository(repository, &resources, &context.env);
+        let open = connect::repository(repository, &config.state_dir, &resources, &context.env);
         let opened = Box::pin(context.cancel.run(open)).await?;
         let captured = Box::pin(capture::capture(&work, &opened, &options)).await;
         work.progress.end();

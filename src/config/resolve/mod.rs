@@ -28,6 +28,10 @@ use crate::{Cause, Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct Variables(BTreeMap<String, Secret>);
 
+/// Where eyrie remembers what it saw, unless it is told another place: what the Filesystem Hierarchy
+/// Standard has for the state of a program.
+const STATE_DIR: &str = "/var/lib/eyrie";
+
 impl Variables {
     /// Those of this process.
     #[must_use]
@@ -95,6 +99,7 @@ impl Resolved {
         };
         let repositories = resolver.repositories(&file.repositories, variables)?;
         let limits = resolver.limits(&file.resources)?;
+        let state_dir = resolver.state_dir(file.state_dir.as_deref(), variables);
         let mut accept = resolver.accepted("accept", file.accept)?;
         let of_instance = file.instance.map(|instance| instance.accept);
         accept.extend(resolver.accepted("instance.accept", of_instance.unwrap_or_default())?);
@@ -111,6 +116,7 @@ impl Resolved {
             repositories,
             accept,
             limits,
+            state_dir,
             settings: resolver.settings,
         })
     }
@@ -144,6 +150,20 @@ impl<'a> Resolver<'a> {
             milvus: MilvusSettings::default(),
             settings: Vec::new(),
         }
+    }
+
+    fn state_dir(&mut self, path: Option<&Path>, variables: &Variables) -> PathBuf {
+        let (key, variable) = ("state_dir", "EYRIE_STATE_DIR");
+        let (path, source) = match (path, variables.get(variable)) {
+            (Some(path), _) => (self.beside(path), self.explicit(key)),
+            (None, Some(path)) => {
+                let source = Source::Variable(variable.to_owned());
+                (PathBuf::from(path.expose()), source)
+            }
+            (None, None) => (PathBuf::from(STATE_DIR), Source::Default),
+        };
+        self.record(key, Some(path.display().to_string()), &source);
+        path
     }
 
     fn limits(&mut self, section: &ResourcesSection) -> Result<Limits> {

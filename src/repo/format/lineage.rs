@@ -27,7 +27,7 @@ pub struct Origin {
 }
 
 /// The snapshot before another one in its lineage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Parent {
     /// Its id.
     pub snapshot: SnapshotId,

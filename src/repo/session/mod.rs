@@ -6,6 +6,7 @@ pub(crate) mod map;
 pub(crate) mod order;
 pub(crate) mod read_plan;
 pub(crate) mod records;
+pub(crate) mod remember;
 pub(crate) mod snapshots;
 pub(crate) mod view;
 pub(crate) mod writer;

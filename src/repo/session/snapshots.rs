@@ -16,6 +16,7 @@ use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::format::tree::NodeRef;
 use crate::repo::format::wire::damaged;
+use crate::repo::memory::Remembered;
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
 
@@ -40,6 +41,7 @@ pub struct Snapshots {
     /// Those of `newer` whose numbers and parents can be read.
     beyond: Vec<Manifest>,
     forgotten: Vec<Forgotten>,
+    pub(super) remembered: Option<Remembered>,
 }
 
 impl Manifest {
@@ -133,10 +135,11 @@ impl Repository {
             marked: &marked,
             unread: &unread,
         };
-        let ordered = known.judge(manifests);
-        all.damage.extend(ordered.damage);
+        let mut ordered = known.judge(manifests);
+        all.damage.append(&mut ordered.damage);
+        all.compare_with_memory(self, &ordered, &unread).await;
         all.void = ordered.void.iter().map(|m| m.snapshot).collect();
-        for id in all.void.iter().filter(|id| self.first_told(id)) {
+        for id in all.void.iter().filter(|id| self.first_told(id.to_string())) {
             tracing::warn!(
                 "{} is no snapshot: it was written after its session had been taken for dead",
                 StoredFile::Manifest.path(id)
@@ -267,11 +270,18 @@ impl Snapshots {
             .max_by_key(|manifest| manifest.sequence)
     }
 
-    /// The highest number that a forgotten snapshot of `lineage` had; 0 without one.
-    pub(crate) fn last_forgotten(&self, lineage: &Lineage) -> u64 {
+    /// The highest number of `lineage` that is known of: of its snapshots, of forgotten ones, and of
+    /// those that this host saw and are gone. 0 without any.
+    pub(crate) fn highest(&self, lineage: &Lineage) -> u64 {
         let of = |r: &&Forgotten| r.lineage(self.repository) == *lineage;
-        let records = self.forgotten.iter().filter(of);
-        records.map(|record| record.sequence).max().unwrap_or(0)
+        let forgotten = self.forgotten.iter().filter(of).map(|r| r.sequence);
+        let last = self.last_of(lineage).map(|last| last.sequence);
+        let seen = self.remembered.as_ref().map(|seen| seen.highest(lineage));
+        forgotten.chain(last).chain(seen).max().unwrap_or(0)
+    }
+
+    pub(super) fn forgotten(&self) -> &[Forgotten] {
+        &self.forgotten
     }
 
     /// Says so when the newest snapshot of `instance` by its time is not the last one by its number.

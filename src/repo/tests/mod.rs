@@ -7,6 +7,7 @@ mod golden;
 mod growth;
 mod lost;
 mod maps;
+mod memory;
 mod objects;
 mod sessions;
 mod support;

@@ -121,6 +121,14 @@ impl Repository {
 
     /// Checks the files that open by themselves.
     async fn check_files(&self, damage: &mut Vec<Damage>) -> Result<()> {
+        if let Some(gone) = self.ring_gone() {
+            damage.push(Damage {
+                kind: DamageKind::Key,
+                what: gone.to_owned(),
+                place: StoredFile::Ring.row().directory.into(),
+                snapshots: vec![],
+            });
+        }
         let keys = self.list(StoredFile::Ring.row().directory).await?;
         match read_rings(self.store(), &keys, self.master(), self.id()).await {
             Ok(rings) => damage.extend(rings.damage),

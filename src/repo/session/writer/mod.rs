@@ -263,6 +263,9 @@ impl Writer {
         if let Some(stage) = stage {
             self.lease.committing(stage).await;
         }
+        if let Ok(manifest) = &written {
+            repo.remember(manifest).await;
+        }
         written
     }
 
@@ -274,8 +277,7 @@ impl Writer {
         let repo = self.session.view.repo();
         let parent = snapshots.last_of(&self.lineage);
         let unreadable = snapshots.unreadable();
-        let before = parent.map_or(0, |parent| parent.sequence);
-        let before = before.max(snapshots.last_forgotten(&self.lineage));
+        let before = snapshots.highest(&self.lineage);
         let snapshot = SnapshotId(repo.env().id());
         self.lease.renew().await?;
         let sequence = self.claim(before + 1 + unreadable.len() as u64, snapshot);
