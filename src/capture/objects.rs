@@ -191,9 +191,8 @@ impl Capturer<'_> {
         match (content, self.method.pins()) {
             (Content::Object { pieces, .. }, _) => Ok(self.writer.contains(pieces)),
             (Content::External { pin, .. }, Some(pins)) => pins.verify(pin).await,
-            (Content::External { .. }, None) | (Content::Volume { .. } | Content::None, _) => {
-                Ok(false)
-            }
+            (Content::External { .. }, None)
+            | (Content::Volume { .. } | Content::Lost { .. } | Content::None, _) => Ok(false),
         }
     }
 

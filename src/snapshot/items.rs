@@ -182,6 +182,7 @@ fn item(path: &str, content: Content) -> Result<Item> {
             Err(Error::new(Cause::NewerFormat, message)
                 .with_hint("use the eyrie that took the snapshot"))
         }
+        Content::Lost { why, .. } => Err(odd(path, &format!("it is lost: {why}"))),
         Content::None => Err(odd(path, "it has no content")),
     }
 }

@@ -13,7 +13,7 @@ use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
 use crate::repo::{Entry, KeyRange, Manifest, Map, View};
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result, Side, repo};
 
 /// The label of a snapshot that holds only keys, such as those that a `--replace` saved.
 pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
@@ -63,8 +63,9 @@ impl Snapshot {
     /// The map of that name, empty where the snapshot has none.
     #[must_use]
     pub fn map(&self, name: &str) -> Map {
-        let root = self.manifest.roots.get(name).copied().flatten();
-        self.view.map(root)
+        let of = |roots: &repo::Roots| roots.get(name).copied().flatten();
+        let amended = self.manifest.amended.iter().filter_map(of);
+        self.view.map(of(&self.manifest.roots)).amended(amended)
     }
 
     /// The map of objects.

@@ -53,6 +53,9 @@ pub struct Manifest {
     /// The hash of the file that it was read from or written to.
     #[serde(skip)]
     pub hash: ManifestHash,
+    /// Maps with names and keys of its own, which say what became of some entries since it was made.
+    #[serde(skip)]
+    pub amended: Vec<Roots>,
 }
 
 impl Manifest {
@@ -63,6 +66,12 @@ impl Manifest {
             origin: self.origin.map_or(repository, |origin| origin.repository),
             instance: self.instance.clone(),
         }
+    }
+
+    /// The roots of all its maps, and of those that amend them.
+    pub(crate) fn all_roots(&self) -> impl Iterator<Item = NodeRef> {
+        let all = std::iter::once(&self.roots).chain(&self.amended);
+        all.flat_map(BTreeMap::values).flatten().copied()
     }
 
     /// The hash that its successors know it by: of its file where it was made.

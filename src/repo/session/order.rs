@@ -201,6 +201,7 @@ pub(super) mod tests {
             labels: BTreeMap::new(),
             body: serde_json::Value::Null,
             hash: ManifestHash([id; 32]),
+            amended: vec![],
         }
     }
 

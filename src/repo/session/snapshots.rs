@@ -35,8 +35,6 @@ pub struct Snapshots {
     pub newer: Vec<(SnapshotId, String)>,
     /// Manifests of sessions that had been taken for dead: no snapshots, and pruned.
     pub void: Vec<SnapshotId>,
-    /// What was amended since the snapshots were made.
-    pub amendments: Vec<Amendment>,
     repository: RepositoryId,
     /// Those of `newer` whose numbers and parents can be read.
     beyond: Vec<Manifest>,
@@ -127,7 +125,7 @@ impl Repository {
             }
         }
         all.forgotten = self.forgotten(&mut all.damage).await?;
-        all.amendments = self.amendments(&mut all.damage).await?;
+        let amendments = self.amendments(&mut all.damage).await?;
         let marked = self.marked_dead().await?;
         let known = Known {
             repository: self.id(),
@@ -144,6 +142,16 @@ impl Repository {
                 "{} is no snapshot: it was written after its session had been taken for dead",
                 StoredFile::Manifest.path(id)
             );
+        }
+        for manifest in &mut ordered.snapshots {
+            let known_as = manifest.known_as();
+            let of = |a: &&Amendment| a.snapshot == manifest.snapshot && a.manifest == known_as;
+            for amendment in amendments.iter().filter(of) {
+                if let Err(error) = knows_to_read(&amendment.requires) {
+                    all.newer.push((amendment.snapshot, error.chain()));
+                }
+                manifest.amended.push(amendment.roots.clone());
+            }
         }
         let newer: HashSet<SnapshotId> = all.newer.iter().map(|(id, _)| *id).collect();
         let snapshots = ordered.snapshots.into_iter();
@@ -244,16 +252,7 @@ impl Snapshots {
     pub(crate) fn beyond(&self, only: &[SnapshotId]) -> Vec<NodeRef> {
         let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
         let manifests = self.beyond.iter().filter(|m| asked(&m.snapshot));
-        let roots = manifests.flat_map(|manifest| manifest.roots.values());
-        roots.flatten().copied().collect()
-    }
-
-    /// The roots of the amendments of the snapshots in `only`, or of all.
-    pub(crate) fn amended(&self, only: &[SnapshotId]) -> Vec<NodeRef> {
-        let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
-        let amendments = self.amendments.iter().filter(|a| asked(&a.snapshot));
-        let roots = amendments.flat_map(|amendment| amendment.roots.values());
-        roots.flatten().copied().collect()
+        manifests.flat_map(Manifest::all_roots).collect()
     }
 
     /// The newest snapshot of `instance`, by the time of its anchor, wherever it was made.

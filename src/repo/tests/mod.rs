@@ -1,5 +1,6 @@
 //! Tests of the repository as a whole, over stores in memory.
 
+mod amendments;
 mod crash;
 mod damage;
 mod fencing;

@@ -79,7 +79,6 @@ impl Repository {
         let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
         let concerns = |d: &Damage| d.snapshots.is_empty() || d.snapshots.iter().any(asked);
         let newer = snapshots.beyond(only);
-        let amended = snapshots.amended(only);
         report
             .damage
             .extend(snapshots.damage.into_iter().filter(concerns));
@@ -108,7 +107,7 @@ impl Repository {
             used: HashSet::new(),
             seen: HashSet::new(),
         };
-        let roots = roots(&manifests).into_iter().chain(amended);
+        let roots = manifests.iter().flat_map(Manifest::all_roots);
         check.structure(roots, Look::Bodies, &mut report).await?;
         check.structure(newer, Look::Envelopes, &mut report).await?;
         check.packs_present(only.is_empty()).await?;
@@ -367,7 +366,7 @@ impl Check<'_> {
             let mut unknown = 0_u64;
             let mut seen = HashSet::new();
             view.walk_envelopes(
-                roots(std::slice::from_ref(manifest)),
+                manifest.all_roots(),
                 Look::Envelopes,
                 &mut seen,
                 |node, envelope| {
@@ -454,15 +453,6 @@ impl Faults {
             self.blobs.entry((pack.id, id)).or_insert(fault);
         }
     }
-}
-
-fn roots(manifests: &[Manifest]) -> Vec<NodeRef> {
-    manifests
-        .iter()
-        .flat_map(|manifest| manifest.roots.values())
-        .flatten()
-        .copied()
-        .collect()
 }
 
 fn node_piece(node: &EnvelopeNode) -> PieceRef {

@@ -78,7 +78,8 @@ impl NodeWriter {
 
     fn push_content(&mut self, content: &Content, large: Option<&[NodeRef]>) {
         match (content, large) {
-            (Content::None, _) => self.body.push(0),
+            // Refused by the builder: it is what an amendment makes of an entry.
+            (Content::None | Content::Lost { .. }, _) => self.body.push(0),
             (Content::Object { hash, size, .. }, Some(nodes)) => {
                 self.push_object(2, hash, *size);
                 put_varint(&mut self.body, nodes.len() as u64);

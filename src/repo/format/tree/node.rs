@@ -121,6 +121,16 @@ pub enum Content {
         /// The nodes that name the pieces; those that they leave out are zeros.
         extents: Vec<NodeRef>,
     },
+    /// An object that was outside the repository and is lost, as an amendment says. It is read so and
+    /// never stored.
+    Lost {
+        /// The plain BLAKE3 hash of its bytes, where it is known.
+        hash: Option<ObjectHash>,
+        /// Its size, in bytes.
+        size: u64,
+        /// What became of it.
+        why: String,
+    },
 }
 
 impl Content {
@@ -130,7 +140,21 @@ impl Content {
         match self {
             Self::None => None,
             Self::Object { hash, .. } => Some(hash),
-            Self::External { hash, .. } | Self::Volume { hash, .. } => hash.as_ref(),
+            Self::External { hash, .. } | Self::Volume { hash, .. } | Self::Lost { hash, .. } => {
+                hash.as_ref()
+            }
+        }
+    }
+
+    /// The same with this hash; `None` where no hash can be owed.
+    pub(crate) fn with_hash(&self, hash: ObjectHash) -> Option<Self> {
+        let mut paid = self.clone();
+        match &mut paid {
+            Self::External { hash: owed, .. } | Self::Volume { hash: owed, .. } => {
+                *owed = Some(hash);
+                Some(paid)
+            }
+            Self::None | Self::Object { .. } | Self::Lost { .. } => None,
         }
     }
 
@@ -139,9 +163,10 @@ impl Content {
     pub fn size(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Object { size, .. } | Self::External { size, .. } | Self::Volume { size, .. } => {
-                *size
-            }
+            Self::Object { size, .. }
+            | Self::External { size, .. }
+            | Self::Volume { size, .. }
+            | Self::Lost { size, .. } => *size,
         }
     }
 }

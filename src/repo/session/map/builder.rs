@@ -99,6 +99,10 @@ impl MapBuilder<'_> {
                 return Err(Side::Repository
                     .error(Cause::Failed, format!("the pieces of {key} do not fill it")));
             }
+            Content::Lost { why, .. } => {
+                let message = format!("what is lost cannot be stored: {why}");
+                return Err(Side::Repository.error(Cause::Failed, message));
+            }
             Content::Volume { piece, .. } if !volume_piece(*piece) => {
                 let message = format!("a volume cannot have pieces of {piece} bytes");
                 return Err(Side::Repository.error(Cause::Failed, message));

@@ -1,11 +1,13 @@
 //! Reading maps: scanning ranges, looking up keys, walking envelopes.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::stream::{self, BoxStream, FuturesUnordered, Peekable};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::repo::format::amendment::amend;
 use crate::repo::format::ids::Cv;
 use crate::repo::format::tree::node::{
     Body, Child, Content, Entries, Entry, Envelope, EnvelopeNode, Extent, Large, NODE_ENTRIES,
@@ -23,6 +25,8 @@ const NODES_AT_ONCE: usize = 16;
 pub struct Map {
     pub(super) view: View,
     pub(super) root: Option<NodeRef>,
+    /// Maps of some of its keys, which say what became of their entries.
+    amended: Vec<NodeRef>,
 }
 
 /// Which keys to scan.
@@ -88,6 +92,7 @@ impl View {
         Map {
             view: self.clone(),
             root,
+            amended: vec![],
         }
     }
 
@@ -214,11 +219,26 @@ impl Map {
         self.root
     }
 
-    /// The entries in `range`, in ascending order. The stream ends after an error.
+    /// The same map with its entries as these maps amend them.
+    #[must_use]
+    pub fn amended(mut self, by: impl IntoIterator<Item = NodeRef>) -> Self {
+        self.amended.extend(by);
+        self
+    }
+
+    /// The entries in `range`, in ascending order. The stream ends after an error; an amendment that is
+    /// damaged or does not fit its entry is one.
     pub fn scan(&self, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
         let Some(root) = self.root else {
             return stream::empty().boxed();
         };
+        let scans = self.amended.iter();
+        let scans: Vec<_> = scans.map(|by| self.scan_of(*by, range.clone())).collect();
+        let entries = self.scan_of(root, range);
+        scans.into_iter().fold(entries, amended)
+    }
+
+    fn scan_of(&self, root: NodeRef, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
         let resolver = self.view.clone();
         self.view
             .clone()
@@ -242,6 +262,18 @@ impl Map {
         let Some(root) = self.root else {
             return Ok(None);
         };
+        let Some(mut entry) = self.get_of(root, key).await? else {
+            return Ok(None);
+        };
+        for by in &self.amended {
+            if let Some(by) = self.get_of(*by, key).await? {
+                entry = amend(entry, &by)?;
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    async fn get_of(&self, root: NodeRef, key: &[u8]) -> Result<Option<Entry>> {
         let mut next = envelope_node(root);
         loop {
             match self.view.node(&next).await?.body {
@@ -263,6 +295,35 @@ impl Map {
             }
         }
     }
+}
+
+/// Entries, and what amends them.
+type Amending = (
+    BoxStream<'static, Result<Entry>>,
+    Pin<Box<Peekable<BoxStream<'static, Result<Entry>>>>>,
+);
+
+/// `entries` as those of `by` with the same keys amend them; both ascend.
+fn amended(
+    entries: BoxStream<'static, Result<Entry>>,
+    by: BoxStream<'static, Result<Entry>>,
+) -> BoxStream<'static, Result<Entry>> {
+    let state: Amending = (entries, Box::pin(by.peekable()));
+    let next = |(mut entries, mut by): Amending| async move {
+        let Some(entry) = entries.try_next().await? else {
+            return Ok(None);
+        };
+        loop {
+            let at = |next: &Result<Entry>| next.as_ref().map_or(true, |n| n.key <= entry.key);
+            match by.as_mut().next_if(at).await.transpose()? {
+                // An amendment of a key that the map does not have says nothing.
+                Some(next) if next.key < entry.key => {}
+                Some(next) => return Ok(Some((amend(entry, &next)?, (entries, by)))),
+                None => return Ok(Some((entry, (entries, by)))),
+            }
+        }
+    };
+    stream::try_unfold(state, next).boxed()
 }
 
 fn leaf(node: Node) -> Result<Entries> {

@@ -298,6 +298,7 @@ impl Writer {
             labels: draft.labels,
             body: draft.body,
             hash: ManifestHash::default(),
+            amended: vec![],
         };
         self.lease.check()?;
         manifest.write(repo).await?;
