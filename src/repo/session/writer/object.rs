@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::Writer;
 use super::packer::Class;
 use crate::repo::format::blob::BlobKind;
-use crate::repo::format::hash::{PieceRef, merge};
+use crate::repo::format::hash::{PIECE_MAX, PieceRef, merge};
 use crate::repo::format::ids::ObjectHash;
 use crate::{Cause, Error, Result, Side};
 
@@ -99,6 +99,31 @@ impl Writer {
             size,
             pieces,
             new_bytes,
+        })
+    }
+}
+
+impl Writer {
+    /// Stores a piece of a volume, which is hashed as an object of its own. It must not be empty, and have
+    /// at most 64 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`] for another length; what the store fails with.
+    pub async fn store_piece(&self, bytes: Bytes) -> Result<PieceRef> {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if !(1..=PIECE_MAX).contains(&length) {
+            let message = format!("a piece of {} bytes is not possible", bytes.len());
+            return Err(Side::Repository.error(Cause::Failed, message));
+        }
+        let share = self.view().repo().resources().reserve(u64::from(length));
+        let share = Some(share.await?);
+        let (class, kind) = (Class::Large, BlobKind::Data);
+        let stored = self.store_blob(class, kind, bytes, 0, share).await?;
+        Ok(PieceRef {
+            cv: stored.cv,
+            offset: 0,
+            length,
         })
     }
 }
