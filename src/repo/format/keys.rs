@@ -13,7 +13,7 @@ use super::ids::{KeyId, RepositoryId};
 use super::wire::damaged;
 use crate::base::env::fill_secret;
 use crate::base::secret::Secret;
-use crate::{Cause, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// What opens a repository.
 #[derive(Debug, Clone)]
@@ -46,6 +46,27 @@ impl Default for KdfCost {
     }
 }
 
+impl KdfCost {
+    /// Refuses a cost that makes guessing cheap: less than OWASP's least for Argon2id. Tests may.
+    pub(crate) fn check(self) -> Result<Self> {
+        let enough = self.m_kib >= COST_MIN.m_kib && self.t >= COST_MIN.t && self.p >= COST_MIN.p;
+        if enough || cfg!(any(test, feature = "testing")) {
+            return Ok(self);
+        }
+        let KdfCost { m_kib, t, p } = COST_MIN;
+        Err(Error::new(
+            Cause::Invalid,
+            format!("a key file costs at least {m_kib} KiB, {t} passes and {p} lane"),
+        ))
+    }
+}
+
+/// The least that a writer makes a key file cost.
+const COST_MIN: KdfCost = KdfCost {
+    m_kib: 19 << 10,
+    t: 2,
+    p: 1,
+};
 /// The most a key file may ask for, so that a planted one cannot exhaust the machine.
 const COST_MAX: KdfCost = KdfCost {
     m_kib: 1 << 20,
@@ -111,7 +132,7 @@ pub(crate) fn wrap(new: &NewKey<'_>, unlock: &Unlock, master: &Key) -> Result<St
         Unlock::Passphrase(_) => {
             let mut salt = [0; 16];
             fill_secret(&mut salt);
-            let KdfCost { m_kib, t, p } = new.cost;
+            let KdfCost { m_kib, t, p } = new.cost.check()?;
             Kdf::Argon2id {
                 m_kib,
                 t,

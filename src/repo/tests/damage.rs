@@ -229,6 +229,47 @@ async fn a_lost_index_segment_is_told_by_the_blobs_that_nobody_knows() {
 }
 
 #[tokio::test]
+async fn a_damaged_index_segment_stops_nothing_that_does_not_need_it() {
+    let store = MemoryStore::new();
+    let repo = init(Arc::new(store.clone())).await;
+    let (of_a, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let segment = paths(&store, "index/").await.remove(0);
+    let (of_b, _) = backup(&repo, "b", &objects(2)).await.unwrap();
+    damage(&store, &segment, |bytes| bytes[40] ^= 1).await;
+    let report = checked(&store).await;
+    let named = |d: &Damage| d.kind == DamageKind::Index && d.place == segment.as_str();
+    assert!(report.damage.iter().any(named), "{:?}", report.damage);
+    let hurt: Vec<SnapshotId> = report
+        .damage
+        .iter()
+        .flat_map(|d| d.snapshots.clone())
+        .collect();
+    assert_eq!(hurt, [of_a.snapshot]);
+
+    let repo = open(Arc::new(store.clone())).await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &of_b).await.unwrap(), objects(2));
+    assert_eq!(
+        restore(&view, &of_a).await.unwrap_err().cause(),
+        Cause::Damage
+    );
+    // What nobody knows is absent: it is stored again, and the old snapshot is whole with it.
+    let (again, added) = backup(&repo, "a", &objects(1)).await.unwrap();
+    assert!(added > 0);
+    let view = repo.view().await.unwrap();
+    for manifest in [&of_a, &again] {
+        assert_eq!(restore(&view, manifest).await.unwrap(), objects(1));
+    }
+    let report = checked(&store).await;
+    assert!(
+        report
+            .damage
+            .iter()
+            .all(|d| named(d) && d.snapshots.is_empty())
+    );
+}
+
+#[tokio::test]
 async fn exchanged_files_do_not_pass() {
     let fixture = fixture().await;
     for prefix in ["snapshots/", "index/", "data/", "tree/"] {

@@ -12,3 +12,4 @@ mod memory;
 mod objects;
 mod sessions;
 mod support;
+mod vectors;

@@ -107,6 +107,11 @@ impl Repository {
             used: HashSet::new(),
             seen: HashSet::new(),
         };
+        for (id, why) in view.index().unread() {
+            let place = StoredFile::Index.path(id);
+            let fault = check.faults.add(DamageKind::Index, why.clone(), place);
+            check.faults.unread.push(fault);
+        }
         let roots = manifests.iter().flat_map(Manifest::all_roots);
         check.structure(roots, Look::Bodies, &mut report).await?;
         check.structure(newer, Look::Envelopes, &mut report).await?;
@@ -216,6 +221,8 @@ struct Faults {
     blobs: HashMap<(PackId, BlobId), usize>,
     /// Whether some blob that a snapshot refers to is in no segment.
     unknown: bool,
+    /// Index segments that cannot be read: a blob that nobody knows may be in any of them.
+    unread: Vec<usize>,
 }
 
 impl Faults {
@@ -385,7 +392,10 @@ impl Check<'_> {
             for fault in hit {
                 faults.damage[fault].snapshots.push(manifest.snapshot);
             }
-            if unknown > 0 {
+            for fault in faults.unread.iter().filter(|_| unknown > 0) {
+                faults.damage[*fault].snapshots.push(manifest.snapshot);
+            }
+            if unknown > 0 && faults.unread.is_empty() {
                 let id = manifest.snapshot;
                 let what = format!(
                     "{unknown} blobs of snapshot {} are in no index segment",

@@ -16,6 +16,8 @@ use segment::{PackInfo, Record, Segment};
 pub(crate) struct Index {
     /// The segments that it was read from, superseded ones included.
     segments: Vec<IndexId>,
+    /// Segments that could not be read, and why.
+    unread: Vec<(IndexId, String)>,
     packs: Vec<PackInfo>,
     records: Vec<Record>,
     /// Where the records with each first two bytes begin; one more than there are.
@@ -46,6 +48,11 @@ impl Index {
         &self.segments
     }
 
+    /// Segments that could not be read, and why.
+    pub(crate) fn unread(&self) -> &[(IndexId, String)] {
+        &self.unread
+    }
+
     /// All packs.
     pub(crate) fn packs(&self) -> &[PackInfo] {
         &self.packs
@@ -67,9 +74,15 @@ pub(crate) struct Merging {
     origins: Vec<(IndexId, Range<usize>)>,
     records: Vec<Record>,
     gone: HashSet<IndexId>,
+    unread: Vec<(IndexId, String)>,
 }
 
 impl Merging {
+    /// Notes a segment that cannot be read.
+    pub(crate) fn leave_out(&mut self, id: IndexId, why: String) {
+        self.unread.push((id, why));
+    }
+
     pub(crate) fn add(&mut self, id: IndexId, segment: Segment) -> Result<()> {
         let first = self.packs.len();
         self.packs.extend(segment.packs);
@@ -101,6 +114,7 @@ impl Merging {
         let fan = fan(&records)?;
         Ok(Index {
             segments: self.origins.into_iter().map(|(id, _)| id).collect(),
+            unread: self.unread,
             packs,
             records,
             fan,

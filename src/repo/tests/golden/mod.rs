@@ -3,7 +3,7 @@
 mod build;
 mod truth;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::base::secret::Secret;
 use crate::repo::format::blob::PackKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::features::Features;
-use crate::repo::format::files::{Seal, StoredFile};
+use crate::repo::format::files::{Names, Seal, StoredFile};
 use crate::repo::format::index::segment::Segment;
 use crate::repo::format::keys;
 use crate::repo::format::pack::{PACK_HEADER, PackEntry};
@@ -29,7 +29,8 @@ use crate::repo::format::ring::open_ring;
 use crate::repo::format::tree::EnvelopeNode;
 use crate::repo::format::tree::node::{Body, Shape};
 use crate::repo::{
-    CheckBytes, Content, Entry, KeyRange, Manifest, PieceRef, Repository, Roots, Unlock, View,
+    CheckBytes, Content, DamageKind, Entry, KeyRange, Manifest, PieceRef, Repository, Roots,
+    Unlock, View,
 };
 use crate::store::testing::memory::MemoryStore;
 use crate::store::{Key, PutOptions, Store};
@@ -359,6 +360,137 @@ async fn every_flipped_byte_is_found_by_what_opens_it() {
                     bad[at] = good[at];
                 }
             }
+        }
+    }
+}
+
+/// What a check of the repository finds, by kind; for one that does not open, why.
+async fn found(
+    store: &MemoryStore,
+    name: &str,
+) -> std::result::Result<BTreeSet<DamageKind>, Cause> {
+    let opened = open_golden(store, name, 0).await;
+    let repo = opened.map_err(|error| error.cause())?;
+    let report = repo.check(&[], CheckBytes::None).await.unwrap();
+    Ok(report.damage.iter().map(|damage| damage.kind).collect())
+}
+
+/// What section 14 of the page says of a file that is missing.
+fn missing(
+    file: StoredFile,
+    name: &str,
+    path: &str,
+) -> std::result::Result<Vec<DamageKind>, Cause> {
+    match file {
+        StoredFile::Config => Err(Cause::Absent),
+        // The first passphrase's key is not the second's, whose id is known.
+        StoredFile::Key if name == "plain" => Err(Cause::Damage),
+        StoredFile::Key if path.contains(&"2b".repeat(32)) => Ok(vec![]),
+        StoredFile::Key => Err(Cause::WrongKey),
+        StoredFile::Ring => Ok(vec![DamageKind::Key]),
+        StoredFile::Data => Ok(vec![DamageKind::Pack]),
+        StoredFile::Tree => Ok(vec![DamageKind::Pack, DamageKind::Tree]),
+        StoredFile::Index => Ok(vec![DamageKind::Index]),
+        StoredFile::Forgotten => Ok(vec![DamageKind::Sequence]),
+        StoredFile::Manifest
+        | StoredFile::Features
+        | StoredFile::Claim
+        | StoredFile::Amendment
+        | StoredFile::Checkpoint
+        | StoredFile::Lease
+        | StoredFile::Mark
+        | StoredFile::Verification => Ok(vec![]),
+    }
+}
+
+#[tokio::test]
+async fn cut_missing_and_doubled_files_are_what_the_page_says() {
+    for name in NAMES {
+        let (good, truth) = load(name);
+        let parents: Vec<_> = truth.snapshots.iter().filter_map(|s| s.parent).collect();
+        let repo = open_golden(&good, name, 0).await.unwrap();
+        for meta in repo.list("").await.unwrap() {
+            let path = meta.key.as_str();
+            let of = |file: &&StoredFile| file.id(path).is_some();
+            let file = *StoredFile::ALL.iter().find(of).unwrap();
+            let bytes = repo.get_file(path).await.unwrap();
+            let kind = file.row().damage;
+
+            for cut in [0, bytes.len() / 2, bytes.len() - 1] {
+                let store = good.fork();
+                let short = bytes.slice(..cut);
+                let put = store.put(&meta.key, short, PutOptions::default());
+                put.await.unwrap();
+                match found(&store, name).await {
+                    Ok(kinds) => {
+                        assert!(kinds.contains(&kind), "{path} has {cut} bytes: {kinds:?}");
+                    }
+                    Err(cause) => assert_eq!(cause, Cause::Damage, "{path} has {cut} bytes"),
+                }
+            }
+
+            let store = good.fork();
+            store.delete(&meta.key, None).await.unwrap();
+            let mut expected = missing(file, name, path);
+            let id = file.id(path).unwrap();
+            let successor = parents.iter().any(|parent| parent.to_string() == id);
+            if file == StoredFile::Manifest && successor {
+                expected = Ok(vec![DamageKind::Sequence]);
+            }
+            if file == StoredFile::Index {
+                expected = Ok(without(&repo, id).await);
+            }
+            let expected = expected.map(BTreeSet::from_iter);
+            assert_eq!(found(&store, name).await, expected, "{path} is missing");
+
+            let Some(other) = another_name(file, id) else {
+                continue;
+            };
+            let store = good.fork();
+            let key = Key::new(file.path(&other)).unwrap();
+            let put = store.put(&key, bytes, PutOptions::default());
+            put.await.unwrap();
+            let expected = match file.row().seal {
+                // Nothing names it: it is as if it were not there, and is pruned.
+                Seal::Blobs(_) => BTreeSet::new(),
+                _ => BTreeSet::from([kind]),
+            };
+            assert_eq!(found(&store, name).await, Ok(expected), "{path} as {key}");
+        }
+    }
+}
+
+/// What is damaged without this index segment.
+async fn without(repo: &Repository, id: &str) -> Vec<DamageKind> {
+    let (mut gone, mut supersedes) = (BTreeSet::new(), false);
+    for meta in repo.list("index/").await.unwrap() {
+        let path = meta.key.as_str();
+        let bytes = repo.get_file(path).await.unwrap();
+        let segment = Segment::open(repo.sealer(), path, &bytes).unwrap();
+        supersedes |= path.ends_with(id) && !segment.supersedes.is_empty();
+        gone.extend(segment.supersedes.iter().map(ToString::to_string));
+    }
+    if gone.contains(id) {
+        vec![]
+    } else if supersedes {
+        // What it superseded counts again, and names the pack that is lost.
+        vec![DamageKind::Pack]
+    } else {
+        vec![DamageKind::Index]
+    }
+}
+
+/// Another name that a file of this kind could have.
+fn another_name(file: StoredFile, id: &str) -> Option<String> {
+    let last = if id.ends_with('0') { "1" } else { "0" };
+    match file.row().names {
+        Names::One(_) => None,
+        Names::Id | Names::FannedOut => Some(format!("{}{last}", &id[..id.len() - 1])),
+        // The random part, before the letter of the copy.
+        Names::Ring => {
+            let (random, copy) = id.rsplit_once('-')?;
+            let last = if random.ends_with('0') { "1" } else { "0" };
+            Some(format!("{}{last}-{copy}", &random[..random.len() - 1]))
         }
     }
 }
