@@ -18,7 +18,7 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Chunking;
 use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId};
 use crate::repo::format::keys::{KdfCost, NewKey, Unlock, key_path, wrap};
-use crate::repo::format::lineage::Lineage;
+use crate::repo::format::lineage::{Dead, Lineage};
 use crate::repo::format::ring::{ring_paths, seal_ring};
 use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
@@ -77,6 +77,8 @@ struct Inner {
     resources: Resources,
     host: Host,
     seen: Mutex<HashMap<SessionId, Sighting>>,
+    /// Sessions that snapshots or marks took for dead, as far as they were read.
+    dead: Mutex<HashSet<SessionId>>,
     /// What was said once and is not said again.
     told: Mutex<HashSet<String>>,
     memory: Option<Memory>,
@@ -314,6 +316,7 @@ impl Repository {
             resources,
             host,
             seen,
+            dead: Mutex::default(),
             told,
             memory: None,
             newest_ring,
@@ -444,6 +447,16 @@ impl Repository {
 
     pub(crate) fn host(&self) -> &Host {
         &self.0.host
+    }
+
+    /// Remembers the sessions that were taken for dead.
+    pub(crate) fn take_for_dead<'a>(&self, dead: impl Iterator<Item = &'a Dead>) {
+        lock(&self.0.dead).extend(dead.flat_map(Dead::keys));
+    }
+
+    /// Whether a snapshot or a mark took the session for dead: then nothing of it counts any more.
+    pub(crate) fn is_taken_for_dead(&self, session: &SessionId) -> bool {
+        lock(&self.0.dead).contains(session)
     }
 
     /// Whether this was not said yet.

@@ -18,6 +18,7 @@ use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
 use crate::repo::opening::get;
 use crate::repo::repository::{Repository, Sighting};
+use crate::repo::session::snapshots::Snapshots;
 use crate::store::{self, GetOptions, PutOptions};
 use crate::{Cause, Error, Result, Side};
 
@@ -189,9 +190,10 @@ impl Lease {
         Ok(())
     }
 
-    /// Refuses when the session that wrote the claim at `path` is alive: the store did not show its
-    /// lease when this session began. A claim that cannot be read is nobody's.
-    pub(crate) async fn refuse_claimer(&self, path: &str) -> Result<()> {
+    /// Refuses when the session that wrote the claim at `path` is alive, as the store did not show its
+    /// lease when this session began, or has committed and the store did not list its manifest. A claim
+    /// that cannot be read is nobody's.
+    pub(crate) async fn refuse_claimer(&self, path: &str, snapshots: &Snapshots) -> Result<()> {
         let repo = &self.held.repo;
         let bytes = repo.get_file(path).await?;
         let Ok(claim) = repo
@@ -200,6 +202,18 @@ impl Lease {
         else {
             return Ok(());
         };
+        let manifest = StoredFile::Manifest.path(&claim.snapshot);
+        let there = repo
+            .store()
+            .head(&store::Key::new(manifest.as_str())?)
+            .await;
+        if there.is_ok() && !snapshots.knows(claim.snapshot) {
+            // Its session must not be taken for dead by who does not know it.
+            let message = format!("{manifest} is there, and the store did not list it");
+            return Err(Side::Repository
+                .error(Cause::Failed, message)
+                .with_hint("run it again"));
+        }
         let rivals = leases(repo).await?;
         let claimer = rivals
             .iter()
@@ -471,7 +485,10 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
         let watched = now.saturating_sub(since);
         let patience = Duration::from_secs(file.ttl_s.saturating_mul(2));
         let ended = file.ttl_s == 0;
-        let dead = ended || repo.host().proves_dead(&file.host) || watched > patience;
+        let dead = ended
+            || repo.is_taken_for_dead(id)
+            || repo.host().proves_dead(&file.host)
+            || watched > patience;
         found.push(Seen { file, dead });
     }
     let present: HashSet<SessionId> = ids.into_iter().collect();

@@ -41,6 +41,11 @@ impl Known<'_> {
             .iter()
             .map(|record| (record.snapshot, record.manifest))
             .collect();
+        let mut records_of: HashMap<Lineage, Vec<&Forgotten>> = HashMap::new();
+        for record in self.forgotten {
+            let of = records_of.entry(record.lineage(self.repository));
+            of.or_default().push(record);
+        }
         let mut by_lineage: BTreeMap<Lineage, Vec<Manifest>> = BTreeMap::new();
         for manifest in manifests {
             let lineage = manifest.lineage(self.repository);
@@ -48,56 +53,70 @@ impl Known<'_> {
         }
         let mut all = Ordered::default();
         for (lineage, mut manifests) in by_lineage {
-            // A later one is judged first: what it says of sessions counts if it is a snapshot itself.
+            let forgotten = records_of.remove(&lineage).unwrap_or_default();
             manifests.sort_by_key(|m| (std::cmp::Reverse(m.sequence), m.snapshot));
-            let (mut valid, mut void): (Vec<Manifest>, Vec<Manifest>) = (vec![], vec![]);
-            for at in 0..manifests.len() {
-                let manifest = &manifests[at];
-                let same = manifests
-                    .iter()
-                    .filter(|other| other.sequence == manifest.sequence);
-                let late = |dead: &Dead| is_late(dead, manifest);
-                let named = self.marked.iter().any(late)
-                    || self.records_of(&lineage).any(|record| late(&record.dead))
-                    || valid
-                        .iter()
-                        .any(|later| later.sequence > manifest.sequence && late(&later.dead))
-                    // Two that name each other are a number taken twice.
-                    || same.clone().any(|o| late(&o.dead) && !is_late(&manifest.dead, o));
-                let list = if named { &mut void } else { &mut valid };
-                list.push(manifest.clone());
-            }
+            let late = self.late(&manifests, &forgotten);
+            let judged = manifests.into_iter().zip(late);
+            let (void, valid): (Vec<_>, Vec<_>) = judged.partition(|(_, late)| *late);
+            let valid: Vec<Manifest> = valid.into_iter().map(|(manifest, _)| manifest).collect();
             if lineage.origin == self.repository {
-                self.find_faults(&lineage, &valid, &mut all.damage);
+                self.find_faults(&lineage, &valid, &forgotten, &mut all.damage);
             }
             for manifest in valid {
                 let gone = records.contains(&(manifest.snapshot, manifest.hash));
-                let list = if gone {
-                    &mut all.forgotten
+                if gone {
+                    all.forgotten.push(manifest);
                 } else {
-                    &mut all.snapshots
-                };
-                list.push(manifest);
+                    all.snapshots.push(manifest);
+                }
             }
-            all.void.append(&mut void);
+            all.void
+                .extend(void.into_iter().map(|(manifest, _)| manifest));
         }
         all
     }
 
-    fn records_of(&self, lineage: &Lineage) -> impl Iterator<Item = &Forgotten> {
-        self.forgotten
-            .iter()
-            .filter(move |record| record.lineage(self.repository) == *lineage)
+    /// Which of the manifests of a lineage, the last ones first, are of sessions that were taken for dead
+    /// before anybody saw them. What a manifest says of sessions counts if it is a snapshot itself, so a
+    /// later one is judged first.
+    fn late(&self, manifests: &[Manifest], forgotten: &[&Forgotten]) -> Vec<bool> {
+        let mut named: HashMap<SessionId, Vec<&[SnapshotId]>> = HashMap::new();
+        let of_records = forgotten.iter().map(|record| &record.dead);
+        for (session, seen) in self.marked.iter().chain(of_records).flatten() {
+            named.entry(*session).or_default().push(seen);
+        }
+        let mut late = Vec::with_capacity(manifests.len());
+        for same in manifests.chunk_by(|a, b| a.sequence == b.sequence) {
+            let first = late.len();
+            for manifest in same {
+                let unseen = |seen: &&[SnapshotId]| !seen.contains(&manifest.snapshot);
+                let by_others = named.get(&manifest.session);
+                // Two of one number that name each other are a number taken twice.
+                let by_same = |other: &Manifest| {
+                    is_late(&other.dead, manifest) && !is_late(&manifest.dead, other)
+                };
+                let is = by_others.is_some_and(|all| all.iter().any(unseen));
+                late.push(is || same.iter().any(by_same));
+            }
+            let valid = same.iter().zip(&late[first..]).filter(|(_, late)| !**late);
+            for (session, seen) in valid.flat_map(|(manifest, _)| &manifest.dead) {
+                named.entry(*session).or_default().push(seen);
+            }
+        }
+        late
     }
 
     /// Reports parents that are missing or others than their successors say, and numbers that were taken
     /// twice. `manifests` are of one lineage; those that are forgotten and still there are among them.
-    fn find_faults(&self, lineage: &Lineage, manifests: &[Manifest], damage: &mut Vec<Damage>) {
+    fn find_faults(
+        &self,
+        lineage: &Lineage,
+        manifests: &[Manifest],
+        forgotten: &[&Forgotten],
+        damage: &mut Vec<Damage>,
+    ) {
         let mut there: HashMap<SnapshotId, Parent> = HashMap::new();
-        there.extend(
-            self.records_of(lineage)
-                .map(|r| (r.snapshot, r.as_parent())),
-        );
+        there.extend(forgotten.iter().map(|r| (r.snapshot, r.as_parent())));
         there.extend(manifests.iter().map(|m| (m.snapshot, m.as_parent())));
         let instance = &lineage.instance;
         let mut report = |what: String, snapshots: Vec<SnapshotId>| {
@@ -153,19 +172,6 @@ impl Known<'_> {
 fn is_late(dead: &Dead, manifest: &Manifest) -> bool {
     let seen = dead.get(&manifest.session);
     seen.is_some_and(|seen| !seen.contains(&manifest.snapshot))
-}
-
-/// What a manifest or a mark says of sessions that were taken for dead: which of `manifests` are theirs
-/// and known.
-pub(crate) fn seen_of(
-    sessions: impl IntoIterator<Item = SessionId>,
-    manifests: &[Manifest],
-) -> Dead {
-    let of = |session: SessionId| {
-        let theirs = manifests.iter().filter(|m| m.session == session);
-        (session, theirs.map(|m| m.snapshot).collect())
-    };
-    sessions.into_iter().map(of).collect()
 }
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ impl Snapshots {
     pub(super) async fn compare_with_memory(
         &mut self,
         repo: &Repository,
+        before: Option<Remembered>,
         ordered: &Ordered,
         unread: &HashSet<SnapshotId>,
     ) {
-        if let Err(error) = self.compare(repo, ordered, unread).await {
+        if let Err(error) = self.compare(repo, before, ordered, unread).await {
             untold(repo, &error);
         }
     }
@@ -30,13 +31,13 @@ impl Snapshots {
     async fn compare(
         &mut self,
         repo: &Repository,
+        before: Option<Remembered>,
         ordered: &Ordered,
         unread: &HashSet<SnapshotId>,
     ) -> Result<()> {
         let Some(memory) = repo.memory() else {
             return Ok(());
         };
-        let before = memory.read(repo.id()).await?;
         if before.is_none() && !ordered.snapshots.is_empty() && repo.first_told("no memory") {
             tracing::warn!(
                 "this host had no memory of the repository at {}: whether snapshots were removed before now is not known",
@@ -105,7 +106,8 @@ impl Snapshots {
                 snapshots: vec![snapshot],
             });
         }
-        if before.as_ref() != Some(&after) {
+        // What another process has written meanwhile is newer than what was listed here.
+        if before.as_ref() != Some(&after) && memory.read(repo.id()).await? == before {
             memory.write(&after).await?;
         }
         self.remembered = Some(after);
@@ -114,6 +116,17 @@ impl Snapshots {
 }
 
 impl Repository {
+    /// What this host remembers; nothing where that cannot be read, which is told.
+    pub(super) async fn remembered(&self) -> Option<Remembered> {
+        match self.memory()?.read(self.id()).await {
+            Ok(remembered) => remembered,
+            Err(error) => {
+                untold(self, &error);
+                None
+            }
+        }
+    }
+
     /// Remembers a snapshot that was just committed.
     pub(super) async fn remember(&self, manifest: &Manifest) {
         if let Err(error) = self.remember_last(manifest).await {

@@ -1,6 +1,6 @@
 //! The snapshots of a repository: reading their manifests, finding one, what is missing of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures::StreamExt;
 
@@ -10,8 +10,8 @@ use crate::repo::format::config::{FORMAT, knows_to_read};
 use crate::repo::format::damage::{Damage, DamageKind};
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::forgotten::Forgotten;
-use crate::repo::format::ids::{ManifestHash, RepositoryId, SnapshotId};
-use crate::repo::format::lineage::Lineage;
+use crate::repo::format::ids::{ManifestHash, RepositoryId, SessionId, SnapshotId};
+use crate::repo::format::lineage::{Dead, Lineage};
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::format::tree::NodeRef;
@@ -88,6 +88,8 @@ impl Repository {
     ///
     /// What the store fails with; never [`Cause::Damage`].
     pub async fn snapshots(&self) -> Result<Snapshots> {
+        // What another process remembers after this it may have seen after this, too.
+        let before = self.remembered().await;
         let ids: Vec<SnapshotId> = self.list_ids(StoredFile::Manifest).await?;
         let mut read = futures::stream::iter(ids)
             .map(|id| async move { (id, Manifest::read(self, &id).await) })
@@ -135,7 +137,8 @@ impl Repository {
         };
         let mut ordered = known.judge(manifests);
         all.damage.append(&mut ordered.damage);
-        all.compare_with_memory(self, &ordered, &unread).await;
+        all.compare_with_memory(self, before, &ordered, &unread)
+            .await;
         all.void = ordered.void.iter().map(|m| m.snapshot).collect();
         for id in all.void.iter().filter(|id| self.first_told(id.to_string())) {
             tracing::warn!(
@@ -143,10 +146,15 @@ impl Repository {
                 StoredFile::Manifest.path(id)
             );
         }
+        self.take_for_dead(ordered.snapshots.iter().map(|m| &m.dead).chain(&marked));
+        let mut amendments_of: HashMap<_, Vec<&Amendment>> = HashMap::new();
+        for amendment in &amendments {
+            let of = (amendment.snapshot, amendment.manifest);
+            amendments_of.entry(of).or_default().push(amendment);
+        }
         for manifest in &mut ordered.snapshots {
-            let known_as = manifest.known_as();
-            let of = |a: &&Amendment| a.snapshot == manifest.snapshot && a.manifest == known_as;
-            for amendment in amendments.iter().filter(of) {
+            let of = amendments_of.remove(&(manifest.snapshot, manifest.known_as()));
+            for amendment in of.unwrap_or_default() {
                 if let Err(error) = knows_to_read(&amendment.requires) {
                     all.newer.push((amendment.snapshot, error.chain()));
                 }
@@ -277,6 +285,27 @@ impl Snapshots {
         let last = self.last_of(lineage).map(|last| last.sequence);
         let seen = self.remembered.as_ref().map(|seen| seen.highest(lineage));
         forgotten.chain(last).chain(seen).max().unwrap_or(0)
+    }
+
+    /// What a manifest says of sessions that its own took for dead: which snapshots of theirs are known. One
+    /// whose session cannot be read may be of any of them.
+    pub(crate) fn seen_of(&self, sessions: impl IntoIterator<Item = SessionId>) -> Dead {
+        let unreadable = self.unreadable();
+        let of = |session: SessionId| {
+            let all = self.manifests.iter().chain(&self.beyond);
+            let theirs = all.filter(|m| m.session == session).map(|m| m.snapshot);
+            (session, theirs.chain(unreadable.iter().copied()).collect())
+        };
+        sessions.into_iter().map(of).collect()
+    }
+
+    /// Whether the manifest of this snapshot was there, whatever it is.
+    pub(crate) fn knows(&self, id: SnapshotId) -> bool {
+        let mut all = self.manifests.iter().chain(&self.beyond);
+        all.any(|m| m.snapshot == id)
+            || self.void.contains(&id)
+            || self.unreadable().contains(&id)
+            || self.forgotten.iter().any(|record| record.snapshot == id)
     }
 
     pub(super) fn forgotten(&self) -> &[Forgotten] {

@@ -224,3 +224,74 @@ async fn a_snapshot_that_needs_a_newer_eyrie_does_not_lock_the_others() {
         .unwrap();
     assert!(only.nodes > 0);
 }
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_read_counts_as_seen() {
+    let (memory, store) = memory();
+    let repo = init(store).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    cut_off(&repo).await;
+    let early = arrives(&repo, &first, 50).await;
+    let path = Key::new(StoredFile::Manifest.path(&early)).unwrap();
+    damage(&memory, &path, |bytes| bytes[30] ^= 1).await;
+    let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert_eq!(
+        (next.unreadable.as_slice(), &next.dead[&CUT_OFF]),
+        ([early].as_slice(), &vec![early])
+    );
+    damage(&memory, &path, |bytes| bytes[30] ^= 1).await;
+    let (snapshots, void) = judged(&repo).await;
+    assert_eq!((snapshots.len(), void), (3, vec![]));
+}
+
+#[tokio::test]
+async fn who_is_not_shown_what_was_committed_takes_nobody_for_dead() {
+    let (memory, _) = memory();
+    let store = Arc::new(Lists::new(memory.fork()));
+    let repo = init(store.clone()).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let (second, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    *crate::base::env::lock(&store.hides) = Some(StoredFile::Manifest.path(&second.snapshot));
+    let error = backup(&repo, "a", &objects(3)).await.unwrap_err();
+    assert!(error.to_string().contains("did not list it"), "{error}");
+    *crate::base::env::lock(&store.hides) = None;
+    let (third, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+    assert_eq!(third.parent, Some(second.as_parent()));
+    assert_eq!(judged(&repo).await.0.len(), 3);
+}
+
+#[tokio::test]
+async fn a_session_that_a_snapshot_calls_dead_is_in_nobodys_way() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    cut_off(&repo).await;
+    let (_, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    // Its lease could not be removed, and nobody can look at its process.
+    let elsewhere = Host {
+        boot: "another".into(),
+        ..Host::current()
+    };
+    let path = StoredFile::Lease.path(&CUT_OFF);
+    let lease = LeaseFile {
+        session: CUT_OFF,
+        kind: SessionKind::Writer,
+        lineage: repo.lineage("a"),
+        host: elsewhere,
+        created: Timestamp::UNIX_EPOCH,
+        ttl_s: 120,
+        renewals: 1,
+        parents: vec![],
+        checkpoint: false,
+        dead: BTreeSet::new(),
+        uncertain: false,
+    };
+    let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);
+    repo.put_once(&path, bytes.unwrap()).await.unwrap();
+    let other = open(store).await.unwrap();
+    assert_eq!(
+        writer(&other, "a").await.unwrap_err().cause(),
+        Cause::Locked
+    );
+    other.snapshots().await.unwrap();
+    backup(&other, "a", &objects(2)).await.unwrap();
+}

@@ -160,3 +160,28 @@ async fn a_state_directory_that_fails_or_holds_noise_stops_nothing() {
     backup(&repo, "a", &objects(3)).await.unwrap();
     assert_eq!(damage_of(&repo).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn what_another_process_commits_during_a_listing_is_no_alarm() {
+    let store = MemoryStore::new();
+    init(Arc::new(store.clone())).await;
+    let (_, state) = memory();
+    let other = on_host(&store, &state).await;
+    backup(&other, "a", &objects(1)).await.unwrap();
+
+    let lists = Arc::new(Lists::new(store.clone()));
+    let repo = open(lists.clone()).await.unwrap();
+    let memory = Memory::new(state.clone(), repo.id(), "here").unwrap();
+    let repo = repo.remembering(memory).await.unwrap();
+    let gate = Arc::new(Gate::default());
+    *crate::base::env::lock(&lists.gate) = Some(("snapshots/".into(), gate.clone()));
+    let listing = tokio::spawn(async move { damage_of(&repo).await });
+    gate.listed.notified().await;
+    let (second, _) = backup(&other, "a", &objects(2)).await.unwrap();
+    gate.go_on.notify_one();
+    assert_eq!(listing.await.unwrap(), [""; 0]);
+    // Nor does the one that was late forget what the other saw.
+    let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
+    store.delete(&path, None).await.unwrap();
+    assert_eq!(damage_of(&on_host(&store, &state).await).await.len(), 1);
+}

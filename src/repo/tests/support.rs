@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use crate::base::env::{Env, lock};
 use crate::base::resources::Resources;
@@ -344,4 +345,81 @@ pub async fn damage(store: &MemoryStore, key: &Key, how: impl Fn(&mut Vec<u8>)) 
         .put(key, Bytes::from(bytes), PutOptions::default())
         .await
         .unwrap();
+}
+
+/// A store whose listings hide what they are told to, or are answered late: after something was done.
+#[derive(Debug)]
+pub struct Lists {
+    pub inner: MemoryStore,
+    pub hides: Mutex<Option<String>>,
+    /// Answers the next listing of this prefix after it was told to go on.
+    pub gate: Mutex<Option<(String, Arc<Gate>)>>,
+}
+
+/// Where a listing waits.
+#[derive(Debug, Default)]
+pub struct Gate {
+    pub listed: Notify,
+    pub go_on: Notify,
+}
+
+impl Lists {
+    pub fn new(inner: MemoryStore) -> Self {
+        let (hides, gate) = (Mutex::default(), Mutex::default());
+        Self { inner, hides, gate }
+    }
+}
+
+#[async_trait]
+impl Store for Lists {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
+        self.inner.get(key, options).await
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
+        self.inner.put(key, bytes, options).await
+    }
+
+    async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>> {
+        self.inner.parts(key, options).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        self.inner.head(key).await
+    }
+
+    fn list(&self, prefix: &str, options: ListOptions) -> BoxStream<'_, Result<Meta>> {
+        let hides = lock(&self.hides).clone();
+        let shown = move |meta: &Meta| hides.as_deref() != Some(meta.key.as_str());
+        let gate = lock(&self.gate).take_if(|(of, _)| of == prefix);
+        let prefix = prefix.to_owned();
+        let listed = async move {
+            let all: Vec<Result<Meta>> = self.inner.list(&prefix, options).collect().await;
+            if let Some((_, gate)) = gate {
+                gate.listed.notify_one();
+                gate.go_on.notified().await;
+            }
+            futures::stream::iter(all)
+        };
+        futures::stream::once(listed)
+            .flatten()
+            .try_filter(move |meta| std::future::ready(shown(meta)))
+            .boxed()
+    }
+
+    async fn delete(&self, key: &Key, version: Option<&str>) -> Result<()> {
+        self.inner.delete(key, version).await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        self.inner.sync().await
+    }
 }

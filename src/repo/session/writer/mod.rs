@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::packer::{Class, Packers};
 use super::lease::{Commit, Lease, SessionKind};
-use super::order::seen_of;
 use super::snapshots::Snapshots;
 use super::view::View;
 use crate::base::env::lock;
@@ -254,42 +253,47 @@ impl Writer {
         let snapshots = repo.snapshots().await?;
         // From here on something of this session may arrive late.
         self.lease.committing(Commit::Begins).await;
-        let written = self.write_manifest(draft, &snapshots).await;
-        let stage = match &written {
-            Ok(_) => Some(Commit::Done),
-            Err(error) if error.cause() == Cause::Unavailable => None,
-            Err(_) => Some(Commit::Failed),
+        self.lease.renew().await?;
+        let mut manifest = match self.manifest(draft, &snapshots).await {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                self.lease.committing(Commit::Failed).await;
+                return Err(error);
+            }
         };
-        if let Some(stage) = stage {
-            self.lease.committing(stage).await;
+        let written = manifest.write(repo).await;
+        // After any other error it may be there, or arrive.
+        let nothing = [Cause::NoSpace, Cause::AccessDenied];
+        if let Err(error) = written {
+            if nothing.contains(&error.cause()) {
+                self.lease.committing(Commit::Failed).await;
+            }
+            return Err(error);
         }
-        if let Ok(manifest) = &written {
-            repo.remember(manifest).await;
-        }
-        written
+        self.lease.committing(Commit::Done).await;
+        repo.remember(&manifest).await;
+        Ok(manifest)
     }
 
-    async fn write_manifest(
-        &self,
-        draft: ManifestDraft,
-        snapshots: &Snapshots,
-    ) -> Result<Manifest> {
+    /// The manifest to write, under a number that this session claims.
+    async fn manifest(&self, draft: ManifestDraft, snapshots: &Snapshots) -> Result<Manifest> {
         let repo = self.session.view.repo();
         let parent = snapshots.last_of(&self.lineage);
         let unreadable = snapshots.unreadable();
         let before = snapshots.highest(&self.lineage);
         let snapshot = SnapshotId(repo.env().id());
-        self.lease.renew().await?;
-        let sequence = self.claim(before + 1 + unreadable.len() as u64, snapshot);
-        let mut manifest = Manifest {
+        let from = before + 1 + unreadable.len() as u64;
+        let sequence = self.claim(from, snapshot, snapshots).await?;
+        self.lease.check()?;
+        Ok(Manifest {
             format: FORMAT,
             snapshot,
             instance: self.lineage.instance.clone(),
             origin: None,
             session: self.session(),
-            sequence: sequence.await?,
+            sequence,
             parent: parent.map(Manifest::as_parent),
-            dead: seen_of(self.lease.dead().await, &snapshots.manifests),
+            dead: snapshots.seen_of(self.lease.dead().await),
             unreadable,
             requires: vec![],
             time: draft.time,
@@ -299,10 +303,7 @@ impl Writer {
             body: draft.body,
             hash: ManifestHash::default(),
             amended: vec![],
-        };
-        self.lease.check()?;
-        manifest.write(repo).await?;
-        Ok(manifest)
+        })
     }
 
     /// Claims the first number from `from` that no session has claimed. Where the store can create a
@@ -311,7 +312,7 @@ impl Writer {
     /// # Errors
     ///
     /// [`Cause::Locked`] when a session that claimed one is alive.
-    async fn claim(&self, from: u64, snapshot: SnapshotId) -> Result<u64> {
+    async fn claim(&self, from: u64, snapshot: SnapshotId, snapshots: &Snapshots) -> Result<u64> {
         let (repo, session) = (self.session.view.repo(), self.session());
         for sequence in from..from.saturating_add(CLAIMS_AT_MOST) {
             let claim = Claim {
@@ -326,7 +327,7 @@ impl Writer {
             match repo.put_once(&path, bytes).await {
                 Ok(()) => return Ok(sequence),
                 Err(error) if error.cause() == Cause::AlreadyExists => {
-                    self.lease.refuse_claimer(&path).await?;
+                    self.lease.refuse_claimer(&path, snapshots).await?;
                     tracing::info!(
                         "number {sequence} was claimed by a session that did not commit"
                     );
