@@ -329,7 +329,7 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
     let open_writer = writer(&repo, "a").await.unwrap();
     store
         .put(
-            &Key::new("marks/x").unwrap(),
+            &Key::new(StoredFile::Mark.path(&"0a".repeat(32))).unwrap(),
             Bytes::new(),
             PutOptions::default(),
         )

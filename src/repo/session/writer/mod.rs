@@ -29,7 +29,9 @@ use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
-use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::ids::{
+    BlobId, Cv, ManifestHash, MarkId, ObjectHash, SessionId, SnapshotId,
+};
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, Totals};
 use crate::repo::format::sealed::FileKind;
@@ -164,14 +166,14 @@ impl Repository {
 
 /// Refuses to write while packs are marked to go: a writer must treat their blobs as absent.
 async fn refuse_marks(repo: &Repository) -> Result<()> {
-    match repo.list(StoredFile::Mark.row().directory).await?.first() {
+    match repo.list_ids::<MarkId>(StoredFile::Mark).await?.first() {
         None => Ok(()),
         Some(mark) => Err(Side::Repository
             .error(
                 Cause::NewerFormat,
                 format!(
                     "{} marks packs to be removed, which this eyrie does not know how to heed",
-                    mark.key
+                    StoredFile::Mark.path(mark)
                 ),
             )
             .with_hint("let the eyrie that prunes finish, or write with that one")),

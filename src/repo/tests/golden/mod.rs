@@ -33,7 +33,7 @@ use crate::repo::{
     Unlock, View,
 };
 use crate::store::testing::memory::MemoryStore;
-use crate::store::{Key, PutOptions, Store};
+use crate::store::{GetOptions, Key, ListOptions, Meta, PutOptions, Store};
 use crate::{Cause, Result};
 
 const PASSPHRASES: [&str; 2] = ["golden eagle", "the second key: schlüssel"];
@@ -175,7 +175,10 @@ async fn reads(store: &MemoryStore, name: &str, truth: &Truth) {
     let repo = open_golden(store, name, 0).await.unwrap();
     let error = writer(&repo, "main").await.unwrap_err();
     assert_eq!(error.exit_code(), 13, "it is marked");
-    for mark in repo.list("marks/").await.unwrap() {
+    let is_mark = |meta: &Meta| StoredFile::Mark.id(meta.key.as_str()).is_some();
+    let mut marks = repo.list("marks/").await.unwrap();
+    marks.retain(is_mark);
+    for mark in marks {
         repo.store().delete(&mark.key, None).await.unwrap();
     }
     let objects = Objects::from([("text".to_owned(), text(2, 4_000))]);
@@ -457,6 +460,43 @@ async fn cut_missing_and_doubled_files_are_what_the_page_says() {
             };
             assert_eq!(found(&store, name).await, Ok(expected), "{path} as {key}");
         }
+    }
+}
+
+#[tokio::test]
+async fn foreign_files_are_left_alone() {
+    for name in NAMES {
+        let (store, truth) = load(name);
+        for file in StoredFile::ALL {
+            let directory = file.row().directory;
+            let id = "4f".repeat(32);
+            for foreign in [
+                "x".to_owned(),
+                id.to_uppercase(),
+                format!("{id}.tmp"),
+                format!("old/{id}"),
+            ] {
+                let key = Key::new(format!("{directory}{foreign}")).unwrap();
+                store
+                    .put(&key, "noise".into(), PutOptions::default())
+                    .await
+                    .unwrap();
+            }
+        }
+        // A whole pack in a directory that is not the one of its name.
+        let mut data = store.list("data/", ListOptions::default());
+        let pack = loop {
+            let meta = data.try_next().await.unwrap().unwrap();
+            if StoredFile::Data.id(meta.key.as_str()).is_some() {
+                break meta.key;
+            }
+        };
+        let bytes = store.get(&pack, GetOptions::default()).await.unwrap();
+        let (_, id) = pack.as_str().rsplit_once('/').unwrap();
+        let fan = if id.starts_with("00") { "01" } else { "00" };
+        let key = Key::new(format!("data/{fan}/{id}")).unwrap();
+        store.put(&key, bytes, PutOptions::default()).await.unwrap();
+        reads(&store, name, &truth).await;
     }
 }
 
