@@ -54,6 +54,8 @@ pub(crate) enum Standing {
     Explained,
     /// It is there as another file.
     Another,
+    /// It is there and cannot be read, which is told of it anyway.
+    Unread,
     /// It is not there.
     Gone,
 }

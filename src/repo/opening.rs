@@ -27,7 +27,7 @@ pub(super) struct Rings {
     pub(super) damage: Vec<Damage>,
     /// Why the newest keys may be missing from `ring`: then nothing may be written under it.
     pub(super) fallen_back: Option<String>,
-    /// The highest sequence of their names.
+    /// The highest sequence of those that can be read.
     pub(super) newest: u32,
 }
 
@@ -75,8 +75,8 @@ pub(crate) async fn read_rings(
     }
     let directory = StoredFile::Ring.row().directory;
     let sequences: BTreeSet<u32> = rings.keys().map(|name| name.sequence).collect();
-    let newest = sequences.last().copied().unwrap_or_default();
-    let gaps = (0..newest).filter(|sequence| !sequences.contains(sequence));
+    let highest = sequences.last().copied().unwrap_or_default();
+    let gaps = (0..highest).filter(|sequence| !sequences.contains(sequence));
     // A planted name must not make a list of 2^32 damages.
     for sequence in gaps.take(4) {
         damage.push(of_rings(
@@ -95,6 +95,7 @@ pub(crate) async fn read_rings(
     }
     let readable = rings.iter().filter(|(_, found)| found.opened.is_some());
     let readable = readable.map(|(name, _)| name.sequence).max();
+    let newest = readable.unwrap_or_default();
     let lost = rings
         .iter()
         .find(|(name, found)| found.opened.is_none() && Some(name.sequence) >= readable);
@@ -127,12 +128,12 @@ pub(super) struct FeatureFiles {
     errors: Vec<String>,
 }
 
-/// Reads the files of features.
+/// Reads the files of features. A damaged one is no error here: what it may require is needed for
+/// writing.
 ///
 /// # Errors
 ///
-/// [`Cause::NewerFormat`] when one names what this code cannot read. A damaged file is no error here:
-/// what it may require is needed for writing.
+/// What the store fails with.
 pub(crate) async fn read_features(
     store: &SharedStore,
     repository: RepositoryId,
@@ -155,15 +156,22 @@ pub(crate) async fn read_features(
 
 impl FeatureFiles {
     /// Checks their MACs: those that are authentic, and what is wrong with the others.
-    pub(super) fn prove(self, sealer: &Sealer) -> (Vec<Features>, Vec<String>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NewerFormat`] when an authentic one names what this code cannot read.
+    pub(super) fn prove(self, sealer: &Sealer) -> Result<(Vec<Features>, Vec<String>)> {
         let (mut proved, mut errors) = (Vec::new(), self.errors);
         for unproven in self.read {
             match unproven.prove(sealer) {
-                Ok(features) => proved.push(features),
+                Ok(features) => {
+                    features.check_readable()?;
+                    proved.push(features);
+                }
                 Err(error) => errors.push(error.chain()),
             }
         }
-        (proved, errors)
+        Ok((proved, errors))
     }
 }
 

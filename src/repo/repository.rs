@@ -1,6 +1,6 @@
 //! Making and opening a repository, and the files in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +29,10 @@ use crate::store::limit::limited;
 use crate::store::probe::Findings;
 use crate::store::{self, GetOptions, ListOptions, Meta, PutMode, PutOptions, SharedStore};
 use crate::{Cause, Error, Result, Side};
+
+/// Sessions of this process that have ended: their leases may be there still, where they could not be
+/// written, and a process does not prove its own death.
+static ENDED: Mutex<BTreeSet<(RepositoryId, SessionId)>> = Mutex::new(BTreeSet::new());
 
 /// How a repository is made.
 #[derive(Debug, Clone)]
@@ -214,7 +218,7 @@ impl Repository {
         let ring = rings.ring;
         let sealer = Sealer { repository, ring };
         let config = unproven.prove(&sealer)?;
-        let (features, errors) = features.prove(&sealer);
+        let (features, errors) = features.prove(&sealer)?;
         for error in &errors {
             tracing::warn!("{error}");
         }
@@ -382,12 +386,30 @@ impl Repository {
         .with_hint("bring the file back from a copy of the repository"))
     }
 
+    /// Refuses to write where somebody has required something since the repository was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_writable`](Self::check_writable), and what the store fails with.
+    pub(crate) async fn check_features_again(&self) -> Result<()> {
+        let files = read_features(self.store(), self.id()).await?;
+        let (features, errors) = files.prove(self.sealer())?;
+        for features in &features {
+            features.check_writable()?;
+        }
+        match errors.into_iter().next() {
+            Some(error) => Err(damaged(error)),
+            None => Ok(()),
+        }
+    }
+
     /// Adds features that readers or writers must know from now on. They are never taken back.
     ///
     /// # Errors
     ///
     /// What the store fails with; the repository is as it was then.
     pub async fn require_features(&self, read: Vec<String>, write: Vec<String>) -> Result<()> {
+        self.check_writable()?;
         let features = Features {
             id: FeaturesId(self.env().id()),
             repository: self.id(),
@@ -412,6 +434,9 @@ impl Repository {
         let names = self.list(StoredFile::Ring.row().directory).await?;
         let (master, id) = (self.master(), self.id());
         let rings = read_rings(self.store(), &names, master, id).await?;
+        if let Some(why) = rings.fallen_back {
+            return Err(damaged(format!("no epoch can begin: {why}")));
+        }
         let sequence = rings.newest.saturating_add(1);
         let ring = rings.ring.with_new_epoch(self.env().now())?;
         for path in ring_paths(sequence, &id, &self.env().id()) {
@@ -447,6 +472,16 @@ impl Repository {
 
     pub(crate) fn host(&self) -> &Host {
         &self.0.host
+    }
+
+    /// Remembers, for all of this process, that one of its sessions has ended.
+    pub(crate) fn ended(&self, session: SessionId) {
+        lock(&ENDED).insert((self.id(), session));
+    }
+
+    /// Whether a session of this process has ended.
+    pub(crate) fn has_ended(&self, session: &SessionId) -> bool {
+        lock(&ENDED).contains(&(self.id(), *session))
     }
 
     /// Remembers the sessions that were taken for dead.

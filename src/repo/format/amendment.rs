@@ -50,7 +50,7 @@ pub(crate) fn amend(mut entry: Entry, by: &Entry) -> Result<Entry> {
         damaged(format!("an amendment of {key} is damaged: {why}"))
     };
     let said = match (&entry.content, &by.content) {
-        (Content::Lost { .. }, _) => entry.content.clone(),
+        (Content::Lost { .. }, Content::None) => entry.content.clone(),
         (Content::External { size, .. } | Content::Volume { size, .. }, Content::None) => {
             let lost: Lost = serde_json::from_slice(&by.value)
                 .map_err(|error| wrong("it says nothing").with_source(error))?;
@@ -131,10 +131,7 @@ mod tests {
         let why = "the version was deleted".to_owned();
         let hash = Some(ObjectHash([1; 32]));
         assert_eq!(gone.content, Content::Lost { hash, size: 5, why });
-        assert_eq!(
-            amend(gone.clone(), &entry(pinned(Some(1), 5), "")).unwrap(),
-            gone
-        );
+        assert_eq!(amend(gone.clone(), &lost).unwrap(), gone);
         let says_nothing = entry(Content::None, "{}");
         assert!(amend(entry(pinned(None, 5), ""), &says_nothing).is_err());
         assert!(

@@ -33,8 +33,8 @@ impl Features {
         Authenticated::write(&path, self, &sealer.features_key())
     }
 
-    /// Reads the file at `path` and refuses what this code cannot read. Its MAC is checked by
-    /// [`Unproven::prove`] once the keyring is open.
+    /// Reads the file at `path`. Its MAC is checked by [`Unproven::prove`] once the keyring is open, and
+    /// nothing that it says counts before.
     pub(crate) fn read(path: &str, bytes: &[u8], repository: &RepositoryId) -> Result<Unproven> {
         let lines = Authenticated::read(path, bytes)?;
         let features: Self = lines.parse(path)?;
@@ -44,8 +44,12 @@ impl Features {
                 "{path} is damaged: it carries another name or repository"
             )));
         }
-        knows_to_read(&features.required_read)?;
         Ok(Unproven { features, lines })
+    }
+
+    /// Refuses to read what this code cannot.
+    pub(crate) fn check_readable(&self) -> Result<()> {
+        knows_to_read(&self.required_read)
     }
 
     /// Refuses to write where this code does not know what a writer must.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ForgottenId, ManifestHash, RepositoryId, SnapshotId};
+use super::ids::{ForgottenId, ManifestHash, RepositoryId, SessionId, SnapshotId};
 use super::lineage::{Dead, Lineage, Origin, Parent};
 use super::manifest::Manifest;
 
@@ -16,6 +16,7 @@ pub(crate) struct Forgotten {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
     pub(crate) instance: String,
+    pub(crate) session: SessionId,
     pub(crate) sequence: u64,
     pub(crate) parent: Option<Parent>,
     #[serde(default, skip_serializing_if = "Dead::is_empty")]
@@ -31,6 +32,7 @@ impl Forgotten {
             manifest: manifest.hash,
             origin: manifest.origin,
             instance: manifest.instance.clone(),
+            session: manifest.session,
             sequence: manifest.sequence,
             parent: manifest.parent,
             dead: manifest.dead.clone(),

@@ -9,6 +9,9 @@ use super::ids::{ManifestHash, RepositoryId, SessionId, SnapshotId};
 use super::lineage::{Dead, Lineage, Origin, Parent};
 use super::tree::NodeRef;
 
+/// The highest number of a snapshot: what every reader of JSON has exactly.
+pub(crate) const SEQUENCE_MAX: u64 = (1 << 53) - 1;
+
 /// The roots of a snapshot's maps, by name; an empty map has none.
 pub type Roots = BTreeMap<String, Option<NodeRef>>;
 

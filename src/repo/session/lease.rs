@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ use crate::{Cause, Error, Result, Side};
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
 /// minute, short enough that a killed session is out of the way soon.
 const TTL_S: u64 = 120;
+
+/// How many leases are read at once: where nothing may be deleted, that of each session stays.
+const LEASES_AT_ONCE: usize = 16;
 
 /// Between two looks at a lease whose session may be dead.
 const WATCH_PAUSE: Duration = Duration::from_secs(5);
@@ -184,7 +188,7 @@ impl Lease {
             tracing::info!("removing {key} of a writer that is dead");
             // It is in nobody's way where nothing may be deleted.
             if let Err(error) = repo.unlimited().delete(&key, None).await {
-                tracing::warn!("{key} is left behind: {}", error.chain());
+                tracing::debug!("{key} is left behind: {}", error.chain());
             }
         }
         Ok(())
@@ -349,15 +353,14 @@ impl Held {
         let bytes = repo.sealer().seal_json(FileKind::Lease, name, &ended)?;
         let say_ended = || store.put(&self.key, bytes, PutOptions::default());
         // A lease that names others, or a session of which something may still arrive, is for the
-        // successor to read. Where it cannot be written it goes: one that stays as it is would keep
-        // every writer away while this process lives.
-        let needed = ended.uncertain || !ended.dead.is_empty();
-        if needed {
-            match say_ended().await {
-                Ok(_) => return Ok(()),
-                Err(error) => tracing::warn!("{name} names no dead sessions: {}", error.chain()),
-            }
-            return store.delete(&self.key, None).await;
+        // successor to read. Where it cannot be written it stays as it is, which says the same but for
+        // the end; this process knows of that.
+        repo.ended(self.session);
+        if ended.uncertain || !ended.dead.is_empty() {
+            return say_ended()
+                .await
+                .map(drop)
+                .context(|| format!("end {name}"));
         }
         let Err(error) = store.delete(&self.key, None).await else {
             return Ok(());
@@ -466,9 +469,15 @@ pub(crate) struct Seen {
 pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
     let ids: Vec<SessionId> = repo.list_ids(StoredFile::Lease).await?;
     let mut found = Vec::new();
-    for id in &ids {
-        let path = StoredFile::Lease.path(id);
-        let bytes = match get(repo.unlimited(), &path, GetOptions::default()).await {
+    let mut read = futures::stream::iter(&ids)
+        .map(|id| async move {
+            let path = StoredFile::Lease.path(id);
+            let bytes = get(repo.unlimited(), &path, GetOptions::default()).await;
+            (id, path, bytes)
+        })
+        .buffered(LEASES_AT_ONCE);
+    while let Some((id, path, bytes)) = read.next().await {
+        let bytes = match bytes {
             Err(error) if error.cause() == Cause::NotFound => continue,
             other => other?,
         };
@@ -486,11 +495,13 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
         let patience = Duration::from_secs(file.ttl_s.saturating_mul(2));
         let ended = file.ttl_s == 0;
         let dead = ended
+            || repo.has_ended(id)
             || repo.is_taken_for_dead(id)
             || repo.host().proves_dead(&file.host)
             || watched > patience;
         found.push(Seen { file, dead });
     }
+    drop(read);
     let present: HashSet<SessionId> = ids.into_iter().collect();
     lock(repo.seen()).retain(|id, _| present.contains(id));
     Ok(found)

@@ -55,10 +55,29 @@ impl Known<'_> {
         for (lineage, mut manifests) in by_lineage {
             let forgotten = records_of.remove(&lineage).unwrap_or_default();
             manifests.sort_by_key(|m| (std::cmp::Reverse(m.sequence), m.snapshot));
-            let late = self.late(&manifests, &forgotten);
-            let judged = manifests.into_iter().zip(late);
-            let (void, valid): (Vec<_>, Vec<_>) = judged.partition(|(_, late)| *late);
-            let valid: Vec<Manifest> = valid.into_iter().map(|(manifest, _)| manifest).collect();
+            let judged = self.late(&manifests, &forgotten);
+            let (mut valid, mut disputed) = (Vec::new(), Vec::new());
+            for (manifest, standing) in manifests.into_iter().zip(judged) {
+                match standing {
+                    Some(false) => valid.push(manifest),
+                    Some(true) => all.void.push(manifest),
+                    None => {
+                        disputed.push(manifest.snapshot);
+                        valid.push(manifest);
+                    }
+                }
+            }
+            if !disputed.is_empty() {
+                all.damage.push(Damage {
+                    kind: DamageKind::Sequence,
+                    what: format!(
+                        "snapshots of instance {:?} take each other's sessions for dead",
+                        lineage.instance
+                    ),
+                    place: StoredFile::Manifest.row().directory.into(),
+                    snapshots: disputed,
+                });
+            }
             if lineage.origin == self.repository {
                 self.find_faults(&lineage, &valid, &forgotten, &mut all.damage);
             }
@@ -70,40 +89,54 @@ impl Known<'_> {
                     all.snapshots.push(manifest);
                 }
             }
-            all.void
-                .extend(void.into_iter().map(|(manifest, _)| manifest));
         }
         all
     }
 
-    /// Which of the manifests of a lineage, the last ones first, are of sessions that were taken for dead
-    /// before anybody saw them. What a manifest says of sessions counts if it is a snapshot itself, so a
-    /// later one is judged first.
-    fn late(&self, manifests: &[Manifest], forgotten: &[&Forgotten]) -> Vec<bool> {
-        let mut named: HashMap<SessionId, Vec<&[SnapshotId]>> = HashMap::new();
+    /// Which of the manifests of a lineage are of sessions that were taken for dead before anybody saw
+    /// them: what a mark or a record of forgetting says counts, and what a manifest says if it is a
+    /// snapshot itself. `None` for those that can be told only from each other.
+    fn late(&self, manifests: &[Manifest], forgotten: &[&Forgotten]) -> Vec<Option<bool>> {
         let of_records = forgotten.iter().map(|record| &record.dead);
-        for (session, seen) in self.marked.iter().chain(of_records).flatten() {
-            named.entry(*session).or_default().push(seen);
-        }
-        let mut late = Vec::with_capacity(manifests.len());
-        for same in manifests.chunk_by(|a, b| a.sequence == b.sequence) {
-            let first = late.len();
-            for manifest in same {
-                let unseen = |seen: &&[SnapshotId]| !seen.contains(&manifest.snapshot);
-                let by_others = named.get(&manifest.session);
-                // Two of one number that name each other are a number taken twice.
-                let by_same = |other: &Manifest| {
-                    is_late(&other.dead, manifest) && !is_late(&manifest.dead, other)
-                };
-                let is = by_others.is_some_and(|all| all.iter().any(unseen));
-                late.push(is || same.iter().any(by_same));
-            }
-            let valid = same.iter().zip(&late[first..]).filter(|(_, late)| !**late);
-            for (session, seen) in valid.flat_map(|(manifest, _)| &manifest.dead) {
-                named.entry(*session).or_default().push(seen);
+        let certain: Vec<&Dead> = self.marked.iter().chain(of_records).collect();
+        let mut namers: HashMap<SessionId, Vec<usize>> = HashMap::new();
+        for (at, manifest) in manifests.iter().enumerate() {
+            for session in manifest.dead.keys() {
+                namers.entry(*session).or_default().push(at);
             }
         }
-        late
+        let by: Vec<Vec<usize>> = manifests
+            .iter()
+            .map(|manifest| {
+                let namers = namers.get(&manifest.session).into_iter().flatten();
+                let unseen = namers.filter(|at| is_late(&manifests[**at].dead, manifest));
+                unseen.copied().collect()
+            })
+            .collect();
+        let named = |manifest| {
+            certain
+                .iter()
+                .any(|dead| is_late(dead, manifest))
+                .then_some(true)
+        };
+        let mut late: Vec<Option<bool>> = manifests.iter().map(named).collect();
+        loop {
+            let mut told = false;
+            for at in 0..late.len() {
+                if late[at].is_some() {
+                    continue;
+                }
+                if by[at].iter().all(|namer| late[*namer] == Some(true)) {
+                    late[at] = Some(false);
+                } else if by[at].iter().any(|namer| late[*namer] == Some(false)) {
+                    late[at] = Some(true);
+                }
+                told |= late[at].is_some();
+            }
+            if !told {
+                return late;
+            }
+        }
     }
 
     /// Reports parents that are missing or others than their successors say, and numbers that were taken
@@ -276,6 +309,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_late_manifest_is_none_whatever_its_number() {
+        let first = after(None, 1, 1);
+        // It skipped numbers, for what its host remembered or could not read.
+        let mut late = after(Some(&first), 2, 2);
+        late.sequence = 9;
+        let mut next = after(Some(&first), 3, 3);
+        next.dead = dead(2, &[]);
+        let last = after(Some(&next), 4, 4);
+        let all = judge(&[&first, &late, &next, &last], &[], &[]);
+        assert_eq!(
+            (ids(&all.snapshots), ids(&all.void)),
+            (vec![1, 3, 4], vec![2])
+        );
+        // Nor does one of the successor's number speak when it is void itself.
+        let mut also = after(Some(&first), 5, 5);
+        also.dead = dead(6, &[]);
+        let seen = after(Some(&first), 6, 6);
+        let mut next = after(Some(&seen), 7, 7);
+        next.dead = Dead::from([
+            (SessionId([5; 32]), vec![]),
+            (SessionId([6; 32]), vec![seen.snapshot]),
+        ]);
+        let all = judge(&[&first, &also, &seen, &next], &[], &[]);
+        assert_eq!((ids(&all.void), whats(&all)), (vec![5], vec![]));
+    }
+
+    #[test]
     fn missing_parents_other_parents_and_doubles_are_damage() {
         let (first, second, third);
         first = after(None, 1, 1);
@@ -308,11 +368,12 @@ pub(super) mod tests {
             whats(&doubled),
             ["several snapshots of instance \"a\" are number 2"]
         );
-        // Neither is a session's late manifest: each says so of the other.
+        // Each says of the other that it is late: nobody can tell.
         let (mut one, mut two) = (second.clone(), double.clone());
         (one.dead, two.dead) = (dead(4, &[]), dead(2, &[]));
         let both = judge(&[&first, &one, &two], &[], &[]);
-        assert_eq!((ids(&both.void).len(), whats(&both).len()), (0, 1));
+        assert_eq!((ids(&both.void).len(), whats(&both).len()), (0, 2));
+        assert!(whats(&both)[0].contains("each other"), "{:?}", whats(&both));
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::{Cause, Result};
 
 /// How many files are read at once: they are small.
 const FILES_AT_ONCE: usize = 16;
+/// How often files are listed again when some vanish between listing and reading.
+const LISTED_AGAIN: u32 = 5;
 
 impl Repository {
     /// The records of forgetting, of all files that no other supersedes.
@@ -72,6 +74,30 @@ impl Repository {
         let Seal::Meta(kind) = file.row().seal else {
             return Ok(vec![]);
         };
+        let mut tries = 0;
+        let (all, damaged) = loop {
+            tries += 1;
+            let (all, damaged, vanished) = self.open_listed(file, kind).await?;
+            // Files are merged and removed: what replaces them came before they went.
+            if !vanished || tries == LISTED_AGAIN {
+                break (all, damaged);
+            }
+        };
+        damage.extend(damaged);
+        Ok(all)
+    }
+
+    /// Opens the files that a listing shows: those that open, what is wrong with others, and whether some
+    /// were gone when they were read.
+    async fn open_listed<I, T>(
+        &self,
+        file: StoredFile,
+        kind: FileKind,
+    ) -> Result<(Vec<(I, T)>, Vec<Damage>, bool)>
+    where
+        I: FromStr + Display,
+        T: DeserializeOwned,
+    {
         let ids: Vec<I> = self.list_ids(file).await?;
         let mut read = futures::stream::iter(ids)
             .map(|id| async move {
@@ -83,11 +109,11 @@ impl Repository {
                 (id, path, opened)
             })
             .buffered(FILES_AT_ONCE);
-        let mut all = Vec::new();
+        let (mut all, mut damage, mut vanished) = (Vec::new(), Vec::new(), false);
         while let Some((id, path, opened)) = read.next().await {
             match opened {
                 Ok(opened) => all.push((id, opened)),
-                Err(error) if error.cause() == Cause::NotFound => {}
+                Err(error) if error.cause() == Cause::NotFound => vanished = true,
                 Err(error) if error.cause() == Cause::Damage => damage.push(Damage {
                     kind: file.row().damage,
                     what: error.chain(),
@@ -97,7 +123,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        Ok(all)
+        Ok((all, damage, vanished))
     }
 
     /// Writes down that snapshots are forgotten, before their manifests are removed.

@@ -59,7 +59,7 @@ impl Snapshots {
         let standing = |last: &Last| match known.get(&last.snapshot.snapshot) {
             Some(hashes) if hashes.contains(&last.snapshot.manifest) => Standing::Explained,
             Some(_) => Standing::Another,
-            None if unread.contains(&last.snapshot.snapshot) => Standing::Explained,
+            None if unread.contains(&last.snapshot.snapshot) => Standing::Unread,
             None => Standing::Gone,
         };
         let mut now: BTreeMap<Lineage, Parent> = BTreeMap::new();
@@ -77,9 +77,11 @@ impl Snapshots {
         after.ring = after.ring.max(repo.newest_ring());
         after.take_over(&now, standing);
         // What a successor misses is told of it already.
-        let missed: HashSet<SnapshotId> = ordered
+        let own = ordered
             .snapshots
             .iter()
+            .filter(|m| m.lineage(repo.id()).origin == repo.id());
+        let missed: HashSet<SnapshotId> = own
             .filter_map(|m| m.parent.map(|parent| parent.snapshot))
             .collect();
         for last in after
@@ -92,7 +94,8 @@ impl Snapshots {
             } = last.snapshot;
             let what = match standing(last) {
                 Standing::Another => "is another than the one that this host saw",
-                Standing::Gone | Standing::Explained => "which this host saw, is gone",
+                Standing::Gone => "which this host saw, is gone",
+                Standing::Unread | Standing::Explained => continue,
             };
             self.damage.push(Damage {
                 kind: DamageKind::Sequence,

@@ -12,9 +12,8 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::forgotten::Forgotten;
 use crate::repo::format::ids::{ManifestHash, RepositoryId, SessionId, SnapshotId};
 use crate::repo::format::lineage::{Dead, Lineage};
-use crate::repo::format::manifest::Manifest;
+use crate::repo::format::manifest::{Manifest, SEQUENCE_MAX};
 use crate::repo::format::sealed::FileKind;
-use crate::repo::format::tree::NodeRef;
 use crate::repo::format::wire::damaged;
 use crate::repo::memory::Remembered;
 use crate::repo::repository::Repository;
@@ -62,7 +61,8 @@ impl Manifest {
         let mut manifest: Self = serde_json::from_value(value)
             .map_err(|error| damaged(format!("{path} is damaged: {error}")))?;
         let parent = manifest.parent.map_or(0, |parent| parent.sequence);
-        let possible = manifest.format == FORMAT && manifest.sequence > parent;
+        let numbers = parent < manifest.sequence && manifest.sequence <= SEQUENCE_MAX;
+        let possible = manifest.format == FORMAT && numbers;
         if manifest.snapshot != *id || !possible {
             return Err(damaged(format!(
                 "{path} is damaged: it is of another snapshot, format or number"
@@ -155,6 +155,10 @@ impl Repository {
         for manifest in &mut ordered.snapshots {
             let of = amendments_of.remove(&(manifest.snapshot, manifest.known_as()));
             for amendment in of.unwrap_or_default() {
+                if amendment.format > FORMAT {
+                    let why = format!("the format of an amendment is {}", amendment.format);
+                    all.newer.push((amendment.snapshot, why));
+                }
                 if let Err(error) = knows_to_read(&amendment.requires) {
                     all.newer.push((amendment.snapshot, error.chain()));
                 }
@@ -208,10 +212,24 @@ impl Snapshots {
                 ))
                 .with_hint("name a snapshot by its id"));
             }
-            if let Some((id, why)) = self.newer.first() {
+            let of = |m: &&Manifest| instance.is_none_or(|name| name == m.instance);
+            let beyond = self.beyond.iter().filter(of).max_by_key(|m| m.time);
+            let latest = candidates.next_back();
+            let bars = |(id, _): &&(SnapshotId, String)| match self
+                .beyond
+                .iter()
+                .find(|m| m.snapshot == *id)
+            {
+                Some(known) => {
+                    Some(known.snapshot) == beyond.map(|m| m.snapshot)
+                        && latest.is_none_or(|latest| latest.time <= known.time)
+                }
+                // Its time and instance are not known.
+                None => true,
+            };
+            if let Some((id, why)) = self.newer.iter().find(bars) {
                 return Err(newer(id, why).context("which snapshot is the latest is not known"));
             }
-            let latest = candidates.next_back();
             let latest = latest.ok_or_else(|| not_found("there is no snapshot yet", instance))?;
             self.warn_of_times(latest);
             return Ok(latest);
@@ -255,12 +273,9 @@ impl Snapshots {
         damaged.chain(newer.filter(|id| !known(id))).collect()
     }
 
-    /// The roots of snapshots that need a newer eyrie, of all or of those in `only`: what they refer to
-    /// is needed as well.
-    pub(crate) fn beyond(&self, only: &[SnapshotId]) -> Vec<NodeRef> {
-        let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
-        let manifests = self.beyond.iter().filter(|m| asked(&m.snapshot));
-        manifests.flat_map(Manifest::all_roots).collect()
+    /// Snapshots that need a newer eyrie: what they refer to is needed as well.
+    pub(crate) fn beyond(&self) -> &[Manifest] {
+        &self.beyond
     }
 
     /// The newest snapshot of `instance`, by the time of its anchor, wherever it was made.
@@ -294,15 +309,22 @@ impl Snapshots {
         let of = |session: SessionId| {
             let all = self.manifests.iter().chain(&self.beyond);
             let theirs = all.filter(|m| m.session == session).map(|m| m.snapshot);
+            let gone = self.forgotten.iter().filter(|r| r.session == session);
+            let theirs = theirs.chain(gone.map(|record| record.snapshot));
             (session, theirs.chain(unreadable.iter().copied()).collect())
         };
         sessions.into_iter().map(of).collect()
     }
 
-    /// Whether the manifest of this snapshot was there, whatever it is.
-    pub(crate) fn knows(&self, id: SnapshotId) -> bool {
+    /// Whether this is a snapshot.
+    pub(crate) fn is_snapshot(&self, id: SnapshotId) -> bool {
         let mut all = self.manifests.iter().chain(&self.beyond);
         all.any(|m| m.snapshot == id)
+    }
+
+    /// Whether the manifest of this snapshot was there, whatever it is.
+    pub(crate) fn knows(&self, id: SnapshotId) -> bool {
+        self.is_snapshot(id)
             || self.void.contains(&id)
             || self.unreadable().contains(&id)
             || self.forgotten.iter().any(|record| record.snapshot == id)

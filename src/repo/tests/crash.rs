@@ -122,7 +122,10 @@ async fn a_store_that_runs_full_at_any_write_fails_the_session_and_nothing_else(
             }
             Err(error) => {
                 assert_eq!(error.cause(), Cause::NoSpace, "room for {room}: {error:?}");
-                assert_eq!(repo.list("leases/").await.unwrap(), [], "room for {room}");
+                // A manifest whose write failed may still arrive: the lease tells of its session.
+                let left = repo.list("leases/").await.unwrap().len();
+                let claims = repo.list("claims/").await.unwrap().len();
+                assert_eq!(left, claims - 1, "room for {room}");
             }
         }
         *lock(&journal.room) = None;

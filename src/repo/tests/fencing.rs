@@ -6,14 +6,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::support::*;
+use crate::base::env::Env;
+use crate::base::resources::Resources;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{SessionId, SnapshotId};
 use crate::repo::format::lineage::{Claim, Dead};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
 use crate::repo::session::lease::{LeaseFile, SessionKind};
-use crate::repo::{CheckBytes, Manifest, Repository};
+use crate::repo::{CheckBytes, Manifest, Repository, Unlock};
 use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::record::Op;
 use crate::store::{Key, PutOptions};
 use crate::{Cause, Result};
 
@@ -131,7 +134,10 @@ async fn commit_fails(action: Action) -> Result<(Repository, Arc<FaultStore>, Ma
     store.faults().add(rule);
     let error = backup(&repo, "a", &objects(2)).await.unwrap_err();
     assert!(
-        matches!(error.cause(), Cause::Unavailable | Cause::NoSpace),
+        matches!(
+            error.cause(),
+            Cause::Unavailable | Cause::NoSpace | Cause::AccessDenied
+        ),
         "{error:?}"
     );
     store.faults().clear();
@@ -139,28 +145,87 @@ async fn commit_fails(action: Action) -> Result<(Repository, Arc<FaultStore>, Ma
 }
 
 #[tokio::test]
-async fn a_commit_of_which_nobody_knows_is_fenced_and_one_that_failed_is_not() {
-    let (repo, _, first) = commit_fails(Action::Fail(Cause::Unavailable))
-        .await
-        .unwrap();
-    let lease = repo.list("leases/").await.unwrap();
-    assert_eq!(lease.len(), 1, "its session is told of");
-    let session: SessionId = StoredFile::Lease
-        .id(lease[0].key.as_str())
-        .unwrap()
-        .parse()
-        .unwrap();
+async fn a_commit_that_failed_is_fenced_as_it_may_still_arrive() {
+    // Also after an error that sounds certain: it is that of the last try.
+    for cause in [Cause::Unavailable, Cause::NoSpace, Cause::AccessDenied] {
+        let (repo, _, first) = commit_fails(Action::Fail(cause)).await.unwrap();
+        let lease = repo.list("leases/").await.unwrap();
+        assert_eq!(lease.len(), 1, "its session is told of");
+        let session = StoredFile::Lease.id(lease[0].key.as_str()).unwrap();
+        let session: SessionId = session.parse().unwrap();
+        let (next, _) = backup(&repo, "a", &objects(3)).await.unwrap();
+        assert_eq!(next.dead, Dead::from([(session, vec![])]));
+        // Its number was claimed, so the next one is taken, and nothing is missing.
+        assert_eq!((next.sequence, next.parent), (3, Some(first.as_parent())));
+        assert_eq!(judged(&repo).await.0.len(), 2);
+        assert!(repo.list("leases/").await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_even_say_that_it_ended_is_named_all_the_same() {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let repo = init(store.clone()).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let writer = writer(&repo, "a").await.unwrap();
+    let session = writer.session();
+    let fails = Action::Fail(Cause::Unavailable);
+    store
+        .faults()
+        .add(Rule::on_writes(fails).key_contains("snapshots/"));
+    write_snapshot(&writer, &objects(2)).await.unwrap_err();
+    // Nothing can be written any more, and things can be deleted.
+    store
+        .faults()
+        .add(Rule::on(Op::Put, Action::Fail(Cause::NoSpace)));
+    writer.finish().await.unwrap_err();
+    store.faults().clear();
     let (next, _) = backup(&repo, "a", &objects(3)).await.unwrap();
     assert_eq!(next.dead, Dead::from([(session, vec![])]));
-    // Its number was claimed, so the next one is taken, and nothing is missing.
-    assert_eq!((next.sequence, next.parent), (3, Some(first.as_parent())));
-    assert_eq!(judged(&repo).await.0.len(), 2);
-
-    let (repo, _, first) = commit_fails(Action::Fail(Cause::NoSpace)).await.unwrap();
-    assert!(repo.list("leases/").await.unwrap().is_empty());
-    let (next, _) = backup(&repo, "a", &objects(3)).await.unwrap();
-    assert_eq!(next.dead, Dead::new());
     assert_eq!(next.parent, Some(first.as_parent()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_took_longer_than_the_lease_is_no_success() {
+    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 5);
+    let resources = Resources::of_tests();
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory.clone()));
+    let made = Repository::init(store.clone(), Unlock::None, options(), &resources, &env);
+    let repo = made.await.unwrap();
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let writer = writer(&repo, "a").await.unwrap();
+    let session = writer.session();
+    let late = Action::Delay(std::time::Duration::from_secs(1000));
+    store
+        .faults()
+        .add(Rule::on_writes(late).key_contains("snapshots/"));
+    let other = open(memory).await.unwrap();
+    let commit = async {
+        let done = write_snapshot(&writer, &objects(2)).await;
+        (done, writer.finish().await)
+    };
+    let meanwhile = async {
+        // Until it has claimed its number and only the manifest is to be written.
+        while other.list("claims/").await.unwrap().len() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        // Its machine was suspended; another host waited, and took it for dead.
+        clock.advance(std::time::Duration::from_secs(500));
+        let mut next = first.clone();
+        next.snapshot = SnapshotId([0x44; 32]);
+        next.session = SessionId([0x44; 32]);
+        next.sequence = 2;
+        next.parent = Some(first.as_parent());
+        next.dead = Dead::from([(session, vec![])]);
+        next.write(&other).await.unwrap();
+    };
+    let ((done, _), ()) = tokio::join!(commit, meanwhile);
+    let error = done.unwrap_err();
+    assert!(error.to_string().contains("does not count"), "{error}");
+    assert_eq!(judged(&other).await.1.len(), 1);
 }
 
 #[tokio::test]
@@ -190,7 +255,10 @@ async fn a_number_that_a_living_session_claimed_is_refused() {
     other.abort().await.unwrap();
     write(&claim(SessionId([3; 32]), 3)).await;
     let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
-    assert_eq!(next.sequence, 4);
+    assert_eq!(
+        next.sequence, 5,
+        "after 2 and 3, by longer and longer steps"
+    );
     assert_eq!(judged(&repo).await.0.len(), 2);
 }
 

@@ -38,6 +38,7 @@ async fn features_of_two_upgrades_at_once_unite() {
             .await
             .unwrap();
     };
+    let before = open(Arc::new(two.clone())).await.unwrap();
     require(&one, "one").await;
     require(&two, "two").await;
     merge(&one, &two).await;
@@ -53,7 +54,10 @@ async fn features_of_two_upgrades_at_once_unite() {
         let alone = open(Arc::new(alone)).await.unwrap();
         assert_eq!(exit(&writer(&alone, "a").await.unwrap_err()), 13);
     }
-    both.require_features(vec!["three".into()], vec![])
+    let more = both.require_features(vec![], vec![]).await.unwrap_err();
+    assert_eq!(exit(&more), 13, "who cannot write adds nothing");
+    before
+        .require_features(vec!["three".into()], vec![])
         .await
         .unwrap();
     assert_eq!(exit(&open(Arc::new(two)).await.unwrap_err()), 13);

@@ -7,9 +7,11 @@ use futures::TryStreamExt;
 use proptest::prelude::*;
 
 use super::support::*;
+use crate::repo::format::tree::encode::NodeWriter;
+use crate::repo::format::tree::node::{Child, Shape};
 use crate::repo::{
     Change, Content, Entry, Extent, KeyRange, Look, NodeRef, ObjectHash, PieceRef, Repository,
-    Values,
+    Values, Writer,
 };
 use crate::{Cause, Result};
 
@@ -275,7 +277,10 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
     })
     .await?;
     assert_eq!((blobs, pins), (pieces.len() + 1 + extents.len(), 2));
-    let read: Vec<Extent> = view.extents(nodes).try_collect().await?;
+    let read: Vec<Extent> = view
+        .extents(5000 * 4096 - 7, 4096, nodes)
+        .try_collect()
+        .await?;
     assert_eq!(read, extents);
     Ok(())
 }
@@ -326,6 +331,63 @@ async fn values_apart_are_sealed_as_data_and_keys_are_walked_without() {
     assert!(apart > 3, "{apart}");
     let read = view.map(root).get(b"large").await;
     assert_eq!(read.unwrap_err().cause(), Cause::Damage);
+}
+
+/// Stores a node as its shape has it, whatever it says.
+async fn planted(writer: &Writer, node: &NodeWriter, level: u8) -> NodeRef {
+    let bytes = node.finish(level, Shape::at(level), None);
+    let (cv, length) = writer.store_node(bytes).await.unwrap();
+    NodeRef { cv, length, level }
+}
+
+#[tokio::test]
+async fn nodes_that_say_what_none_may_are_damage() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let writer = writer(&repo, "maps").await.unwrap();
+    let leaf = |keys: &[&str]| {
+        let mut node = NodeWriter::default();
+        for key in keys {
+            node.push_entry(&plain(key.as_bytes(), b"v"), None);
+        }
+        node
+    };
+    let above = |children: &[(NodeRef, &str)]| {
+        let mut node = NodeWriter::default();
+        for (child, first) in children {
+            node.push_child(&Child {
+                node: *child,
+                first: Bytes::copy_from_slice(first.as_bytes()),
+                entries: 1,
+                bytes: 0,
+            });
+        }
+        node
+    };
+    let many: Vec<String> = (0..1025).map(|n| format!("{n:05}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = "k".repeat(65_536);
+    let a = planted(&writer, &leaf(&["a", "c"]), 0).await;
+    let b = planted(&writer, &leaf(&["b"]), 0).await;
+    let roots = [
+        planted(&writer, &leaf(&many), 0).await,
+        planted(&writer, &leaf(&[&long]), 0).await,
+        planted(&writer, &leaf(&[]), 0).await,
+        // A child under another key, one twice, and two whose keys overlap.
+        planted(&writer, &above(&[(a, "b")]), 1).await,
+        planted(&writer, &above(&[(a, "a"), (a, "b")]), 1).await,
+        planted(&writer, &above(&[(a, "a"), (b, "b")]), 1).await,
+    ];
+    let good = planted(&writer, &above(&[(b, "b")]), 1).await;
+    writer.flush().await.unwrap();
+    writer.finish().await.unwrap();
+    let view = repo.view().await.unwrap();
+    for root in roots {
+        let scan = view.map(Some(root)).scan(KeyRange::all());
+        let read: Result<Vec<Entry>> = scan.try_collect().await;
+        assert_eq!(read.unwrap_err().cause(), Cause::Damage, "{root:?}");
+    }
+    assert_eq!(scanned(&repo, Some(good), KeyRange::all()).await.len(), 1);
 }
 
 proptest! {

@@ -185,3 +185,47 @@ async fn what_another_process_commits_during_a_listing_is_no_alarm() {
     store.delete(&path, None).await.unwrap();
     assert_eq!(damage_of(&on_host(&store, &state).await).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_snapshot_that_was_damaged_before_it_went_is_not_forgotten() {
+    let store = MemoryStore::new();
+    init(Arc::new(store.clone())).await;
+    let (_, state) = memory();
+    let repo = on_host(&store, &state).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let (second, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
+    damage(&store, &path, |bytes| bytes[30] ^= 1).await;
+    let told = damage_of(&on_host(&store, &state).await).await;
+    assert!(
+        told.len() == 1 && told[0].contains("not authentic"),
+        "{told:?}"
+    );
+    store.delete(&path, None).await.unwrap();
+    let told = damage_of(&on_host(&store, &state).await).await;
+    assert!(told.len() == 1 && told[0].contains("is gone"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_planted_name_of_a_keyring_is_no_memory() {
+    let store = MemoryStore::new();
+    let repo = init(Arc::new(store.clone())).await;
+    let (_, state) = memory();
+    backup(&on_host(&store, &state).await, "a", &objects(1))
+        .await
+        .unwrap();
+    let id = &repo.id().to_string()[..8];
+    let planted = format!("keys/ring-ffffffff-{id}-{}-a", "0".repeat(16));
+    let planted = Key::new(planted).unwrap();
+    store
+        .put(&planted, "noise".into(), PutOptions::default())
+        .await
+        .unwrap();
+    let repo = on_host(&store, &state).await;
+    assert_eq!(writer(&repo, "a").await.unwrap_err().cause(), Cause::Damage);
+    repo.snapshots().await.unwrap();
+    store.delete(&planted, None).await.unwrap();
+    backup(&on_host(&store, &state).await, "a", &objects(2))
+        .await
+        .unwrap();
+}

@@ -78,7 +78,7 @@ impl Repository {
         let snapshots = self.snapshots().await?;
         let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
         let concerns = |d: &Damage| d.snapshots.is_empty() || d.snapshots.iter().any(asked);
-        let newer = snapshots.beyond(only);
+        let beyond = snapshots.beyond().to_vec();
         report
             .damage
             .extend(snapshots.damage.into_iter().filter(concerns));
@@ -114,10 +114,12 @@ impl Repository {
         }
         let roots = manifests.iter().flat_map(Manifest::all_roots);
         check.structure(roots, Look::Bodies, &mut report).await?;
-        check.structure(newer, Look::Envelopes, &mut report).await?;
+        let beyond: Vec<Manifest> = beyond.into_iter().filter(|m| asked(&m.snapshot)).collect();
+        let roots = beyond.iter().flat_map(Manifest::all_roots);
+        check.structure(roots, Look::Envelopes, &mut report).await?;
         check.packs_present(only.is_empty()).await?;
         check.bytes(only.is_empty(), bytes, &mut report).await?;
-        check.attribute(&manifests).await?;
+        check.attribute(manifests.iter().chain(&beyond)).await?;
         report.places = check.faults.places();
         report.damage.extend(check.faults.damage);
         Ok(report)
@@ -363,7 +365,7 @@ impl Check<'_> {
     }
 
     /// Finds out which snapshots each damage hurts. Costs nothing while there is none.
-    async fn attribute(&mut self, manifests: &[Manifest]) -> Result<()> {
+    async fn attribute(&mut self, manifests: impl Iterator<Item = &Manifest>) -> Result<()> {
         let (view, faults) = (self.view, &mut self.faults);
         if faults.packs.is_empty() && faults.blobs.is_empty() && !faults.unknown {
             return Ok(());

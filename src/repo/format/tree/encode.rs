@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::node::{Child, Content, Entry, Extent, MAGIC, NODE_ENTRIES, NodeRef, Shape};
+use super::node::{Child, Content, Entry, Extent, KEY_MAX, MAGIC, NODE_ENTRIES, NodeRef, Shape};
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::ObjectHash;
 use crate::repo::format::wire::{put_bytes, put_varint};
@@ -10,8 +10,6 @@ use crate::{Cause, Result, Side};
 
 /// A node closes when it has reached this size, in bytes.
 const NODE_SIZE: usize = 1 << 20;
-/// A key has at most this many bytes, so that an inner node holds many children.
-const KEY_MAX: usize = 65_535;
 /// A node closes by its keys only when it has this many entries.
 const NODE_LEAST: u64 = 64;
 

@@ -16,6 +16,9 @@ const VALUES_ENTRY: usize = 36;
 /// A node holds at most this many entries, children or pieces.
 pub(crate) const NODE_ENTRIES: u64 = 1_024;
 
+/// A key has at most this many bytes, so that an inner node holds many children.
+pub(super) const KEY_MAX: usize = 65_535;
+
 /// What a node's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -371,7 +374,7 @@ struct Used<'a> {
 impl Used<'_> {
     fn leaf(&mut self, bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Entries> {
         let mut entries = Entries::new();
-        for _ in 0..reader.varint()? {
+        for _ in 0..count(reader)? {
             let value = |reader: &mut Reader<'_>| Ok(bytes.slice_ref(reader.bytes()?));
             self.entry(&mut entries, reader, value)?;
         }
@@ -380,7 +383,7 @@ impl Used<'_> {
 
     fn keys(&mut self, reader: &mut Reader<'_>) -> Result<(Entries, Vec<usize>)> {
         let (mut entries, mut lengths) = (Entries::new(), Vec::new());
-        for _ in 0..reader.varint()? {
+        for _ in 0..count(reader)? {
             self.entry(&mut entries, reader, |reader| {
                 lengths.push(reader.varint_usize()?);
                 Ok(Bytes::new())
@@ -413,7 +416,7 @@ impl Used<'_> {
         for piece in self.blobs.by_ref() {
             let number = reader.varint()?;
             let above = extents.last().is_none_or(|last| last.number < number);
-            if !above || piece.offset != 0 {
+            if !above || piece.offset != 0 || extents.len() as u64 >= NODE_ENTRIES {
                 return Err(reader.damaged("its extents are out of order"));
             }
             let piece = *piece;
@@ -495,7 +498,7 @@ impl Used<'_> {
 
     fn inner(&mut self, bytes: &Bytes, reader: &mut Reader<'_>, level: u8) -> Result<Vec<Child>> {
         let mut children: Vec<Child> = Vec::new();
-        for _ in 0..reader.varint()? {
+        for _ in 0..count(reader)? {
             let first = bytes.slice_ref(reader.bytes()?);
             if children.last().is_some_and(|last| last.first >= first) {
                 return Err(reader.damaged("its keys are out of order"));
@@ -536,12 +539,24 @@ pub(crate) fn volume_piece(bytes: u32) -> bool {
     (4 << 10..=PIECE_MAX).contains(&bytes) && bytes.is_power_of_two()
 }
 
+/// The number of a node's entries or children.
+fn count(reader: &mut Reader<'_>) -> Result<u64> {
+    let count = reader.varint()?;
+    if (1..=NODE_ENTRIES).contains(&count) {
+        return Ok(count);
+    }
+    Err(reader.damaged("it has too many entries, or none"))
+}
+
 fn read_key(reader: &mut Reader<'_>, last: Option<&[u8]>) -> Result<Bytes> {
     let shared = reader.varint_usize()?;
     let rest = reader.bytes()?;
     let Some(prefix) = last.unwrap_or_default().get(..shared) else {
         return Err(reader.damaged("a key shares more than the one before has"));
     };
+    if shared + rest.len() > KEY_MAX {
+        return Err(reader.damaged("a key is too long"));
+    }
     let key = [prefix, rest].concat();
     if last.is_some_and(|last| last >= &key[..]) {
         return Err(reader.damaged("its keys are out of order"));

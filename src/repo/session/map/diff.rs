@@ -140,10 +140,12 @@ fn step(left: &mut Side, right: &mut Side) -> Step {
 }
 
 async fn expand(view: &View, side: &mut Side) -> Result<()> {
-    let Some(Item::Node(node, _)) = side.pop() else {
+    let Some(Item::Node(node, first)) = side.pop() else {
         return Ok(());
     };
-    match view.node(&envelope_node(node)).await?.body {
+    // The key of a root is not known; it is below all.
+    let first = Some(&first).filter(|first| !first.is_empty());
+    match view.child(&envelope_node(node), first).await? {
         Body::Leaf(entries) => {
             side.extend(
                 entries

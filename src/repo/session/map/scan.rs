@@ -8,10 +8,11 @@ use futures::stream::{self, BoxStream, FuturesUnordered, Peekable};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::repo::format::amendment::amend;
+use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::Cv;
 use crate::repo::format::tree::node::{
     Body, Child, Content, Entries, Entry, Envelope, EnvelopeNode, Extent, Large, NODE_ENTRIES,
-    Node, NodeRef, Shape, pieces_fill,
+    NodeRef, Shape, pieces_fill,
 };
 use crate::repo::format::wire::damaged;
 use crate::repo::session::view::{Look, View};
@@ -65,14 +66,14 @@ impl KeyRange {
     }
 
     /// The children that may hold keys of the range.
-    fn children(&self, children: Vec<Child>) -> Vec<EnvelopeNode> {
+    fn children(&self, children: Vec<Child>) -> Vec<(EnvelopeNode, Bytes)> {
         let before_start = children.partition_point(|child| child.first <= self.start);
         let ended = |child: &Child| self.end.as_ref().is_some_and(|end| child.first >= *end);
         children
             .into_iter()
             .skip(before_start.saturating_sub(1))
             .take_while(|child| !ended(child))
-            .map(|child| envelope_node(child.node))
+            .map(|child| (envelope_node(child.node), child.first))
             .collect()
     }
 }
@@ -137,9 +138,30 @@ impl View {
         }
     }
 
-    fn leaves(self, node: EnvelopeNode, range: KeyRange) -> BoxStream<'static, Result<Entries>> {
+    /// Reads a node of a map whose parent says that it begins with the key `first`.
+    pub(super) async fn child(&self, node: &EnvelopeNode, first: Option<&Bytes>) -> Result<Body> {
+        let body = self.node(node).await?.body;
+        let begins = match &body {
+            Body::Leaf(entries) => entries.first().map(|(entry, _)| &entry.key),
+            Body::Inner(children) => children.first().map(|child| &child.first),
+            Body::Keys(..) | Body::Pieces | Body::Extents(_) => return Err(wrong_shape()),
+        };
+        if first.is_none() || begins == first {
+            return Ok(body);
+        }
+        Err(damaged(
+            "a tree node begins with another key than its parent says",
+        ))
+    }
+
+    fn leaves(
+        self,
+        node: EnvelopeNode,
+        first: Option<Bytes>,
+        range: KeyRange,
+    ) -> BoxStream<'static, Result<Entries>> {
         let expanded = async move {
-            let children = match self.node(&node).await?.body {
+            let children = match self.child(&node, first.as_ref()).await? {
                 Body::Leaf(entries) => {
                     return Ok(stream::once(std::future::ready(Ok(entries))).boxed());
                 }
@@ -149,25 +171,33 @@ impl View {
             let children = stream::iter(children);
             Ok(if node.node.level == 1 {
                 children
-                    .map(move |child| {
+                    .map(move |(child, first)| {
                         let view = self.clone();
-                        async move { view.node(&child).await.and_then(leaf) }
+                        async move { view.child(&child, Some(&first)).await.and_then(leaf) }
                     })
                     .buffered(NODES_AT_ONCE)
                     .boxed()
             } else {
                 children
-                    .flat_map(move |child| self.clone().leaves(child, range.clone()))
+                    .flat_map(move |(child, first)| {
+                        self.clone().leaves(child, Some(first), range.clone())
+                    })
                     .boxed()
             })
         };
         stream::once(expanded).try_flatten().boxed()
     }
 
-    /// The pieces of a volume, in ascending order of their numbers; those between them are zeros. The
-    /// stream ends after an error.
-    pub fn extents(&self, nodes: Vec<NodeRef>) -> BoxStream<'static, Result<Extent>> {
-        let view = self.clone();
+    /// The pieces of a volume of `size` bytes in pieces of `piece` bytes, whose nodes these are, in
+    /// ascending order of their numbers; those between them are zeros. The stream ends after an error.
+    pub fn extents(
+        &self,
+        size: u64,
+        piece: u32,
+        nodes: Vec<NodeRef>,
+    ) -> BoxStream<'static, Result<Extent>> {
+        let (view, piece) = (self.clone(), u64::from(piece));
+        let mut least = 0;
         stream::iter(nodes)
             .map(move |node| {
                 let (view, shape) = (view.clone(), Shape::Extents);
@@ -181,6 +211,15 @@ impl View {
                 })
             })
             .try_flatten()
+            .and_then(move |extent| {
+                let start = extent.number.checked_mul(piece);
+                let room = start.and_then(|start| size.checked_sub(start)).unwrap_or(0);
+                let fits = u64::from(extent.piece.length) == room.min(piece);
+                let above = extent.number >= least;
+                least = extent.number.saturating_add(1);
+                let fault = || damaged("a piece of a volume has another place or length");
+                std::future::ready((fits && above).then_some(extent).ok_or_else(fault))
+            })
             .boxed()
     }
 
@@ -199,8 +238,12 @@ impl View {
                 shape: Shape::Pieces,
             };
             let next = self.node(&node).await?.envelope.blobs;
-            if !full || next.len() as u64 > NODE_ENTRIES {
-                return Err(damaged("the nodes of a large object are not full"));
+            let end = |piece: &PieceRef| piece.offset.saturating_add(u64::from(piece.length));
+            let follows = next.first().map(|p| p.offset) == Some(pieces.last().map_or(0, end));
+            if !full || !follows || next.len() as u64 > NODE_ENTRIES {
+                return Err(damaged(
+                    "the nodes of a large object are not full or do not follow each other",
+                ));
             }
             pieces.extend(next);
         }
@@ -235,14 +278,18 @@ impl Map {
         let scans = self.amended.iter();
         let scans: Vec<_> = scans.map(|by| self.scan_of(*by, range.clone())).collect();
         let entries = self.scan_of(root, range);
-        scans.into_iter().fold(entries, amended)
+        if scans.is_empty() {
+            return entries;
+        }
+        amended(entries, scans)
     }
 
     fn scan_of(&self, root: NodeRef, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
         let resolver = self.view.clone();
+        let mut last: Option<Bytes> = None;
         self.view
             .clone()
-            .leaves(envelope_node(root), range.clone())
+            .leaves(envelope_node(root), None, range.clone())
             .map_ok(move |entries| {
                 let range = range.clone();
                 stream::iter(entries)
@@ -254,6 +301,12 @@ impl Map {
                 let view = resolver.clone();
                 async move { view.resolve(entry).await }
             })
+            .and_then(move |entry| {
+                let above = last.as_ref().is_none_or(|last| *last < entry.key);
+                last = Some(entry.key.clone());
+                let fault = || damaged("the keys of a map are out of order");
+                std::future::ready(above.then_some(entry).ok_or_else(fault))
+            })
             .boxed()
     }
 
@@ -262,27 +315,27 @@ impl Map {
         let Some(root) = self.root else {
             return Ok(None);
         };
-        let Some(mut entry) = self.get_of(root, key).await? else {
+        let Some(entry) = self.get_of(root, key).await? else {
             return Ok(None);
         };
+        let mut said = Vec::new();
         for by in &self.amended {
-            if let Some(by) = self.get_of(*by, key).await? {
-                entry = amend(entry, &by)?;
-            }
+            said.extend(self.get_of(*by, key).await?);
         }
-        Ok(Some(entry))
+        all_said(entry, said).map(Some)
     }
 
     async fn get_of(&self, root: NodeRef, key: &[u8]) -> Result<Option<Entry>> {
-        let mut next = envelope_node(root);
+        let (mut next, mut first) = (envelope_node(root), None);
         loop {
-            match self.view.node(&next).await?.body {
+            match self.view.child(&next, first.as_ref()).await? {
                 Body::Inner(children) => {
                     let at = children.partition_point(|child| child.first <= key);
                     let Some(child) = at.checked_sub(1).and_then(|at| children.get(at)) else {
                         return Ok(None);
                     };
                     next = envelope_node(child.node);
+                    first = Some(child.first.clone());
                 }
                 Body::Leaf(mut entries) => {
                     let found = entries.binary_search_by(|(entry, _)| entry.key[..].cmp(key));
@@ -297,37 +350,40 @@ impl Map {
     }
 }
 
-/// Entries, and what amends them.
-type Amending = (
-    BoxStream<'static, Result<Entry>>,
-    Pin<Box<Peekable<BoxStream<'static, Result<Entry>>>>>,
-);
+type Scan = BoxStream<'static, Result<Entry>>;
+type Ahead = Pin<Box<Peekable<Scan>>>;
 
-/// `entries` as those of `by` with the same keys amend them; both ascend.
-fn amended(
-    entries: BoxStream<'static, Result<Entry>>,
-    by: BoxStream<'static, Result<Entry>>,
-) -> BoxStream<'static, Result<Entry>> {
-    let state: Amending = (entries, Box::pin(by.peekable()));
-    let next = |(mut entries, mut by): Amending| async move {
+/// `entries` as those of `by` with the same keys amend them; all ascend.
+fn amended(entries: Scan, by: Vec<Scan>) -> Scan {
+    let by: Vec<Ahead> = by.into_iter().map(|by| Box::pin(by.peekable())).collect();
+    let next = |(mut entries, mut by): (Scan, Vec<Ahead>)| async move {
         let Some(entry) = entries.try_next().await? else {
             return Ok(None);
         };
-        loop {
+        let mut said = Vec::new();
+        for by in &mut by {
             let at = |next: &Result<Entry>| next.as_ref().map_or(true, |n| n.key <= entry.key);
-            match by.as_mut().next_if(at).await.transpose()? {
+            while let Some(next) = by.as_mut().next_if(at).await.transpose()? {
                 // An amendment of a key that the map does not have says nothing.
-                Some(next) if next.key < entry.key => {}
-                Some(next) => return Ok(Some((amend(entry, &next)?, (entries, by)))),
-                None => return Ok(Some((entry, (entries, by)))),
+                if next.key == entry.key {
+                    said.push(next);
+                }
             }
         }
+        Ok(Some((all_said(entry, said)?, (entries, by))))
     };
-    stream::try_unfold(state, next).boxed()
+    stream::try_unfold((entries, by), next).boxed()
 }
 
-fn leaf(node: Node) -> Result<Entries> {
-    match node.body {
+/// An entry after all that was said of it: first what was paid, then what was lost, whenever each was
+/// said.
+fn all_said(entry: Entry, said: Vec<Entry>) -> Result<Entry> {
+    let (lost, paid): (Vec<_>, Vec<_>) = said.into_iter().partition(|e| e.content == Content::None);
+    paid.iter().chain(&lost).try_fold(entry, amend)
+}
+
+fn leaf(body: Body) -> Result<Entries> {
+    match body {
         Body::Leaf(entries) => Ok(entries),
         Body::Keys(..) | Body::Inner(_) | Body::Pieces | Body::Extents(_) => Err(wrong_shape()),
     }

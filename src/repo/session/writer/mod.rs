@@ -33,14 +33,11 @@ use crate::repo::format::ids::{
     BlobId, Cv, ManifestHash, MarkId, ObjectHash, SessionId, SnapshotId,
 };
 use crate::repo::format::lineage::{Claim, Lineage};
-use crate::repo::format::manifest::{Manifest, Roots, Totals};
+use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
 use crate::repo::format::sealed::FileKind;
-use crate::repo::format::wire::to_u32;
+use crate::repo::format::wire::{damaged, to_u32};
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
-
-/// How many claimed numbers are skipped: each is of a session that was cut off within a commit.
-const CLAIMS_AT_MOST: u64 = 1_000;
 
 /// What a writer says of a snapshot; the rest of the manifest follows from the repository.
 #[derive(Debug, Clone)]
@@ -245,7 +242,8 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// After [`Cause::Unavailable`] it is unknown whether the snapshot exists; otherwise it does not.
+    /// Whether the snapshot exists is not known after an error of the write itself; the session's lease
+    /// says so, and its successor takes it for dead.
     pub async fn commit(&self, draft: ManifestDraft) -> Result<Manifest> {
         self.flush().await?;
         let mended = self.session.mend_index().await;
@@ -255,7 +253,6 @@ impl Writer {
         let snapshots = repo.snapshots().await?;
         // From here on something of this session may arrive late.
         self.lease.committing(Commit::Begins).await;
-        self.lease.renew().await?;
         let mut manifest = match self.manifest(draft, &snapshots).await {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -263,14 +260,30 @@ impl Writer {
                 return Err(error);
             }
         };
+        // After an error it may be there, or arrive: a try before the last one may have been taken.
+        let snapshot = manifest.snapshot;
         let written = manifest.write(repo).await;
-        // After any other error it may be there, or arrive.
-        let nothing = [Cause::NoSpace, Cause::AccessDenied];
-        if let Err(error) = written {
-            if nothing.contains(&error.cause()) {
-                self.lease.committing(Commit::Failed).await;
+        written.inspect_err(|error| self.session.fail(error))?;
+        if self.lease.check().is_err() {
+            // It took so long that somebody may have taken this session for dead meanwhile.
+            let counts = repo.snapshots().await.map(|all| all.is_snapshot(snapshot));
+            let unknown = || {
+                format!(
+                    "snapshot {} was written when its lease had lapsed",
+                    snapshot.short()
+                )
+            };
+            match counts {
+                Ok(true) => {}
+                Ok(false) => {
+                    let message = format!("{}, and does not count", unknown());
+                    let error = Side::Repository.error(Cause::Failed, message);
+                    let error = error.with_hint("run it again");
+                    self.session.fail(&error);
+                    return Err(error);
+                }
+                Err(error) => return Err(error.context(unknown())),
             }
-            return Err(error);
         }
         self.lease.committing(Commit::Done).await;
         repo.remember(&manifest).await;
@@ -280,11 +293,13 @@ impl Writer {
     /// The manifest to write, under a number that this session claims.
     async fn manifest(&self, draft: ManifestDraft, snapshots: &Snapshots) -> Result<Manifest> {
         let repo = self.session.view.repo();
+        self.lease.renew().await?;
+        repo.check_features_again().await?;
         let parent = snapshots.last_of(&self.lineage);
         let unreadable = snapshots.unreadable();
         let before = snapshots.highest(&self.lineage);
         let snapshot = SnapshotId(repo.env().id());
-        let from = before + 1 + unreadable.len() as u64;
+        let from = before.saturating_add(1 + unreadable.len() as u64);
         let sequence = self.claim(from, snapshot, snapshots).await?;
         self.lease.check()?;
         Ok(Manifest {
@@ -316,7 +331,10 @@ impl Writer {
     /// [`Cause::Locked`] when a session that claimed one is alive.
     async fn claim(&self, from: u64, snapshot: SnapshotId, snapshots: &Snapshots) -> Result<u64> {
         let (repo, session) = (self.session.view.repo(), self.session());
-        for sequence in from..from.saturating_add(CLAIMS_AT_MOST) {
+        let (mut sequence, mut step) = (from, 1_u64);
+        // Each claimed one is of a session that was cut off within a commit. Longer and longer steps
+        // find a free one however many there are.
+        while sequence <= SEQUENCE_MAX {
             let claim = Claim {
                 lineage: self.lineage.clone(),
                 sequence,
@@ -333,15 +351,16 @@ impl Writer {
                     tracing::info!(
                         "number {sequence} was claimed by a session that did not commit"
                     );
+                    sequence = sequence.saturating_add(step);
+                    step = step.saturating_mul(2);
                 }
                 Err(error) => return Err(error),
             }
         }
-        let message = format!(
-            "all numbers from {from} of instance {:?} are claimed",
-            self.lineage.instance
-        );
-        Err(Side::Repository.error(Cause::Failed, message))
+        let instance = &self.lineage.instance;
+        Err(damaged(format!(
+            "instance {instance:?} has no number left after {from}"
+        )))
     }
 
     /// Ends the session and releases its lease. What was not committed is unreachable.

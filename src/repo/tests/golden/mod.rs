@@ -104,7 +104,7 @@ async fn described(view: &View, entry: Entry) -> Result<TrueEntry> {
             extents,
         } => {
             let mut bytes = vec![0; usize::try_from(size).unwrap()];
-            let mut extents = view.extents(extents);
+            let mut extents = view.extents(size, piece, extents);
             while let Some(extent) = extents.try_next().await? {
                 let start = usize::try_from(extent.number * u64::from(piece)).unwrap();
                 let read = bytes_of(view, &[extent.piece]).await?;
