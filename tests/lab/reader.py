@@ -374,25 +374,30 @@ class Repository:
             manifests.append(manifest)
         records = self.forgotten()
         marks = [self.json(path, 5).get("dead", {}) for path in self.files("marks")]
-        void, valid = [], []
-        for manifest in sorted(manifests, key=lambda m: -m["sequence"]):
-            same = [m for m in manifests if m["lineage"] == manifest["lineage"]]
 
-            def late(dead: dict[str, list[str]], of: dict[str, Any] = manifest) -> bool:
-                return of["session"] in dead and of["snapshot"] not in dead[of["session"]]
+        def late(dead: dict[str, list[str]], of: dict[str, Any]) -> bool:
+            return of["session"] in dead and of["snapshot"] not in dead[of["session"]]
 
-            named = [m.get("dead", {}) for m in valid if m["lineage"] == manifest["lineage"] and m["sequence"] > manifest["sequence"]]
-            named += [
-                m.get("dead", {})
-                for m in same
-                if m["sequence"] == manifest["sequence"] and not late(manifest.get("dead", {}), m)
-            ]
-            named += marks + [
-                r.get("dead", {})
-                for r in records
-                if (r.get("origin", {}).get("repository", self.id.hex()), r["instance"]) == manifest["lineage"]
-            ]
-            (void if any(late(dead) for dead in named) else valid).append(manifest)
+        def certain(of: dict[str, Any]) -> bool:
+            said = [r for r in records if (r.get("origin", {}).get("repository", self.id.hex()), r["instance"]) == of["lineage"]]
+            return any(late(dead, of) for dead in marks + [record.get("dead", {}) for record in said])
+
+        undecided = {m["snapshot"]: m for m in manifests if not certain(m)}
+        counts: dict[str, bool] = {m["snapshot"]: False for m in manifests if certain(m)}
+        while undecided:
+            told = {}
+            for name, manifest in undecided.items():
+                by = [m for m in manifests if m["lineage"] == manifest["lineage"] and late(m.get("dead", {}), manifest)]
+                if all(counts.get(m["snapshot"]) is False for m in by):
+                    told[name] = True
+                elif any(counts.get(m["snapshot"]) for m in by):
+                    told[name] = False
+            if not told:
+                raise Damage("manifests name each other in a circle")
+            counts |= told
+            undecided = {name: m for name, m in undecided.items() if name not in told}
+        valid = [m for m in manifests if counts[m["snapshot"]]]
+        void = [m for m in manifests if not counts[m["snapshot"]]]
         gone = {(record["snapshot"], record["manifest"]) for record in records}
         valid = [m for m in valid if (m["snapshot"], m["hash"]) not in gone]
         return sorted(valid, key=lambda m: m["snapshot"]), [m["snapshot"] for m in void]
