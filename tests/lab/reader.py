@@ -378,26 +378,29 @@ class Repository:
         def late(dead: dict[str, list[str]], of: dict[str, Any]) -> bool:
             return of["session"] in dead and of["snapshot"] not in dead[of["session"]]
 
-        def certain(of: dict[str, Any]) -> bool:
-            said = [r for r in records if (r.get("origin", {}).get("repository", self.id.hex()), r["instance"]) == of["lineage"]]
-            return any(late(dead, of) for dead in marks + [record.get("dead", {}) for record in said])
+        def lineage(of: dict[str, Any]) -> tuple[str, str]:
+            return of.get("origin", {}).get("repository", self.id.hex()), of["instance"]
 
-        undecided = {m["snapshot"]: m for m in manifests if not certain(m)}
-        counts: dict[str, bool] = {m["snapshot"]: False for m in manifests if certain(m)}
-        while undecided:
-            told = {}
-            for name, manifest in undecided.items():
-                by = [m for m in manifests if m["lineage"] == manifest["lineage"] and late(m.get("dead", {}), manifest)]
-                if all(counts.get(m["snapshot"]) is False for m in by):
-                    told[name] = True
-                elif any(counts.get(m["snapshot"]) for m in by):
-                    told[name] = False
-            if not told:
-                raise Damage("manifests name each other in a circle")
-            counts |= told
-            undecided = {name: m for name, m in undecided.items() if name not in told}
-        valid = [m for m in manifests if counts[m["snapshot"]]]
-        void = [m for m in manifests if not counts[m["snapshot"]]]
+        # A record stands for its manifest. Whether what each says counts is found out one after the other.
+        speakers = [*manifests, *records]
+        counts: dict[int, bool] = {at: False for at, of in enumerate(speakers) if any(late(dead, of) for dead in marks)}
+        told = True
+        while told:
+            told = False
+            for at, of in enumerate(speakers):
+                by = [
+                    number
+                    for number, other in enumerate(speakers)
+                    if number != at and lineage(other) == lineage(of) and late(other.get("dead", {}), of)
+                ]
+                if at not in counts and all(counts.get(number) is False for number in by):
+                    counts[at] = told = True
+                elif at not in counts and any(counts.get(number) for number in by):
+                    counts[at], told = False, True
+        if len(counts) < len(speakers):
+            raise Damage("manifests name each other in a circle")
+        valid = [m for at, m in enumerate(manifests) if counts[at]]
+        void = [m for at, m in enumerate(manifests) if not counts[at]]
         gone = {(record["snapshot"], record["manifest"]) for record in records}
         valid = [m for m in valid if (m["snapshot"], m["hash"]) not in gone]
         return sorted(valid, key=lambda m: m["snapshot"]), [m["snapshot"] for m in void]
@@ -409,13 +412,14 @@ class Repository:
         amendments = [a for a in amendments if (a["snapshot"], a["manifest"]) == (manifest["snapshot"], known_as)]
         maps = {}
         for name, root in manifest["roots"].items():
-            said: dict[bytes, tuple[bytes, dict[str, Any]]] = {}
+            said: dict[bytes, list[tuple[bytes, dict[str, Any]]]] = {}
             for amendment in amendments:
-                said |= {key: (value, content) for key, value, content in self.entries(amendment["roots"].get(name))}
+                for key, value, content in self.entries(amendment["roots"].get(name)):
+                    said.setdefault(key, []).append((value, content))
             entries = []
             for key, value, content in self.entries(root):
-                if key in said:
-                    words, after = said[key]
+                # First the hashes, then the losses.
+                for words, after in sorted(said.get(key, []), key=lambda pair: pair[1]["kind"] == "none"):
                     if after["kind"] == "none":
                         lost = json.loads(words)["lost"]
                         after = {"kind": "lost", "hash": content["hash"], "size": content["size"], "why": lost}

@@ -149,11 +149,13 @@ impl Lease {
             file: tokio::sync::Mutex::new(Some(file)),
             lapsed: AtomicBool::new(false),
         });
-        held.renew()
-            .await
-            .context(|| "take a lease on the repository")?;
         let renewal = tokio::spawn(keep_renewed(held.clone()));
         let lease = Self { held, renewal };
+        if let Err(error) = lease.held.renew().await {
+            // It may have arrived all the same.
+            lease.give_up().await;
+            return Err(error.context("take a lease on the repository"));
+        }
         // Two that began at once see each other here, and both give way.
         if kind == SessionKind::Writer
             && let Err(error) = lease.look_again(&lineage).await
@@ -228,6 +230,13 @@ impl Lease {
         }
     }
 
+    /// Whether some session says in its lease that it takes this one for dead.
+    pub(crate) async fn is_named(&self) -> Result<bool> {
+        let all = leases(&self.held.repo).await?;
+        let own = self.session();
+        Ok(all.iter().any(|lease| lease.file.dead.contains(&own)))
+    }
+
     /// The sessions that this one took for dead.
     pub(crate) async fn dead(&self) -> BTreeSet<SessionId> {
         let file = self.held.file.lock().await;
@@ -275,8 +284,10 @@ impl Lease {
     }
 
     /// Releases the lease.
-    pub(crate) async fn finish(self) -> Result<()> {
+    pub(crate) async fn finish(mut self) -> Result<()> {
         self.renewal.abort();
+        // A renewal that is under way would bring the lease back.
+        let _ = (&mut self.renewal).await;
         self.held.release().await
     }
 }
@@ -284,6 +295,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.renewal.abort();
+        self.held.repo.ended(self.held.session);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let held = self.held.clone();
             runtime.spawn(async move {

@@ -94,32 +94,33 @@ impl Known<'_> {
     }
 
     /// Which of the manifests of a lineage are of sessions that were taken for dead before anybody saw
-    /// them: what a mark or a record of forgetting says counts, and what a manifest says if it is a
-    /// snapshot itself. `None` for those that can be told only from each other.
+    /// them: what a mark says counts, and what a manifest, or the record of a forgotten one, says if it is
+    /// or was a snapshot itself. `None` for those that can be told only from each other.
     fn late(&self, manifests: &[Manifest], forgotten: &[&Forgotten]) -> Vec<Option<bool>> {
-        let of_records = forgotten.iter().map(|record| &record.dead);
-        let certain: Vec<&Dead> = self.marked.iter().chain(of_records).collect();
+        let of_manifests = manifests.iter().map(|m| (m.snapshot, m.session, &m.dead));
+        let of_records = forgotten.iter().map(|r| (r.snapshot, r.session, &r.dead));
+        let speakers: Vec<(SnapshotId, SessionId, &Dead)> =
+            of_manifests.chain(of_records).collect();
+        let mut marked: HashMap<SessionId, Vec<&[SnapshotId]>> = HashMap::new();
+        for (session, seen) in self.marked.iter().flatten() {
+            marked.entry(*session).or_default().push(seen);
+        }
         let mut namers: HashMap<SessionId, Vec<usize>> = HashMap::new();
-        for (at, manifest) in manifests.iter().enumerate() {
-            for session in manifest.dead.keys() {
+        for (at, (_, _, dead)) in speakers.iter().enumerate() {
+            for session in dead.keys() {
                 namers.entry(*session).or_default().push(at);
             }
         }
-        let by: Vec<Vec<usize>> = manifests
-            .iter()
-            .map(|manifest| {
-                let namers = namers.get(&manifest.session).into_iter().flatten();
-                let unseen = namers.filter(|at| is_late(&manifests[**at].dead, manifest));
-                unseen.copied().collect()
-            })
-            .collect();
-        let named = |manifest| {
-            certain
-                .iter()
-                .any(|dead| is_late(dead, manifest))
-                .then_some(true)
-        };
-        let mut late: Vec<Option<bool>> = manifests.iter().map(named).collect();
+        let mut by: Vec<Vec<usize>> = Vec::with_capacity(speakers.len());
+        let mut late: Vec<Option<bool>> = Vec::with_capacity(speakers.len());
+        for (at, (snapshot, session, _)) in speakers.iter().enumerate() {
+            let unseen = |seen: &[SnapshotId]| !seen.contains(snapshot);
+            let namers = namers.get(session).into_iter().flatten().copied();
+            let says = |namer: &usize| unseen(&speakers[*namer].2[session]);
+            by.push(namers.filter(|namer| *namer != at && says(namer)).collect());
+            let marks = marked.get(session).into_iter().flatten();
+            late.push(marks.copied().any(unseen).then_some(true));
+        }
         loop {
             let mut told = false;
             for at in 0..late.len() {
@@ -134,6 +135,7 @@ impl Known<'_> {
                 told |= late[at].is_some();
             }
             if !told {
+                late.truncate(manifests.len());
                 return late;
             }
         }
@@ -199,12 +201,6 @@ impl Known<'_> {
             }
         }
     }
-}
-
-/// Whether `dead` names the session of `manifest` and does not know the manifest.
-fn is_late(dead: &Dead, manifest: &Manifest) -> bool {
-    let seen = dead.get(&manifest.session);
-    seen.is_some_and(|seen| !seen.contains(&manifest.snapshot))
 }
 
 #[cfg(test)]
@@ -333,6 +329,28 @@ pub(super) mod tests {
         ]);
         let all = judge(&[&first, &also, &seen, &next], &[], &[]);
         assert_eq!((ids(&all.void), whats(&all)), (vec![5], vec![]));
+    }
+
+    #[test]
+    fn the_record_of_a_manifest_that_was_none_says_nothing() {
+        let first = after(None, 1, 1);
+        let cut_off = after(Some(&first), 2, 2);
+        // Late itself, and forgotten before its successor's manifest was there.
+        let mut late = after(Some(&first), 3, 3);
+        late.dead = dead(2, &[]);
+        let mut next = after(Some(&cut_off), 4, 4);
+        next.dead = Dead::from([
+            (SessionId([2; 32]), vec![cut_off.snapshot]),
+            (SessionId([3; 32]), vec![]),
+        ]);
+        let record = Forgotten::of(&late, Timestamp::UNIX_EPOCH);
+        for there in [
+            &[&first, &cut_off, &next][..],
+            &[&first, &cut_off, &late, &next],
+        ] {
+            let all = judge(there, std::slice::from_ref(&record), &[]);
+            assert_eq!((ids(&all.snapshots), whats(&all)), (vec![1, 2, 4], vec![]));
+        }
     }
 
     #[test]

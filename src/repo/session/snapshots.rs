@@ -146,6 +146,14 @@ impl Repository {
                 StoredFile::Manifest.path(id)
             );
         }
+        // What is no snapshot bars nothing, whatever one must know to read it.
+        let none: HashSet<SnapshotId> = ordered
+            .void
+            .iter()
+            .chain(&ordered.forgotten)
+            .map(|m| m.snapshot)
+            .collect();
+        all.newer.retain(|(id, _)| !none.contains(id));
         self.take_for_dead(ordered.snapshots.iter().map(|m| &m.dead).chain(&marked));
         let mut amendments_of: HashMap<_, Vec<&Amendment>> = HashMap::new();
         for amendment in &amendments {
@@ -268,9 +276,11 @@ impl Snapshots {
         let manifests = self.damage.iter();
         let manifests = manifests.filter(|damage| damage.kind == DamageKind::Manifest);
         let damaged = manifests.flat_map(|damage| &damage.snapshots).copied();
-        let known = |id: &SnapshotId| self.beyond.iter().any(|m| m.snapshot == *id);
+        let known: HashSet<SnapshotId> = self.beyond.iter().map(|m| m.snapshot).collect();
         let newer = self.newer.iter().map(|(id, _)| *id);
-        damaged.chain(newer.filter(|id| !known(id))).collect()
+        damaged
+            .chain(newer.filter(|id| !known.contains(id)))
+            .collect()
     }
 
     /// Snapshots that need a newer eyrie: what they refer to is needed as well.
@@ -302,18 +312,35 @@ impl Snapshots {
         forgotten.chain(last).chain(seen).max().unwrap_or(0)
     }
 
-    /// What a manifest says of sessions that its own took for dead: which snapshots of theirs are known. One
-    /// whose session cannot be read may be of any of them.
-    pub(crate) fn seen_of(&self, sessions: impl IntoIterator<Item = SessionId>) -> Dead {
+    /// What a manifest of `lineage` says of sessions that its own took for dead: which snapshots of theirs
+    /// are known. One whose session cannot be read may be of any of them. Sessions that a snapshot or a
+    /// record says the same of already are left out.
+    pub(crate) fn seen_of(
+        &self,
+        lineage: &Lineage,
+        sessions: impl IntoIterator<Item = SessionId>,
+    ) -> Dead {
         let unreadable = self.unreadable();
-        let of = |session: SessionId| {
-            let all = self.manifests.iter().chain(&self.beyond);
-            let theirs = all.filter(|m| m.session == session).map(|m| m.snapshot);
-            let gone = self.forgotten.iter().filter(|r| r.session == session);
-            let theirs = theirs.chain(gone.map(|record| record.snapshot));
+        let of = |m: &&Manifest| m.lineage(self.repository) == *lineage;
+        let manifests = || self.manifests.iter().chain(&self.beyond).filter(of);
+        let records = || {
+            let of = |r: &&Forgotten| r.lineage(self.repository) == *lineage;
+            self.forgotten.iter().filter(of)
+        };
+        let named: HashSet<&SessionId> = manifests()
+            .flat_map(|m| m.dead.keys())
+            .chain(records().flat_map(|r| r.dead.keys()))
+            .collect();
+        let seen = |session: SessionId| {
+            let theirs = manifests().filter(|m| m.session == session);
+            let gone = records().filter(|r| r.session == session);
+            let theirs = theirs.map(|m| m.snapshot).chain(gone.map(|r| r.snapshot));
             (session, theirs.chain(unreadable.iter().copied()).collect())
         };
-        sessions.into_iter().map(of).collect()
+        let sessions = sessions
+            .into_iter()
+            .filter(|session| !named.contains(session));
+        sessions.map(seen).collect()
     }
 
     /// Whether this is a snapshot.

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::{
-    Amendment, AmendmentId, CheckBytes, Content, Entry, KeyRange, Manifest, ManifestHash, NodeRef,
-    ObjectHash, Repository, Roots, SnapshotId, Values, View,
+    Amendment, AmendmentId, Change, CheckBytes, Content, Entry, KeyRange, Manifest, ManifestHash,
+    NodeRef, ObjectHash, Repository, Roots, SnapshotId, Values, View,
 };
 use crate::store::testing::memory::MemoryStore;
 
@@ -151,6 +151,20 @@ async fn owed_hashes_are_paid_and_lost_pins_told() -> Result<()> {
         assert_eq!(*entry, expected);
     }
     assert_eq!(read.len(), 3000);
+
+    // A comparison sees the same: all that changed is what was said.
+    let changes: Vec<Change> = view.map(map.root()).diff(&map).try_collect().await?;
+    assert_eq!(changes.len(), 1301);
+    let same: Vec<Change> = map.diff(&map).try_collect().await?;
+    assert_eq!(same, []);
+    let all: Vec<Change> = view.map(None).diff(&map).try_collect().await?;
+    assert_eq!(all.len(), 3000);
+    let none: Vec<Change> = map.diff(&view.map(None)).try_collect().await?;
+    assert!(
+        none.iter()
+            .all(|change| matches!(change, Change::Removed(_)))
+            && none.len() == 3000
+    );
 
     // Its trees are checked, and needed.
     let trees = paths(&store, "tree/").await;

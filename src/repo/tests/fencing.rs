@@ -188,7 +188,7 @@ async fn a_session_that_cannot_even_say_that_it_ended_is_named_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_took_longer_than_the_lease_is_no_success() {
-    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 5);
+    let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 0xfe_ce);
     let resources = Resources::of_tests();
     let (_, memory) = memory();
     let store = Arc::new(FaultStore::new(memory.clone()));
@@ -255,11 +255,14 @@ async fn a_number_that_a_living_session_claimed_is_refused() {
     other.abort().await.unwrap();
     write(&claim(SessionId([3; 32]), 3)).await;
     let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
-    assert_eq!(
-        next.sequence, 5,
-        "after 2 and 3, by longer and longer steps"
-    );
-    assert_eq!(judged(&repo).await.0.len(), 2);
+    assert_eq!(next.sequence, 4);
+    // However many were claimed by sessions that did not commit, the next number is the lowest free one.
+    for sequence in 5..80 {
+        write(&claim(SessionId([3; 32]), sequence)).await;
+    }
+    let (after, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert_eq!(after.sequence, 80);
+    assert_eq!(judged(&repo).await.0.len(), 3);
 }
 
 #[tokio::test]
@@ -362,4 +365,48 @@ async fn a_session_that_a_snapshot_calls_dead_is_in_nobodys_way() {
     );
     other.snapshots().await.unwrap();
     backup(&other, "a", &objects(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_whose_first_write_was_in_doubt_locks_nobody_out() {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let repo = init(store.clone()).await;
+    let lost = Action::LoseAnswer(Cause::Unavailable);
+    store
+        .faults()
+        .add(Rule::on_writes(lost).key_contains("leases/"));
+    let error = writer(&repo, "a").await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Unavailable);
+    store.faults().clear();
+    let again = open(store).await.unwrap();
+    again.wait_for_other_writers("a").await.unwrap();
+    backup(&again, "a", &objects(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_snapshot_that_was_forgotten_bars_nothing() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let (mut second, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
+    repo.store().delete(&path, None).await.unwrap();
+    second.requires.push("later".into());
+    second.write(&repo).await.unwrap();
+    // Of another instance, or forgotten and kept by a lock, it is not the latest.
+    let (other, _) = backup(&repo, "b", &objects(1)).await.unwrap();
+    let all = repo.snapshots().await.unwrap();
+    assert_eq!(
+        all.find("latest", Some("b")).unwrap().snapshot,
+        other.snapshot
+    );
+    assert_eq!(all.find("latest", Some("a")).unwrap_err().exit_code(), 13);
+    repo.record_forgetting(&[second]).await.unwrap();
+    let all = repo.snapshots().await.unwrap();
+    assert_eq!(
+        all.find("latest", Some("a")).unwrap().snapshot,
+        first.snapshot
+    );
+    assert_eq!(all.unreadable(), []);
 }

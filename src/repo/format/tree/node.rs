@@ -422,6 +422,9 @@ impl Used<'_> {
             let piece = *piece;
             extents.push(Extent { number, piece });
         }
+        if extents.is_empty() {
+            return Err(reader.damaged("it has no extents"));
+        }
         Ok(extents)
     }
 

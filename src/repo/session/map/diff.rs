@@ -1,13 +1,13 @@
 //! What differs between two maps, without reading what they share.
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, Peekable};
+use futures::{Stream, StreamExt, TryStreamExt};
 
 use crate::Result;
 use crate::repo::format::tree::node::{Body, Entry, Large, NodeRef};
-use crate::repo::session::map::Map;
 use crate::repo::session::map::scan::envelope_node;
+use crate::repo::session::map::{KeyRange, Map};
 use crate::repo::session::view::View;
 
 /// One difference between two maps.
@@ -56,8 +56,12 @@ enum Step {
 
 impl Map {
     /// The differences from this map to `other`, in ascending order of their keys. Subtrees that
-    /// both share are not read. The stream ends after an error.
+    /// both share are not read, unless one of them is amended. The stream ends after an error.
     pub fn diff(&self, other: &Self) -> BoxStream<'static, Result<Change>> {
+        if self.is_amended() || other.is_amended() {
+            let all = KeyRange::all;
+            return joined(self.scan(all()).peekable(), other.scan(all()).peekable()).boxed();
+        }
         let begin = |map: &Self| -> Side {
             map.root
                 .map(|root| Item::Node(root, Bytes::new()))
@@ -101,6 +105,47 @@ impl Map {
         .try_filter_map(|change| std::future::ready(Ok(change)))
         .boxed()
     }
+}
+
+/// The differences of two scans.
+fn joined(
+    left: Peekable<BoxStream<'static, Result<Entry>>>,
+    right: Peekable<BoxStream<'static, Result<Entry>>>,
+) -> impl Stream<Item = Result<Change>> + Send {
+    let state = (Box::pin(left), Box::pin(right));
+    stream::try_unfold(state, |(mut left, mut right)| async move {
+        loop {
+            let key = |next: Option<&Result<Entry>>| match next {
+                Some(Ok(entry)) => Some(entry.key.clone()),
+                Some(Err(_)) | None => None,
+            };
+            let (a, b) = (
+                key(left.as_mut().peek().await),
+                key(right.as_mut().peek().await),
+            );
+            let takes_left = a.is_some() && b.as_ref().is_none_or(|b| a.as_ref() <= Some(b));
+            let takes_right = b.is_some() && a.as_ref().is_none_or(|a| b.as_ref() <= Some(a));
+            // What is no entry is the end, or an error.
+            let from = if takes_left || a.is_none() {
+                left.try_next().await?
+            } else {
+                None
+            };
+            let to = if takes_right || b.is_none() {
+                right.try_next().await?
+            } else {
+                None
+            };
+            let change = match (from, to) {
+                (None, None) => return Ok(None),
+                (Some(from), Some(to)) if from == to => continue,
+                (Some(from), Some(to)) => Change::Changed { from, to },
+                (Some(from), None) => Change::Removed(from),
+                (None, Some(to)) => Change::Added(to),
+            };
+            return Ok(Some((change, (left, right))));
+        }
+    })
 }
 
 /// Decides on what comes next on both sides, and takes it where it is not to be expanded.

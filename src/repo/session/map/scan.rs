@@ -247,7 +247,7 @@ impl View {
             }
             pieces.extend(next);
         }
-        if pieces_fill(pieces, *size) {
+        if pieces.len() as u64 > NODE_ENTRIES && pieces_fill(pieces, *size) {
             return Ok(entry);
         }
         let key = String::from_utf8_lossy(&entry.key);
@@ -267,6 +267,10 @@ impl Map {
     pub fn amended(mut self, by: impl IntoIterator<Item = NodeRef>) -> Self {
         self.amended.extend(by);
         self
+    }
+
+    pub(super) fn is_amended(&self) -> bool {
+        !self.amended.is_empty()
     }
 
     /// The entries in `range`, in ascending order. The stream ends after an error; an amendment that is

@@ -265,8 +265,13 @@ impl Writer {
         let written = manifest.write(repo).await;
         written.inspect_err(|error| self.session.fail(error))?;
         if self.lease.check().is_err() {
-            // It took so long that somebody may have taken this session for dead meanwhile.
-            let counts = repo.snapshots().await.map(|all| all.is_snapshot(snapshot));
+            // It took so long that somebody may have taken this session for dead meanwhile. Whoever does
+            // says so in its lease before it lists, and until its manifest says it.
+            let counts = match self.lease.is_named().await {
+                Ok(true) => Ok(false),
+                Ok(false) => repo.snapshots().await.map(|all| all.is_snapshot(snapshot)),
+                Err(error) => Err(error),
+            };
             let unknown = || {
                 format!(
                     "snapshot {} was written when its lease had lapsed",
@@ -310,7 +315,7 @@ impl Writer {
             session: self.session(),
             sequence,
             parent: parent.map(Manifest::as_parent),
-            dead: snapshots.seen_of(self.lease.dead().await),
+            dead: snapshots.seen_of(&self.lineage, self.lease.dead().await),
             unreadable,
             requires: vec![],
             time: draft.time,
@@ -331,28 +336,27 @@ impl Writer {
     /// [`Cause::Locked`] when a session that claimed one is alive.
     async fn claim(&self, from: u64, snapshot: SnapshotId, snapshots: &Snapshots) -> Result<u64> {
         let (repo, session) = (self.session.view.repo(), self.session());
-        let (mut sequence, mut step) = (from, 1_u64);
-        // Each claimed one is of a session that was cut off within a commit. Longer and longer steps
-        // find a free one however many there are.
-        while sequence <= SEQUENCE_MAX {
+        let mut taken = HashSet::new();
+        for sequence in from..=SEQUENCE_MAX {
+            let name = repo.sealer().claim_name(&self.lineage, sequence);
+            if taken.contains(&name) {
+                continue;
+            }
             let claim = Claim {
                 lineage: self.lineage.clone(),
                 sequence,
                 session,
                 snapshot,
             };
-            let name = repo.sealer().claim_name(&self.lineage, sequence);
             let path = StoredFile::Claim.path(&name);
             let bytes = repo.sealer().seal_json(FileKind::Claim, &path, &claim)?;
             match repo.put_once(&path, bytes).await {
                 Ok(()) => return Ok(sequence),
+                // Each is of a session that was cut off within a commit; there may be many.
                 Err(error) if error.cause() == Cause::AlreadyExists => {
                     self.lease.refuse_claimer(&path, snapshots).await?;
-                    tracing::info!(
-                        "number {sequence} was claimed by a session that did not commit"
-                    );
-                    sequence = sequence.saturating_add(step);
-                    step = step.saturating_mul(2);
+                    taken.extend(repo.list_ids::<String>(StoredFile::Claim).await?);
+                    taken.insert(name);
                 }
                 Err(error) => return Err(error),
             }
