@@ -181,6 +181,12 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
+        if attempt == 1 && objects::is_of_another(&anchored.catalog, &known).await? {
+            warn!(
+                "no collection of the last snapshot of instance {:?} is in this Milvus: if another Milvus was captured under that name, give this one a name of its own",
+                context.instance.name
+            );
+        }
         let keys = store_keys(writer, anchored.take_keys()).await?;
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();

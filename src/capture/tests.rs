@@ -7,7 +7,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
-use super::objects::{Copied, capture};
+use super::objects::{Copied, capture, is_of_another};
 use super::{Context, body, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::{Env, lock};
@@ -166,6 +166,29 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     let (third, read) = run(&repository, &source, &catalog, second.root).await;
     assert_eq!(read, [changed.path]);
     assert_eq!(third.objects_read, 1);
+}
+
+#[tokio::test]
+async fn another_milvus_under_the_same_name_is_noticed() {
+    let (mut catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let (first, _) = run(&repository, &source, &catalog, None).await;
+    let view = repository.view().await.unwrap();
+    let earlier = view.map(first.root);
+    assert!(!is_of_another(&catalog, &earlier).await.unwrap());
+    assert!(!is_of_another(&catalog, &view.map(None)).await.unwrap());
+    // One collection that both have is enough.
+    let ids: Vec<i64> = catalog.collections.keys().copied().collect();
+    for id in &ids[..ids.len() - 1] {
+        let collection = catalog.collections.remove(id).unwrap();
+        catalog.collections.insert(id + 1_000_000, collection);
+    }
+    assert!(!is_of_another(&catalog, &earlier).await.unwrap());
+    let last = catalog.collections.remove(&ids[ids.len() - 1]).unwrap();
+    catalog
+        .collections
+        .insert(ids[ids.len() - 1] + 1_000_000, last);
+    assert!(is_of_another(&catalog, &earlier).await.unwrap());
 }
 
 #[tokio::test]
