@@ -40,7 +40,13 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         Unlock::Passphrase(repository.require_passphrase()?)
     };
     let resources = context.resources(&config.limits)?;
-    let pack_size = u32::try_from(args.pack_size.0).unwrap_or(u32::MAX);
+    let pack_size = u32::try_from(args.pack_size.0).map_err(|_| {
+        let message = format!(
+            "--pack-size {} is not possible: it is 1MiB to 1GiB",
+            args.pack_size
+        );
+        Error::new(Cause::Invalid, message)
+    })?;
     let (made, findings) = context.run(context.cancel.run(async {
         let env = &context.env;
         let mut store = connect::repository_store(repository, Make::Directory, env).await?;

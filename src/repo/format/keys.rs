@@ -47,10 +47,14 @@ impl Default for KdfCost {
 }
 
 impl KdfCost {
-    /// Refuses a cost that makes guessing cheap: less than OWASP's least for Argon2id. Tests may.
-    pub(crate) fn check(self) -> Result<Self> {
-        let enough = self.m_kib >= COST_MIN.m_kib && self.t >= COST_MIN.t && self.p >= COST_MIN.p;
-        if enough || cfg!(any(test, feature = "testing")) {
+    /// Whether guessing costs enough: OWASP's least for Argon2id.
+    fn is_enough(self) -> bool {
+        self.m_kib >= COST_MIN.m_kib && self.t >= COST_MIN.t && self.p >= COST_MIN.p
+    }
+
+    /// Refuses a cost that makes guessing cheap. Tests may.
+    fn check(self) -> Result<Self> {
+        if self.is_enough() || cfg!(any(test, feature = "testing")) {
             return Ok(self);
         }
         let KdfCost { m_kib, t, p } = COST_MIN;
@@ -287,6 +291,25 @@ mod tests {
 
     fn passphrase(text: &str) -> Unlock {
         Unlock::Passphrase(Secret::new(text))
+    }
+
+    #[test]
+    fn a_cheap_cost_is_not_enough_and_that_of_init_is() {
+        assert!(KdfCost::default().is_enough() && COST_MIN.is_enough() && COST_MAX.is_enough());
+        for less in [
+            KdfCost {
+                m_kib: COST_MIN.m_kib - 1,
+                ..COST_MIN
+            },
+            KdfCost {
+                t: COST_MIN.t - 1,
+                ..COST_MIN
+            },
+            KdfCost { p: 0, ..COST_MIN },
+            CHEAP,
+        ] {
+            assert!(!less.is_enough(), "{less:?}");
+        }
     }
 
     #[test]

@@ -393,6 +393,7 @@ fn not_found(what: &str, instance: Option<&str>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repo::format::lineage::Origin;
     use crate::repo::session::order::tests::after;
 
     fn manifest(id: u8, instance: &str) -> Manifest {
@@ -431,6 +432,32 @@ mod tests {
         ] {
             assert_eq!(none.unwrap_err().cause(), Cause::NotFound);
         }
+    }
+
+    #[test]
+    fn latest_goes_by_time_over_all_lineages_of_an_instance() {
+        let native = manifest(0x11, "a");
+        // A copy of what was made elsewhere later, with a lower number.
+        let copy = Manifest {
+            origin: Some(Origin {
+                repository: RepositoryId([9; 32]),
+                manifest: ManifestHash([9; 32]),
+            }),
+            ..manifest(0x12, "a")
+        };
+        let mut second = after(Some(&native), 0x10, 0x10);
+        second.instance = "a".into();
+        let all = snapshots(vec![second.clone(), native, copy.clone()]);
+        assert_eq!(
+            all.find("latest", Some("a")).unwrap().snapshot,
+            copy.snapshot
+        );
+        assert_eq!(all.newest_of("a").unwrap().snapshot, copy.snapshot);
+        // Numbers and parents are of a lineage, whatever the times say.
+        let own = second.lineage(RepositoryId::default());
+        assert_eq!(all.last_of(&own).unwrap().snapshot, second.snapshot);
+        let elsewhere = copy.lineage(RepositoryId::default());
+        assert_eq!(all.last_of(&elsewhere).unwrap().snapshot, copy.snapshot);
     }
 
     #[test]

@@ -24,10 +24,15 @@ const CUT_OFF: SessionId = SessionId([7; 32]);
 
 /// Leaves the lease of a writer whose process is gone.
 async fn cut_off(repo: &Repository) {
+    let pid = u32::MAX;
     let host = Host {
-        pid: u32::MAX,
+        pid,
         ..Host::current()
     };
+    leave_lease(repo, host).await;
+}
+
+async fn leave_lease(repo: &Repository, host: Host) {
     let lease = LeaseFile {
         session: CUT_OFF,
         kind: SessionKind::Writer,
@@ -43,8 +48,7 @@ async fn cut_off(repo: &Repository) {
     };
     let path = StoredFile::Lease.path(&CUT_OFF);
     let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);
-    let put = |bytes| repo.put_once(&path, bytes);
-    put(bytes.unwrap()).await.unwrap();
+    repo.put_once(&path, bytes.unwrap()).await.unwrap();
 }
 
 /// A manifest of the session that was cut off arrives: what it would have committed after `parent`.
@@ -342,22 +346,7 @@ async fn a_session_that_a_snapshot_calls_dead_is_in_nobodys_way() {
         boot: "another".into(),
         ..Host::current()
     };
-    let path = StoredFile::Lease.path(&CUT_OFF);
-    let lease = LeaseFile {
-        session: CUT_OFF,
-        kind: SessionKind::Writer,
-        lineage: repo.lineage("a"),
-        host: elsewhere,
-        created: Timestamp::UNIX_EPOCH,
-        ttl_s: 120,
-        renewals: 1,
-        parents: vec![],
-        checkpoint: false,
-        dead: BTreeSet::new(),
-        uncertain: false,
-    };
-    let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);
-    repo.put_once(&path, bytes.unwrap()).await.unwrap();
+    leave_lease(&repo, elsewhere).await;
     let other = open(store).await.unwrap();
     assert_eq!(
         writer(&other, "a").await.unwrap_err().cause(),
