@@ -6,9 +6,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use etcd_client::{Client, Error as ClientError, LeaseGrantOptions};
+
 use super::Etcd;
 use crate::base::env::{Env, lock};
 use crate::{Cause, Result};
+
+/// Between two attempts to renew a lease when no member of etcd does.
+const RENEW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a lease still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,25 +49,36 @@ impl Etcd {
     pub async fn lease(&mut self, ttl: Duration, env: &Env) -> Result<Lease> {
         let asked_at = env.boottime();
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        let granted = self
-            .client
-            .lease_grant(seconds, None)
-            .await
-            .map_err(|e| self.error(&e, "asking etcd for a lease"))?;
-        let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
+        // An id of our own: when an answer is lost, the next one tells that the lease is there.
+        let id = new_id(env);
+        let grant = |mut client: Client| async move {
+            let options = LeaseGrantOptions::new().with_id(id);
+            match client.lease_grant(seconds, Some(options)).await {
+                Ok(granted) => Ok(granted.ttl()),
+                Err(ClientError::GRpcStatus(status))
+                    if status.message().contains("lease already exists") =>
+                {
+                    Ok(seconds)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let granted = self.members.call(grant).await;
+        let granted = granted.map_err(|e| self.error(&e, "asking etcd for a lease"))?;
+        let ttl = Duration::from_secs(u64::try_from(granted).unwrap_or(0));
         let renewed = Arc::new(Mutex::new(Renewal {
             at: asked_at,
             gone: false,
         }));
         let task = tokio::spawn(keep_alive(
             self.clone(),
-            granted.id(),
+            id,
             ttl,
             env.clone(),
             renewed.clone(),
         ));
         Ok(Lease {
-            id: granted.id(),
+            id,
             ttl,
             etcd: self.clone(),
             env: env.clone(),
@@ -136,14 +152,18 @@ impl Drop for Lease {
     }
 }
 
-async fn revoke(mut etcd: Etcd, id: i64) -> Result<()> {
-    match etcd.client.lease_revoke(id).await {
+/// A random lease id: etcd's are positive.
+fn new_id(env: &Env) -> i64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&env.id()[..8]);
+    (i64::from_le_bytes(bytes) & i64::MAX).max(1)
+}
+
+async fn revoke(etcd: Etcd, id: i64) -> Result<()> {
+    let revoke = |mut client: Client| async move { client.lease_revoke(id).await };
+    match etcd.members.call(revoke).await {
         Ok(_) => Ok(()),
-        Err(etcd_client::Error::GRpcStatus(status))
-            if status.message().contains("lease not found") =>
-        {
-            Ok(())
-        }
+        Err(error) if is_gone(&error) => Ok(()),
         Err(error) => Err(etcd.error(&error, "revoking a lease in etcd")),
     }
 }
@@ -152,38 +172,38 @@ async fn keep_alive(etcd: Etcd, id: i64, ttl: Duration, env: Env, renewed: Arc<M
     let pause = ttl / 3;
     loop {
         tokio::time::sleep(pause).await;
-        if let Err(error) = keep_alive_stream(&etcd, id, pause, &env, &renewed).await {
-            debug!(%error, "the keep-alive stream broke; opening another");
-        }
-        if lock(&renewed).gone {
-            return;
+        let renew = |client: Client| {
+            let asked_at = env.boottime();
+            async move {
+                // Each renewal has a stream of its own, so that each can go to another member.
+                client.lease_client().keep_alive(id).await?;
+                Ok(asked_at)
+            }
+        };
+        loop {
+            match etcd.members.call(renew).await {
+                Ok(asked_at) => {
+                    lock(&renewed).at = asked_at;
+                    break;
+                }
+                Err(error) if is_gone(&error) => {
+                    lock(&renewed).gone = true;
+                    return;
+                }
+                Err(error) => {
+                    debug!(%error, "a lease was not renewed; trying again");
+                    tokio::time::sleep(RENEW_PAUSE).await;
+                }
+            }
         }
     }
 }
 
-async fn keep_alive_stream(
-    etcd: &Etcd,
-    id: i64,
-    pause: Duration,
-    env: &Env,
-    renewed: &Mutex<Renewal>,
-) -> Result<()> {
-    let renewing = |e: etcd_client::Error| etcd.error(&e, "renewing a lease in etcd");
-    let mut client = etcd.client.lease_client();
-    loop {
-        let (mut keeper, mut answers) = client.keep_alive(id).await.map_err(renewing)?;
-        loop {
-            let asked_at = env.boottime();
-            keeper.keep_alive().await.map_err(renewing)?;
-            let Some(answer) = answers.message().await.map_err(renewing)? else {
-                break;
-            };
-            if answer.ttl() <= 0 {
-                lock(renewed).gone = true;
-                return Ok(());
-            }
-            lock(renewed).at = asked_at;
-            tokio::time::sleep(pause).await;
-        }
+/// Whether etcd says that a lease is not there.
+fn is_gone(error: &ClientError) -> bool {
+    match error {
+        ClientError::GRpcStatus(status) => status.message().contains("lease not found"),
+        ClientError::LeaseKeepAliveError(text) => text.contains("lease not found"),
+        _ => false,
     }
 }

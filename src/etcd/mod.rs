@@ -1,15 +1,20 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
 mod lease;
+mod members;
 mod page;
 mod process;
 mod read;
 mod write;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use etcd_client::{Client, ConnectOptions, TlsOptions};
+use etcd_client::{ConnectOptions, TlsOptions};
+
+#[cfg(test)]
+mod members_tests;
 
 pub use lease::{Lease, LeaseState};
 #[cfg(test)]
@@ -20,12 +25,7 @@ pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
 
 use crate::base::secret::Secret;
 use crate::{Cause, Error, Result, Side};
-
-/// How long a connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long one call may take; a page of keys or a transaction answers in milliseconds.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+use members::{Greeting, Members};
 
 /// Where an etcd is and how to be let in.
 #[derive(Debug, Clone)]
@@ -94,12 +94,20 @@ pub struct Status {
     pub db_size: i64,
     /// Whether it is at its quota (alarm `NOSPACE`): it takes no writes then.
     pub no_space: bool,
+    /// Configured members that were passed over, each with the reason, for people.
+    pub silent: Vec<String>,
 }
 
-/// A connection to an etcd cluster.
+/// A connection to an etcd cluster: of its members the one that answers is asked, and each call is made
+/// again on another one when it does not.
+///
+/// With several members a call gives up after 10 s in which none answered: there is no quorum then. A
+/// single one is waited for up to 30 s, as it may be restarted.
 #[derive(Clone)]
 pub struct Etcd {
-    client: Client,
+    members: Arc<Members>,
+    /// The newest revision that an answer told.
+    seen: Arc<AtomicI64>,
     endpoints: String,
     side: Side,
 }
@@ -111,19 +119,17 @@ impl fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// Connects and asks for the status, so that a wrong address or password shows here.
+    /// Connects and asks every member for its status, so that a wrong address or password shows here. Members
+    /// that do not answer within seconds are passed over, with a warning.
     ///
     /// # Errors
     ///
-    /// [`Cause::Unavailable`] when no endpoint answers, [`Cause::AccessDenied`] when the user is refused.
+    /// [`Cause::Unavailable`] when no member answers or they have no quorum, with what each said,
+    /// [`Cause::AccessDenied`] when the user is refused, [`Cause::Invalid`] when the members are of several
+    /// clusters.
     pub async fn connect(settings: &Settings) -> Result<(Self, Status)> {
         let endpoints = settings.endpoints.join(", ");
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_timeout(CALL_TIMEOUT)
-            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
-            .with_keep_alive_while_idle(true)
-            .with_auto_token_refresh(true);
+        let mut options = ConnectOptions::new();
         if let Some((user, password)) = &settings.user {
             options = options.with_user(user.clone(), password.expose());
         }
@@ -136,28 +142,19 @@ impl Etcd {
                 .on(settings.side)
                 .with_hint(hint)
         };
-        let connect = Client::connect(&settings.endpoints, Some(options));
-        let client = tokio::time::timeout(CONNECT_TIMEOUT * 2, connect)
-            .await
-            .map_err(|_| {
-                settings
-                    .side
-                    .error(
-                        Cause::Unavailable,
-                        format!("etcd at {endpoints} did not answer within 10 s"),
-                    )
-                    .with_hint(hint)
-            })?
-            .map_err(failed)?;
-        let mut etcd = Self {
-            client,
-            endpoints,
+        let members = Members::new(&settings.endpoints, options);
+        let greeting = members.greet().await.map_err(failed)?;
+        let etcd = Self {
+            members: Arc::new(members),
+            seen: Arc::default(),
+            endpoints: endpoints.clone(),
             side: settings.side,
         };
-        let status = etcd.status().await.map_err(|error| {
-            let message = format!("etcd at {} does not answer", etcd.endpoints);
-            error.context(message).with_hint(hint)
-        })?;
+        let Greeting { status, silent } = greeting;
+        let status = Status {
+            silent,
+            ..etcd.told(&status)
+        };
         Ok((etcd, status))
     }
 
@@ -175,18 +172,30 @@ impl Etcd {
     /// Version, identity and newest revision.
     pub async fn status(&mut self) -> Result<Status> {
         let status = self
-            .client
-            .status()
+            .members
+            .call(|mut client| async move { client.status().await })
             .await
             .map_err(|e| self.error(&e, "asking etcd for its status"))?;
+        Ok(self.told(&status))
+    }
+
+    fn told(&self, status: &etcd_client::StatusResponse) -> Status {
         let header = status.header();
-        Ok(Status {
+        Status {
             version: status.version().to_owned(),
             cluster_id: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
-            revision: header.map_or(0, etcd_client::ResponseHeader::revision),
+            revision: self.noted(header),
             db_size: status.db_size(),
             no_space: status.errors().iter().any(|e| e.contains("NOSPACE")),
-        })
+            silent: vec![],
+        }
+    }
+
+    /// The revision that an answer tells, which is noted.
+    fn noted(&self, header: Option<&etcd_client::ResponseHeader>) -> i64 {
+        let revision = header.map_or(0, etcd_client::ResponseHeader::revision);
+        self.seen.fetch_max(revision, Ordering::Relaxed);
+        revision
     }
 }
 
@@ -197,9 +206,7 @@ fn classify(error: &etcd_client::Error, doing: &str) -> Error {
     let (kind, text) = match error {
         E::GRpcStatus(status) => {
             let kind = match status.code() {
-                Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => {
-                    Cause::Unavailable
-                }
+                _ if members::is_passing(error) => Cause::Unavailable,
                 Code::Unauthenticated | Code::PermissionDenied => Cause::AccessDenied,
                 Code::ResourceExhausted if status.message().contains("space exceeded") => {
                     Cause::NoSpace
@@ -211,7 +218,8 @@ fn classify(error: &etcd_client::Error, doing: &str) -> Error {
             };
             (kind, status.message().to_owned())
         }
-        E::TransportError(_) | E::IoError(_) => (Cause::Unavailable, source_chain(error)),
+        E::InvalidArgs(text) => (Cause::Invalid, text.clone()),
+        _ if members::is_passing(error) => (Cause::Unavailable, source_chain(error)),
         _ => (Cause::Failed, source_chain(error)),
     };
     Error::new(kind, format!("{doing}: {text}"))

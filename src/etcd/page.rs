@@ -18,12 +18,8 @@ impl Etcd {
             .with_range(prefix_end(prefix.as_bytes()))
             .with_limit(PAGE_KEYS)
             .with_sort(SortTarget::Key, SortOrder::Ascend);
-        // Pages may exceed tonic's default limit of 4 MiB for one answer.
         let mut answer = self
-            .client
-            .kv_client()
-            .max_decoding_message_size(usize::MAX)
-            .get(from, Some(options))
+            .range(&from, options)
             .await
             .map_err(|e| self.error(&e, &format!("reading {prefix} from etcd")))?;
         Ok(answer.take_kvs().into_iter().map(convert).collect())

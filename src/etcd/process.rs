@@ -32,6 +32,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    #[cfg(test)]
+    endpoint: String,
     log: PathBuf,
     side: Side,
 }
@@ -77,6 +79,8 @@ impl Process {
         let child = command.spawn().map_err(starting)?;
         let mut process = Self {
             child,
+            #[cfg(test)]
+            endpoint: client_url.clone(),
             log: log.to_owned(),
             side,
         };
@@ -171,11 +175,19 @@ pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
         })
 }
 
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
         .map_err(|error| Error::from(error).context("looking for a free port"))
+}
+
+#[cfg(test)]
+impl Process {
+    /// Its URL.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
 }
 
 #[cfg(test)]
@@ -184,7 +196,9 @@ impl Etcd {
     pub(crate) async fn compact(&mut self) {
         let newest = self.status().await.unwrap().revision;
         // It may be compacted already.
-        if let Err(error) = self.client.compact(newest, None).await {
+        let compact =
+            |mut client: etcd_client::Client| async move { client.compact(newest, None).await };
+        if let Err(error) = self.members.call(compact).await {
             assert!(error.to_string().contains("compacted"), "{error}");
         }
     }

@@ -1,6 +1,6 @@
 //! Reading every key under a prefix at one revision.
 
-use etcd_client::{GetOptions, KvClient, SortOrder, SortTarget};
+use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
 use tracing::{debug, info};
 
 use super::{Etcd, KeyValue};
@@ -78,7 +78,7 @@ impl Etcd {
             .with_range(prefix_end(prefix.as_bytes()))
             .with_revision(revision)
             .with_min_mod_revision(since + 1);
-        match self.large_answers().get(prefix, Some(options)).await {
+        match self.range(prefix.as_bytes(), options).await {
             Ok(mut answer) => Ok(Some(answer.take_kvs().into_iter().map(convert).collect())),
             Err(error) if is_compacted(&error) => Ok(None),
             Err(error) => Err(self.error(&error, &reading(prefix))),
@@ -93,7 +93,6 @@ impl Etcd {
             revision,
             keys: Vec::new(),
         };
-        let mut client = self.large_answers();
         let mut limit = FIRST_PAGE_KEYS;
         loop {
             let options = GetOptions::new()
@@ -101,7 +100,7 @@ impl Etcd {
                 .with_limit(limit)
                 .with_sort(SortTarget::Key, SortOrder::Ascend)
                 .with_revision(anchor.revision);
-            let mut page = match client.get(from.clone(), Some(options)).await {
+            let mut page = match self.range(&from, options).await {
                 Ok(page) => page,
                 Err(error) if is_compacted(&error) => return Ok(Paged::Compacted),
                 Err(error) => return Err(self.error(&error, &reading(prefix))),
@@ -131,8 +130,7 @@ impl Etcd {
             .with_range(prefix_end(prefix.as_bytes()))
             .with_sort(SortTarget::Key, SortOrder::Ascend);
         let mut answer = self
-            .large_answers()
-            .get(prefix, Some(options))
+            .range(prefix.as_bytes(), options)
             .await
             .map_err(|e| self.error(&e, &reading(prefix)))?;
         Ok(Anchor {
@@ -141,11 +139,23 @@ impl Etcd {
         })
     }
 
-    /// A client for answers of any size: pages may exceed tonic's default limit of 4 MiB.
-    fn large_answers(&self) -> KvClient {
-        self.client
-            .kv_client()
-            .max_decoding_message_size(usize::MAX)
+    /// Reads from a member that answers.
+    pub(super) async fn range(
+        &self,
+        from: &[u8],
+        options: GetOptions,
+    ) -> Result<GetResponse, etcd_client::Error> {
+        let read = |client: etcd_client::Client| {
+            let (from, options) = (from.to_vec(), options.clone());
+            async move {
+                // Pages may exceed tonic's default limit of 4 MiB for one answer.
+                let mut client = client.kv_client().max_decoding_message_size(usize::MAX);
+                client.get(from, Some(options)).await
+            }
+        };
+        let answer = self.members.call(read).await?;
+        self.noted(answer.header());
+        Ok(answer)
     }
 
     /// The first key at or after `from`; `None` when there is none.
@@ -156,8 +166,7 @@ impl Etcd {
             .with_limit(1)
             .with_sort(SortTarget::Key, SortOrder::Ascend);
         let mut answer = self
-            .client
-            .get(from, Some(options))
+            .range(from, options)
             .await
             .map_err(|e| self.error(&e, "looking for keys in etcd"))?;
         Ok(answer.take_kvs().pop().map(|kv| kv.into_key_value().0))
@@ -166,8 +175,7 @@ impl Etcd {
     /// Reads one key; `None` when it does not exist.
     pub async fn get(&mut self, key: &str) -> Result<Option<KeyValue>> {
         let mut answer = self
-            .client
-            .get(key, None)
+            .range(key.as_bytes(), GetOptions::new())
             .await
             .map_err(|e| self.error(&e, &reading(key)))?;
         Ok(answer.take_kvs().pop().map(convert))

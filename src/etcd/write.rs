@@ -1,8 +1,11 @@
 //! Writing to etcd within its limits.
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use std::sync::atomic::Ordering;
 
-use super::{Etcd, KeyValue, Lease};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+use tracing::debug;
+
+use super::{Etcd, KeyValue, Lease, members};
 use crate::Result;
 
 /// A key and its value.
@@ -68,11 +71,82 @@ pub enum Applied {
     No,
 }
 
+/// What a transaction does.
+enum Change<'a> {
+    Put(&'a [Pair], i64),
+    Delete(&'a [Vec<u8>]),
+    #[cfg(any(test, feature = "testing"))]
+    DeletePrefix(&'a [u8]),
+}
+
+impl Change<'_> {
+    fn operations(&self) -> Vec<TxnOp> {
+        match self {
+            Self::Put(pairs, lease) => {
+                let options = (*lease != 0).then(|| PutOptions::new().with_lease(*lease));
+                let put = |(key, value): &Pair| {
+                    TxnOp::put(key.as_slice(), value.as_slice(), options.clone())
+                };
+                pairs.iter().map(put).collect()
+            }
+            Self::Delete(keys) => {
+                let delete = |key: &Vec<u8>| TxnOp::delete(key.as_slice(), None);
+                keys.iter().map(delete).collect()
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::DeletePrefix(prefix) => {
+                let options = etcd_client::DeleteOptions::new().with_prefix();
+                vec![TxnOp::delete(*prefix, Some(options))]
+            }
+        }
+    }
+
+    /// What shows whether the transaction took place: of puts one key, as all or none are there.
+    fn traces(&self) -> Vec<TxnOp> {
+        match self {
+            Self::Put(pairs, _) => {
+                let first = pairs.iter().take(1);
+                first
+                    .map(|(key, _)| TxnOp::get(key.as_slice(), None))
+                    .collect()
+            }
+            Self::Delete(keys) => {
+                let options = GetOptions::new().with_keys_only();
+                let get = |key: &Vec<u8>| TxnOp::get(key.as_slice(), Some(options.clone()));
+                keys.iter().map(get).collect()
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::DeletePrefix(prefix) => {
+                let options = GetOptions::new()
+                    .with_prefix()
+                    .with_keys_only()
+                    .with_limit(1);
+                vec![TxnOp::get(*prefix, Some(options))]
+            }
+        }
+    }
+
+    /// Whether what was found of its traces shows that it took place after the revision `since`.
+    fn took_place(&self, found: &[etcd_client::KeyValue], since: i64) -> bool {
+        match self {
+            Self::Put(pairs, lease) => pairs.iter().take(1).all(|(key, value)| {
+                found.iter().any(|kv| {
+                    kv.key() == key.as_slice()
+                        && kv.value() == value.as_slice()
+                        && kv.lease() == *lease
+                        && kv.mod_revision() > since
+                })
+            }),
+            _ => found.is_empty(),
+        }
+    }
+}
+
 impl Etcd {
     /// Puts keys in one transaction when all `conditions` hold, under `lease` when one is given.
     ///
-    /// `doing` names the write in errors. After [`crate::Cause::Unavailable`] it is unknown whether
-    /// the transaction took place.
+    /// `doing` names the write in errors. When an answer is lost it is looked up whether the transaction
+    /// took place before it is made again. After [`crate::Cause::Unavailable`] that is unknown.
     pub async fn put_all(
         &mut self,
         doing: &str,
@@ -80,26 +154,20 @@ impl Etcd {
         keys: &[(Vec<u8>, Vec<u8>)],
         lease: Option<&Lease>,
     ) -> Result<Applied> {
-        let options = lease.map(|lease| PutOptions::new().with_lease(lease.id()));
-        let puts: Vec<TxnOp> = keys
-            .iter()
-            .map(|(key, value)| TxnOp::put(key.as_slice(), value.as_slice(), options.clone()))
-            .collect();
-        self.transaction(doing, conditions, puts).await
+        let put = Change::Put(keys, lease.map_or(0, Lease::id));
+        self.transaction(doing, conditions, put).await
     }
 
-    /// Deletes keys in one transaction when all `conditions` hold.
+    /// Deletes keys in one transaction when all `conditions` hold. Lost answers are looked up as those
+    /// of [`put_all`](Self::put_all).
     pub async fn delete_all(
         &mut self,
         doing: &str,
         conditions: Vec<Condition>,
         keys: &[Vec<u8>],
     ) -> Result<Applied> {
-        let deletes: Vec<TxnOp> = keys
-            .iter()
-            .map(|key| TxnOp::delete(key.as_slice(), None))
-            .collect();
-        self.transaction(doing, conditions, deletes).await
+        self.transaction(doing, conditions, Change::Delete(keys))
+            .await
     }
 
     /// Deletes every key that begins with `prefix`, when all `conditions` hold.
@@ -110,32 +178,84 @@ impl Etcd {
         conditions: Vec<Condition>,
         prefix: &[u8],
     ) -> Result<Applied> {
-        let options = etcd_client::DeleteOptions::new().with_prefix();
-        let delete = TxnOp::delete(prefix, Some(options));
-        self.transaction(doing, conditions, vec![delete]).await
+        let delete = Change::DeletePrefix(prefix);
+        self.transaction(doing, conditions, delete).await
     }
 
     async fn transaction(
         &mut self,
         doing: &str,
         conditions: Vec<Condition>,
-        operations: Vec<TxnOp>,
+        change: Change<'_>,
     ) -> Result<Applied> {
         let compares: Vec<Compare> = conditions.into_iter().map(Condition::compare).collect();
-        let txn = Txn::new().when(compares).and_then(operations);
-        let answer = self
-            .client
-            .txn(txn)
-            .await
-            .map_err(|e| self.error(&e, doing))?;
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(if answer.succeeded() {
-            Applied::At(revision)
-        } else {
-            Applied::No
-        })
+        let txn = Txn::new().when(compares).and_then(change.operations());
+        let since = self.seen.load(Ordering::Relaxed);
+        let mut attempts = self.members.attempts();
+        let mut in_doubt = false;
+        loop {
+            let commit = |mut client: etcd_client::Client| {
+                let txn = txn.clone();
+                async move { client.txn(txn).await }
+            };
+            match attempts.attempt(commit).await {
+                Ok(answer) => {
+                    let revision = self.noted(answer.header());
+                    if answer.succeeded() {
+                        return Ok(Applied::At(revision));
+                    }
+                    // The attempt whose answer was lost may be what keeps this one from taking place.
+                    if !in_doubt {
+                        return Ok(Applied::No);
+                    }
+                    let found = self.look_up(doing, &change, since).await?;
+                    return Ok(found.unwrap_or(Applied::No));
+                }
+                Err(error) => {
+                    let passing = members::is_passing(&error);
+                    debug!(%error, doing, "a transaction failed");
+                    let gone_on = attempts.go_on(error).await;
+                    gone_on.map_err(|e| self.error(&e, doing))?;
+                    in_doubt |= passing;
+                }
+            }
+            if let Some(applied) = self.look_up(doing, &change, since).await? {
+                return Ok(applied);
+            }
+        }
+    }
+
+    /// Whether a transaction whose answer was lost took place.
+    async fn look_up(
+        &self,
+        doing: &str,
+        change: &Change<'_>,
+        since: i64,
+    ) -> Result<Option<Applied>> {
+        let traces = Txn::new().and_then(change.traces());
+        let look = |mut client: etcd_client::Client| {
+            let traces = traces.clone();
+            async move { client.txn(traces).await }
+        };
+        let answer = self.members.call(look).await.map_err(|error| {
+            let doing = format!("{doing}; whether it took place is unknown");
+            self.error(&error, &doing)
+        })?;
+        let revision = self.noted(answer.header());
+        let found: Vec<_> = answer
+            .op_responses()
+            .into_iter()
+            .filter_map(|answer| match answer {
+                TxnOpResponse::Get(mut got) => Some(got.take_kvs()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if !change.took_place(&found, since) {
+            return Ok(None);
+        }
+        let put = found.first().map(etcd_client::KeyValue::mod_revision);
+        Ok(Some(Applied::At(put.unwrap_or(revision))))
     }
 }
 

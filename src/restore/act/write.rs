@@ -1,10 +1,7 @@
 //! Writing the target's etcd: behind a marker, in bounded transactions, collections last.
 //!
 //! Every transaction compares that the marker is ours, that this process holds the lock, and that
-//! no Milvus has a session. A transaction whose answer was lost is made again: it puts or deletes
-//! the same keys.
-
-use std::time::Duration;
+//! no Milvus has a session.
 
 use tracing::{debug, info};
 
@@ -18,13 +15,6 @@ use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
 use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
 use crate::restore::scope::{Scope, covers};
 use crate::{Cause, Error, Result, Side};
-
-/// How often a write is made again after a passing fault, with twice the pause each time: about
-/// half a minute, the time of a leader election and a restart.
-const ATTEMPTS: u32 = 8;
-
-/// The first pause after a passing fault.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// The one writer of a target's etcd.
 pub struct Writer<'a> {
@@ -81,24 +71,18 @@ impl<'a> Writer<'a> {
             (self.names.stage.clone(), Stage::Objects.as_str().into()),
             (self.names.marker.clone(), self.marker.clone()),
         ];
-        for attempt in 0.. {
-            let mut conditions = self.sessions.clone();
-            conditions.push(self.locked());
-            conditions.push(Condition::Absent(self.names.marker.clone()));
-            match self.keys.put(doing, conditions, &put).await {
-                Ok(Applied::At(_)) => return Ok(()),
-                Ok(Applied::No) => {
-                    let found = self.keys.read(&self.names.area).await?.keys;
-                    let marker = found.iter().find(|kv| kv.key == self.names.marker);
-                    return match marker {
-                        Some(kv) if kv.value == self.marker => Ok(()),
-                        _ => Err(self.refused(doing).await),
-                    };
-                }
-                Err(error) => pause(attempt, error).await?,
-            }
+        let mut conditions = self.sessions.clone();
+        conditions.push(self.locked());
+        conditions.push(Condition::Absent(self.names.marker.clone()));
+        if let Applied::At(_) = self.keys.put(doing, conditions, &put).await? {
+            return Ok(());
         }
-        Ok(())
+        let found = self.keys.read(&self.names.area).await?.keys;
+        let marker = found.iter().find(|kv| kv.key == self.names.marker);
+        match marker {
+            Some(kv) if kv.value == self.marker => Ok(()),
+            _ => Err(self.refused(doing).await),
+        }
     }
 
     fn locked(&self) -> Condition {
@@ -114,25 +98,17 @@ impl<'a> Writer<'a> {
     }
 
     async fn put(&mut self, doing: &str, keys: &Pairs) -> Result<()> {
-        for attempt in 0.. {
-            match self.keys.put(doing, self.conditions(), keys).await {
-                Ok(Applied::At(_)) => return Ok(()),
-                Ok(Applied::No) => return Err(self.refused(doing).await),
-                Err(error) => pause(attempt, error).await?,
-            }
+        match self.keys.put(doing, self.conditions(), keys).await? {
+            Applied::At(_) => Ok(()),
+            Applied::No => Err(self.refused(doing).await),
         }
-        Ok(())
     }
 
     async fn delete(&mut self, doing: &str, keys: &[Vec<u8>]) -> Result<()> {
-        for attempt in 0.. {
-            match self.keys.delete(doing, self.conditions(), keys).await {
-                Ok(Applied::At(_)) => return Ok(()),
-                Ok(Applied::No) => return Err(self.refused(doing).await),
-                Err(error) => pause(attempt, error).await?,
-            }
+        match self.keys.delete(doing, self.conditions(), keys).await? {
+            Applied::At(_) => Ok(()),
+            Applied::No => Err(self.refused(doing).await),
         }
-        Ok(())
     }
 
     /// Says which condition of a transaction did not hold.
@@ -310,32 +286,10 @@ impl<'a> Writer<'a> {
             self.names.marker.clone(),
         ];
         let doing = "removing the restore's marker from etcd";
-        for attempt in 0.. {
-            match self.keys.delete(doing, self.conditions(), &own).await {
-                Ok(Applied::At(_)) => break,
-                Ok(Applied::No) if self.marker_is_gone().await? => break,
-                Ok(Applied::No) => return Err(self.refused(doing).await),
-                Err(error) => pause(attempt, error).await?,
-            }
-        }
+        self.delete(doing, &own).await?;
         info!(root = %self.roots.root, "the restore's marker is removed");
         self.lock.release().await
     }
-
-    async fn marker_is_gone(&mut self) -> Result<bool> {
-        let found = self.keys.read(&self.names.area).await?.keys;
-        Ok(!found.iter().any(|kv| kv.key == self.names.marker))
-    }
-}
-
-/// Waits before another attempt, or gives `error` back.
-async fn pause(attempt: u32, error: Error) -> Result<()> {
-    if !error.retryable() || attempt + 1 >= ATTEMPTS {
-        return Err(error);
-    }
-    debug!(%error, "making a write to etcd again");
-    tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
-    Ok(())
 }
 
 #[cfg(test)]

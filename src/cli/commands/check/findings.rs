@@ -63,6 +63,10 @@ impl Findings {
     }
 
     fn of_etcd(&mut self, work: &capture::Context, survey: &Survey) {
+        for silent in survey.etcd.iter().flat_map(|etcd| &etcd.status.silent) {
+            let message = format!("a member is passed over: {silent}");
+            self.add(Severity::Note, "etcd", message);
+        }
         match &survey.etcd {
             Err(error) => self.error(Severity::Refusal, "etcd", error),
             Ok(etcd) if etcd.keys > 0 => {
