@@ -247,6 +247,12 @@ impl Error {
         self.0.cause.retryable()
     }
 
+    /// Whether somebody asked to stop.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self.0.cause, Cause::Interrupted | Cause::Terminated)
+    }
+
     /// The message and all its causes in one line, each once.
     #[must_use]
     pub fn chain(&self) -> String {

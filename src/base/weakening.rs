@@ -28,6 +28,9 @@ pub const METADATA_INVALID: &str = "metadata-invalid";
 /// The snapshot holds only the keys that a restore with `--replace` found.
 pub const KEYS_ONLY: &str = "keys-only";
 
+/// What a restore with `--replace` replaced could not all be removed.
+pub const OLD_OBJECTS: &str = "old-objects";
+
 /// Every code, as `accept:` takes them and docs/consistency.md explains them.
 pub const CODES: &[&str] = &[
     MISSING_OBJECTS,
@@ -37,6 +40,7 @@ pub const CODES: &[&str] = &[
     FILE_RESOURCES,
     METADATA_INVALID,
     KEYS_ONLY,
+    OLD_OBJECTS,
 ];
 
 /// Something less than the promise asked for.

@@ -126,10 +126,11 @@ impl Change<'_> {
         }
     }
 
-    /// Whether what was found of its traces shows that it took place after the revision `since`.
+    /// Whether what was found of its traces shows that it took place after the revision `since`. One that
+    /// changes nothing leaves none.
     fn took_place(&self, found: &[etcd_client::KeyValue], since: i64) -> bool {
         match self {
-            Self::Put(pairs, lease) => pairs.iter().take(1).all(|(key, value)| {
+            Self::Put(pairs, lease) => pairs.iter().take(1).any(|(key, value)| {
                 found.iter().any(|kv| {
                     kv.key() == key.as_slice()
                         && kv.value() == value.as_slice()

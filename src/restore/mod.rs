@@ -20,7 +20,8 @@ pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 
 use crate::base::cancel::Turn;
 use crate::base::progress::Amount;
-use crate::base::weakening::Weakening;
+use crate::base::weakening::{self, Weakening};
+use crate::instance::embedded::Holds;
 use crate::instance::objects::ObjectLayer;
 use crate::repo::{Manifest, Reader};
 use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Snapshot, Wal, WalState, is_keys_only};
@@ -52,6 +53,8 @@ pub struct Restored {
     pub removed: u64,
     /// How long it took.
     pub duration: Duration,
+    /// What is less than a whole restore.
+    pub weakened: Vec<Weakening>,
 }
 
 impl Restored {
@@ -62,12 +65,6 @@ impl Restored {
             objects: self.written.objects + self.kept.objects,
             bytes: self.written.bytes + self.kept.bytes,
         }
-    }
-
-    /// What is less than a whole restore.
-    #[must_use]
-    pub fn weakened(&self) -> &[Weakening] {
-        &self.plan.weakened
     }
 }
 
@@ -116,7 +113,18 @@ pub async fn restore(
     cancel.in_order(Turn::Last, prepared.reader.finish()).await;
     let done = done?;
     closed.unwrap_or_else(|| Err(cancel.error()))?;
+    let left = done.left.map(|error| Weakening {
+        code: weakening::OLD_OBJECTS.to_owned(),
+        message: format!(
+            "everything is restored; what it replaced could not all be removed: {}. To finish, run the same command \
+             again before Milvus is started",
+            error.chain()
+        ),
+        items: vec![],
+    });
+    let weakened = prepared.plan.weakened.iter().cloned().chain(left);
     Ok(Restored {
+        weakened: weakened.collect(),
         plan: prepared.plan,
         written: done.written,
         kept: done.kept,
@@ -277,8 +285,13 @@ impl Prepared {
             ));
         };
         let storage = storage.prepare(context).await?;
-        let (mut etcd, mut embedded) = self.home.prepare(context, &self.marked).await?;
+        let (mut etcd, mut embedded) = Box::pin(self.home.prepare(&self.marked)).await?;
         let roots = context.instance.etcd.roots();
+        // An embedded etcd is prepared anew.
+        let given_up = match self.marked {
+            Marked::Other { .. } if embedded.is_none() => self.home.found.value.clone(),
+            _ => None,
+        };
         let steps = Steps {
             snapshot: &self.snapshot,
             repository: context.repository,
@@ -294,6 +307,8 @@ impl Prepared {
             storage: &storage,
             queue: &self.queue,
             old: old.as_ref(),
+            saved: self.home.found.saved.clone(),
+            given_up: given_up.as_deref(),
             env: context.env,
             progress: context.progress,
             cancel: context.cancel,
@@ -315,8 +330,10 @@ impl Prepared {
         let names = MarkerKeys::new(&instance.etcd.root_path);
         let home = &self.home;
         let keys = match &home.embedded {
-            Some(_) => &home.left,
-            None => &home.keys,
+            Some(directory) if directory.holds() == Holds::Staged => &home.left,
+            // Of what Milvus left, nothing is in preparation.
+            Some(_) if !home.left.is_empty() => &home.left,
+            _ => &home.keys,
         };
         let keys: Vec<_> = keys
             .iter()
@@ -336,7 +353,7 @@ impl Prepared {
             self.objects.clone(),
             Wal::new(&instance.wal, WalState::Reset),
         );
-        (!keys.is_empty()).then_some(Old {
+        Some(Old {
             instance: instance.name.clone(),
             keys,
             body,

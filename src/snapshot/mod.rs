@@ -18,5 +18,7 @@ mod selection;
 pub use body::{Body, Counts, Cut, EtcdIdentity, FlushRecord, MilvusIdentity, Mode, Wal, WalState};
 pub use draft::{Draft, store_keys};
 pub use objects::{ObjectEntry, object_entry};
-pub use reader::{ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, Snapshot, WAL_ROOT, is_keys_only};
+pub use reader::{
+    ANCHOR_ROOT, KEYS_ONLY, OBJECTS_ROOT, REPLACED_ROOT, Snapshot, WAL_ROOT, is_keys_only,
+};
 pub use selection::{CollectionPath, Selected, Selection};

@@ -22,6 +22,9 @@ pub const KEYS_ONLY: (&str, &str) = ("eyrie.contents", "keys-only");
 pub const ANCHOR_ROOT: &str = "anchor";
 /// The map of objects.
 pub const OBJECTS_ROOT: &str = "objects";
+/// The map of old objects that a restore with `--replace` removes at its end, beside the keys that it
+/// saves: each path with the identity of what was there.
+pub const REPLACED_ROOT: &str = "replaced";
 /// The map of the message queue's files, in a cold snapshot.
 pub const WAL_ROOT: &str = "wal";
 

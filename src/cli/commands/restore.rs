@@ -173,7 +173,7 @@ fn document(restored: &Restored, accept: &[String]) -> RestoreDocument {
         target: plan.target.instance.clone(),
         objects_resumed: restored.kept.objects,
         weakened: restored
-            .weakened()
+            .weakened
             .iter()
             .map(|weak| weakening(weak, accept))
             .collect(),

@@ -16,7 +16,7 @@ use crate::instance::embedded::EtcdCopy;
 use crate::instance::liveness;
 use crate::instance::old_content::{self, Part};
 use crate::instance::ownership::Owner;
-use crate::{Error, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// Where a new etcd is prepared.
 const STAGING: &str = ".eyrie-restore";
@@ -106,6 +106,26 @@ impl Embedded {
             }
         }
         Ok(None)
+    }
+
+    /// Fails when Milvus has been started on the directory while its new etcd is prepared: it makes data
+    /// of its own there.
+    ///
+    /// # Errors
+    ///
+    /// [`Side::Target`], naming the directory.
+    pub(crate) fn alone(&self) -> Result<()> {
+        let member = self.data_dir.join(MEMBER);
+        if !member.exists() {
+            return Ok(());
+        }
+        let message = format!(
+            "a Milvus has started on the target: its etcd has made {}",
+            member.display()
+        );
+        Err(Side::Target
+            .error(Cause::Refused, message)
+            .with_hint("stop it, then run the same command again: it goes on where it stopped"))
     }
 
     fn staging(&self) -> PathBuf {

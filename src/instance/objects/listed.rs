@@ -27,6 +27,18 @@ impl Identity {
         Self(short_hash(&meta.identity))
     }
 
+    /// As it is stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads what [`as_bytes`](Self::as_bytes) gave; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.try_into().ok()?))
+    }
+
     /// As lower-case hexadecimal digits.
     #[must_use]
     pub fn to_hex(self) -> String {

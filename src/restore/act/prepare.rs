@@ -1,24 +1,18 @@
 //! Making a target ready to be written, once the guard has let it pass.
 
-use super::keyspace::Keyspace;
 use super::steps::Storage;
 use crate::etcd::Etcd;
 use crate::instance::embedded::{Embedded, Holds};
 use crate::restore::context::Context;
 use crate::restore::plan::inputs::Marked;
-use crate::restore::plan::marker::MarkerKeys;
 use crate::restore::plan::target::{TargetEtcd, TargetStorage};
 use crate::store::limit::limited;
 use crate::{Cause, Error, Result};
 
 impl TargetEtcd {
-    /// Makes the etcd ready to be written, once the guard has let it pass. What another restore left
-    /// there is given up.
-    pub(crate) async fn prepare(
-        &mut self,
-        context: &Context<'_>,
-        marked: &Marked,
-    ) -> Result<(Etcd, Option<Embedded>)> {
+    /// Makes the etcd ready to be written, once the guard has let it pass. An embedded one that another
+    /// restore prepared is given up.
+    pub(crate) async fn prepare(&mut self, marked: &Marked) -> Result<(Etcd, Option<Embedded>)> {
         let mut embedded = self.embedded.take();
         if let Some(directory) = &mut embedded {
             match (directory.holds(), marked) {
@@ -34,14 +28,9 @@ impl TargetEtcd {
                 self.etcd = Some(directory.start().await?);
             }
         }
-        let Some(mut etcd) = self.etcd.take() else {
+        let Some(etcd) = self.etcd.take() else {
             return Err(Error::new(Cause::Failed, "the target's etcd is not open"));
         };
-        if let Marked::Other { .. } = marked {
-            let names = MarkerKeys::new(&context.instance.etcd.root_path);
-            let own = [names.marker, names.stage, names.saved, names.record];
-            Keyspace::delete(&mut etcd, "giving up another restore", vec![], &own).await?;
-        }
         Ok((etcd, embedded))
     }
 }

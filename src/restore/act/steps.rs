@@ -3,12 +3,13 @@
 //! ```text
 //! mark ─→ objects ─→ durable ─→ [prove the rest, save the old keys] ─→ swap begins ─→ [old queue
 //! aside, old keys removed, objects with the paths of old ones] ─→ queue ─→ keys, collections last
-//! ─→ compare ─→ [old objects and old queue removed] ─→ mark removed
+//! ─→ compare ─→ [old objects of the saved list and old queue removed] ─→ mark removed
 //! ```
 //!
 //! Until the swap begins what was there before is whole, and when it begins every byte of the
 //! snapshot has been read and proved. From then on the same command has to be run
-//! again until it ends; the old keys are in the repository, and old objects are removed last.
+//! again until it ends; the old keys are in the repository, and old objects are removed last: those
+//! that were there before the swap and are still the same.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use tracing::info;
 use super::keyspace::Keyspace;
 use super::objects::{Other, Placed, Placing, read_back};
 use super::prove;
-use super::replace::{self, Old};
+use super::replace::{self, Old, Removing};
 use super::write::Writer;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
@@ -67,6 +68,10 @@ pub(crate) struct Steps<'a> {
     pub(crate) queue: &'a WalDirectories,
     /// What is to be saved before it is replaced.
     pub(crate) old: Option<&'a Old>,
+    /// Where an earlier run has saved it.
+    pub(crate) saved: Option<String>,
+    /// The marker of another restore that is given up.
+    pub(crate) given_up: Option<&'a [u8]>,
     pub(crate) env: &'a Env,
     pub(crate) progress: &'a SharedProgress,
     pub(crate) cancel: &'a Cancel,
@@ -83,12 +88,14 @@ pub(crate) struct Storage {
 }
 
 /// What a restore did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) written: Amount,
     pub(crate) kept: Amount,
     pub(crate) queue: Amount,
     pub(crate) removed: u64,
+    /// What was replaced and could not be removed, and why: the rest is done.
+    pub(crate) left: Option<Error>,
 }
 
 impl Steps<'_> {
@@ -103,29 +110,41 @@ impl Steps<'_> {
         keys: &mut dyn Keyspace,
         mut home: Option<&mut Embedded>,
     ) -> Result<Done> {
-        let begun = Writer::begin(keys, self.roots, self.scope, &self.marker, self.env);
+        let begun = Writer::begin(
+            keys,
+            self.roots,
+            self.scope,
+            &self.marker,
+            self.given_up,
+            self.env,
+        );
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         let told = |stage| move |error| self.told(error, stage);
         let deferred = self.place(&mut done).await.map_err(told(self.stage))?;
-        self.save(&mut writer).await?;
-        self.cancel.check()?;
-        writer.stage(Stage::Swap).await?;
+        let mut saved = self.saved.clone();
+        if self.stage == Stage::Objects {
+            saved = self.save(&mut writer).await?;
+            self.cancel.check()?;
+            writer.stage(Stage::Swap).await?;
+        }
         self.swap(&mut writer, home.as_deref(), deferred, &mut done)
             .await
             .map_err(told(Stage::Swap))?;
-        writer.stage(Stage::Clean).await?;
-        match &mut home {
-            None => {
-                self.clean(&mut done).await?;
-                writer.finish().await?;
-            }
-            Some(home) => {
-                writer.finish().await?;
-                home.settle().await?;
-                self.clean(&mut done).await?;
-                home.remove_aside()?;
-            }
+        // Put once: what is written to the target after it was not written by this restore.
+        if self.stage < Stage::Clean {
+            writer.stage(Stage::Clean).await?;
+        }
+        self.clean(&mut writer, home.as_deref(), saved.as_deref(), &mut done)
+            .await?;
+        if done.left.is_none() {
+            writer.finish().await?;
+        } else {
+            writer.leave().await?;
+        }
+        if let Some(home) = &mut home {
+            home.alone()?;
+            home.settle().await?;
         }
         Ok(done)
     }
@@ -163,13 +182,20 @@ impl Steps<'_> {
         Ok(())
     }
 
-    async fn save(&self, writer: &mut Writer<'_>) -> Result<()> {
-        if let Some(old) = self.old {
-            let by = self.snapshot.manifest.snapshot.to_string();
-            let saved = replace::save(self.repository, old, &by, self.env).await?;
-            writer.saved(&saved).await?;
+    async fn save(&self, writer: &mut Writer<'_>) -> Result<Option<String>> {
+        let Some(old) = self.old else {
+            return Ok(None);
+        };
+        let (store, outside) = (&*self.storage.store, &self.storage.outside);
+        let objects = replace::old_objects(self.snapshot, self.scope, store, outside);
+        let objects = self.cancel.run(objects).await?;
+        let by = self.snapshot.manifest.snapshot.to_string();
+        let saving = replace::save(self.repository, old, objects, &by, self.env);
+        let saved = self.cancel.run(saving).await?;
+        if let Some(saved) = &saved {
+            writer.saved(saved).await?;
         }
-        Ok(())
+        Ok(saved)
     }
 
     /// Puts the snapshot in the place of what was there.
@@ -296,21 +322,42 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Removes what was replaced.
-    async fn clean(&self, done: &mut Done) -> Result<()> {
+    /// Removes what was replaced. That something cannot be removed is told in `done`.
+    async fn clean(
+        &self,
+        writer: &mut Writer<'_>,
+        home: Option<&Embedded>,
+        saved: Option<&str>,
+        done: &mut Done,
+    ) -> Result<()> {
         if self.options.occupied == Occupied::Refuse {
             return Ok(());
         }
-        done.removed = replace::remove_old(
-            self.snapshot,
-            self.scope,
-            &*self.storage.store,
-            &self.storage.outside,
-            self.progress,
-            self.cancel,
-        )
-        .await?;
-        self.queue.remove_aside()
+        if let Some(saved) = saved {
+            let mut removing = Removing {
+                repository: self.repository,
+                saved,
+                scope: self.scope,
+                store: &*self.storage.store,
+                writer,
+                home,
+                target: self.target,
+                progress: self.progress,
+                cancel: self.cancel,
+            };
+            let removal = removing.run().await?;
+            info!(
+                removed = removal.removed,
+                changed = removal.changed,
+                "the old objects are removed"
+            );
+            done.removed = removal.removed;
+            done.left = removal.failed;
+        }
+        let aside = self.queue.remove_aside();
+        let aside = aside.and_then(|()| home.map_or(Ok(()), Embedded::remove_aside));
+        done.left = done.left.take().or(aside.err());
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::snapshot::{Selected, WalState};
 use crate::store::open::Location;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::memory::MemoryStore;
+use crate::store::testing::record::Op;
 use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 use crate::{Cause, Result};
 
@@ -224,6 +225,8 @@ impl World {
             storage: &storage,
             queue: &queue,
             old: replaces.then_some(&old),
+            saved: found.saved,
+            given_up: None,
             env: &Env::simulated(Timestamp::UNIX_EPOCH, 3).0,
             progress: &(Arc::new(Silent) as SharedProgress),
             cancel: &Cancel::new(),
@@ -446,7 +449,7 @@ async fn a_crash_at_any_write_to_the_storage_is_resumed() {
             let first = world.run(Arc::new(faulty)).await;
             world.old_is_whole_before_the_swap().await;
             world.keys.revive();
-            if first.is_ok() {
+            if first.is_ok_and(|done| done.left.is_none()) {
                 world.complete().await;
                 break;
             }
@@ -454,6 +457,33 @@ async fn a_crash_at_any_write_to_the_storage_is_resumed() {
             world.complete().await;
         }
     }
+}
+
+/// Who may not delete has everything restored, and finishes with the same command later. Only what was
+/// there before the swap and is still the same goes then.
+#[tokio::test]
+async fn what_came_after_the_swap_is_never_removed() {
+    let world = World::new(Occupied::Replace, WalState::Reset).await;
+    let faulty = FaultStore::new(world.plain());
+    let rule = Rule::on(Op::Delete, Action::Fail(Cause::AccessDenied));
+    faulty.faults().add(rule);
+    let done = told(world.run(Arc::new(faulty)).await);
+    assert_eq!(done.left.unwrap().cause(), Cause::AccessDenied);
+    let keys = world.keys.dump();
+    assert_eq!(keys["r/eyrie/restore-stage"], b"clean");
+    assert!(keys.contains_key("r/meta/collection/1"));
+    assert!(!keys.contains_key("r/meta/old"));
+
+    let (new, changed) = ("insert_log/9/9/9/100/2", "delta_log/9/9/9/1");
+    world.put(new, b"of a later day").await;
+    world.put(changed, b"other bytes").await;
+    world.keys.revive();
+    let done = told(world.run(world.plain()).await);
+    assert_eq!((done.removed, done.left.is_none()), (1, true));
+    let stored = world.stored().await;
+    assert!(stored.contains_key(new) && stored.contains_key(changed));
+    assert!(!stored.contains_key("insert_log/9/9/9/100/1"));
+    assert!(!world.keys.dump().contains_key("r/eyrie/restore"));
 }
 
 #[tokio::test]

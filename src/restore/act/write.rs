@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
-use crate::instance::liveness::{no_session, sessions};
+use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::milvus::keys::Roots;
 use crate::restore::options::Occupied;
 use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
@@ -35,7 +35,8 @@ impl std::fmt::Debug for Writer<'_> {
 }
 
 impl<'a> Writer<'a> {
-    /// Takes the lock and puts the marker, or finds it there.
+    /// Takes the lock and puts the marker, or finds it there. `given_up` is the value of another restore's
+    /// marker, in whose place it is put.
     ///
     /// # Errors
     ///
@@ -46,6 +47,7 @@ impl<'a> Writer<'a> {
         roots: &Roots,
         scope: &'a Scope,
         marker: &Marker,
+        given_up: Option<&[u8]>,
         env: &Env,
     ) -> Result<Self> {
         let names = MarkerKeys::new(&roots.root);
@@ -61,19 +63,25 @@ impl<'a> Writer<'a> {
             owner,
             lock,
         };
-        writer.place_marker().await?;
+        writer.place_marker(given_up).await?;
         Ok(writer)
     }
 
-    async fn place_marker(&mut self) -> Result<()> {
+    async fn place_marker(&mut self, given_up: Option<&[u8]>) -> Result<()> {
         let doing = "putting the restore's marker into etcd";
+        let name = self.names.marker.clone();
         let put = [
             (self.names.stage.clone(), Stage::Objects.as_str().into()),
-            (self.names.marker.clone(), self.marker.clone()),
+            // What another restore had saved is not this one's.
+            (self.names.saved.clone(), vec![]),
+            (name.clone(), self.marker.clone()),
         ];
         let mut conditions = self.sessions.clone();
         conditions.push(self.locked());
-        conditions.push(Condition::Absent(self.names.marker.clone()));
+        conditions.push(match given_up {
+            None => Condition::Absent(name),
+            Some(other) => Condition::Equals(name, other.to_vec()),
+        });
         if let Applied::At(_) = self.keys.put(doing, conditions, &put).await? {
             return Ok(());
         }
@@ -117,18 +125,38 @@ impl<'a> Writer<'a> {
             Ok(found) => found.keys,
             Err(error) => return error.context(doing),
         };
+        let holds =
+            |key: &[u8], value: &[u8]| found.iter().any(|kv| kv.key == key && kv.value == value);
         let why = if let Some(session) = sessions(&self.roots, &found).first() {
             format!("a Milvus has started on the target: {}", session.name)
-        } else if found
-            .iter()
-            .any(|kv| kv.key == self.names.lock && kv.value == self.owner)
-        {
+        } else if !holds(&self.names.lock, &self.owner) {
+            "this restore lost its lock: etcd did not hear of it in time".to_owned()
+        } else if !holds(&self.names.marker, &self.marker) {
             "the marker in etcd is of another restore, or gone".to_owned()
         } else {
-            "this restore lost its lock: etcd did not hear of it in time".to_owned()
+            "a Milvus has been started and stopped on the target meanwhile".to_owned()
         };
         Side::Target.error(Cause::Refused, format!("{doing}: {why}"))
             .with_hint("stop what runs on the target, then run the same command again: it goes on where it stopped")
+    }
+
+    /// Fails unless this process holds the lock, the marker is ours, and no Milvus has or had a session
+    /// since the keys of `target` were written: each start advances the counter of sessions.
+    ///
+    /// # Errors
+    ///
+    /// [`Side::Target`] that says which of them does not hold.
+    pub async fn check(&mut self, target: &TargetKeys) -> Result<()> {
+        let [counter, _] = keys_beside_sessions(&self.roots);
+        let written = target.keys.iter().find(|(key, _)| *key == counter);
+        let mut conditions = self.conditions();
+        conditions
+            .extend(written.map(|(key, value)| Condition::Equals(key.clone(), value.clone())));
+        let doing = "looking whether the target is still this restore's alone";
+        match self.keys.put(doing, conditions, &[]).await? {
+            Applied::At(_) => Ok(()),
+            Applied::No => Err(self.refused(doing).await),
+        }
     }
 
     /// Notes how far the restore came.
@@ -274,6 +302,11 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Releases the lock and leaves the marker: the same command is to go on.
+    pub async fn leave(self) -> Result<()> {
+        self.lock.release().await
     }
 
     /// Leaves the record of the restore, removes the marker and releases the lock.

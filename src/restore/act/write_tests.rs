@@ -40,7 +40,7 @@ async fn run(keys: &mut MemoryKeys) -> Result<()> {
 }
 
 async fn steps(keys: &mut MemoryKeys) -> Result<()> {
-    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, &marker(), &env()).await?;
+    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, &marker(), None, &env()).await?;
     writer.stage(Stage::Swap).await?;
     writer.clear(&target(), Occupied::Replace).await?;
     writer.write(&target(), |_| Ok(())).await?;
@@ -98,7 +98,7 @@ async fn only_a_replacing_restore_removes_keys() {
     let mut keys = before();
     keys.insert("r/meta/session/id", b"3");
     let left = keys.clone();
-    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), None, &env())
         .await
         .unwrap();
     let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
@@ -116,9 +116,10 @@ async fn a_session_stops_the_writer() {
         keys.insert("r/meta/session/id", b"3");
         keys.insert("r/meta/session/version", b"2.3.5");
         let mut other = keys.clone();
-        let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
-            .await
-            .unwrap();
+        let mut writer =
+            Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), None, &env())
+                .await
+                .unwrap();
         other.insert(&format!("r/meta/session/{name}"), b"{}");
         let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
         assert_eq!(error.exit_code(), 21);
@@ -132,20 +133,79 @@ async fn a_session_stops_the_writer() {
 async fn another_restores_marker_is_refused() {
     let mut keys = MemoryKeys::default();
     keys.insert("r/eyrie/restore", b"{}");
-    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), None, &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
+}
+
+/// The marker of a restore that is given up goes in the transaction that puts the new one, under the lock.
+#[tokio::test(start_paused = true)]
+async fn another_restores_marker_is_replaced_only_under_the_lock() {
+    let other = Marker {
+        restore: "other".into(),
+        ..marker()
+    };
+    let other = other.to_value().unwrap();
+    let mut keys = MemoryKeys::default();
+    keys.insert("r/eyrie/restore", &other);
+    keys.insert("r/eyrie/restore-saved", b"of the other");
+    let (mut held, seen) = (keys.clone(), keys.clone());
+    // Whoever is at work keeps its marker.
+    let locked = held
+        .lock(b"r/eyrie/restore-lock", b"o", &env())
+        .await
+        .unwrap();
+    let begin = async |keys: &mut MemoryKeys, given_up: &[u8]| {
+        let roots = Roots::new("r");
+        let begun = Writer::begin(keys, &roots, &WHOLE, &marker(), Some(given_up), &env()).await;
+        begun.map(drop)
+    };
+    begin(&mut keys, &other).await.unwrap_err();
+    assert_eq!(seen.dump()["r/eyrie/restore"], other);
+    drop(locked);
+    keys.revive();
+    // A marker that has changed since it was looked at stays too.
+    begin(&mut keys, b"{}").await.unwrap_err();
+    assert_eq!(seen.dump()["r/eyrie/restore"], other);
+    keys.revive();
+    begin(&mut keys, &other).await.unwrap();
+    assert_eq!(seen.dump()["r/eyrie/restore"], marker().to_value().unwrap());
+    assert!(seen.dump()["r/eyrie/restore-saved"].is_empty());
+}
+
+#[tokio::test]
+async fn a_milvus_that_was_started_and_stopped_is_noticed() {
+    let mut keys = before();
+    let other = keys.clone();
+    let roots = Roots::new("r");
+    let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, &marker(), None, &env())
+        .await
+        .unwrap();
+    writer.clear(&target(), Occupied::Replace).await.unwrap();
+    writer.write(&target(), |_| Ok(())).await.unwrap();
+    writer.check(&target()).await.unwrap();
+    other.insert("r/meta/session/id", b"9");
+    let error = writer.check(&target()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 21);
+    assert!(error.to_string().contains("started and stopped"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_restore_waits_for_the_lock_and_gives_up() {
     let mut keys = MemoryKeys::default();
     let mut other = keys.clone();
-    let _held = Writer::begin(&mut other, &Roots::new("r"), &WHOLE, &marker(), &env())
-        .await
-        .unwrap();
-    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
+    let _held = Writer::begin(
+        &mut other,
+        &Roots::new("r"),
+        &WHOLE,
+        &marker(),
+        None,
+        &env(),
+    )
+    .await
+    .unwrap();
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), None, &env())
         .await
         .unwrap_err();
     assert_eq!(error.exit_code(), 21);
@@ -155,7 +215,7 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
 async fn what_does_not_compare_is_named() {
     let mut keys = MemoryKeys::default();
     let other = keys.clone();
-    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), &env())
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, &marker(), None, &env())
         .await
         .unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();

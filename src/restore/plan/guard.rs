@@ -8,6 +8,7 @@ use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
 use crate::restore::options::{KeepWal, Occupied, Options, Unproven};
 use crate::restore::plan::inputs::{Contents, Counted, Marked, SourceFacts, TargetFacts};
+use crate::restore::plan::marker::AREA;
 use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 
@@ -54,6 +55,7 @@ pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -
         overlap(target),
         running(target),
         marker(target, options),
+        used(target),
         version(source, target),
         channels(source, target),
         wal_kind(source, target, options),
@@ -128,6 +130,25 @@ fn marker(target: &TargetFacts, options: &Options) -> Option<Refusal> {
             "run that restore again as it was, with its options, to finish it (one with --replace needs --replace again), or replace what it left with --replace",
         )
     })
+}
+
+/// Everything of this restore was in place, and Milvus has run since: what it wrote is not to go.
+fn used(target: &TargetFacts) -> Option<Refusal> {
+    let (Marked::Ours(_), Some(key)) = (&target.etcd.marked, &target.etcd.touched) else {
+        return None;
+    };
+    Some(Refusal::new(
+        "used",
+        format!(
+            "this restore had put everything in place, and Milvus has run on the target {} since: {key} is newer",
+            target.instance
+        ),
+        format!(
+            "the target is restored, and only what it replaced was not all removed: Milvus's garbage collection removes \
+             objects that it does not know; to restore once more, remove the marker first: etcdctl del --prefix {}/{AREA}",
+            target.etcd.root
+        ),
+    ))
 }
 
 fn version(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> {

@@ -40,6 +40,7 @@ pub(crate) fn target() -> TargetFacts {
             keys: 0,
             example: None,
             marked: Marked::No,
+            touched: None,
         },
         storage: StorageFacts {
             place: "/srv/milvus/data".into(),
@@ -82,6 +83,23 @@ fn changed(change: impl FnOnce(&mut TargetFacts)) -> TargetFacts {
     let mut target = target();
     change(&mut target);
     target
+}
+
+#[test]
+fn a_target_that_was_used_since_it_was_restored_is_refused() {
+    let mut used = target();
+    used.etcd.touched = Some("by-dev/meta/session/id".into());
+    used.etcd.marked = Marked::Ours(Stage::Clean);
+    for occupied in [Occupied::Refuse, Occupied::Replace] {
+        let options = Options {
+            occupied,
+            ..Options::default()
+        };
+        let found = refusals(&source(), &used, &options);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].rule, "used");
+        assert!(found[0].hint.contains("by-dev/eyrie/"));
+    }
 }
 
 #[test]

@@ -147,6 +147,8 @@ pub struct EtcdFacts {
     pub example: Option<String>,
     /// Whose restore it is marked with.
     pub marked: Marked,
+    /// A key that was written after that restore had written and compared everything.
+    pub touched: Option<String>,
 }
 
 /// The target's object layer.

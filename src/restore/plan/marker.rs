@@ -1,8 +1,9 @@
 //! The marker of a restore in the target's etcd: what makes it resumable and keeps others away.
 //!
-//! Three keys below `{root}/eyrie/`, outside Milvus's own areas. `restore` is the marker: put
-//! before the first object, never changed, deleted when all is compared. `restore-stage` says how
-//! far it came. `restored` stays behind as the record of the newest restore.
+//! Keys below `{root}/eyrie/`, outside Milvus's own areas. `restore` is the marker: put before the
+//! first object, never changed, deleted when all is done. `restore-stage` says how far it came,
+//! `restore-saved` where the old keys and the list of old objects are. `restored` stays behind as the
+//! record of the newest restore.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -143,8 +144,12 @@ pub struct Found {
     pub marker: Option<Marker>,
     /// How far it came.
     pub stage: Option<Stage>,
-    /// The snapshot that the previous keys were saved in.
+    /// The snapshot that the old keys and the list of old objects were saved in.
     pub saved: Option<String>,
+    /// The value of the marker's key, where there is one.
+    pub value: Option<Vec<u8>>,
+    /// A key that was written after everything had been compared: Milvus has run since.
+    pub touched: Option<String>,
 }
 
 impl Found {
@@ -158,25 +163,31 @@ impl Found {
         let get = |key: &[u8]| found.iter().find(|kv| kv.key == key);
         let stage = get(&keys.stage).and_then(|kv| Stage::from_value(&kv.value));
         let saved = get(&keys.saved).map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-        if let Some(marker) = get(&keys.marker).and_then(|kv| Marker::from_value(&kv.value)) {
+        let saved = saved.filter(|id| !id.is_empty());
+        let touched = |since: &KeyValue| {
+            let others = || found.iter().filter(|kv| !keys.owns(&kv.key));
+            let touched = others().find(|kv| kv.mod_revision > since.mod_revision);
+            touched.map(|kv| String::from_utf8_lossy(&kv.key).into_owned())
+        };
+        let value = get(&keys.marker).map(|kv| kv.value.clone());
+        if let Some(marker) = value.as_deref().and_then(Marker::from_value) {
+            let clean = get(&keys.stage).filter(|_| stage == Some(Stage::Clean));
             return Self {
                 marker: Some(marker),
                 stage,
                 saved,
+                value,
+                touched: clean.and_then(touched),
             };
         }
-        let untouched = |record: &&KeyValue| {
-            found
-                .iter()
-                .filter(|kv| !keys.owns(&kv.key))
-                .all(|kv| kv.mod_revision < record.mod_revision)
-        };
-        let record = get(&keys.record).filter(untouched);
+        let record = get(&keys.record).filter(|record| touched(record).is_none());
         let marker = record.and_then(|kv| Marker::from_value(&kv.value));
         Self {
             stage: marker.is_some().then_some(Stage::Clean),
             marker,
             saved,
+            value,
+            touched: None,
         }
     }
 }
@@ -245,6 +256,23 @@ mod tests {
         let found = Found::read(&keys, &[key(8), record.clone()]);
         assert_eq!(found.stage, Some(Stage::Clean));
         assert_eq!(Found::read(&keys, &[key(10), record]), Found::default());
+    }
+
+    #[test]
+    fn what_was_written_after_the_comparison_is_seen() {
+        let keys = MarkerKeys::new("by-dev");
+        let marker = kv(&keys.marker, &marker().to_value().unwrap(), 5);
+        let key = |revision| kv(b"by-dev/meta/session/id", b"4", revision);
+        for (stage, revision, expected) in [
+            ("clean", 8, None),
+            ("clean", 10, Some("by-dev/meta/session/id")),
+            ("swap", 10, None),
+        ] {
+            let stage = kv(&keys.stage, stage.as_bytes(), 9);
+            let lock = kv(&keys.lock, b"o", 11);
+            let found = Found::read(&keys, &[key(revision), marker.clone(), stage, lock]);
+            assert_eq!(found.touched.as_deref(), expected);
+        }
     }
 
     #[test]

@@ -195,6 +195,7 @@ impl TargetEtcd {
             keys: both.count() as u64 + u64::from(example.is_some()),
             example,
             marked,
+            touched: self.found.touched.clone(),
         }
     }
 
