@@ -14,6 +14,7 @@ use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
+use crate::instance::neighbours;
 use crate::instance::objects::{ObjectLayer, layer};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
@@ -152,6 +153,12 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         }
         None => (false, Vec::new()),
     };
+    let others = neighbours::other_roots(&roots, &anchor.keys);
+    if let Some(others) = neighbours::said(&roots, &others) {
+        notes.push(format!(
+            "{others}; a restore leaves its keys out of what it writes, and refuses to replace this root while they are there"
+        ));
+    }
     let findings = catalog.validate();
     // The flush of the capture will write what is not flushed yet.
     let lasting = findings

@@ -5,6 +5,7 @@ pub(crate) mod embedded;
 pub mod holds;
 pub(crate) mod liveness;
 pub mod methods;
+pub(crate) mod neighbours;
 pub mod objects;
 pub(crate) mod old_content;
 pub(crate) mod ownership;

@@ -35,6 +35,7 @@ use plan::inputs::{Contents, Marked, SourceFacts, TargetFacts};
 use plan::keys::{Anchor, Made, Onto};
 use plan::marker::{Marker, MarkerKeys};
 use plan::missing_data::MissingData;
+use plan::nesting::nesting;
 use plan::target::{TargetEtcd, TargetStorage};
 use scope::Scope;
 
@@ -242,6 +243,7 @@ impl Prepared {
             storage: storage.facts.clone(),
             wal,
             overlap: storage.layer.overlap(context.location).await,
+            nesting: nesting(context.instance, context.location),
         };
         let plan = RestorePlan::new(Inputs {
             source: &source,

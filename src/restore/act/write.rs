@@ -9,6 +9,7 @@ use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
 use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
 use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
+use crate::instance::neighbours::other_root;
 use crate::milvus::keys::Roots;
 use crate::restore::options::Occupied;
 use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
@@ -195,7 +196,14 @@ impl<'a> Writer<'a> {
         let places = target.places();
         // Those that make collections visible go first.
         let (mut gone, mut others) = (Vec::new(), Vec::new());
+        let roots = self.roots.clone();
         self.visit(|kv| {
+            if kv.lease != 0 || other_root(&roots, &kv.key).is_some() {
+                let key = String::from_utf8_lossy(&kv.key);
+                let message = format!("{key} is not of the instance that is replaced, or a process keeps it");
+                let hint = "look at it: nothing below the root may be of others; then run the same command again";
+                return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+            }
             match places.find(target, &kv.key) {
                 Some(at) if at >= early => gone.push(kv.key.clone()),
                 Some(at) if target.keys[at].1 == kv.value => {}

@@ -53,6 +53,8 @@ pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -
         contents(source),
         unsupported(target),
         overlap(target),
+        nesting(target),
+        others(target),
         running(target),
         marker(target, options),
         used(target),
@@ -63,6 +65,7 @@ pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -
         place(target),
         whole_bucket(target, options),
         etcd_empty(target, options),
+        etcd_left(target, options),
         storage_empty(target, options),
         wal_empty(target, options),
         wal_keys(target),
@@ -100,6 +103,25 @@ fn overlap(target: &TargetFacts) -> Option<Refusal> {
         "overlap",
         format!("the repository and the target's storage overlap: {overlap}"),
         "a restore could destroy the backup: move one of them, or restore onto another storage root",
+    ))
+}
+
+fn nesting(target: &TargetFacts) -> Option<Refusal> {
+    let nesting = target.nesting.as_ref()?;
+    Some(Refusal::new(
+        "nesting",
+        format!("what a restore replaces and what it must keep lie in one another: {nesting}"),
+        "move one of them: a restore moves the old content of these directories away, and removes it at the end",
+    ))
+}
+
+fn others(target: &TargetFacts) -> Option<Refusal> {
+    let others = target.etcd.others.as_ref()?;
+    Some(Refusal::new(
+        "other-instance",
+        others,
+        "a restore replaces everything below its root: move one of the two to another root (etcd.rootPath), or restore \
+         onto another etcd",
     ))
 }
 
@@ -312,6 +334,22 @@ fn etcd_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {
         }
     };
     Some(Refusal::new("etcd-not-empty", found, hint))
+}
+
+/// An etcd that left data without a key of this root: what is prepared could not take its place.
+fn etcd_left(target: &TargetFacts, options: &Options) -> Option<Refusal> {
+    let in_the_way = target.etcd.keys > 0 || options.occupied == Occupied::Replace;
+    (target.etcd.has_left && !in_the_way).then(|| {
+        Refusal::new(
+            "etcd-not-empty",
+            format!(
+                "the directory {} of the embedded etcd has data already, with no key below {}",
+                target.etcd.place, target.etcd.root
+            ),
+            "remove its member directory when nobody needs it, or read the plan of --replace --dry-run and replace what is \
+             there",
+        )
+    })
 }
 
 fn storage_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {

@@ -41,6 +41,8 @@ pub(crate) fn target() -> TargetFacts {
             example: None,
             marked: Marked::No,
             touched: None,
+            others: None,
+            has_left: false,
         },
         storage: StorageFacts {
             place: "/srv/milvus/data".into(),
@@ -60,6 +62,7 @@ pub(crate) fn target() -> TargetFacts {
             keys: 0,
         },
         overlap: None,
+        nesting: None,
     }
 }
 
@@ -83,6 +86,37 @@ fn changed(change: impl FnOnce(&mut TargetFacts)) -> TargetFacts {
     let mut target = target();
     change(&mut target);
     target
+}
+
+#[test]
+fn neighbours_are_never_replaced() {
+    let options = Options {
+        occupied: Occupied::Replace,
+        ..Options::default()
+    };
+    let mut nested = target();
+    nested.etcd.others = Some("below by-dev lies by-dev/b".into());
+    nested.nesting = Some("the queue in /srv holds the repository in /srv/backup".into());
+    let rules: Vec<_> = refusals(&source(), &nested, &options)
+        .iter()
+        .map(|refusal| refusal.rule)
+        .collect();
+    assert_eq!(rules, ["nesting", "other-instance"]);
+}
+
+#[test]
+fn an_embedded_etcd_that_left_data_without_keys_is_replaced_or_refused() {
+    let mut left = target();
+    left.etcd.embedded = true;
+    left.etcd.has_left = true;
+    let found = refusals(&source(), &left, &Options::default());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].rule, "etcd-not-empty");
+    let replace = Options {
+        occupied: Occupied::Replace,
+        ..Options::default()
+    };
+    assert_eq!(refusals(&source(), &left, &replace), []);
 }
 
 #[test]

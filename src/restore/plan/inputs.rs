@@ -114,6 +114,8 @@ pub struct TargetFacts {
     pub wal: WalFacts,
     /// How the repository and the target overlap, when they do.
     pub overlap: Option<String>,
+    /// Which directories lie in one another that may not, for people.
+    pub nesting: Option<String>,
 }
 
 /// Whose restore a target is marked with.
@@ -147,6 +149,10 @@ pub struct EtcdFacts {
     pub example: Option<String>,
     /// Whose restore it is marked with.
     pub marked: Marked,
+    /// What below the root is not this instance's, for people.
+    pub others: Option<String>,
+    /// Whether the directory of an embedded one has data that this restore did not put there.
+    pub has_left: bool,
     /// A key that was written after that restore had written and compared everything.
     pub touched: Option<String>,
 }

@@ -12,6 +12,7 @@ use super::missing_data::MissingData;
 use super::transform::{self, Action, FirstStart, Report, StorageRoots, TtlCollection, Wal};
 use crate::etcd::KeyValue;
 use crate::instance::holds::{COMPACTION, DDL, SORT_COMPACTION, WRITES};
+use crate::instance::neighbours;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
@@ -79,14 +80,16 @@ pub(crate) struct Onto<'a> {
 }
 
 impl Anchor {
-    /// Decodes the keys of a snapshot; eyrie's own are left out.
+    /// Decodes the keys of a snapshot; eyrie's own are left out, and those of other instances that were
+    /// below the root.
     pub(crate) fn new(snapshot: &Snapshot, found: Vec<KeyValue>) -> Result<Self> {
         let roots = snapshot.body.roots();
         let own = format!("{}/{AREA}", roots.root);
-        let keys: Vec<_> = found
-            .into_iter()
-            .filter(|kv| !kv.key.starts_with(own.as_bytes()))
-            .collect();
+        let others = neighbours::other_roots(&roots, &found);
+        let is_own = |kv: &KeyValue| {
+            !kv.key.starts_with(own.as_bytes()) && !neighbours::is_of(&others, &kv.key)
+        };
+        let keys: Vec<_> = found.into_iter().filter(is_own).collect();
         Ok(Self {
             roots,
             version: snapshot.body.version(),

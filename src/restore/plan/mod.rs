@@ -6,6 +6,7 @@ pub(crate) mod inputs;
 pub(crate) mod keys;
 pub(crate) mod marker;
 pub(crate) mod missing_data;
+pub(crate) mod nesting;
 pub(crate) mod render;
 pub(crate) mod survey;
 pub(crate) mod target;

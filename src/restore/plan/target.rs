@@ -12,8 +12,9 @@ use crate::etcd::{Etcd, KeyValue, Status};
 use crate::instance::embedded::{Embedded, Holds};
 use crate::instance::objects::{Layer, Presence, layer};
 use crate::instance::wal::directories;
-use crate::instance::{connect, liveness};
+use crate::instance::{connect, liveness, neighbours};
 use crate::milvus::MilvusVersion;
+use crate::milvus::keys::Roots;
 use crate::restore::context::{Context, Purpose};
 use crate::restore::options::{Occupied, Options};
 use crate::restore::plan::inputs::{
@@ -185,6 +186,10 @@ impl TargetEtcd {
         };
         let way = |keys| in_the_way(keys, scope, &names, &roots, ours);
         let mut both = way(&self.keys).chain(way(&self.left));
+        let left = self.embedded.as_ref().filter(|directory| {
+            let settled = directory.holds() == Holds::Member && matches!(marked, Marked::Ours(_));
+            directory.has_left() && !settled
+        });
         let example = both
             .next()
             .map(|kv| String::from_utf8_lossy(&kv.key).into_owned());
@@ -196,7 +201,28 @@ impl TargetEtcd {
             example,
             marked,
             touched: self.found.touched.clone(),
+            others: self.others(&roots),
+            has_left: left.is_some(),
         }
+    }
+
+    /// What below the root is of others, or alive: nothing that a restore may remove.
+    fn others(&self, roots: &Roots) -> Option<String> {
+        let all = || self.keys.iter().chain(&self.left);
+        let mut others = neighbours::other_roots(roots, &self.keys);
+        others.append(&mut neighbours::other_roots(roots, &self.left));
+        let names = MarkerKeys::new(&roots.root);
+        let sessions = liveness::sessions_prefix(roots);
+        let mut kept = all().filter(|kv| {
+            let own = kv.key.starts_with(sessions.as_bytes()) || names.owns(&kv.key);
+            kv.lease != 0 && !own
+        });
+        neighbours::said(roots, &others).or_else(|| {
+            let key = String::from_utf8_lossy(&kept.next()?.key);
+            Some(format!(
+                "a process keeps {key} in etcd, which a restore would remove"
+            ))
+        })
     }
 
     /// The target's own next node id, 0 when it has none.
