@@ -200,7 +200,7 @@ async fn keep_alive(etcd: Etcd, id: i64, ttl: Duration, env: Env, renewed: Arc<M
 }
 
 /// Whether etcd says that a lease is not there.
-fn is_gone(error: &ClientError) -> bool {
+pub(super) fn is_gone(error: &ClientError) -> bool {
     match error {
         ClientError::GRpcStatus(status) => status.message().contains("lease not found"),
         ClientError::LeaseKeepAliveError(text) => text.contains("lease not found"),

@@ -125,7 +125,7 @@ impl Members {
     }
 
     /// What each member says of itself, in their order. A learner is none that can be worked with.
-    async fn ask_all(&self) -> Vec<Result<StatusResponse, Error>> {
+    pub(super) async fn ask_all(&self) -> Vec<Result<StatusResponse, Error>> {
         let mut asked: FuturesUnordered<_> = self
             .all
             .iter()

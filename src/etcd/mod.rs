@@ -1,5 +1,6 @@
 //! etcd as eyrie uses it: reading a prefix at one revision, leases, bounded writes.
 
+mod capacity;
 mod lease;
 mod members;
 mod page;
@@ -16,12 +17,13 @@ use etcd_client::{ConnectOptions, TlsOptions};
 #[cfg(test)]
 mod members_tests;
 
+pub use capacity::{Capacity, TxnLimits};
 pub use lease::{Lease, LeaseState};
-#[cfg(test)]
-pub(crate) use process::scratch;
 pub use process::{MEMBER, Process, find_binary};
+#[cfg(test)]
+pub(crate) use process::{scratch, scratch_with};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
-pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, batches};
+pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, batches, size};
 
 use crate::base::secret::Secret;
 use crate::{Cause, Error, Result, Side};

@@ -51,6 +51,17 @@ impl Process {
         log: &Path,
         side: Side,
     ) -> Result<(Self, Etcd, Status)> {
+        let quota = ["--quota-backend-bytes", "8589934592"];
+        Self::start_with(binary, data_dir, log, side, &quota).await
+    }
+
+    async fn start_with(
+        binary: &Path,
+        data_dir: &Path,
+        log: &Path,
+        side: Side,
+        arguments: &[&str],
+    ) -> Result<(Self, Etcd, Status)> {
         let (client, peer) = (free_port().on(side)?, free_port().on(side)?);
         let client_url = format!("http://127.0.0.1:{client}");
         let peer_url = format!("http://127.0.0.1:{peer}");
@@ -69,7 +80,7 @@ impl Process {
             .args(["--listen-peer-urls", &peer_url])
             .args(["--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("default={peer_url}")])
-            .args(["--quota-backend-bytes", "8589934592"])
+            .args(arguments)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(out.try_clone().map_err(starting)?)
@@ -185,7 +196,7 @@ pub(super) fn free_port() -> Result<u16> {
 #[cfg(test)]
 impl Process {
     /// Its URL.
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 }
@@ -207,11 +218,16 @@ impl Etcd {
 /// An empty etcd for a test, and the directory that it dies with.
 #[cfg(test)]
 pub(crate) async fn scratch() -> (Etcd, Process, tempfile::TempDir) {
+    scratch_with(&[]).await
+}
+
+/// One that is started with `arguments` more.
+#[cfg(test)]
+pub(crate) async fn scratch_with(arguments: &[&str]) -> (Etcd, Process, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let binary = find_binary(None).unwrap();
     let (data, log) = (directory.path().join("data"), directory.path().join("log"));
-    let (process, etcd, _) = Process::start(&binary, &data, &log, Side::Source)
-        .await
-        .unwrap();
+    let started = Process::start_with(&binary, &data, &log, Side::Source, arguments);
+    let (process, etcd, _) = started.await.unwrap();
     (etcd, process, directory)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tracing::debug;
 
-use super::{Etcd, KeyValue, Lease, members};
+use super::{Etcd, KeyValue, Lease, TxnLimits, members};
 use crate::Result;
 
 /// A key and its value.
@@ -20,13 +20,16 @@ pub const MAX_TXN_OPS: usize = 64;
 pub const MAX_TXN_BYTES: usize = 1 << 20;
 
 /// Cuts `keys` into batches that fit one transaction each; a single larger value stands alone.
-pub fn batches<'k>(keys: impl IntoIterator<Item = &'k Pair>) -> impl Iterator<Item = Vec<Pair>> {
+pub fn batches<'k>(
+    keys: impl IntoIterator<Item = &'k Pair>,
+    limits: TxnLimits,
+) -> impl Iterator<Item = Vec<Pair>> {
     let mut rest = keys.into_iter().peekable();
     std::iter::from_fn(move || {
         let mut batch = vec![rest.next()?.clone()];
         let mut bytes = size(&batch[0]);
-        while batch.len() < MAX_TXN_OPS
-            && let Some(pair) = rest.next_if(|pair| bytes + size(pair) <= MAX_TXN_BYTES)
+        while batch.len() < limits.operations
+            && let Some(pair) = rest.next_if(|pair| bytes + size(pair) <= limits.bytes)
         {
             bytes += size(pair);
             batch.push(pair.clone());
@@ -35,7 +38,9 @@ pub fn batches<'k>(keys: impl IntoIterator<Item = &'k Pair>) -> impl Iterator<It
     })
 }
 
-fn size((key, value): &Pair) -> usize {
+/// Bytes of a key and its value.
+#[must_use]
+pub fn size((key, value): &Pair) -> usize {
     key.len() + value.len()
 }
 
@@ -75,6 +80,8 @@ pub enum Applied {
 enum Change<'a> {
     Put(&'a [Pair], i64),
     Delete(&'a [Vec<u8>]),
+    /// Takes the lease from a key, whose value stays.
+    Keep(&'a [u8]),
     #[cfg(any(test, feature = "testing"))]
     DeletePrefix(&'a [u8]),
 }
@@ -92,6 +99,10 @@ impl Change<'_> {
             Self::Delete(keys) => {
                 let delete = |key: &Vec<u8>| TxnOp::delete(key.as_slice(), None);
                 keys.iter().map(delete).collect()
+            }
+            Self::Keep(key) => {
+                let options = PutOptions::new().with_ignore_value();
+                vec![TxnOp::put(*key, "", Some(options))]
             }
             #[cfg(any(test, feature = "testing"))]
             Self::DeletePrefix(prefix) => {
@@ -114,6 +125,10 @@ impl Change<'_> {
                 let options = GetOptions::new().with_keys_only();
                 let get = |key: &Vec<u8>| TxnOp::get(key.as_slice(), Some(options.clone()));
                 keys.iter().map(get).collect()
+            }
+            Self::Keep(key) => {
+                let options = GetOptions::new().with_keys_only();
+                vec![TxnOp::get(*key, Some(options))]
             }
             #[cfg(any(test, feature = "testing"))]
             Self::DeletePrefix(prefix) => {
@@ -138,6 +153,9 @@ impl Change<'_> {
                         && kv.mod_revision() > since
                 })
             }),
+            Self::Keep(_) => found
+                .iter()
+                .any(|kv| kv.lease() == 0 && kv.mod_revision() > since),
             _ => found.is_empty(),
         }
     }
@@ -157,6 +175,36 @@ impl Etcd {
     ) -> Result<Applied> {
         let put = Change::Put(keys, lease.map_or(0, Lease::id));
         self.transaction(doing, conditions, put).await
+    }
+
+    /// Puts one key whose value leaves no room for conditions beside it, when all `conditions` hold: first under
+    /// `lease`, so that it is refused when the lease has ended and goes with it when this process dies,
+    /// then for good in a transaction that names the key only.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_all`](Self::put_all).
+    pub async fn put_large(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        (key, value): &Pair,
+        lease: &Lease,
+    ) -> Result<Applied> {
+        if self.put_all(doing, conditions.clone(), &[], None).await? == Applied::No {
+            return Ok(Applied::No);
+        }
+        let put = |mut client: etcd_client::Client| {
+            let options = PutOptions::new().with_lease(lease.id());
+            let (key, value) = (key.clone(), value.clone());
+            async move { client.put(key, value, Some(options)).await }
+        };
+        match self.members.call(put).await {
+            Ok(_) => {}
+            Err(error) if super::lease::is_gone(&error) => return Ok(Applied::No),
+            Err(error) => return Err(self.error(&error, doing)),
+        }
+        self.transaction(doing, conditions, Change::Keep(key)).await
     }
 
     /// Deletes keys in one transaction when all `conditions` hold. Lost answers are looked up as those
@@ -268,7 +316,7 @@ impl From<&KeyValue> for (Vec<u8>, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_TXN_BYTES, MAX_TXN_OPS, batches};
+    use super::{MAX_TXN_BYTES, MAX_TXN_OPS, TxnLimits, batches};
 
     fn key(size: usize) -> (Vec<u8>, Vec<u8>) {
         (b"k".to_vec(), vec![0; size])
@@ -279,7 +327,7 @@ mod tests {
         let mut keys = vec![key(10); 150];
         keys.push(key(MAX_TXN_BYTES * 2));
         keys.extend(vec![key(MAX_TXN_BYTES / 2); 3]);
-        let cut: Vec<_> = batches(&keys).collect();
+        let cut: Vec<_> = batches(&keys, TxnLimits::default()).collect();
         assert_eq!(cut.concat(), keys);
         for batch in &cut {
             let bytes: usize = batch.iter().map(|(k, v)| k.len() + v.len()).sum();

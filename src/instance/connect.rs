@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_client::TlsOptions;
 use tonic::transport::{Certificate, Identity};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::base::env::Env;
@@ -14,7 +16,7 @@ use crate::base::resources::Resources;
 use crate::etcd::{Etcd, Settings, Status};
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
-use crate::milvus::management::Management;
+use crate::milvus::management::{Management, http_client};
 use crate::repo::{Memory, Repository, Unlock};
 use crate::store::local::MissingRoot;
 use crate::store::open::{Location, OpenSettings};
@@ -22,6 +24,9 @@ use crate::store::probe::Findings;
 use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
 use crate::{Cause, Error, Result, Side, config};
+
+/// How long a member of etcd may take to tell its metrics.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects to the etcd of an instance on `side` and asks for its status.
 ///
@@ -41,6 +46,46 @@ pub async fn etcd(etcd: &config::Etcd, side: Side) -> Result<(Etcd, Status)> {
         side,
     })
     .await
+}
+
+/// The smallest quota in bytes that the members of an etcd tell in their metrics; `None` where none
+/// tells it.
+pub async fn etcd_quota(etcd: &config::Etcd) -> Option<u64> {
+    let tls = milvus_tls(&etcd.tls).ok()?;
+    let asked = etcd
+        .endpoints
+        .iter()
+        .map(|endpoint| quota_of(endpoint, tls.as_ref()));
+    let told = futures::future::join_all(asked).await;
+    told.into_iter().flatten().min()
+}
+
+async fn quota_of(endpoint: &str, tls: Option<&milvus_auth::Tls>) -> Option<u64> {
+    let host = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let base = Url::parse(&format!("{scheme}://{host}")).ok()?;
+    let (http, named) = http_client(&base, tls).ok()?;
+    let asked = http
+        .get(named.join("metrics").ok()?)
+        .timeout(METRICS_TIMEOUT);
+    let metrics = asked.send().await.ok()?.text().await.ok()?;
+    quota(&metrics)
+}
+
+/// The quota in etcd's metrics. They tell it in bytes, as a floating-point number.
+fn quota(metrics: &str) -> Option<u64> {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("etcd_server_quota_backend_bytes "));
+    let bytes: f64 = line?.trim().parse().ok()?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a quota is a positive whole number far below 2^53"
+    )]
+    (bytes >= 1.0).then_some(bytes as u64)
 }
 
 fn etcd_tls(tls: &config::Tls) -> Result<Option<TlsOptions>> {
@@ -264,7 +309,16 @@ async fn memory(repository: &Repository, state_dir: &Path, env: &Env) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::host;
+    use super::{host, quota};
+
+    #[test]
+    fn the_quota_is_read_from_the_metrics() {
+        let metrics = "# HELP etcd_server_quota_backend_bytes Current backend storage quota size in bytes.\n\
+                       # TYPE etcd_server_quota_backend_bytes gauge\netcd_server_quota_backend_bytes 2.147483648e+09\n";
+        assert_eq!(quota(metrics), Some(2 << 30));
+        assert_eq!(quota("etcd_server_quota_backend_bytes 0\n"), None);
+        assert_eq!(quota(""), None);
+    }
 
     #[test]
     fn the_host_of_an_address() {

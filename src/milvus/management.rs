@@ -112,42 +112,9 @@ impl Management {
     /// [`Cause::Invalid`] when address or certificates are not usable. Nothing is connected yet.
     pub fn new(address: &str, tls: Option<&Tls>, side: Side) -> Result<Self> {
         let base = base_url(address)?;
-        let bad = |error: reqwest::Error| {
-            Error::new(Cause::Invalid, "the TLS settings of milvus are not usable")
-                .with_source(error)
-        };
-        let mut builder = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(REQUEST_TIMEOUT);
-        let mut named = base.clone();
-        if let Some(tls) = tls {
-            if let Some(ca) = &tls.ca {
-                for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(bad)? {
-                    builder = builder.add_root_certificate(certificate);
-                }
-            }
-            if let Some((certificate, key)) = &tls.identity {
-                let both = Zeroizing::new([&certificate[..], b"\n", &key[..]].concat());
-                builder = builder.identity(reqwest::Identity::from_pem(&both).map_err(bad)?);
-            }
-            if let Some(name) = tls
-                .server_name
-                .as_ref()
-                .filter(|_| base.scheme() == "https")
-            {
-                // The certificate is checked against the name in the URL, so that gets the name, and
-                // the resolver of names leads to the address.
-                if name.parse::<IpAddr>().is_ok() || named.set_host(Some(name)).is_err() {
-                    let message = format!("{name:?} is no name of a server");
-                    return Err(Error::new(Cause::Invalid, message)
-                        .with_hint("check instance.milvus.tls.server_name"));
-                }
-                builder = builder.dns_resolver(At(base.host_str().unwrap_or_default().to_owned()));
-            }
-        }
+        let (http, named) = http_client(&base, tls)?;
         Ok(Self {
-            http: builder.build().map_err(bad)?,
+            http,
             base,
             named,
             side,
@@ -302,6 +269,49 @@ impl Management {
         }
         Ok(url)
     }
+}
+
+/// An HTTP client for the server at `base`, and the URL to use with it: under the name that the server's
+/// certificate is for.
+///
+/// # Errors
+///
+/// [`Cause::Invalid`] when the certificates are not usable.
+pub(crate) fn http_client(base: &Url, tls: Option<&Tls>) -> Result<(reqwest::Client, Url)> {
+    let bad = |error: reqwest::Error| {
+        Error::new(Cause::Invalid, "the TLS settings of milvus are not usable").with_source(error)
+    };
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(REQUEST_TIMEOUT);
+    let mut named = base.clone();
+    if let Some(tls) = tls {
+        if let Some(ca) = &tls.ca {
+            for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(bad)? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        if let Some((certificate, key)) = &tls.identity {
+            let both = Zeroizing::new([&certificate[..], b"\n", &key[..]].concat());
+            builder = builder.identity(reqwest::Identity::from_pem(&both).map_err(bad)?);
+        }
+        if let Some(name) = tls
+            .server_name
+            .as_ref()
+            .filter(|_| base.scheme() == "https")
+        {
+            // The certificate is checked against the name in the URL, so that gets the name, and
+            // the resolver of names leads to the address.
+            if name.parse::<IpAddr>().is_ok() || named.set_host(Some(name)).is_err() {
+                let message = format!("{name:?} is no name of a server");
+                return Err(Error::new(Cause::Invalid, message)
+                    .with_hint("check instance.milvus.tls.server_name"));
+            }
+            builder = builder.dns_resolver(At(base.host_str().unwrap_or_default().to_owned()));
+        }
+    }
+    Ok((builder.build().map_err(bad)?, named))
 }
 
 fn parse(body: &str) -> Answer {

@@ -21,6 +21,7 @@ pub use plan::missing_data::{Lacking, LackingFiles, LackingObject, Outcome};
 use crate::base::cancel::Turn;
 use crate::base::progress::Amount;
 use crate::base::weakening::{self, Weakening};
+use crate::etcd::TxnLimits;
 use crate::instance::embedded::Holds;
 use crate::instance::objects::ObjectLayer;
 use crate::repo::{Manifest, Reader};
@@ -146,6 +147,7 @@ struct Prepared {
     made: Made,
     marker: Marker,
     marked: Marked,
+    limits: TxnLimits,
     scope: Scope,
     plan: RestorePlan,
 }
@@ -215,6 +217,7 @@ impl Prepared {
         };
         let made = anchor.make(body, &onto, &lack, options)?;
         made.target.check(&scope)?;
+        let (room, limits) = Box::pin(context.cancel.run(home.room(context, &made.target))).await?;
         let source = SourceFacts {
             snapshot: manifest.snapshot.to_string(),
             instance: manifest.instance.clone(),
@@ -239,7 +242,7 @@ impl Prepared {
                 })
                 .collect(),
             running: home.running.clone(),
-            etcd: home.facts(context, &scope, &made.target, whose.clone()),
+            etcd: home.facts(context, &scope, &made.target, whose.clone(), room),
             storage: storage.facts.clone(),
             wal,
             overlap: storage.layer.overlap(context.location).await,
@@ -268,6 +271,7 @@ impl Prepared {
             made,
             marker,
             marked: whose,
+            limits,
             scope,
             plan,
         })
@@ -311,6 +315,7 @@ impl Prepared {
             old: old.as_ref(),
             saved: self.home.found.saved.clone(),
             given_up: given_up.as_deref(),
+            limits: self.limits,
             env: context.env,
             progress: context.progress,
             cancel: context.cancel,

@@ -53,7 +53,7 @@ impl Backing {
     pub async fn seed(&self, set: &SimulatedKeys) -> Result<()> {
         let keys = set.keys.iter().filter(|kv| kv.lease == 0);
         let keys: Vec<_> = keys.map(|kv| (kv.key.clone(), kv.value.clone())).collect();
-        for batch in crate::etcd::batches(&keys) {
+        for batch in crate::etcd::batches(&keys, crate::etcd::TxnLimits::default()) {
             let mut etcd = self.etcd.clone();
             etcd.put_all("simulating", vec![], &batch, None).await?;
         }

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 
 use crate::base::env::Env;
 use crate::base::poll::poll;
-use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease};
+use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease, Pair};
 use crate::restore::plan::target_keys::Pairs;
-use crate::{Cause, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// How long the lock of a dead restore outlives it.
 const LOCK_TTL: Duration = Duration::from_secs(20);
@@ -33,6 +33,17 @@ pub trait Keyspace: Send {
         doing: &str,
         conditions: Vec<Condition>,
         keys: &Pairs,
+    ) -> Result<Applied>;
+
+    /// Puts one key that is too large to share a transaction with conditions, when they hold.
+    ///
+    /// After [`Cause::Unavailable`] the key may be there until the lock ends.
+    async fn put_large(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        pair: &Pair,
+        lock: &Lock,
     ) -> Result<Applied>;
 
     /// Deletes keys in one transaction when all `conditions` hold.
@@ -88,6 +99,19 @@ impl Keyspace for Etcd {
         Box::pin(self.put_all(doing, conditions, keys, None)).await
     }
 
+    async fn put_large(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        pair: &Pair,
+        lock: &Lock,
+    ) -> Result<Applied> {
+        let Some(lease) = &lock.0 else {
+            return Err(Error::new(Cause::Failed, "the lock has no lease"));
+        };
+        Box::pin(Etcd::put_large(self, doing, conditions, pair, lease)).await
+    }
+
     async fn delete(
         &mut self,
         doing: &str,
@@ -139,7 +163,9 @@ pub(crate) mod memory {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
-    use super::{Anchor, Applied, Condition, Env, KeyValue, Keyspace, Lock, Pairs, async_trait};
+    use super::{
+        Anchor, Applied, Condition, Env, KeyValue, Keyspace, Lock, Pair, Pairs, async_trait,
+    };
     use crate::base::env::lock as guard;
     use crate::{Cause, Error, Result};
 
@@ -295,6 +321,17 @@ pub(crate) mod memory {
                     state.keys.insert(key.clone(), entry);
                 }
             })
+        }
+
+        async fn put_large(
+            &mut self,
+            doing: &str,
+            conditions: Vec<Condition>,
+            pair: &Pair,
+            _: &Lock,
+        ) -> Result<Applied> {
+            self.put(doing, conditions, std::slice::from_ref(pair))
+                .await
         }
 
         async fn delete(

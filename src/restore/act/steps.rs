@@ -24,6 +24,7 @@ use super::write::Writer;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::progress::{Amount, SharedProgress};
+use crate::etcd::TxnLimits;
 use crate::instance::embedded::Embedded;
 use crate::instance::objects::{Layer, Listed};
 use crate::milvus::keys::Roots;
@@ -70,6 +71,8 @@ pub(crate) struct Steps<'a> {
     pub(crate) old: Option<&'a Old>,
     /// Where an earlier run has saved it.
     pub(crate) saved: Option<String>,
+    /// What etcd takes at once.
+    pub(crate) limits: TxnLimits,
     /// The marker of another restore that is given up.
     pub(crate) given_up: Option<&'a [u8]>,
     pub(crate) env: &'a Env,
@@ -116,6 +119,7 @@ impl Steps<'_> {
             self.scope,
             &self.marker,
             self.given_up,
+            self.limits,
             self.env,
         );
         let mut writer = self.cancel.run(begun).await?;

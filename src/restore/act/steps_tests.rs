@@ -227,6 +227,7 @@ impl World {
             old: replaces.then_some(&old),
             saved: found.saved,
             given_up: None,
+            limits: TxnLimits::default(),
             env: &Env::simulated(Timestamp::UNIX_EPOCH, 3).0,
             progress: &(Arc::new(Silent) as SharedProgress),
             cancel: &Cancel::new(),

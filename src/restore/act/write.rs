@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
-use crate::etcd::{Applied, Condition, KeyValue, MAX_TXN_OPS, batches};
+use crate::etcd::{Applied, Condition, KeyValue, Pair, TxnLimits, batches, size};
 use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::instance::neighbours::other_root;
 use crate::milvus::keys::Roots;
@@ -22,6 +22,7 @@ pub struct Writer<'a> {
     keys: &'a mut dyn Keyspace,
     roots: Roots,
     scope: &'a Scope,
+    limits: TxnLimits,
     sessions: Vec<Condition>,
     names: MarkerKeys,
     marker: Vec<u8>,
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Writer<'_> {
 
 impl<'a> Writer<'a> {
     /// Takes the lock and puts the marker, or finds it there. `given_up` is the value of another restore's
-    /// marker, in whose place it is put.
+    /// marker, in whose place it is put; `limits` are what etcd takes at once.
     ///
     /// # Errors
     ///
@@ -49,6 +50,7 @@ impl<'a> Writer<'a> {
         scope: &'a Scope,
         marker: &Marker,
         given_up: Option<&[u8]>,
+        limits: TxnLimits,
         env: &Env,
     ) -> Result<Self> {
         let names = MarkerKeys::new(&roots.root);
@@ -58,6 +60,7 @@ impl<'a> Writer<'a> {
             keys,
             roots: roots.clone(),
             scope,
+            limits,
             sessions: no_session(roots),
             names,
             marker: marker.to_value()?,
@@ -71,12 +74,14 @@ impl<'a> Writer<'a> {
     async fn place_marker(&mut self, given_up: Option<&[u8]>) -> Result<()> {
         let doing = "putting the restore's marker into etcd";
         let name = self.names.marker.clone();
-        let put = [
+        let mut put = vec![
             (self.names.stage.clone(), Stage::Objects.as_str().into()),
-            // What another restore had saved is not this one's.
-            (self.names.saved.clone(), vec![]),
             (name.clone(), self.marker.clone()),
         ];
+        if given_up.is_some() {
+            // What another restore had saved is not this one's.
+            put.push((self.names.saved.clone(), vec![]));
+        }
         let mut conditions = self.sessions.clone();
         conditions.push(self.locked());
         conditions.push(match given_up {
@@ -108,6 +113,15 @@ impl<'a> Writer<'a> {
 
     async fn put(&mut self, doing: &str, keys: &Pairs) -> Result<()> {
         match self.keys.put(doing, self.conditions(), keys).await? {
+            Applied::At(_) => Ok(()),
+            Applied::No => Err(self.refused(doing).await),
+        }
+    }
+
+    async fn put_large(&mut self, doing: &str, pair: &Pair) -> Result<()> {
+        let conditions = self.conditions();
+        let put = self.keys.put_large(doing, conditions, pair, &self.lock);
+        match put.await? {
             Applied::At(_) => Ok(()),
             Applied::No => Err(self.refused(doing).await),
         }
@@ -214,7 +228,7 @@ impl<'a> Writer<'a> {
         .await?;
         gone.append(&mut others);
         debug!(keys = gone.len(), "clearing the target");
-        for batch in gone.chunks(MAX_TXN_OPS) {
+        for batch in gone.chunks(self.limits.operations) {
             self.delete("removing the old keys from etcd", batch)
                 .await?;
         }
@@ -232,9 +246,12 @@ impl<'a> Writer<'a> {
         written(is_there as u64)?;
         let missing = target.keys.iter().zip(&there);
         let missing = missing.filter(|(_, there)| !**there).map(|(pair, _)| pair);
-        for batch in batches(missing) {
-            self.put("writing the snapshot's keys into etcd", &batch)
-                .await?;
+        let doing = "writing the snapshot's keys into etcd";
+        for batch in batches(missing, self.limits) {
+            match &batch[..] {
+                [pair] if size(pair) > self.limits.bytes => self.put_large(doing, pair).await?,
+                pairs => self.put(doing, pairs).await?,
+            }
             written(batch.len() as u64)?;
         }
         Ok(())

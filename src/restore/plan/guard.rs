@@ -69,6 +69,7 @@ pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -
         storage_empty(target, options),
         wal_empty(target, options),
         wal_keys(target),
+        etcd_room(target),
     ];
     rules.into_iter().flatten().collect()
 }
@@ -390,6 +391,11 @@ fn wal_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {
         ),
         "the snapshot needs a fresh queue: remove those files, or replace what is there with --replace",
     ))
+}
+
+fn etcd_room(target: &TargetFacts) -> Option<Refusal> {
+    let (found, hint) = target.etcd.room.lack.as_ref()?;
+    Some(Refusal::new("etcd-room", found, hint))
 }
 
 fn wal_keys(target: &TargetFacts) -> Option<Refusal> {

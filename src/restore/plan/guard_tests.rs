@@ -7,7 +7,9 @@ use super::*;
 use crate::base::progress::Amount;
 use crate::instance::objects::LayerKind;
 use crate::milvus::MilvusVersion;
-use crate::restore::plan::inputs::{EtcdFacts, Known, StorageFacts, TargetVersion, WalFacts};
+use crate::restore::plan::inputs::{
+    EtcdFacts, EtcdRoom, Known, StorageFacts, TargetVersion, WalFacts,
+};
 
 pub(crate) fn source() -> SourceFacts {
     SourceFacts {
@@ -41,6 +43,7 @@ pub(crate) fn target() -> TargetFacts {
             example: None,
             marked: Marked::No,
             touched: None,
+            room: EtcdRoom::default(),
             others: None,
             has_left: false,
         },

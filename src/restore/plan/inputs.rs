@@ -149,12 +149,27 @@ pub struct EtcdFacts {
     pub example: Option<String>,
     /// Whose restore it is marked with.
     pub marked: Marked,
+    /// What it has room for.
+    pub room: EtcdRoom,
     /// What below the root is not this instance's, for people.
     pub others: Option<String>,
     /// Whether the directory of an embedded one has data that this restore did not put there.
     pub has_left: bool,
     /// A key that was written after that restore had written and compared everything.
     pub touched: Option<String>,
+}
+
+/// What the target's etcd has room for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EtcdRoom {
+    /// Its version; empty when it was not asked.
+    pub version: String,
+    /// Bytes of its database.
+    pub size: u64,
+    /// Its quota in bytes, where it tells it.
+    pub quota: Option<u64>,
+    /// What it has no room for, for people, and the way out.
+    pub lack: Option<(String, String)>,
 }
 
 /// The target's object layer.

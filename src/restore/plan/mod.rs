@@ -8,6 +8,7 @@ pub(crate) mod marker;
 pub(crate) mod missing_data;
 pub(crate) mod nesting;
 pub(crate) mod render;
+pub(crate) mod room;
 pub(crate) mod survey;
 pub(crate) mod target;
 pub(crate) mod target_keys;

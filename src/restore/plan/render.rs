@@ -35,6 +35,18 @@ impl Display for RestorePlan {
         let etcd = &target.etcd;
         let embedded = if etcd.embedded { ", embedded" } else { "" };
         writeln!(f, "  etcd    {} root {}{embedded}", etcd.place, etcd.root)?;
+        if !etcd.room.version.is_empty() {
+            let quota = etcd.room.quota.map_or_else(
+                || "a quota that it does not tell".to_owned(),
+                |quota| format!("a quota of {}", Bytes(quota)),
+            );
+            writeln!(
+                f,
+                "          {}, {} of {quota}",
+                etcd.room.version,
+                Bytes(etcd.room.size)
+            )?;
+        }
         let layer = match target.storage.layer {
             LayerKind::Local => "directory",
             LayerKind::S3 => "bucket",

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::marker::{Found, Marker, MarkerKeys};
+use super::room;
 use super::survey::{self, Stored};
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::config::WalKind;
-use crate::etcd::{Etcd, KeyValue, Status};
+use crate::etcd::{Etcd, KeyValue, Status, TxnLimits};
 use crate::instance::embedded::{Embedded, Holds};
 use crate::instance::objects::{Layer, Presence, layer};
 use crate::instance::wal::directories;
@@ -18,7 +19,7 @@ use crate::milvus::keys::Roots;
 use crate::restore::context::{Context, Purpose};
 use crate::restore::options::{Occupied, Options};
 use crate::restore::plan::inputs::{
-    Counted, EtcdFacts, Known, Marked, StorageFacts, TargetVersion, WalFacts,
+    Counted, EtcdFacts, EtcdRoom, Known, Marked, StorageFacts, TargetVersion, WalFacts,
 };
 use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
 use crate::restore::scope::Scope;
@@ -173,6 +174,7 @@ impl TargetEtcd {
         scope: &Scope,
         target: &TargetKeys,
         marked: Marked,
+        room: EtcdRoom,
     ) -> EtcdFacts {
         let etcd = &context.instance.etcd;
         let names = MarkerKeys::new(&etcd.root_path);
@@ -201,8 +203,25 @@ impl TargetEtcd {
             example,
             marked,
             touched: self.found.touched.clone(),
+            room,
             others: self.others(&roots),
             has_left: left.is_some(),
+        }
+    }
+
+    /// What a server of its own has room for, and what it takes at once. An etcd that is prepared by ours
+    /// is made as large as it needs to be.
+    pub(crate) async fn room(
+        &mut self,
+        context: &Context<'_>,
+        target: &TargetKeys,
+    ) -> Result<(EtcdRoom, TxnLimits)> {
+        match &mut self.etcd {
+            Some(etcd) if self.embedded.is_none() => {
+                let keys = (&self.keys[..], target);
+                room::room(&context.instance.etcd, etcd, &self.version, keys).await
+            }
+            _ => Ok((EtcdRoom::default(), TxnLimits::default())),
         }
     }
 

@@ -298,7 +298,7 @@ repositories:
         let mut set = SimulatedKeys::empty(self.backing.version.clone());
         change(&mut set);
         let keys: Vec<_> = set.keys.into_iter().map(|kv| (kv.key, kv.value)).collect();
-        for batch in batches(&keys) {
+        for batch in batches(&keys, eyrie::etcd::TxnLimits::default()) {
             let mut etcd = self.backing.etcd.clone();
             etcd.put_all("simulating", vec![], &batch, None)
                 .await
