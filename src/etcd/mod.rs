@@ -19,7 +19,7 @@ mod members_tests;
 
 pub use capacity::{Capacity, TxnLimits};
 pub use lease::{Lease, LeaseState};
-pub use process::{MEMBER, Process, find_binary};
+pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};

@@ -25,6 +25,9 @@ pub const MEMBER: &str = "member";
 /// How long a start may take: etcd replays its log first.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How long an etcd program may take to tell its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a stop may take before it is enforced.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -155,6 +158,33 @@ impl Process {
             error
         }
     }
+}
+
+/// The version that an etcd program tells of itself, e.g. `3.5.21`.
+///
+/// # Errors
+///
+/// [`Cause::Invalid`] when it does not tell one within 10 s: it is no etcd.
+pub async fn program_version(binary: &Path) -> Result<String> {
+    let failed = |why: String| {
+        let message = format!("{} --version: {why}", binary.display());
+        Error::new(Cause::Invalid, message).with_hint("set instance.etcd.binary to an etcd 3.5")
+    };
+    let mut command = Command::new(binary);
+    command
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let told = tokio::time::timeout(VERSION_TIMEOUT, command.output()).await;
+    let told = told.map_err(|_| failed("it does not end".to_owned()))?;
+    let told = told.map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8_lossy(&told.stdout);
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("etcd Version:"));
+    let version = version.ok_or_else(|| failed("it tells no version of etcd".to_owned()))?;
+    Ok(version.trim().to_owned())
 }
 
 /// Finds an etcd program: the configured one, or `etcd` on `PATH`.

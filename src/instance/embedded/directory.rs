@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::base::error::Context as _;
-use crate::etcd::{Anchor, Etcd, MEMBER, Process, Status, find_binary};
+use crate::etcd::{Anchor, Etcd, MEMBER, Process, Status, find_binary, program_version};
 use crate::instance::embedded::EtcdCopy;
 use crate::instance::liveness;
 use crate::instance::old_content::{self, Part};
@@ -24,6 +24,9 @@ const STAGING: &str = ".eyrie-restore";
 /// The file in [`STAGING`] that says that its etcd has once been up. One that is killed during its
 /// very first start leaves a log without members, which no etcd ever comes up on again.
 const READY: &str = "ready";
+
+/// The series of etcd that Milvus has inside; what a later one has written it does not open.
+const SERIES: &str = "3.5.";
 
 /// The directory of an embedded etcd.
 #[derive(Debug)]
@@ -61,6 +64,23 @@ impl Embedded {
             logs: logs.map_err(|e| failed("making a directory for etcd's log", data_dir, e))?,
             process: None,
         })
+    }
+
+    /// The version of the etcd program, and why nothing can be prepared with it: Milvus does not open what a
+    /// later series has written, and an older one does not open what Milvus left.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Invalid`] when it does not tell one.
+    pub(crate) async fn program(&self) -> Result<(String, Option<String>)> {
+        let version = program_version(&self.binary).await?;
+        let why = (!version.starts_with(SERIES)).then(|| {
+            format!(
+                "{} is etcd {version}, and the etcd inside Milvus is 3.5: it would not open what that one prepares",
+                self.binary.display()
+            )
+        });
+        Ok((version, why))
     }
 
     /// What is there.

@@ -36,16 +36,17 @@ impl Display for RestorePlan {
         let embedded = if etcd.embedded { ", embedded" } else { "" };
         writeln!(f, "  etcd    {} root {}{embedded}", etcd.place, etcd.root)?;
         if !etcd.room.version.is_empty() {
-            let quota = etcd.room.quota.map_or_else(
-                || "a quota that it does not tell".to_owned(),
-                |quota| format!("a quota of {}", Bytes(quota)),
-            );
-            writeln!(
-                f,
-                "          {}, {} of {quota}",
-                etcd.room.version,
-                Bytes(etcd.room.size)
-            )?;
+            let quota = match (etcd.embedded, etcd.room.quota) {
+                (true, _) => " prepares it".to_owned(),
+                (false, quota) => {
+                    let of = quota.map_or_else(
+                        || "a quota that it does not tell".to_owned(),
+                        |quota| format!("a quota of {}", Bytes(quota)),
+                    );
+                    format!(", {} of {of}", Bytes(etcd.room.size))
+                }
+            };
+            writeln!(f, "          etcd {}{quota}", etcd.room.version)?;
         }
         let layer = match target.storage.layer {
             LayerKind::Local => "directory",

@@ -47,6 +47,8 @@ pub(crate) struct TargetEtcd {
     pub(crate) found: Found,
     /// Signs of a Milvus that runs.
     pub(crate) running: Vec<String>,
+    /// The program that prepares an embedded one.
+    pub(crate) program: EtcdRoom,
 }
 
 impl TargetEtcd {
@@ -103,6 +105,7 @@ impl TargetEtcd {
             version: status.version,
             cluster: status.cluster_id,
             running,
+            program: EtcdRoom::default(),
         })
     }
 
@@ -113,6 +116,13 @@ impl TargetEtcd {
     ) -> Result<Self> {
         let names = MarkerKeys::new(&context.instance.etcd.root_path);
         running.extend(directory.in_use()?);
+        let (version, why) = directory.program().await?;
+        let hint = "set instance.etcd.binary to an etcd 3.5".to_owned();
+        let program = EtcdRoom {
+            version,
+            lack: why.map(|why| (why, hint)),
+            ..EtcdRoom::default()
+        };
         let mut home = Self {
             etcd: None,
             place: directory.place(),
@@ -124,8 +134,10 @@ impl TargetEtcd {
             found: Found::default(),
             running,
             embedded: None,
+            program,
         };
-        if home.running.is_empty() {
+        // An etcd of another series would write to what it only has to read.
+        if home.running.is_empty() && home.program.lack.is_none() {
             if directory.has_left() {
                 let (read, status) = directory.read_left(&prefix(context)).await?;
                 home.note(&status, read.revision);
@@ -209,8 +221,8 @@ impl TargetEtcd {
         }
     }
 
-    /// What a server of its own has room for, and what it takes at once. An etcd that is prepared by ours
-    /// is made as large as it needs to be.
+    /// What a server of its own has room for, and what it takes at once. Of an embedded one, whether the
+    /// program that prepares it is the right one.
     pub(crate) async fn room(
         &mut self,
         context: &Context<'_>,
@@ -221,7 +233,7 @@ impl TargetEtcd {
                 let keys = (&self.keys[..], target);
                 room::room(&context.instance.etcd, etcd, &self.version, keys).await
             }
-            _ => Ok((EtcdRoom::default(), TxnLimits::default())),
+            _ => Ok((self.program.clone(), TxnLimits::default())),
         }
     }
 
