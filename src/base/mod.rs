@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod env;
 pub mod error;
+pub mod file_system;
 pub(crate) mod poll;
 pub(crate) mod progress;
 pub mod resources;

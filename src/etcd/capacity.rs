@@ -2,7 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, Error as ClientError, Txn, TxnOp};
 
-use super::{Etcd, MAX_TXN_BYTES, MAX_TXN_OPS};
+use super::{Etcd, TxnLimits};
 use crate::Result;
 
 /// Bytes that a value of a transaction takes beside those of a put alone: a comparison with its key,
@@ -23,24 +23,6 @@ pub struct Capacity {
     pub quota: Option<u64>,
     /// Alarms in force, as etcd words them, such as `memberID:… alarm:NOSPACE`.
     pub alarms: Vec<String>,
-}
-
-/// How much goes into one transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TxnLimits {
-    /// Operations.
-    pub operations: usize,
-    /// Bytes of keys and values; a single larger value stands alone.
-    pub bytes: usize,
-}
-
-impl Default for TxnLimits {
-    fn default() -> Self {
-        Self {
-            operations: MAX_TXN_OPS,
-            bytes: MAX_TXN_BYTES,
-        }
-    }
 }
 
 impl Etcd {

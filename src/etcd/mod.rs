@@ -17,13 +17,13 @@ use etcd_client::{ConnectOptions, TlsOptions};
 #[cfg(test)]
 mod members_tests;
 
-pub use capacity::{Capacity, TxnLimits};
+pub use capacity::Capacity;
 pub use lease::{Lease, LeaseState};
 pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
-pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, batches, size};
+pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, TxnLimits, batches, size};
 
 use crate::base::secret::Secret;
 use crate::{Cause, Error, Result, Side};

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tracing::debug;
 
-use super::{Etcd, KeyValue, Lease, TxnLimits, members};
+use super::{Etcd, KeyValue, Lease, members};
 use crate::Result;
 
 /// A key and its value.
@@ -18,6 +18,24 @@ pub const MAX_TXN_OPS: usize = 64;
 /// Bytes of keys and values in one transaction, below etcd's default `--max-request-bytes` of
 /// 1.5 MiB.
 pub const MAX_TXN_BYTES: usize = 1 << 20;
+
+/// How much goes into one transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxnLimits {
+    /// Operations.
+    pub operations: usize,
+    /// Bytes of keys and values; a single larger value stands alone.
+    pub bytes: usize,
+}
+
+impl Default for TxnLimits {
+    fn default() -> Self {
+        Self {
+            operations: MAX_TXN_OPS,
+            bytes: MAX_TXN_BYTES,
+        }
+    }
+}
 
 /// Cuts `keys` into batches that fit one transaction each; a single larger value stands alone.
 pub fn batches<'k>(

@@ -26,7 +26,7 @@ use crate::instance::embedded::Holds;
 use crate::instance::objects::ObjectLayer;
 use crate::repo::{Manifest, Reader};
 use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Snapshot, Wal, WalState, is_keys_only};
-use crate::{Error, Result};
+use crate::{Error, Result, config};
 use act::replace::Old;
 use act::steps::{Done, Steps};
 use act::wal::WalDirectories;
@@ -218,6 +218,7 @@ impl Prepared {
         let made = anchor.make(body, &onto, &lack, options)?;
         made.target.check(&scope)?;
         let (room, limits) = Box::pin(context.cancel.run(home.room(context, &made.target))).await?;
+        let objects_to_write = context.cancel.run(snapshot.amount(&scope.selected)).await?;
         let source = SourceFacts {
             snapshot: manifest.snapshot.to_string(),
             instance: manifest.instance.clone(),
@@ -226,22 +227,21 @@ impl Prepared {
             wal_state: body.wal.state,
             channel_prefix: body.wal.channel_prefix.clone(),
             channels: anchor.channels(),
+            bytes: objects_to_write.bytes,
             contents,
             unproven: anchor.unproven(body, &onto, options),
         };
-        let unsupported = context.instance.refusals().into_iter();
+        // A plan is made for the time when it is stopped.
+        let (running, to_stop) = match purpose {
+            Purpose::Restore => (home.running.clone(), vec![]),
+            Purpose::Plan => (vec![], home.running.clone()),
+        };
         let target = TargetFacts {
             instance: context.instance.name.clone(),
             version,
-            unsupported: unsupported
-                .map(|error| {
-                    (
-                        error.to_string(),
-                        error.hint().unwrap_or_default().to_owned(),
-                    )
-                })
-                .collect(),
-            running: home.running.clone(),
+            unsupported: unsupported(context.instance),
+            running,
+            to_stop,
             etcd: home.facts(context, &scope, &made.target, whose.clone(), room),
             storage: storage.facts.clone(),
             wal,
@@ -252,7 +252,7 @@ impl Prepared {
             source: &source,
             body,
             time: manifest.time,
-            objects: context.cancel.run(snapshot.amount(&scope.selected)).await?,
+            objects: objects_to_write,
             wal_files: context.cancel.run(snapshot.wal_amount()).await?,
             made: &made,
             lack: &lack,
@@ -386,6 +386,15 @@ fn marker(
         Some(found) if found.continues(&new) => found.clone(),
         _ => new,
     }
+}
+
+/// What of the configuration eyrie cannot restore onto, and the way out.
+fn unsupported(instance: &config::Instance) -> Vec<(String, String)> {
+    let said = |error: Error| {
+        let hint = error.hint().unwrap_or_default().to_owned();
+        (error.to_string(), hint)
+    };
+    instance.refusals().into_iter().map(said).collect()
 }
 
 fn contents(manifest: &Manifest) -> Contents {

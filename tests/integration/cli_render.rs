@@ -467,6 +467,7 @@ fn restore_looks() {
             place: "etcd root by-dev".into(),
             entries: 673,
         }],
+        to_stop: vec!["something answers at 127.0.0.1:19530".into()],
         steps: vec![PlanStep {
             step: "prove".into(),
             what: "read every pack that is needed".into(),

@@ -216,6 +216,7 @@ fn plan_document(plan: &RestorePlan, accept: &[String]) -> RestorePlanDocument {
                 entries: wipe.entries,
             })
             .collect(),
+        to_stop: plan.target.to_stop.clone(),
         steps: (1..)
             .zip(&plan.steps)
             .map(|(number, what)| PlanStep {

@@ -60,6 +60,8 @@ pub struct RestorePlanDocument {
     pub transforms: Vec<KeyChange>,
     /// What would be destroyed, in order; empty without `--replace`.
     pub destroys: Vec<DestroyedDocument>,
+    /// Signs of a Milvus that runs on the target and has to be stopped first; empty when there is none.
+    pub to_stop: Vec<String>,
     /// What would be done, in order.
     pub steps: Vec<PlanStep>,
     /// Why the target refuses; empty when the restore could start.

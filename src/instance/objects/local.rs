@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use super::{Layer, ObjectLayer, Presence};
 use crate::base::env::Env;
 use crate::base::error::Context as _;
+use crate::base::file_system::FileSystem;
 use crate::config::resolved::LocalObjects;
 use crate::instance::ownership::Owner;
 use crate::store::SharedStore;
@@ -70,6 +71,10 @@ impl Layer for Local {
 
     fn place(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn file_system(&self) -> Option<FileSystem> {
+        FileSystem::of(&self.path)
     }
 
     fn is_made(&self) -> bool {

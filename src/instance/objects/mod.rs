@@ -19,6 +19,7 @@ pub use listed::{Found, Identity, LayerObject, Listed};
 pub use record::{LayerKind, ObjectLayer};
 
 use crate::base::env::Env;
+use crate::base::file_system::FileSystem;
 use crate::config::Objects;
 use crate::store::SharedStore;
 use crate::store::open::Location;
@@ -36,6 +37,11 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Whether the storage root is a whole bucket, which others may use too.
     fn is_whole_bucket(&self) -> bool {
         false
+    }
+
+    /// The file system that it is on, where that is one of this host.
+    fn file_system(&self) -> Option<FileSystem> {
+        None
     }
 
     /// Whether its place exists. Milvus makes a directory with the first object, and never a bucket.

@@ -259,10 +259,14 @@ fn wipes(target: &TargetFacts, options: &Options) -> Vec<Wipe> {
 }
 
 fn steps(plan: &RestorePlan, options: &Options) -> Vec<String> {
-    let mut steps = vec![
+    let mut steps = Vec::new();
+    if !plan.target.to_stop.is_empty() {
+        steps.push("stop Milvus on the target".to_owned());
+    }
+    steps.extend([
         "prove that every needed blob is in the repository".to_owned(),
         "mark the target in etcd".to_owned(),
-    ];
+    ]);
     if plan.resumes.is_some() {
         steps.push("hash what is in place from the interrupted restore".to_owned());
     }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::base::text::Bytes;
 use crate::instance::objects::Presence;
 use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
@@ -67,6 +68,7 @@ pub fn refusals(source: &SourceFacts, target: &TargetFacts, options: &Options) -
         etcd_empty(target, options),
         etcd_left(target, options),
         storage_empty(target, options),
+        storage_space(source, target),
         wal_empty(target, options),
         wal_keys(target),
         etcd_room(target),
@@ -371,6 +373,25 @@ fn storage_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {
         ),
         "restore onto another storage root, or read the plan of --replace --dry-run and replace what is there",
     ))
+}
+
+/// An empty directory on a file system that is too small for all of the snapshot.
+fn storage_space(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> {
+    let file_system = target.storage.file_system.as_ref()?;
+    let anew = target.storage.objects() == 0 && target.etcd.marked == Marked::No;
+    (anew && source.bytes > file_system.free).then(|| {
+        Refusal::new(
+            "no-space",
+            format!(
+                "{} has {} free on {}, and the snapshot's objects have {}",
+                target.storage.place,
+                Bytes(file_system.free),
+                file_system.mount.display(),
+                Bytes(source.bytes)
+            ),
+            "free space there, or restore onto another file system",
+        )
+    })
 }
 
 fn wal_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {

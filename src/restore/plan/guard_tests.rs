@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::super::marker::Stage;
 use super::*;
+use crate::base::file_system::FileSystem;
 use crate::base::progress::Amount;
 use crate::instance::objects::LayerKind;
 use crate::milvus::MilvusVersion;
@@ -20,6 +21,7 @@ pub(crate) fn source() -> SourceFacts {
         wal_state: WalState::Reset,
         channel_prefix: "by-dev".into(),
         channels: 2,
+        bytes: 5 << 30,
         contents: Contents::Whole,
         unproven: vec![],
     }
@@ -35,6 +37,7 @@ pub(crate) fn target() -> TargetFacts {
         version: declared(2, 3, 5),
         unsupported: vec![],
         running: vec![],
+        to_stop: vec![],
         etcd: EtcdFacts {
             place: "127.0.0.1:2379".into(),
             embedded: false,
@@ -51,6 +54,7 @@ pub(crate) fn target() -> TargetFacts {
             place: "/srv/milvus/data".into(),
             layer: LayerKind::Local,
             state: Presence::There,
+            file_system: None,
             whole_bucket: false,
             families: vec![],
             foreign: Amount::default(),
@@ -89,6 +93,22 @@ fn changed(change: impl FnOnce(&mut TargetFacts)) -> TargetFacts {
     let mut target = target();
     change(&mut target);
     target
+}
+
+#[test]
+fn an_empty_directory_must_have_room_for_the_objects() {
+    let mut small = target();
+    small.storage.file_system = Some(FileSystem {
+        kind: "ext4".into(),
+        mount: "/srv".into(),
+        free: 1 << 30,
+    });
+    let found = refusals(&source(), &small, &Options::default());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].found.contains("1.0 GiB free on /srv"), "{found:?}");
+    // What is in place already is not known yet.
+    small.etcd.marked = Marked::Ours(Stage::Objects);
+    assert_eq!(refusals(&source(), &small, &Options::default()), []);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::marker::Stage;
+use crate::base::file_system::FileSystem;
 use crate::base::progress::Amount;
 use crate::instance::objects::{LayerKind, Presence};
 use crate::milvus::MilvusVersion;
@@ -31,6 +32,8 @@ pub struct SourceFacts {
     pub channel_prefix: String,
     /// The number of DML channels that its collections need: the highest in use and one.
     pub channels: u32,
+    /// Bytes of its objects.
+    pub bytes: u64,
     /// Whether it holds keys only, saved by `--replace`.
     pub contents: Contents,
     /// Steps of its restore that never ran against a real broker.
@@ -106,6 +109,8 @@ pub struct TargetFacts {
     pub unsupported: Vec<(String, String)>,
     /// Signs of a Milvus that runs, for people.
     pub running: Vec<String>,
+    /// Such signs where nothing is done yet: it has to be stopped first.
+    pub to_stop: Vec<String>,
     /// Its etcd.
     pub etcd: EtcdFacts,
     /// Its object layer.
@@ -181,6 +186,8 @@ pub struct StorageFacts {
     pub layer: LayerKind,
     /// Whether it is there.
     pub state: Presence,
+    /// The file system that it is on, where that is one of this host.
+    pub file_system: Option<FileSystem>,
     /// Whether the root is a whole bucket.
     pub whole_bucket: bool,
     /// Milvus's own objects by first directory, such as `insert_log`.

@@ -53,6 +53,10 @@ impl Display for RestorePlan {
             LayerKind::S3 => "bucket",
         };
         writeln!(f, "  objects {} ({layer})", target.storage.place)?;
+        if let Some(on) = &target.storage.file_system {
+            let (kind, mount) = (&on.kind, on.mount.display());
+            writeln!(f, "          {} free on {mount} ({kind})", Bytes(on.free))?;
+        }
         let queue = match self.wal.state.as_str() {
             "captured" => format!(
                 "{} files, {}, from the snapshot",
@@ -138,6 +142,11 @@ impl RestorePlan {
                 };
                 format!("{}: {}{items}", weak.code, weak.message)
             }),
+        )?;
+        section(
+            f,
+            "to be stopped first",
+            self.target.to_stop.iter().cloned(),
         )?;
         section(f, "lacking", self.lacking.iter().map(ToString::to_string))?;
         section(f, "notes", self.notes.iter().cloned())?;

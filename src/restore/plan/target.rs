@@ -343,6 +343,7 @@ impl TargetStorage {
                 place: layer.place(),
                 layer: layer.record().kind(),
                 state,
+                file_system: layer.file_system(),
                 whole_bucket: layer.is_whole_bucket(),
                 families: stored.families,
                 foreign: stored.foreign,
