@@ -290,7 +290,10 @@ impl Prepared {
                 "the restore has run already",
             ));
         };
-        let storage = storage.prepare(context).await?;
+        let storage = storage.prepare(context, options.occupied).await?;
+        if old.is_some() {
+            act::replace::prove(context.repository, context.instance).await?;
+        }
         let (mut etcd, mut embedded) = Box::pin(self.home.prepare(&self.marked)).await?;
         let roots = context.instance.etcd.roots();
         // An embedded etcd is prepared anew.

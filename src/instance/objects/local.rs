@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Layer, ObjectLayer, Presence};
+use super::{Layer, ObjectLayer, Presence, proof};
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::file_system::FileSystem;
 use crate::config::resolved::LocalObjects;
 use crate::instance::ownership::Owner;
 use crate::store::SharedStore;
-use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot};
+use crate::store::local::{Access, LocalSettings, LocalStore, MissingRoot, TEMP_DIRECTORY};
 use crate::store::open::Location;
+use crate::store::probe::Deletion;
 use crate::store::sided::SidedStore;
 use crate::{Cause, Error, Result, Side};
 
@@ -125,6 +126,18 @@ impl Layer for Local {
         Ok(self.sided(store))
     }
 
+    async fn prove(&self, env: &Env) -> Result<(SharedStore, Deletion)> {
+        let store = self.make().await?;
+        let deletion = proof::prove(&*store, env).await?;
+        // Where Milvus runs as another user, every file is given to it.
+        let owner = Owner::of(&self.path)?;
+        let probe = tempfile::Builder::new()
+            .tempfile_in(self.path.join(TEMP_DIRECTORY))
+            .map_err(|error| Error::from(error).on(self.side))?;
+        owner.adopt(&[probe.path().to_owned()])?;
+        Ok((store, deletion))
+    }
+
     async fn settle(&self, folders: &[String]) -> Result<()> {
         let store = self.store(LocalSettings::default())?;
         store.remove_leftovers(self.env.now()).await.on(self.side)?;
@@ -176,9 +189,12 @@ pub(crate) fn real(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
     use crate::config::WalKind;
     use crate::instance::wal::directories;
+    use crate::store::ListOptions;
 
     fn local(path: &Path) -> Local {
         Local::of_queue(path, Side::Target, &Env::system())
@@ -214,6 +230,17 @@ mod tests {
         assert!(overlap(link.join("repo")).await.is_some());
         assert!(overlap(dir.path().to_owned()).await.is_some());
         assert!(overlap(dir.path().join("data2")).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_proved_and_nothing_is_left_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("new");
+        let (store, deletion) = local(&new).prove(&Env::system()).await.unwrap();
+        assert_eq!(deletion, Deletion::Allowed);
+        assert!(store.location().contains("new"));
+        let left = store.list("", ListOptions::default()).next().await;
+        assert!(left.is_none(), "{left:?}");
     }
 
     #[tokio::test]

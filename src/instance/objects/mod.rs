@@ -5,6 +5,7 @@
 
 mod listed;
 pub(crate) mod local;
+mod proof;
 mod record;
 mod s3;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 
 pub(crate) use listed::short_hash;
 pub use listed::{Found, Identity, LayerObject, Listed};
+pub(crate) use proof::PROBE_FOLDER;
 pub use record::{LayerKind, ObjectLayer};
 
 use crate::base::env::Env;
@@ -23,6 +25,7 @@ use crate::base::file_system::FileSystem;
 use crate::config::Objects;
 use crate::store::SharedStore;
 use crate::store::open::Location;
+use crate::store::probe::Deletion;
 use crate::{Cause, Error, Result, Side};
 
 /// The object layer of an instance on one side of the work.
@@ -70,6 +73,18 @@ pub trait Layer: fmt::Debug + Send + Sync {
     ///
     /// Those of [`open`](Self::open), and what keeps the place from being made.
     async fn make(&self) -> Result<SharedStore>;
+
+    /// Opens it for writing as [`make`](Self::make) does, and proves that it takes what a restore does: an object of
+    /// two parts is written outside of Milvus's folders, read and removed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`make`](Self::make), and what it does not take.
+    async fn prove(&self, env: &Env) -> Result<(SharedStore, Deletion)> {
+        let store = self.make().await?;
+        let deletion = proof::prove(&*store, env).await?;
+        Ok((store, deletion))
+    }
 
     /// After writing: removes what writers left that died before now, and gives what is at and below
     /// `folders` of the root, of which an empty one is the root itself, to the owner of the root. Nothing is

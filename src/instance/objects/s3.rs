@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use tracing::warn;
 
-use super::{Layer, ObjectLayer, Presence};
+use super::{Layer, ObjectLayer, Presence, proof};
 use crate::base::env::Env;
 use crate::instance::connect;
 use crate::store::SharedStore;
 use crate::store::open::{Location, OpenSettings};
-use crate::store::s3::S3Settings;
-use crate::{Result, Side};
+use crate::store::probe::Deletion;
+use crate::store::s3::{Checksum, S3Settings};
+use crate::{Cause, Result, Side};
 
 /// A bucket, or what lies under a prefix of it.
 #[derive(Debug)]
@@ -59,6 +61,30 @@ impl Layer for S3 {
 
     async fn make(&self) -> Result<SharedStore> {
         self.open().await
+    }
+
+    async fn prove(&self, env: &Env) -> Result<(SharedStore, Deletion)> {
+        let store = self.open().await?;
+        let error = match proof::prove(&*store, env).await {
+            Ok(deletion) => return Ok((store, deletion)),
+            Err(error) if error.cause() != Cause::Failed => return Err(error),
+            Err(error) => error,
+        };
+        // Some servers refuse uploads that bring a checksum.
+        let without = S3Settings {
+            checksum: Checksum::None,
+            ..self.at.clone()
+        };
+        let plain = Self::new(without, self.side, &self.env).open().await?;
+        let Ok(deletion) = proof::prove(&*plain, env).await else {
+            return Err(error);
+        };
+        warn!(
+            "{} takes no upload with a checksum, and is written without: {}",
+            self.at,
+            error.chain()
+        );
+        Ok((plain, deletion))
     }
 
     async fn overlap(&self, location: &Location) -> Option<String> {

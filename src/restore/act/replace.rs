@@ -25,7 +25,7 @@ use crate::restore::plan::target_keys::TargetKeys;
 use crate::restore::scope::Scope;
 use crate::snapshot::{Body, Draft, KEYS_ONLY, REPLACED_ROOT, Snapshot, store_keys};
 use crate::store::{Key, ListOptions, Meta, Store};
-use crate::{Cause, Error, Result, Side};
+use crate::{Cause, Error, Result, Side, config};
 
 /// Objects being deleted at once.
 const DELETES_AT_ONCE: usize = 16;
@@ -42,6 +42,24 @@ pub(crate) struct Old {
     pub(crate) keys: Vec<KeyValue>,
     /// What a snapshot of the keys says of itself.
     pub(crate) body: Body,
+}
+
+/// Proves that the repository takes what [`save`] stores, by beginning a session as it does.
+///
+/// # Errors
+///
+/// What keeps the session from beginning.
+pub(crate) async fn prove(repository: &Repository, instance: &config::Instance) -> Result<()> {
+    let lineage = lineage(&instance.name);
+    let session = repository
+        .begin_writer(&lineage, vec![], Compression::Auto)
+        .await?;
+    session.finish().await
+}
+
+/// The lineage of what is saved before an instance is replaced.
+fn lineage(instance: &str) -> String {
+    format!("{instance}.replaced")
 }
 
 /// The objects of the scope, in the order of their paths.
@@ -91,7 +109,7 @@ pub(crate) async fn save(
     if old.keys.is_empty() && objects.as_mut().peek().await.is_none() {
         return Ok(None);
     }
-    let lineage = format!("{}.replaced", old.instance);
+    let lineage = lineage(&old.instance);
     let writer = repository
         .begin_writer(&lineage, vec![], Compression::Auto)
         .await?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::progress::Amount;
+use crate::instance::objects::PROBE_FOLDER;
 use crate::milvus::objects::folders;
 use crate::restore::plan::inputs::Counted;
 use crate::store::{ListOptions, Store};
@@ -43,7 +44,8 @@ pub(crate) async fn storage(
     let mut total = 0;
     while let Some(meta) = listing.try_next().await? {
         let key = meta.key.as_str();
-        if outside.iter().any(|prefix| key.starts_with(prefix)) {
+        let probe = key.starts_with(PROBE_FOLDER);
+        if probe || outside.iter().any(|prefix| key.starts_with(prefix)) {
             continue;
         }
         let family = key.split_once('/').map_or("", |(first, _)| first);
