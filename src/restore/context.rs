@@ -16,6 +16,8 @@ pub struct Context<'a> {
     pub repository: &'a Repository,
     /// Where the repository is.
     pub location: &'a Location,
+    /// The command that goes on with an interrupted restore, for people.
+    pub command: &'a str,
     /// Clock, randomness and ids.
     pub env: &'a Env,
     /// Who is told how it goes.

@@ -319,6 +319,7 @@ impl Prepared {
             saved: self.home.found.saved.clone(),
             given_up: given_up.as_deref(),
             limits: self.limits,
+            command: context.command,
             env: context.env,
             progress: context.progress,
             cancel: context.cancel,

@@ -83,7 +83,9 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     let outcome = context.run(async {
         let stored = Stored::open(context, &config).await?;
         let snapshot = stored.find(&args.snapshot)?.clone();
+        let command = args.command(context, &snapshot.snapshot.short());
         let work = restore::Context {
+            command: &command,
             instance: target,
             repository: &stored.repository,
             location: &repository.location,
@@ -127,6 +129,30 @@ enum Outcome {
 }
 
 impl Args {
+    /// The command that restores the same snapshot in the same way, for people.
+    fn command(&self, context: &Context, snapshot: &str) -> String {
+        let mut words = vec!["eyrie".to_owned()];
+        let global = &context.global;
+        let path = |path: &PathBuf| path.display().to_string();
+        let mut named = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        named("--config", global.config.as_ref().map(path));
+        named("--repo", global.repo.clone());
+        named("restore", Some(snapshot.to_owned()));
+        named("--target", self.target.as_ref().map(path));
+        let flags = [
+            ("--replace", self.replace),
+            ("--keep-wal", self.keep_wal),
+            ("--suspend-ttl", self.suspend_ttl),
+            ("--read-back", self.read_back),
+            ("--accept-unproven-wal", self.accept_unproven_wal),
+        ];
+        let given = flags.iter().filter(|(_, given)| *given);
+        words.extend(given.map(|(flag, _)| (*flag).to_owned()));
+        words.join(" ")
+    }
+
     fn options(&self) -> Options {
         Options {
             occupied: if self.replace {

@@ -39,19 +39,9 @@ use crate::snapshot::{Snapshot, WalState};
 use crate::store::SharedStore;
 use crate::{Cause, Error, Result};
 
-/// The way out of damage on a target that held nothing.
-const NOTHING_VISIBLE: &str = "no key was written, and the target is marked: eyrie verify --level bytes names the \
-     damaged files; bring them back and run the same command again, or restore another snapshot with --replace";
-
-/// The way out of damage before anything was replaced.
-const OLD_IS_WHOLE: &str = "nothing was replaced: the old keys, objects and queue are as they were, and Milvus can be \
-     started on them again; eyrie verify --level bytes names the damaged files: bring them back, stop Milvus and run \
-     the same command again, or restore another snapshot with --replace";
-
-/// The way out of damage that came after everything had been proved.
-const SWAP_HAS_BEGUN: &str = "the repository was damaged after its bytes had been proved, and the old keys are gone \
-     from etcd (they are the newest snapshot of NAME.replaced): eyrie verify --level bytes names the damaged files; \
-     bring them back and run the same command again, or restore another snapshot with --replace";
+/// The way out of damage that shows before it harms.
+const MEND: &str = "eyrie verify --level bytes names the damaged files: bring them back and go on, or restore another \
+     snapshot with --replace";
 
 /// Everything that a restore works with.
 #[derive(Debug)]
@@ -71,6 +61,8 @@ pub(crate) struct Steps<'a> {
     pub(crate) old: Option<&'a Old>,
     /// Where an earlier run has saved it.
     pub(crate) saved: Option<String>,
+    /// The command that goes on, for people.
+    pub(crate) command: &'a str,
     /// What etcd takes at once.
     pub(crate) limits: TxnLimits,
     /// The marker of another restore that is given up.
@@ -111,7 +103,7 @@ impl Steps<'_> {
     pub(crate) async fn run(
         &self,
         keys: &mut dyn Keyspace,
-        mut home: Option<&mut Embedded>,
+        home: Option<&mut Embedded>,
     ) -> Result<Done> {
         let begun = Writer::begin(
             keys,
@@ -124,33 +116,55 @@ impl Steps<'_> {
         );
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
-        let told = |stage| move |error| self.told(error, stage);
-        let deferred = self.place(&mut done).await.map_err(told(self.stage))?;
+        // Once the swap has begun it is the stage of an earlier run that counts, when that came further.
+        let reached = |stage: Stage| stage.max(self.stage);
+        let told = |stage| move |error| self.told(error, reached(stage));
+        let deferred = self.place(&mut done).await.map_err(told(Stage::Objects))?;
         let mut saved = self.saved.clone();
         if self.stage == Stage::Objects {
-            saved = self.save(&mut writer).await?;
-            self.cancel.check()?;
-            writer.stage(Stage::Swap).await?;
+            saved = self.save(&mut writer).await.map_err(told(Stage::Objects))?;
+            self.cancel.check().map_err(told(Stage::Objects))?;
+            writer
+                .stage(Stage::Swap)
+                .await
+                .map_err(told(Stage::Objects))?;
         }
         self.swap(&mut writer, home.as_deref(), deferred, &mut done)
             .await
             .map_err(told(Stage::Swap))?;
         // Put once: what is written to the target after it was not written by this restore.
         if self.stage < Stage::Clean {
-            writer.stage(Stage::Clean).await?;
+            writer
+                .stage(Stage::Clean)
+                .await
+                .map_err(told(Stage::Swap))?;
         }
-        self.clean(&mut writer, home.as_deref(), saved.as_deref(), &mut done)
+        self.end(writer, home, saved.as_deref(), &mut done)
+            .await
+            .map_err(told(Stage::Clean))?;
+        Ok(done)
+    }
+
+    /// Removes what was replaced, and the mark; puts an embedded etcd in place.
+    async fn end(
+        &self,
+        mut writer: Writer<'_>,
+        home: Option<&mut Embedded>,
+        saved: Option<&str>,
+        done: &mut Done,
+    ) -> Result<()> {
+        self.clean(&mut writer, home.as_deref(), saved, done)
             .await?;
         if done.left.is_none() {
             writer.finish().await?;
         } else {
             writer.leave().await?;
         }
-        if let Some(home) = &mut home {
+        if let Some(home) = home {
             home.alone()?;
             home.settle().await?;
         }
-        Ok(done)
+        Ok(())
     }
 
     /// Places what can be placed beside the old instance, and proves the rest: every byte of the
@@ -233,16 +247,35 @@ impl Steps<'_> {
         self.options.occupied == Occupied::Replace && self.stage == Stage::Objects
     }
 
-    /// Says what damage that shows at `stage` leaves.
+    /// Adds to an error what is done, what is missing, and how it goes on.
     fn told(&self, error: Error, stage: Stage) -> Error {
-        if error.cause() != Cause::Damage {
-            return error;
-        }
-        error.with_hint(match (self.options.occupied, stage) {
-            (Occupied::Refuse, _) => NOTHING_VISIBLE,
-            (Occupied::Replace, Stage::Objects) => OLD_IS_WHOLE,
-            (Occupied::Replace, _) => SWAP_HAS_BEGUN,
-        })
+        let done = match (self.options.occupied, stage) {
+            (Occupied::Refuse, Stage::Objects) => {
+                "no key was written: the target is marked and has a part of the objects, which no Milvus sees"
+            }
+            (Occupied::Replace, Stage::Objects) => {
+                "nothing was replaced: the old keys, objects and queue are as they were, and Milvus can be started on \
+                 them again; a part of the snapshot's objects lies beside them"
+            }
+            (Occupied::Refuse, Stage::Swap) => {
+                "the objects are in place and the keys are not all written: no Milvus may be started on the target"
+            }
+            (Occupied::Replace, Stage::Swap) => {
+                "the swap has begun: the old keys are saved (the newest snapshot of NAME.replaced) and gone from etcd, the \
+                 new ones are not all written, and no Milvus may be started on the target"
+            }
+            (_, Stage::Clean) => {
+                "keys, objects and queue are written and compared: what is missing is to remove what was there before and the \
+                 mark, and to put an etcd inside Milvus in place"
+            }
+        };
+        let out = match (error.cause(), error.hint()) {
+            (Cause::Damage, _) => format!("; {MEND}"),
+            (_, Some(hint)) => format!("; {hint}"),
+            (_, None) => String::new(),
+        };
+        let command = self.command;
+        error.with_hint(format!("{done}{out}; to go on: {command}"))
     }
 
     async fn objects(&self, done: &mut Done) -> Result<Placed> {

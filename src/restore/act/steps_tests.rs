@@ -228,6 +228,7 @@ impl World {
             saved: found.saved,
             given_up: None,
             limits: TxnLimits::default(),
+            command: "eyrie restore",
             env: &Env::simulated(Timestamp::UNIX_EPOCH, 3).0,
             progress: &(Arc::new(Silent) as SharedProgress),
             cancel: &Cancel::new(),
