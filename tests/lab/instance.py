@@ -11,7 +11,9 @@ from typing import Any
 import urllib3
 import yaml
 from minio import Minio as S3Client
+from minio import MinioAdmin
 from minio.commonconfig import ENABLED
+from minio.credentials import StaticProvider
 from minio.deleteobjects import DeleteObject
 from minio.versioningconfig import VersioningConfig
 
@@ -204,6 +206,15 @@ class Instance:
         http = urllib3.PoolManager(ca_certs=str(certificates.authority)) if certificates else None
         at = f"127.0.0.1:{self.minio.port}"
         return S3Client(at, Minio.user, Minio.password, secure=bool(certificates), http_client=http)
+
+    def make_user(self, name: str, password: str, actions: list[str]) -> None:
+        """A user of MinIO that may do what `actions` name, and no more."""
+        assert self.minio, f"layout {self.layout} has no MinIO"
+        admin = MinioAdmin(f"127.0.0.1:{self.minio.port}", StaticProvider(Minio.user, Minio.password), secure=False)
+        statement = {"Effect": "Allow", "Action": actions, "Resource": ["arn:aws:s3:::*"]}
+        admin.policy_add(name, policy={"Version": "2012-10-17", "Statement": [statement]})
+        admin.user_add(name, password)
+        admin.policy_set(name, user=name)
 
     def make_bucket(self, bucket: str, versioned: bool = True) -> None:
         s3 = self.s3()

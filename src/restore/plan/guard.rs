@@ -13,6 +13,9 @@ use crate::restore::plan::marker::AREA;
 use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 
+/// The rule of what has no space.
+const FULL: &str = "no-space";
+
 /// Why a target refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Refusal {
@@ -41,8 +44,12 @@ impl Refusal {
     /// As an error.
     #[must_use]
     pub fn to_error(&self) -> Error {
+        let cause = match self.rule {
+            FULL => Cause::NoSpace,
+            _ => Cause::Refused,
+        };
         Side::Target
-            .error(Cause::Refused, self.found.clone())
+            .error(cause, self.found.clone())
             .with_hint(self.hint.clone())
     }
 }
@@ -381,7 +388,7 @@ fn storage_space(source: &SourceFacts, target: &TargetFacts) -> Option<Refusal> 
     let anew = target.storage.objects() == 0 && target.etcd.marked == Marked::No;
     (anew && source.bytes > file_system.free).then(|| {
         Refusal::new(
-            "no-space",
+            FULL,
             format!(
                 "{} has {} free on {}, and the snapshot's objects have {}",
                 target.storage.place,
@@ -415,8 +422,9 @@ fn wal_empty(target: &TargetFacts, options: &Options) -> Option<Refusal> {
 }
 
 fn etcd_room(target: &TargetFacts) -> Option<Refusal> {
-    let (found, hint) = target.etcd.room.lack.as_ref()?;
-    Some(Refusal::new("etcd-room", found, hint))
+    let lack = target.etcd.room.lack.as_ref()?;
+    let rule = if lack.is_full { FULL } else { "etcd-room" };
+    Some(Refusal::new(rule, &lack.found, &lack.hint))
 }
 
 fn wal_keys(target: &TargetFacts) -> Option<Refusal> {

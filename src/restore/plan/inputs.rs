@@ -173,8 +173,19 @@ pub struct EtcdRoom {
     pub size: u64,
     /// Its quota in bytes, where it tells it.
     pub quota: Option<u64>,
-    /// What it has no room for, for people, and the way out.
-    pub lack: Option<(String, String)>,
+    /// What it has no room for.
+    pub lack: Option<Lack>,
+}
+
+/// What an etcd has no room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// Whether its database is full, or would be.
+    pub is_full: bool,
+    /// What was found, for people.
+    pub found: String,
+    /// The way out.
+    pub hint: String,
 }
 
 /// The target's object layer.

@@ -1,6 +1,6 @@
 //! Whether the target's etcd takes what a restore writes, found out before anything is destroyed.
 
-use super::inputs::EtcdRoom;
+use super::inputs::{EtcdRoom, Lack};
 use super::target_keys::TargetKeys;
 use crate::base::text::Bytes;
 use crate::etcd::{Etcd, KeyValue, MAX_TXN_BYTES, TxnLimits, size};
@@ -39,17 +39,21 @@ pub(crate) async fn room(
     let needed = needed(there, target);
     let place = etcd.endpoints().to_owned();
     if let Some(found) = too_old(version) {
-        let hint = "Milvus needs etcd 3.5: upgrade the target's".to_owned();
-        room.lack = Some((format!("etcd at {place} is {found}"), hint));
+        let hint = "Milvus needs etcd 3.5: upgrade the target's";
+        room.lack = lacks(false, format!("etcd at {place} is {found}"), hint);
     } else if !capacity.alarms.is_empty() {
-        room.lack = Some((
-            format!("etcd at {place} takes no writes: {}", capacity.alarms.join(", ")),
+        room.lack = lacks(
+            true,
+            format!(
+                "etcd at {place} takes no writes: {}",
+                capacity.alarms.join(", ")
+            ),
             "compact and defragment it or raise its quota, then `etcdctl alarm disarm`; a CORRUPT alarm needs \
-             a repaired cluster"
-                .to_owned(),
-        ));
+             a repaired cluster",
+        );
     } else if let Some(quota) = quota.filter(|quota| capacity.size + needed >= *quota) {
-        room.lack = Some((
+        room.lack = lacks(
+            true,
             format!(
                 "etcd at {place} has no room: its database has {} of a quota of {} ({} in use), and the restore adds \
                  about {}",
@@ -62,17 +66,18 @@ pub(crate) async fn room(
                 "raise --quota-backend-bytes to {} or more, or compact and defragment etcd first",
                 Bytes(capacity.size + needed + (needed >> 2))
             ),
-        ));
+        );
     }
     if room.lack.is_some() {
         return Ok((room, TxnLimits::default()));
     }
     let prefix = format!("{}/eyrie/", config.root_path);
     let Some(limits) = etcd.limits(&prefix).await? else {
-        room.lack = Some((
+        room.lack = lacks(
+            false,
             format!("etcd at {place} takes no transaction with one key of 1 KiB"),
-            "raise its --max-txn-ops and --max-request-bytes".to_owned(),
-        ));
+            "raise its --max-txn-ops and --max-request-bytes",
+        );
         return Ok((room, TxnLimits::default()));
     };
     let largest = target.keys.iter().max_by_key(|pair| size(pair));
@@ -80,16 +85,30 @@ pub(crate) async fn room(
         && size(pair) > limits.bytes
         && !etcd.takes_large(&prefix, size(pair)).await?
     {
-        room.lack = Some((
+        room.lack = lacks(
+            false,
             format!(
                 "etcd at {place} does not take a key of {}, which {} has",
                 Bytes(size(pair) as u64),
                 String::from_utf8_lossy(&pair.0)
             ),
-            "raise its --max-request-bytes to what the source's etcd has".to_owned(),
-        ));
+            "raise its --max-request-bytes to what the source's etcd has",
+        );
     }
     Ok((room, limits))
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "it is put where there is none otherwise"
+)]
+fn lacks(is_full: bool, found: String, hint: impl Into<String>) -> Option<Lack> {
+    let hint = hint.into();
+    Some(Lack {
+        is_full,
+        found,
+        hint,
+    })
 }
 
 /// Bytes by which the database grows at most when the keys that differ are written: a quarter more than

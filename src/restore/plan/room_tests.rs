@@ -58,8 +58,12 @@ async fn a_quota_that_the_swap_would_reach_is_found_before_it() {
     let (full, _) = room(&config, &mut etcd, "3.5.21", (&there, &changed))
         .await
         .unwrap();
-    let (found, hint) = full.lack.unwrap();
-    assert!(found.contains("64.0 MiB"), "{found}");
+    let Lack {
+        found,
+        hint,
+        is_full,
+    } = full.lack.unwrap();
+    assert!(is_full && found.contains("64.0 MiB"), "{found}");
     assert!(hint.contains("--quota-backend-bytes"), "{hint}");
     assert!(!etcd.status().await.unwrap().no_space);
 }
@@ -91,7 +95,7 @@ async fn a_value_at_the_limit_of_etcd_fits_and_a_larger_one_is_refused() {
         let (room_for, _) = room(&config, &mut etcd, "3.5.21", (&[], &over))
             .await
             .unwrap();
-        assert!(room_for.lack.unwrap().1.contains("--max-request-bytes"));
+        assert!(room_for.lack.unwrap().hint.contains("--max-request-bytes"));
 
         let lock = etcd
             .lock(b"by-dev/eyrie/restore-lock", b"owner", &Env::system())
@@ -127,7 +131,7 @@ async fn an_alarm_and_an_old_version_are_found() {
     let (old, _) = room(&config, &mut etcd, "3.3.27", (&[], &target([1])))
         .await
         .unwrap();
-    assert!(old.lack.unwrap().0.contains("3.3.27"));
+    assert!(old.lack.unwrap().found.contains("3.3.27"));
     let filled = loop {
         let pair = [(b"k".to_vec(), vec![0; 100_000])];
         if let Err(error) = etcd.put_all("filling", vec![], &pair, None).await {
@@ -141,5 +145,5 @@ async fn an_alarm_and_an_old_version_are_found() {
     let (full, _) = room(&config, &mut etcd, "3.5.21", (&[], &target([1])))
         .await
         .unwrap();
-    assert!(full.lack.unwrap().0.contains("NOSPACE"));
+    assert!(full.lack.unwrap().found.contains("NOSPACE"));
 }

@@ -19,7 +19,7 @@ use crate::milvus::keys::Roots;
 use crate::restore::context::{Context, Purpose};
 use crate::restore::options::{Occupied, Options};
 use crate::restore::plan::inputs::{
-    Counted, EtcdFacts, EtcdRoom, Known, Marked, StorageFacts, TargetVersion, WalFacts,
+    Counted, EtcdFacts, EtcdRoom, Known, Lack, Marked, StorageFacts, TargetVersion, WalFacts,
 };
 use crate::restore::plan::target_keys::{TargetKeys, in_the_way};
 use crate::restore::scope::Scope;
@@ -117,10 +117,14 @@ impl TargetEtcd {
         let names = MarkerKeys::new(&context.instance.etcd.root_path);
         running.extend(directory.in_use()?);
         let (version, why) = directory.program().await?;
-        let hint = "set instance.etcd.binary to an etcd 3.5".to_owned();
+        let lack = |found| Lack {
+            is_full: false,
+            found,
+            hint: "set instance.etcd.binary to an etcd 3.5".to_owned(),
+        };
         let program = EtcdRoom {
             version,
-            lack: why.map(|why| (why, hint)),
+            lack: why.map(lack),
             ..EtcdRoom::default()
         };
         let mut home = Self {
