@@ -148,6 +148,9 @@ pub struct Meta {
     /// resolution of HEAD); locally size, mtime, ctime (nanoseconds) and inode. Equal identities of
     /// one key mean equal bytes; [`Store::head`] and [`Store::list`] tell the same one.
     pub identity: String,
+    /// Whether it has to be brought back from an archive storage class before it can be read. A listing says
+    /// so of every object of such a class, [`Store::head`] only of those that are not brought back.
+    pub archived: bool,
 }
 
 impl Meta {

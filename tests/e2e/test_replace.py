@@ -47,11 +47,6 @@ def look(instance: Instance) -> oracle.View:
         return oracle.snapshot_instance(client, storage_is_local=True)
 
 
-def names(instance: Instance) -> set[str]:
-    with instance.client() as client:
-        return set(client.collections("default"))
-
-
 @dataclass
 class Site:
     """An instance with a snapshot, to which a collection came later."""
@@ -119,7 +114,7 @@ def test_a_wiped_instance_comes_back_onto_itself(layout: str, fresh: Callable[..
     before = look(instance)
     # A plan needs no stopped target: it says what has to be stopped.
     plan = eyrie.json("restore", "latest", "--replace", "--dry-run")
-    assert plan["refusals"] == [] and any(instance.address in sign for sign in plan["to_stop"]), plan
+    assert plan["refusals"] == [] and any("something answers" in sign for sign in plan["to_stop"]), plan
     assert eyrie.expect(21, "restore", "latest", "--replace").err.count("Milvus is running")
     instance.wipe()
     instance.start_backing()
@@ -141,10 +136,6 @@ def test_the_old_instance_is_whole_until_the_swap_and_the_same_command_ends_it(
         if how == signal.SIGTERM:
             assert "nothing was replaced" in stopped.err and "restore" in stopped.err, stopped
         assert layout == "embedded" or stage(instance) in (None, "objects")
-        if how == signal.SIGTERM or phase == "prove":
-            instance.start_milvus()
-            assert names(instance) == {"before", "later"}
-            instance.stop_milvus()
     instance.start_milvus()
     assert oracle.compare(one.now, look(instance)) == []
     instance.stop_milvus()
@@ -291,6 +282,7 @@ def test_the_queue_and_the_time_to_live_come_back_as_asked(fresh: Callable[..., 
     with instance.client() as client:
         collection = client.collection("default", "expiring")
         assert collection.describe()["properties"]["collection.ttl.seconds"] == "0"
+        collection.load()
         # The row that was never flushed is in the queue alone.
         wait_until(lambda: len(collection.query(f"id == {ROWS}")) == 1, "the row in the queue is there")
         assert len(oracle.read_rows(collection, with_vectors=False)) == ROWS + 1

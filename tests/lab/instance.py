@@ -210,7 +210,8 @@ class Instance:
     def make_user(self, name: str, password: str, actions: list[str]) -> None:
         """A user of MinIO that may do what `actions` name, and no more."""
         assert self.minio, f"layout {self.layout} has no MinIO"
-        admin = MinioAdmin(f"127.0.0.1:{self.minio.port}", StaticProvider(Minio.user, Minio.password), secure=False)
+        root = StaticProvider(Minio.user, Minio.password)
+        admin = MinioAdmin(endpoint=f"127.0.0.1:{self.minio.port}", credentials=root, secure=False)
         statement = {"Effect": "Allow", "Action": actions, "Resource": ["arn:aws:s3:::*"]}
         admin.policy_add(name, policy={"Version": "2012-10-17", "Statement": [statement]})
         admin.user_add(name, password)

@@ -1,6 +1,6 @@
 //! What a session sees: the blobs that the index knew when it began.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ pub enum Look {
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     pub(crate) sizes: HashMap<PackId, u64>,
+    /// Packs that have to be brought back from an archive storage class before they can be read.
+    archived: HashSet<PackId>,
 }
 
 /// A reader session: a view under a lease, so that nothing it reads is pruned meanwhile.
@@ -210,16 +212,34 @@ impl View {
 
     /// Lists the packs that the store has.
     pub async fn listing(&self) -> Result<Listing> {
-        let mut sizes = HashMap::new();
+        let mut listing = Listing::default();
         for kind in [PackKind::Data, PackKind::Tree] {
             let packs = StoredFile::packs(kind);
             for meta in self.repo().list(packs.row().directory).await? {
                 if let Some(Ok(id)) = packs.id(meta.key.as_str()).map(str::parse) {
-                    sizes.insert(id, meta.size);
+                    listing.sizes.insert(id, meta.size);
+                    if meta.archived && self.repo().store().head(&meta.key).await?.archived {
+                        listing.archived.insert(id);
+                    }
                 }
             }
         }
-        Ok(Listing { sizes })
+        Ok(listing)
+    }
+
+    /// A pack that has to be brought back from an archive storage class before all of `pieces` can be read.
+    #[must_use]
+    pub fn archived(&self, listing: &Listing, pieces: &[PieceRef]) -> Option<PackId> {
+        if listing.archived.is_empty() {
+            return None;
+        }
+        pieces.iter().find_map(|piece| {
+            let places = self.places(BlobKind::Data, piece).iter();
+            let mut packs = places.map(|record| self.index().pack(record.pack).id);
+            let first = packs.next()?;
+            let archived = |id: &PackId| listing.archived.contains(id);
+            (archived(&first) && packs.all(|id| archived(&id))).then_some(first)
+        })
     }
 
     /// Those of `pieces` that cannot be there: in no index segment, or only in packs that are missing

@@ -4,6 +4,8 @@
 //! proved as they are read to be written, and those that can only be written after something old is
 //! gone are read once before: a blob that does not open stops the restore before etcd is written.
 
+use std::collections::BTreeSet;
+
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
@@ -12,7 +14,7 @@ use crate::base::progress::{Amount, SharedProgress};
 use crate::snapshot::items::Item;
 use crate::snapshot::reading::LARGE_AT_ONCE;
 use crate::snapshot::{Selected, Snapshot};
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
@@ -42,6 +44,7 @@ pub(crate) async fn prove(
     let mut proved = Proved::default();
     let mut missing = Vec::new();
     let mut damaged = 0_u64;
+    let mut archived = BTreeSet::new();
     let parts = [
         (snapshot.items(selected), &mut proved.objects),
         (snapshot.wal_files(), &mut proved.wal),
@@ -56,11 +59,23 @@ pub(crate) async fn prove(
                     missing.push(item.key.to_string());
                 }
             }
+            archived.extend(snapshot.view().archived(&listing, item.pieces()));
             *amount += Amount::object(item.size);
             progress.advance(Amount::object(item.size));
         }
     }
     progress.end();
+    if let Some(pack) = archived.first() {
+        let message = format!(
+            "snapshot {} cannot be read: {} packs that it needs are in an archive storage class, such as {pack}",
+            snapshot.manifest.snapshot.short(),
+            archived.len()
+        );
+        let hint = "bring them back first (aws s3api restore-object), then run the same command again; the target is untouched";
+        return Err(Side::Repository
+            .error(Cause::Refused, message)
+            .with_hint(hint));
+    }
     if damaged == 0 {
         return Ok(proved);
     }

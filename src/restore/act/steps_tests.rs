@@ -507,6 +507,24 @@ async fn a_full_disk_stops_before_etcd_is_written() {
     world.complete().await;
 }
 
+/// What nobody can read for hours is found before the target is touched.
+#[tokio::test]
+async fn packs_in_an_archive_class_stop_before_anything_is_written() {
+    let (store, repository, manifest) = captured_in(WalState::Captured).await;
+    let prove = async || {
+        let snapshot = Snapshot::open(&repository.view().await?, manifest.clone())?;
+        let progress = Arc::new(Silent) as SharedProgress;
+        prove::prove(&snapshot, &Selected::All, &progress, &Cancel::new()).await
+    };
+    told(prove().await);
+    store.archive(Some("data/"));
+    let error = prove().await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Refused);
+    assert!(error.to_string().contains("archive"), "{error}");
+    store.archive(None);
+    told(prove().await);
+}
+
 /// Between two flipped bits, in bytes: less than the smallest sealed blob of the fixture takes.
 const FLIP_STEP: usize = 128;
 

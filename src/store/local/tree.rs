@@ -459,6 +459,7 @@ fn meta(key: Key, stat: &FileStat) -> Meta {
             stat.st_ctime_nsec,
             stat.st_ino
         ),
+        archived: false,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
+use aws_sdk_s3::types::ObjectStorageClass;
 use aws_smithy_types::DateTime;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::error::classify;
-use super::{S3Store, meta};
+use super::{S3Store, is_archive, meta};
 use crate::store::{Key, ListOptions, Meta, may_begin_a_key};
 use crate::{Error, Result};
 
@@ -89,12 +90,18 @@ impl Walk<'_> {
             .await
             .map_err(|error| classify(&self.doing(), error))?;
         for object in answer.contents.unwrap_or_default() {
+            let class = object
+                .storage_class
+                .as_ref()
+                .map(ObjectStorageClass::as_str);
+            let archived = is_archive(class);
             self.take(
                 object.key,
                 object.size,
                 object.e_tag.as_deref(),
                 object.last_modified,
                 None,
+                archived,
             );
         }
         let token = answer.next_continuation_token;
@@ -127,6 +134,7 @@ impl Walk<'_> {
                     one.e_tag.as_deref(),
                     one.last_modified,
                     one.version_id,
+                    false,
                 );
             }
         }
@@ -145,12 +153,13 @@ impl Walk<'_> {
         etag: Option<&str>,
         modified: Option<DateTime>,
         version: Option<String>,
+        archived: bool,
     ) {
         let below = |key: String| Key::new(key.strip_prefix(&self.store.prefix)?).ok();
         // Ceph lists versions from the key that is given on, and not those after it.
         let follows = |key: &Key| self.after.as_ref().is_none_or(|after| key > after);
         if let Some(key) = key.and_then(below).filter(follows) {
-            let meta = meta(key, size, etag, modified, version);
+            let meta = meta(key, size, etag, modified, version, archived);
             self.found.push_back(meta);
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::types::ChecksumAlgorithm;
+use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::{Bytes, BytesMut};
@@ -165,12 +165,19 @@ impl S3Store {
     }
 }
 
+/// Whether objects of a storage class have to be brought back before they can be read
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects.html>).
+fn is_archive(class: Option<&str>) -> bool {
+    matches!(class, Some("GLACIER" | "DEEP_ARCHIVE"))
+}
+
 fn meta(
     key: Key,
     size: Option<i64>,
     etag: Option<&str>,
     modified: Option<DateTime>,
     version: Option<String>,
+    archived: bool,
 ) -> Meta {
     let size = size
         .and_then(|size| u64::try_from(size).ok())
@@ -186,6 +193,7 @@ fn meta(
         }),
         version,
         identity: format!("{etag}:{size}:{seconds}"),
+        archived,
     }
 }
 
@@ -250,7 +258,13 @@ impl Store for S3Store {
             .map_err(|error| classify(&self.doing("look at", key), error))?;
         let etag = answer.e_tag.as_deref();
         let (size, modified) = (answer.content_length, answer.last_modified);
-        Ok(meta(key.clone(), size, etag, modified, answer.version_id))
+        let class = answer.storage_class.as_ref().map(StorageClass::as_str);
+        // What is brought back for a while has no request for it any more.
+        let back = answer.restore.as_deref();
+        let back = back.is_some_and(|state| state.contains("ongoing-request=\"false\""));
+        let archived = is_archive(class) && !back;
+        let version = answer.version_id;
+        Ok(meta(key.clone(), size, etag, modified, version, archived))
     }
 
     fn list(&self, prefix: &str, options: ListOptions) -> BoxStream<'_, Result<Meta>> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,8 @@ enum Answer {
     BreakOff,
     /// Answers 200 with ten bytes.
     Ten,
+    /// Answers 200 with these headers and this body.
+    Says(&'static str, &'static str),
     /// Stores the body, then closes the connection without an answer.
     StoreAndDrop,
     /// Stores the body unless the key exists (412 where that was asked for), reads it back on GET.
@@ -112,6 +115,11 @@ async fn serve(
                 return;
             }
             Answer::Ten => reply(200, b"0123456789"),
+            Answer::Says(headers, body) => {
+                let length = body.len();
+                format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
+                    .into_bytes()
+            }
             Answer::Error(status, "") => reply(status, b""),
             Answer::Error(status, code) => reply(status, error_body(code).as_bytes()),
             Answer::Serve => serve_object(&objects, &head, path, body),
@@ -299,5 +307,34 @@ async fn settings_that_cannot_be_right_are_refused() {
         let error = S3Store::open(settings).await.unwrap_err();
         assert_eq!(error.cause(), Cause::Invalid, "{endpoint}");
         assert!(!error.chain().contains("hidden"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn simulated_archive_classes_are_told_until_an_object_is_brought_back() {
+    const LISTED: &str = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+        <Contents><Key>prefix/a</Key><Size>1</Size><StorageClass>DEEP_ARCHIVE</StorageClass></Contents>\
+        <Contents><Key>prefix/b</Key><Size>1</Size><StorageClass>GLACIER_IR</StorageClass></Contents>\
+        </ListBucketResult>";
+    let classed = "x-amz-storage-class: GLACIER\r\n";
+    let going = "x-amz-storage-class: GLACIER\r\nx-amz-restore: ongoing-request=\"true\"\r\n";
+    let back = "x-amz-storage-class: GLACIER\r\nx-amz-restore: ongoing-request=\"false\", expiry-date=\"Fri\"\r\n";
+    let script = [
+        Answer::Says("", LISTED),
+        Answer::Says(classed, ""),
+        Answer::Says(going, ""),
+        Answer::Says(back, ""),
+    ];
+    let server = Simulated::start(&script).await;
+    let store = server.store().await;
+    let listed: Vec<_> = store
+        .list("", ListOptions::default())
+        .try_collect()
+        .await
+        .unwrap();
+    let archived: Vec<_> = listed.iter().map(|meta| meta.archived).collect();
+    assert_eq!(archived, [true, false]);
+    for expected in [true, true, false] {
+        assert_eq!(store.head(&key()).await.unwrap().archived, expected);
     }
 }

@@ -19,6 +19,8 @@ use crate::{Cause, Error, Result};
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     versions: Versions,
+    /// What is below this prefix is said to be archived.
+    archive: Arc<Mutex<Option<String>>>,
 }
 
 /// Whether a [`MemoryStore`] keeps what was replaced or deleted.
@@ -49,6 +51,7 @@ impl MemoryStore {
         Self {
             state: Arc::default(),
             versions: Versions::Forgotten,
+            archive: Arc::default(),
         }
     }
 
@@ -58,6 +61,7 @@ impl MemoryStore {
         Self {
             state: Arc::default(),
             versions: Versions::Kept,
+            archive: Arc::default(),
         }
     }
 
@@ -68,7 +72,14 @@ impl MemoryStore {
         Self {
             state: Arc::new(Mutex::new(lock(&self.state).clone())),
             versions: self.versions,
+            archive: Arc::default(),
         }
+    }
+
+    /// Says from now on that what is below `prefix` has to be brought back from an archive; of nothing when
+    /// `None`.
+    pub fn archive(&self, prefix: Option<&str>) {
+        *lock(&self.archive) = prefix.map(ToOwned::to_owned);
     }
 
     fn version_id(&self, number: u64) -> Option<String> {
@@ -82,6 +93,9 @@ impl MemoryStore {
             modified: None,
             version: self.version_id(version.number),
             identity: version.number.to_string(),
+            archived: lock(&self.archive)
+                .as_ref()
+                .is_some_and(|prefix| key.as_str().starts_with(prefix)),
         })
     }
 
