@@ -40,6 +40,10 @@ pub struct SurveyedEtcd {
     pub status: Status,
     /// Keys under the instance's root.
     pub keys: u64,
+    /// Bytes of its database.
+    pub size: u64,
+    /// Its quota in bytes, where it tells it.
+    pub quota: Option<u64>,
 }
 
 /// The Milvus of an instance.
@@ -107,9 +111,16 @@ async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
     let etcd = &context.instance.etcd;
     let (mut client, status) = connect::etcd(etcd, Side::Source).await?;
     let anchor = client.read_prefix(&format!("{}/", etcd.root_path)).await?;
+    let capacity = client.capacity().await;
+    let quota = match capacity.quota {
+        Some(quota) => Some(quota),
+        None => connect::etcd_quota(etcd).await,
+    };
     Ok(SurveyedEtcd {
         status,
         keys: anchor.keys.len() as u64,
+        size: capacity.size,
+        quota,
     })
 }
 

@@ -15,12 +15,13 @@ import pytest
 import yaml
 from conftest import Lab, objects_of
 from lab import eyrie as lab_eyrie
-from lab import oracle
+from lab import oracle, ports
 from lab.cluster import Cluster
+from lab.etcd_client import EtcdClient
 from lab.eyrie import TIMEOUT, Eyrie, Result
 from lab.instance import LAYOUTS, Instance
 from lab.made import Made
-from lab.servers import wait_until
+from lab.servers import Etcd, wait_until
 from pymilvus import Collection, CollectionSchema, DataType, FieldSchema
 
 # Rows of a collection that is flushed: fewer get no index file.
@@ -286,6 +287,47 @@ def test_the_queue_and_the_time_to_live_come_back_as_asked(fresh: Callable[..., 
         # The row that was never flushed is in the queue alone.
         wait_until(lambda: len(collection.query(f"id == {ROWS}")) == 1, "the row in the queue is there")
         assert len(oracle.read_rows(collection, with_vectors=False)) == ROWS + 1
+    instance.kill()
+
+
+def test_directories_that_hold_what_is_to_stay_are_refused(known: Eyrie, fresh: Callable[..., Lab], binary: Path) -> None:
+    target = fresh("local")
+    instance = target.instance
+    instance.start_backing()
+    config = target.eyrie(binary, wal={"kind": "rocksmq", "path": str(instance.directory)}).config
+    instance.storage.mkdir()
+    kept = instance.storage / "kept"
+    kept.write_text("kept")
+    refused = known.expect(21, "restore", "latest", "--replace", "--target", str(config))
+    assert "holds the storage root" in refused.err and kept.exists(), refused
+    instance.kill()
+
+
+@pytest.mark.embedded
+def test_what_an_embedded_etcd_left_is_replaced_or_refused_at_once(
+    known: Eyrie, fresh: Callable[..., Lab], binary: Path
+) -> None:
+    target = fresh("embedded", auth=True)
+    instance = target.instance
+    left = Etcd(instance.directory, ports.take(), ports.take())
+    left.data = instance.embedded_etcd
+    left.start()
+    EtcdClient(left.client_url).put("somebody/else", b"x")
+    left.stop()
+    config = str(target.eyrie(binary).config)
+    onto = ("restore", "latest", "--target", config)
+    refused = known.expect(21, *onto)
+    assert "has data already" in refused.err, refused
+    assert not instance.storage.exists()
+    # A program that would prepare what Milvus cannot open.
+    newer = instance.directory / "etcd-3.6"
+    newer.write_text("#!/bin/sh\necho 'etcd Version: 3.6.1'\n")
+    newer.chmod(0o755)
+    wrong = target.eyrie(binary, "newer", etcd={"binary": str(newer)}).config
+    refused = known.expect(21, "restore", "latest", "--replace", "--target", str(wrong))
+    assert "etcd 3.6.1" in refused.err and not instance.storage.exists(), refused
+    known.expect(0, *onto, "--replace")
+    instance.start_milvus()
     instance.kill()
 
 

@@ -1,5 +1,6 @@
 //! What a check noticed, the gravest first.
 
+use crate::base::text::Bytes;
 use crate::capture::{self, Survey};
 use crate::cli::documents::{Finding, Severity};
 use crate::cli::output::count;
@@ -66,6 +67,22 @@ impl Findings {
         for silent in survey.etcd.iter().flat_map(|etcd| &etcd.status.silent) {
             let message = format!("a member is passed over: {silent}");
             self.add(Severity::Note, "etcd", message);
+        }
+        let sized = survey.etcd.as_ref().ok();
+        if let Some((size, quota)) = sized.and_then(|etcd| Some((etcd.size, etcd.quota?))) {
+            let used = format!(
+                "its database has {} of a quota of {}",
+                Bytes(size),
+                Bytes(quota)
+            );
+            if size >= quota - quota / 10 {
+                let what = format!(
+                    "{used}; at its quota it takes no writes, neither a hold nor a restore: compact and defragment it"
+                );
+                self.add(Severity::Note, "etcd-quota", what);
+            } else {
+                self.add(Severity::Ok, "etcd-quota", used);
+            }
         }
         match &survey.etcd {
             Err(error) => self.error(Severity::Refusal, "etcd", error),
