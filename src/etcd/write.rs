@@ -71,6 +71,8 @@ pub enum Condition {
     NoneIn(Vec<u8>, Vec<u8>),
     /// The key exists and has this value.
     Equals(Vec<u8>, Vec<u8>),
+    /// No key from the first up to, but not at, the second was put after this revision.
+    UnchangedIn(Vec<u8>, Vec<u8>, i64),
 }
 
 impl Condition {
@@ -81,6 +83,9 @@ impl Condition {
                 Compare::create_revision(from, CompareOp::Equal, 0).with_range(to)
             }
             Self::Equals(key, value) => Compare::value(key, CompareOp::Equal, value),
+            Self::UnchangedIn(from, to, revision) => {
+                Compare::mod_revision(from, CompareOp::Less, revision + 1).with_range(to)
+            }
         }
     }
 }
@@ -100,6 +105,9 @@ enum Change<'a> {
     Delete(&'a [Vec<u8>]),
     /// Takes the lease from a key, whose value stays.
     Keep(&'a [u8]),
+    /// Nothing. A transaction without operations is answered from what one member knows, which may be
+    /// old; one that reads a key is not.
+    Look(&'a [u8]),
     #[cfg(any(test, feature = "testing"))]
     DeletePrefix(&'a [u8]),
 }
@@ -117,6 +125,10 @@ impl Change<'_> {
             Self::Delete(keys) => {
                 let delete = |key: &Vec<u8>| TxnOp::delete(key.as_slice(), None);
                 keys.iter().map(delete).collect()
+            }
+            Self::Look(key) => {
+                let options = GetOptions::new().with_keys_only();
+                vec![TxnOp::get(*key, Some(options))]
             }
             Self::Keep(key) => {
                 let options = PutOptions::new().with_ignore_value();
@@ -144,7 +156,7 @@ impl Change<'_> {
                 let get = |key: &Vec<u8>| TxnOp::get(key.as_slice(), Some(options.clone()));
                 keys.iter().map(get).collect()
             }
-            Self::Keep(key) => {
+            Self::Keep(key) | Self::Look(key) => {
                 let options = GetOptions::new().with_keys_only();
                 vec![TxnOp::get(*key, Some(options))]
             }
@@ -159,8 +171,7 @@ impl Change<'_> {
         }
     }
 
-    /// Whether what was found of its traces shows that it took place after the revision `since`. One that
-    /// changes nothing leaves none.
+    /// Whether what was found of its traces shows that it took place after the revision `since`.
     fn took_place(&self, found: &[etcd_client::KeyValue], since: i64) -> bool {
         match self {
             Self::Put(pairs, lease) => pairs.iter().take(1).any(|(key, value)| {
@@ -174,6 +185,8 @@ impl Change<'_> {
             Self::Keep(_) => found
                 .iter()
                 .any(|kv| kv.lease() == 0 && kv.mod_revision() > since),
+            // Made again: it changes nothing.
+            Self::Look(_) => false,
             _ => found.is_empty(),
         }
     }
@@ -195,6 +208,20 @@ impl Etcd {
         self.transaction(doing, conditions, put).await
     }
 
+    /// Whether all `conditions` hold now; `key` is read beside them.
+    ///
+    /// # Errors
+    ///
+    /// What etcd fails with.
+    pub async fn holds(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        key: &[u8],
+    ) -> Result<Applied> {
+        self.transaction(doing, conditions, Change::Look(key)).await
+    }
+
     /// Puts one key whose value leaves no room for conditions beside it, when all `conditions` hold: first under
     /// `lease`, so that it is refused when the lease has ended and goes with it when this process dies,
     /// then for good in a transaction that names the key only.
@@ -209,7 +236,7 @@ impl Etcd {
         (key, value): &Pair,
         lease: &Lease,
     ) -> Result<Applied> {
-        if self.put_all(doing, conditions.clone(), &[], None).await? == Applied::No {
+        if self.holds(doing, conditions.clone(), key).await? == Applied::No {
             return Ok(Applied::No);
         }
         let put = |mut client: etcd_client::Client| {

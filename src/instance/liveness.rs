@@ -117,17 +117,28 @@ pub async fn wait_for_sessions_to_expire(
 ///
 /// [`Cause::AccessDenied`] when a lock cannot be looked at.
 pub async fn signs_of_life(instance: &Instance) -> Result<Vec<String>> {
-    let mut signs = Vec::new();
     let address = &instance.milvus.address;
-    if answers(address).await {
-        signs.push(format!("something answers at {address}"));
-    }
+    let answered = answers(address).await;
+    let answered = answered.then(|| format!("something answers at {address}"));
+    Ok(answered
+        .into_iter()
+        .chain(queue_holders(instance)?)
+        .collect())
+}
+
+/// Processes that hold the instance's queue, for people.
+///
+/// # Errors
+///
+/// [`Cause::AccessDenied`] when a lock cannot be looked at.
+pub fn queue_holders(instance: &Instance) -> Result<Vec<String>> {
+    let mut holders = Vec::new();
     for directory in wal::directories(&instance.wal.kind) {
         if let Some(pid) = rocksdb_holder(&directory)? {
-            signs.push(format!("process {pid} holds {}", directory.display()));
+            holders.push(format!("process {pid} holds {}", directory.display()));
         }
     }
-    Ok(signs)
+    Ok(holders)
 }
 
 /// Whether something answers at `address` (`host:port`).

@@ -6,21 +6,26 @@ use std::collections::BTreeSet;
 use crate::etcd::KeyValue;
 use crate::milvus::keys::{Area, Roots};
 
+/// What beside `ROOT/` and Milvus's areas is no other instance's: dynamic configuration, whose names may have
+/// a `session` in them, and eyrie's own.
+const OWN: [&str; 2] = ["config/", "eyrie/"];
+
 /// The root of another instance that `key` shows to be below `roots`: each Milvus has a counter of its
-/// sessions, at `ROOT/META/session/id`, and sessions beside it.
+/// sessions, at `ROOT/META/session/id`. One with the same root and another META has that for its root.
 #[must_use]
 pub fn other_root<'k>(roots: &Roots, key: &'k [u8]) -> Option<&'k str> {
     let key = std::str::from_utf8(key).ok()?;
     // A user or a role may be called `session`.
-    if [Area::Meta, Area::Kv]
-        .iter()
-        .any(|area| key.starts_with(&roots.area(*area)))
-    {
+    let areas = [Area::Meta, Area::Kv];
+    if areas.iter().any(|area| key.starts_with(&roots.area(*area))) {
         return None;
     }
     let below = key.strip_prefix(&roots.prefix())?;
-    let (area, _) = below.rsplit_once("/session/")?;
-    let (other, _) = area.rsplit_once('/')?;
+    if OWN.iter().any(|own| below.starts_with(own)) {
+        return None;
+    }
+    let area = below.strip_suffix("/session/id")?;
+    let other = area.rsplit_once('/').map_or(area, |(other, _)| other);
     key.get(..roots.prefix().len() + other.len())
 }
 
@@ -62,7 +67,10 @@ mod tests {
         let roots = Roots::new("by-dev");
         for (key, expected) in [
             ("by-dev/b/meta/session/id", Some("by-dev/b")),
-            ("by-dev/b/c/meta/session/proxy-3", Some("by-dev/b/c")),
+            ("by-dev/b/c/meta/session/id", Some("by-dev/b/c")),
+            ("by-dev/meta2/session/id", Some("by-dev/meta2")),
+            ("by-dev/config/common/session/id", None),
+            ("by-dev/config/common/session/ttl", None),
             ("by-dev/meta/session/id", None),
             ("by-dev/meta/session/querynode-7", None),
             (
@@ -70,7 +78,7 @@ mod tests {
                 None,
             ),
             ("by-dev2/meta/session/id", None),
-            ("by-dev/session/id", None),
+            ("by-dev/b/session/other", None),
         ] {
             assert_eq!(other_root(&roots, key.as_bytes()), expected, "{key}");
         }

@@ -115,13 +115,9 @@ pub async fn restore(
     cancel.in_order(Turn::Last, prepared.reader.finish()).await;
     let done = done?;
     closed.unwrap_or_else(|| Err(cancel.error()))?;
-    let left = done.left.map(|error| Weakening {
+    let left = left(&done).map(|message| Weakening {
         code: weakening::OLD_OBJECTS.to_owned(),
-        message: format!(
-            "everything is restored; what it replaced could not all be removed: {}. To finish, run the same command \
-             again before Milvus is started",
-            error.chain()
-        ),
+        message: format!("everything is restored; {message}"),
         items: vec![],
     });
     let weakened = prepared.plan.weakened.iter().cloned().chain(left);
@@ -136,6 +132,21 @@ pub async fn restore(
     })
 }
 
+/// What of the old instance was not removed, and the way out.
+fn left(done: &Done) -> Option<String> {
+    match (&done.left, done.changed) {
+        (Some(error), _) => Some(format!(
+            "what it replaced could not all be removed: {}. To finish, run the same command again before Milvus is started",
+            error.chain()
+        )),
+        (None, 0) => None,
+        (None, changed) => Some(format!(
+            "{changed} old objects are not what they were when the swap began, and stay: look at them; Milvus's garbage \
+             collection removes what it does not know"
+        )),
+    }
+}
+
 /// Everything looked at, nothing changed.
 struct Prepared {
     reader: Reader,
@@ -148,6 +159,7 @@ struct Prepared {
     marker: Marker,
     marked: Marked,
     limits: TxnLimits,
+    session_id: i64,
     scope: Scope,
     plan: RestorePlan,
 }
@@ -194,11 +206,17 @@ impl Prepared {
         let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
         let objects = storage.layer.record();
+        // Each run writes the same counter.
+        let session_id = match whose {
+            Marked::Ours(stage) if stage > Stage::Objects => home.found.session_id,
+            _ => None,
+        };
+        let session_id = session_id.unwrap_or_else(|| home.session_id(context));
         let onto = Onto {
             instance: context.instance,
             objects: &objects,
             version: version.get().unwrap_or_else(|| anchor.version.clone()),
-            session_id: home.session_id(context),
+            session_id,
             now: marker.started,
         };
         let contents = contents(manifest);
@@ -272,6 +290,7 @@ impl Prepared {
             marker,
             marked: whose,
             limits,
+            session_id,
             scope,
             plan,
         })
@@ -316,6 +335,9 @@ impl Prepared {
             storage: &storage,
             queue: &self.queue,
             old: old.as_ref(),
+            seen: embedded.is_none().then_some(self.home.revision),
+            session_id: self.session_id,
+            instance: Some(context.instance),
             saved: self.home.found.saved.clone(),
             given_up: given_up.as_deref(),
             limits: self.limits,
@@ -379,7 +401,10 @@ fn marker(
     options: &Options,
     home: &TargetEtcd,
 ) -> Marker {
+    let found = &home.found;
+    let begun = matches!(found.stage, Some(Stage::Swap | Stage::Keys)) && found.value.is_some();
     let new = Marker {
+        over_swap: begun || found.marker.as_ref().is_some_and(|marker| marker.over_swap),
         restore: hex::encode(&context.env.id()[..16]),
         repository: context.repository.id().to_string(),
         snapshot: manifest.snapshot.to_string(),

@@ -5,8 +5,9 @@
 //! rename when it is complete. Until then Milvus finds what it left, or nothing.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -25,6 +26,10 @@ const STAGING: &str = ".eyrie-restore";
 /// very first start leaves a log without members, which no etcd ever comes up on again.
 const READY: &str = "ready";
 
+/// The file in [`STAGING`] that says which data the swap moves aside: the number of its inode, 0 for
+/// none. What is in its place later is somebody else's.
+const MOVED: &str = "moved";
+
 /// The series of etcd that Milvus has inside; what a later one has written it does not open.
 const SERIES: &str = "3.5.";
 
@@ -36,7 +41,13 @@ pub(crate) struct Embedded {
     owner: Owner,
     logs: TempDir,
     process: Option<Process>,
+    /// What was there when it was read.
+    seen: Option<Trace>,
 }
+
+/// What changes when an etcd runs on a directory: which it is, and when its database and its log were
+/// written last.
+type Trace = (u64, Option<SystemTime>, Option<SystemTime>);
 
 /// What the directory of an embedded etcd holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +74,7 @@ impl Embedded {
             owner: Owner::of(data_dir)?,
             logs: logs.map_err(|e| failed("making a directory for etcd's log", data_dir, e))?,
             process: None,
+            seen: None,
         })
     }
 
@@ -129,23 +141,30 @@ impl Embedded {
     }
 
     /// Fails when Milvus has been started on the directory while its new etcd is prepared: it makes data
-    /// of its own there.
+    /// of its own there, or still holds what was moved aside.
     ///
     /// # Errors
     ///
     /// [`Side::Target`], naming the directory.
     pub(crate) fn alone(&self) -> Result<()> {
         let member = self.data_dir.join(MEMBER);
+        let aside = old_content::place(&self.data_dir);
+        if liveness::etcd_directory_in_use(&aside).on(Side::Target)? {
+            let message = format!("a Milvus holds {}, which was moved there", aside.display());
+            let hint = "stop it, then run the same command again: it goes on where it stopped";
+            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+        }
         if !member.exists() {
             return Ok(());
         }
         let message = format!(
-            "a Milvus has started on the target: its etcd has made {}",
+            "a Milvus was started on the target while it was replaced: its etcd has made {}",
             member.display()
         );
-        Err(Side::Target
-            .error(Cause::Refused, message)
-            .with_hint("stop it, then run the same command again: it goes on where it stopped"))
+        Err(Side::Target.error(Cause::Refused, message).with_hint(
+            "stop it; what it wrote since is in that directory and nowhere else: move it to a safe place, then run \
+             the same command again",
+        ))
     }
 
     fn staging(&self) -> PathBuf {
@@ -153,7 +172,8 @@ impl Embedded {
     }
 
     /// Reads what the embedded etcd left, from a copy.
-    pub(crate) async fn read_left(&self, prefix: &str) -> Result<(Anchor, Status)> {
+    pub(crate) async fn read_left(&mut self, prefix: &str) -> Result<(Anchor, Status)> {
+        self.seen = self.trace();
         let (copy, mut etcd, status) =
             EtcdCopy::start(&self.binary, &self.data_dir, Side::Target).await?;
         let read = etcd.read_prefix(prefix).await;
@@ -189,9 +209,59 @@ impl Embedded {
         Ok(etcd)
     }
 
+    fn trace(&self) -> Option<Trace> {
+        let member = self.data_dir.join(MEMBER);
+        let of = |path: PathBuf| std::fs::metadata(path).ok();
+        let log = std::fs::read_dir(member.join("wal")).ok();
+        let written = log.and_then(|log| {
+            let times = log.filter_map(|entry| entry.ok()?.metadata().ok()?.modified().ok());
+            times.max()
+        });
+        let database = of(member.join("snap/db")).and_then(|meta| meta.modified().ok());
+        Some((of(member)?.ino(), database, written))
+    }
+
+    /// Fails when Milvus has run since its data was read, or runs now.
+    ///
+    /// # Errors
+    ///
+    /// [`Side::Target`]: the same command looks again.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        if liveness::etcd_directory_in_use(&self.data_dir).on(Side::Target)?
+            || self.trace() != self.seen
+        {
+            let message = format!(
+                "a Milvus runs or has run on the target since it was looked at: {} has changed",
+                self.data_dir.display()
+            );
+            let hint = "stop it, then run the same command again: it looks again";
+            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+        }
+        Ok(())
+    }
+
     /// Moves what the embedded etcd left aside: from here on the only way is forward.
+    ///
+    /// # Errors
+    ///
+    /// [`Side::Target`] when what is there was made after the swap had begun: it is nobody's copy.
     pub(crate) fn begin_swap(&self) -> Result<()> {
-        old_content::move_aside(&self.data_dir, Part::Member)
+        let noted = self.staging().join(MOVED);
+        let own = match std::fs::read_to_string(&noted) {
+            Ok(text) => text.trim().parse().unwrap_or(0),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let own = self.trace().map_or(0, |(inode, ..)| inode);
+                std::fs::write(&noted, own.to_string())
+                    .map_err(|e| failed("writing", &noted, e))?;
+                old_content::sync(&self.staging())?;
+                own
+            }
+            Err(error) => return Err(failed("reading", &noted, error)),
+        };
+        match self.trace() {
+            Some((inode, ..)) if inode != own => self.alone(),
+            _ => old_content::move_aside(&self.data_dir, Part::Member),
+        }
     }
 
     /// Stops our etcd.
@@ -253,6 +323,7 @@ mod tests {
             owner: Owner::of(data_dir).unwrap(),
             logs: tempfile::tempdir().unwrap(),
             process: None,
+            seen: None,
         }
     }
 
@@ -273,9 +344,20 @@ mod tests {
         member(&home.staging(), "new");
         ready(&home.staging()).unwrap();
         assert_eq!(home.holds(), Holds::Staged);
+        home.seen = home.trace();
+        home.check_unchanged().unwrap();
         home.begin_swap().unwrap();
         home.begin_swap().unwrap();
         assert!(!dir.path().join(MEMBER).exists());
+        home.alone().unwrap();
+        // A Milvus that is started meanwhile makes data of its own, which is not moved after the old.
+        member(dir.path(), "of a user");
+        home.alone().unwrap_err();
+        assert_eq!(home.begin_swap().unwrap_err().exit_code(), 21);
+        let made = dir.path().join(MEMBER);
+        assert!(made.join("db").exists());
+        home.check_unchanged().unwrap_err();
+        std::fs::remove_dir_all(made).unwrap();
         home.settle().await.unwrap();
         let db = dir.path().join(MEMBER).join("db");
         assert_eq!(std::fs::read_to_string(&db).unwrap(), "new");

@@ -48,7 +48,7 @@ pub enum Look {
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     pub(crate) sizes: HashMap<PackId, u64>,
-    /// Packs that have to be brought back from an archive storage class before they can be read.
+    /// Packs of an archive storage class, which may have been brought back.
     archived: HashSet<PackId>,
 }
 
@@ -218,7 +218,7 @@ impl View {
             for meta in self.repo().list(packs.row().directory).await? {
                 if let Some(Ok(id)) = packs.id(meta.key.as_str()).map(str::parse) {
                     listing.sizes.insert(id, meta.size);
-                    if meta.archived && self.repo().store().head(&meta.key).await?.archived {
+                    if meta.archived {
                         listing.archived.insert(id);
                     }
                 }
@@ -227,7 +227,18 @@ impl View {
         Ok(listing)
     }
 
-    /// A pack that has to be brought back from an archive storage class before all of `pieces` can be read.
+    /// Whether a pack of data has to be brought back from an archive storage class before it can be read.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn is_archived(&self, pack: PackId) -> Result<bool> {
+        let key = pack_key(PackKind::Data, &pack)?;
+        Ok(self.repo().store().head(&key).await?.archived)
+    }
+
+    /// A pack of an archive storage class that some of `pieces` are in, and in no other; it may have been brought
+    /// back ([`is_archived`](Self::is_archived)).
     #[must_use]
     pub fn archived(&self, listing: &Listing, pieces: &[PieceRef]) -> Option<PackId> {
         if listing.archived.is_empty() {

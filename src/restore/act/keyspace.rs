@@ -35,6 +35,14 @@ pub trait Keyspace: Send {
         keys: &Pairs,
     ) -> Result<Applied>;
 
+    /// Whether all `conditions` hold now; `key` is one that may be read.
+    async fn holds(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        key: &[u8],
+    ) -> Result<Applied>;
+
     /// Puts one key that is too large to share a transaction with conditions, when they hold.
     ///
     /// After [`Cause::Unavailable`] the key may be there until the lock ends.
@@ -97,6 +105,15 @@ impl Keyspace for Etcd {
         keys: &Pairs,
     ) -> Result<Applied> {
         Box::pin(self.put_all(doing, conditions, keys, None)).await
+    }
+
+    async fn holds(
+        &mut self,
+        doing: &str,
+        conditions: Vec<Condition>,
+        key: &[u8],
+    ) -> Result<Applied> {
+        Box::pin(Etcd::holds(self, doing, conditions, key)).await
     }
 
     async fn put_large(
@@ -259,6 +276,10 @@ pub(crate) mod memory {
                 Condition::Equals(key, value) => {
                     state.keys.get(key).is_some_and(|(found, _)| found == value)
                 }
+                Condition::UnchangedIn(from, to, revision) => state
+                    .keys
+                    .range(from.clone()..to.clone())
+                    .all(|(_, (_, changed))| changed <= revision),
             });
             if holds {
                 state.revision += 1;
@@ -321,6 +342,15 @@ pub(crate) mod memory {
                     state.keys.insert(key.clone(), entry);
                 }
             })
+        }
+
+        async fn holds(
+            &mut self,
+            _: &str,
+            conditions: Vec<Condition>,
+            _: &[u8],
+        ) -> Result<Applied> {
+            self.write(&conditions, |_| ())
         }
 
         async fn put_large(

@@ -7,14 +7,18 @@
 use std::collections::BTreeSet;
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::cancel::Cancel;
 use crate::base::progress::{Amount, SharedProgress};
+use crate::repo::PackId;
 use crate::snapshot::items::Item;
 use crate::snapshot::reading::LARGE_AT_ONCE;
 use crate::snapshot::{Selected, Snapshot};
 use crate::{Cause, Error, Result, Side};
+
+/// Packs that are asked for at once.
+const HEADS_AT_ONCE: usize = 16;
 
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
@@ -65,6 +69,15 @@ pub(crate) async fn prove(
         }
     }
     progress.end();
+    let archived: BTreeSet<PackId> = stream::iter(archived)
+        .map(|pack| async move {
+            let archived = cancel.run(snapshot.view().is_archived(pack)).await?;
+            Ok::<_, Error>(archived.then_some(pack))
+        })
+        .buffer_unordered(HEADS_AT_ONCE)
+        .try_filter_map(|pack| std::future::ready(Ok(pack)))
+        .try_collect()
+        .await?;
     if let Some(pack) = archived.first() {
         let message = format!(
             "snapshot {} cannot be read: {} packs that it needs are in an archive storage class, such as {pack}",

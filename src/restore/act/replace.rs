@@ -14,9 +14,11 @@ use tracing::{info, warn};
 use super::write::Writer;
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
+use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::etcd::KeyValue;
 use crate::instance::embedded::Embedded;
+use crate::instance::liveness;
 use crate::instance::objects::{Identity, short_hash};
 use crate::repo::{
     Compression, Content, Entry, KeyRange, NodeRef, Repository, Totals, Values, Writer as Session,
@@ -187,6 +189,8 @@ pub(crate) struct Removal {
     pub(crate) changed: u64,
     /// Why some could not be removed.
     pub(crate) failed: Option<Error>,
+    /// Whether nobody knows any more what to remove.
+    pub(crate) list_is_gone: bool,
 }
 
 /// Removes old objects from a target that is still this restore's alone.
@@ -198,6 +202,7 @@ pub(crate) struct Removing<'a, 'w> {
     pub(crate) store: &'a dyn Store,
     pub(crate) writer: &'a mut Writer<'w>,
     pub(crate) home: Option<&'a Embedded>,
+    pub(crate) instance: Option<&'a config::Instance>,
     pub(crate) target: &'a TargetKeys,
     pub(crate) progress: &'a SharedProgress,
     pub(crate) cancel: &'a Cancel,
@@ -216,6 +221,7 @@ impl Removing<'_, '_> {
         let list = self.cancel.run(list_of(self.repository, self.saved)).await;
         let list = match list {
             Err(error) if !error.is_stop() => {
+                removal.list_is_gone = matches!(error.cause(), Cause::NotFound | Cause::Damage);
                 removal.failed = Some(error);
                 return Ok(removal);
             }
@@ -229,6 +235,7 @@ impl Removing<'_, '_> {
             match next {
                 Err(error) if error.is_stop() => return Err(error),
                 Err(error) => {
+                    removal.list_is_gone = error.cause() == Cause::Damage;
                     removal.failed = Some(error);
                     return Ok(removal);
                 }
@@ -259,6 +266,12 @@ impl Removing<'_, '_> {
         self.cancel.check()?;
         if let Some(home) = self.home {
             home.alone()?;
+        }
+        let holders = self.instance.map(liveness::queue_holders).transpose();
+        if let Some(holder) = holders.on(Side::Target)?.unwrap_or_default().first() {
+            let message = format!("a Milvus has started on the target: {holder}");
+            let hint = "stop it, then run the same command again";
+            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
         }
         self.writer.check(self.target).await?;
         let store = self.store;

@@ -20,12 +20,14 @@ use super::keyspace::Keyspace;
 use super::objects::{Other, Placed, Placing, read_back};
 use super::prove;
 use super::replace::{self, Old, Removing};
-use super::write::Writer;
+use super::write::{Beginning, Writer};
 use crate::base::cancel::Cancel;
 use crate::base::env::Env;
+use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
 use crate::etcd::TxnLimits;
 use crate::instance::embedded::Embedded;
+use crate::instance::liveness;
 use crate::instance::objects::{Layer, Listed};
 use crate::milvus::keys::Roots;
 use crate::repo::Repository;
@@ -37,7 +39,7 @@ use crate::restore::scope::Scope;
 use crate::snapshot::items::Item;
 use crate::snapshot::{Snapshot, WalState};
 use crate::store::SharedStore;
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, Side, config};
 
 /// The way out of damage that shows before it harms.
 const MEND: &str = "eyrie verify --level bytes names the damaged files: bring them back and go on, or restore another \
@@ -59,6 +61,12 @@ pub(crate) struct Steps<'a> {
     pub(crate) queue: &'a WalDirectories,
     /// What is to be saved before it is replaced.
     pub(crate) old: Option<&'a Old>,
+    /// The revision at which the target's keys were read; `None` where nobody else can write them.
+    pub(crate) seen: Option<i64>,
+    /// The target's own counter of sessions.
+    pub(crate) session_id: i64,
+    /// The target, whose signs of life are looked for before anything is moved.
+    pub(crate) instance: Option<&'a config::Instance>,
     /// Where an earlier run has saved it.
     pub(crate) saved: Option<String>,
     /// The command that goes on, for people.
@@ -89,6 +97,8 @@ pub(crate) struct Done {
     pub(crate) kept: Amount,
     pub(crate) queue: Amount,
     pub(crate) removed: u64,
+    /// Old objects that are not what they were when the swap began, and stay.
+    pub(crate) changed: u64,
     /// What was replaced and could not be removed, and why: the rest is done.
     pub(crate) left: Option<Error>,
 }
@@ -105,35 +115,32 @@ impl Steps<'_> {
         keys: &mut dyn Keyspace,
         home: Option<&mut Embedded>,
     ) -> Result<Done> {
-        let begun = Writer::begin(
-            keys,
-            self.roots,
-            self.scope,
-            &self.marker,
-            self.given_up,
-            self.limits,
-            self.env,
-        );
+        let beginning = Beginning {
+            marker: &self.marker,
+            stage: self.stage,
+            given_up: self.given_up,
+            limits: self.limits,
+        };
+        let begun = Writer::begin(keys, self.roots, self.scope, beginning, self.env);
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         // Once the swap has begun it is the stage of an earlier run that counts, when that came further.
         let reached = |stage: Stage| stage.max(self.stage);
         let told = |stage| move |error| self.told(error, reached(stage));
         let deferred = self.place(&mut done).await.map_err(told(Stage::Objects))?;
-        let mut saved = self.saved.clone();
-        if self.stage == Stage::Objects {
-            saved = self.save(&mut writer).await.map_err(told(Stage::Objects))?;
-            self.cancel.check().map_err(told(Stage::Objects))?;
-            writer
-                .stage(Stage::Swap)
-                .await
-                .map_err(told(Stage::Objects))?;
-        }
-        self.swap(&mut writer, home.as_deref(), deferred, &mut done)
+        let saved = self
+            .begin_swap(&mut writer, home.as_deref())
             .await
-            .map_err(told(Stage::Swap))?;
-        // Put once: what is written to the target after it was not written by this restore.
-        if self.stage < Stage::Clean {
+            .map_err(told(Stage::Objects))?;
+        let settled = self.stage == Stage::Clean && writer.is_complete(self.target).await?;
+        if settled {
+            self.files(&mut done).await.map_err(told(Stage::Clean))?;
+        } else {
+            // What is written to the target after the last stage was not written by this restore.
+            writer.stage(Stage::Swap).await.map_err(told(Stage::Swap))?;
+            self.swap(&mut writer, home.as_deref(), deferred, &mut done)
+                .await
+                .map_err(told(Stage::Swap))?;
             writer
                 .stage(Stage::Clean)
                 .await
@@ -145,6 +152,48 @@ impl Steps<'_> {
         Ok(done)
     }
 
+    /// Proves that nothing has written to the target since it was looked at. Saves what is there and notes
+    /// that the swap begins, unless it had begun. Gives where the old keys are saved.
+    async fn begin_swap(
+        &self,
+        writer: &mut Writer<'_>,
+        home: Option<&Embedded>,
+    ) -> Result<Option<String>> {
+        self.check_nobody_runs().await?;
+        if self.stage > Stage::Objects {
+            if self.stage == Stage::Clean
+                && let Some(home) = home
+            {
+                home.alone()?;
+            }
+            writer.check_unchanged(self.seen).await?;
+            return Ok(self.saved.clone());
+        }
+        let saved = self.save(writer).await?;
+        self.cancel.check()?;
+        if let Some(home) = home
+            && self.options.occupied == Occupied::Replace
+        {
+            home.check_unchanged()?;
+        }
+        writer.begin_swap(self.seen, self.session_id).await?;
+        Ok(saved)
+    }
+
+    /// Fails when something of Milvus answers or holds a file.
+    async fn check_nobody_runs(&self) -> Result<()> {
+        let Some(instance) = self.instance else {
+            return Ok(());
+        };
+        let signs = liveness::signs_of_life(instance).await.on(Side::Target)?;
+        if signs.is_empty() {
+            return Ok(());
+        }
+        let message = format!("a Milvus has started on the target: {}", signs.join("; "));
+        let hint = "stop it, then run the same command again";
+        Err(Side::Target.error(Cause::Refused, message).with_hint(hint))
+    }
+
     /// Removes what was replaced, and the mark; puts an embedded etcd in place.
     async fn end(
         &self,
@@ -153,9 +202,10 @@ impl Steps<'_> {
         saved: Option<&str>,
         done: &mut Done,
     ) -> Result<()> {
-        self.clean(&mut writer, home.as_deref(), saved, done)
+        let removable = self
+            .clean(&mut writer, home.as_deref(), saved, done)
             .await?;
-        if done.left.is_none() {
+        if done.left.is_none() || !removable {
             writer.finish().await?;
         } else {
             writer.leave().await?;
@@ -231,15 +281,22 @@ impl Steps<'_> {
             self.queue.put_aside()?;
         }
         writer.clear(self.target, self.options.occupied).await?;
+        // A late copy of a removal finds another stage, and does nothing to the new keys.
+        writer.stage(Stage::Keys).await?;
         self.deferred(deferred, done).await?;
+        self.files(done).await?;
+        self.keys(writer).await
+    }
+
+    /// The files of the queue, and every object read again where that was asked for.
+    async fn files(&self, done: &mut Done) -> Result<()> {
         if self.snapshot.body.wal.state == WalState::Captured {
             done.queue = self
                 .queue
                 .bring_back(self.snapshot, self.env, self.progress, self.cancel)
                 .await?;
         }
-        self.read_back().await?;
-        self.keys(writer).await
+        self.read_back().await
     }
 
     /// Whether something is replaced that is whole yet.
@@ -250,6 +307,10 @@ impl Steps<'_> {
     /// Adds to an error what is done, what is missing, and how it goes on.
     fn told(&self, error: Error, stage: Stage) -> Error {
         let done = match (self.options.occupied, stage) {
+            (_, Stage::Objects) if self.marker.over_swap => {
+                "the target still has what a restore left that had begun its swap and was given up: no Milvus may be started \
+                 on it"
+            }
             (Occupied::Refuse, Stage::Objects) => {
                 "no key was written: the target is marked and has a part of the objects, which no Milvus sees"
             }
@@ -257,10 +318,10 @@ impl Steps<'_> {
                 "nothing was replaced: the old keys, objects and queue are as they were, and Milvus can be started on \
                  them again; a part of the snapshot's objects lies beside them"
             }
-            (Occupied::Refuse, Stage::Swap) => {
+            (Occupied::Refuse, Stage::Swap | Stage::Keys) => {
                 "the objects are in place and the keys are not all written: no Milvus may be started on the target"
             }
-            (Occupied::Replace, Stage::Swap) => {
+            (Occupied::Replace, Stage::Swap | Stage::Keys) => {
                 "the swap has begun: the old keys are saved (the newest snapshot of NAME.replaced) and gone from etcd, the \
                  new ones are not all written, and no Milvus may be started on the target"
             }
@@ -359,17 +420,19 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Removes what was replaced. That something cannot be removed is told in `done`.
+    /// Removes what was replaced. That something cannot be removed is told in `done`; whether another run
+    /// might is the result.
     async fn clean(
         &self,
         writer: &mut Writer<'_>,
         home: Option<&Embedded>,
         saved: Option<&str>,
         done: &mut Done,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if self.options.occupied == Occupied::Refuse {
-            return Ok(());
+            return Ok(true);
         }
+        let mut removable = true;
         if let Some(saved) = saved {
             let mut removing = Removing {
                 repository: self.repository,
@@ -378,6 +441,7 @@ impl Steps<'_> {
                 store: &*self.storage.store,
                 writer,
                 home,
+                instance: self.instance,
                 target: self.target,
                 progress: self.progress,
                 cancel: self.cancel,
@@ -389,12 +453,14 @@ impl Steps<'_> {
                 "the old objects are removed"
             );
             done.removed = removal.removed;
+            done.changed = removal.changed;
             done.left = removal.failed;
+            removable = !removal.list_is_gone;
         }
         let aside = self.queue.remove_aside();
         let aside = aside.and_then(|()| home.map_or(Ok(()), Embedded::remove_aside));
         done.left = done.left.take().or(aside.err());
-        Ok(())
+        Ok(removable)
     }
 }
 

@@ -51,10 +51,12 @@ fn contents(state: WalState) -> Contents {
     }
 }
 
-fn target() -> TargetKeys {
+/// What is to be there; the counter of sessions goes on from the target's own, as it does in a plan.
+fn target(session_id: i64) -> TargetKeys {
+    let counter = (session_id.max(7) + 16).to_string();
     let keys = [
         ("r/meta/fields/1", "f"),
-        ("r/meta/session/id", "7"),
+        ("r/meta/session/id", counter.as_str()),
         ("r/meta/collection/1", "c"),
     ];
     TargetKeys {
@@ -192,6 +194,7 @@ impl World {
             snapshot: self.manifest.snapshot.to_string(),
             options: String::new(),
             started: Timestamp::UNIX_EPOCH,
+            over_swap: false,
         });
         let stage = found.stage.unwrap_or(Stage::Objects);
         let old = Old {
@@ -212,7 +215,11 @@ impl World {
         let queue = WalDirectories {
             directories: self.directories(),
         };
-        let target = target();
+        let own = keys.dump().get("r/meta/session/id").cloned();
+        let own = own.map_or(0, |own| String::from_utf8(own).unwrap().parse().unwrap());
+        let session_id = found.session_id.filter(|_| stage > Stage::Objects);
+        let session_id = session_id.unwrap_or(own);
+        let target = target(session_id);
         let work = Steps {
             snapshot: &snapshot,
             repository: &self.repository,
@@ -225,6 +232,9 @@ impl World {
             storage: &storage,
             queue: &queue,
             old: replaces.then_some(&old),
+            seen: Some(all.revision),
+            session_id,
+            instance: None,
             saved: found.saved,
             given_up: None,
             limits: TxnLimits::default(),
@@ -266,8 +276,11 @@ impl World {
         }
         assert_eq!(self.stored().await, wanted);
         let mut keys = self.keys.dump();
-        keys.retain(|key, _| key != "r/eyrie/restored" && key != "r/eyrie/restore-lock");
-        let wanted = target().keys.into_iter();
+        let least = &keys["r/eyrie/restore-session-id"];
+        let least = std::str::from_utf8(least).unwrap().parse().unwrap();
+        let left = ["restored", "restore-lock", "restore-session-id"];
+        keys.retain(|key, _| !left.iter().any(|name| *key == format!("r/eyrie/{name}")));
+        let wanted = target(least).keys.into_iter();
         let wanted = wanted.map(|(key, value)| (String::from_utf8(key).unwrap(), value));
         assert_eq!(keys, wanted.collect());
         let files = |directory: PathBuf| -> BTreeMap<String, Bytes> {
@@ -291,6 +304,13 @@ impl World {
             });
             assert_eq!(files(directory), wanted.collect());
         }
+    }
+
+    /// Nobody but the restore has written, so it must never seem so.
+    async fn nobody_seems_to_have_written(&self) {
+        let all = self.keys.clone().read("r/").await.unwrap().keys;
+        let found = crate::restore::plan::marker::Found::read(&MarkerKeys::new("r"), &all);
+        assert_eq!(found.touched, None);
     }
 
     /// While the swap has not begun, all that was there is there.
@@ -429,6 +449,7 @@ async fn a_crash_at_any_write_to_etcd_is_resumed() {
                 }
                 world.old_is_whole_before_the_swap().await;
                 world.keys.revive();
+                world.nobody_seems_to_have_written().await;
                 if first.is_err() {
                     told(world.run(world.plain()).await);
                 }
@@ -436,6 +457,91 @@ async fn a_crash_at_any_write_to_etcd_is_resumed() {
             }
         }
     }
+}
+
+/// Who may not delete restores again and again; a crash at any write of a later run is resumed, and none of them
+/// is taken for a Milvus that has run.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_write_of_a_repeated_clean_up_is_resumed() {
+    let captured = captured(WalState::Captured).await;
+    for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+        for at in 0.. {
+            let world = World::on(&captured, Occupied::Replace, WalState::Captured).await;
+            let undeletable = || {
+                let faulty = FaultStore::new(world.plain());
+                let rule = Rule::on(Op::Delete, Action::Fail(Cause::AccessDenied));
+                faulty.faults().add(rule);
+                Arc::new(faulty)
+            };
+            assert!(told(world.run(undeletable()).await).left.is_some());
+            world.keys.revive();
+            world.nobody_seems_to_have_written().await;
+            world.keys.arm(at, fault);
+            let second = world.run(undeletable()).await;
+            let over = world.keys.armed();
+            world.keys.revive();
+            world.nobody_seems_to_have_written().await;
+            if let Ok(done) = second {
+                assert!(done.left.is_some());
+            }
+            let done = told(world.run(world.plain()).await);
+            assert!(done.left.is_none());
+            world.complete().await;
+            if over {
+                break;
+            }
+        }
+    }
+}
+
+/// What a Milvus wrote between the look and the swap is neither lost nor left out of what is saved.
+#[tokio::test]
+async fn what_is_written_while_objects_are_placed_stops_the_swap() {
+    let world = World::new(Occupied::Replace, WalState::Reset).await;
+    let faulty = FaultStore::new(world.plain());
+    // The run goes on when the write returns, and the keys have changed meanwhile.
+    let delay = Action::Delay(std::time::Duration::from_millis(300));
+    faulty.faults().add(Rule::on(Op::Put, delay));
+    let keys = world.keys.clone();
+    let meddle = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        keys.insert("r/meta/session/id", b"40");
+        keys.insert("r/meta/collection/77", b"new");
+    };
+    let (ran, ()) = tokio::join!(world.run(Arc::new(faulty)), meddle);
+    let error = ran.unwrap_err();
+    assert_eq!(error.exit_code(), 21, "{}", error.chain());
+    let dump = world.keys.dump();
+    assert!(dump.contains_key("r/meta/collection/77") && dump.contains_key("r/meta/old"));
+    assert_eq!(dump["r/eyrie/restore-stage"], b"objects");
+    world.keys.revive();
+    told(world.run(world.plain()).await);
+    world.complete().await;
+    let snapshots = told(world.repository.snapshots().await);
+    let saved = snapshots.newest_of("main.replaced").unwrap().clone();
+    let view = told(world.repository.view().await);
+    let saved = told(told(Snapshot::open(&view, saved)).keys().await);
+    assert!(saved.iter().any(|kv| kv.key == b"r/meta/collection/77"));
+}
+
+/// A restore whose list of old objects nobody has any more ends all the same.
+#[tokio::test]
+async fn a_clean_up_without_its_list_ends_and_says_so() {
+    let (store, repository, manifest) = captured_in(WalState::Reset).await;
+    let captured = (repository, manifest);
+    let world = World::on(&captured, Occupied::Replace, WalState::Reset).await;
+    let faulty = FaultStore::new(world.plain());
+    let rule = Rule::on(Op::Delete, Action::Fail(Cause::AccessDenied));
+    faulty.faults().add(rule);
+    told(world.run(Arc::new(faulty)).await);
+    world.keys.revive();
+    let saved = told(world.repository.snapshots().await);
+    let saved = saved.newest_of("main.replaced").unwrap().snapshot;
+    let manifest = Key::new(format!("manifests/{saved}")).unwrap();
+    store.delete(&manifest, None).await.unwrap();
+    let done = told(world.run(world.plain()).await);
+    assert!(done.left.is_some());
+    assert!(!world.keys.dump().contains_key("r/eyrie/restore"));
 }
 
 /// A crash at every write to the storage, then the same again.
@@ -481,7 +587,10 @@ async fn what_came_after_the_swap_is_never_removed() {
     world.put(changed, b"other bytes").await;
     world.keys.revive();
     let done = told(world.run(world.plain()).await);
-    assert_eq!((done.removed, done.left.is_none()), (1, true));
+    assert_eq!(
+        (done.removed, done.changed, done.left.is_none()),
+        (1, 1, true)
+    );
     let stored = world.stored().await;
     assert!(stored.contains_key(new) && stored.contains_key(changed));
     assert!(!stored.contains_key("insert_log/9/9/9/100/1"));

@@ -1,13 +1,14 @@
 //! Writing the target's etcd: behind a marker, in bounded transactions, collections last.
 //!
-//! Every transaction compares that the marker is ours, that this process holds the lock, and that
-//! no Milvus has a session.
+//! Every transaction compares that the marker is ours, how far the restore came, that this process holds
+//! the lock, and that no Milvus has a session. A copy of a transaction that arrives late, after it was made
+//! again on another member, finds a later stage and does nothing.
 
 use tracing::{debug, info};
 
 use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
-use crate::etcd::{Applied, Condition, KeyValue, Pair, TxnLimits, batches, size};
+use crate::etcd::{Applied, Condition, KeyValue, Pair, TxnLimits, batches, prefix_end, size};
 use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::instance::neighbours::other_root;
 use crate::milvus::keys::Roots;
@@ -16,6 +17,9 @@ use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
 use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
 use crate::restore::scope::{Scope, covers};
 use crate::{Cause, Error, Result, Side};
+
+/// What is being done where only conditions are looked at.
+const LOOKING: &str = "looking whether the target is still this restore's alone";
 
 /// The one writer of a target's etcd.
 pub struct Writer<'a> {
@@ -26,8 +30,22 @@ pub struct Writer<'a> {
     sessions: Vec<Condition>,
     names: MarkerKeys,
     marker: Vec<u8>,
+    stage: Stage,
     owner: Vec<u8>,
     lock: Lock,
+}
+
+/// What a writer begins on.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning<'a> {
+    /// The marker.
+    pub marker: &'a Marker,
+    /// How far it came, where it has to be put.
+    pub stage: Stage,
+    /// The value of another restore's marker, in whose place it is put.
+    pub given_up: Option<&'a [u8]>,
+    /// What etcd takes at once.
+    pub limits: TxnLimits,
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -37,8 +55,7 @@ impl std::fmt::Debug for Writer<'_> {
 }
 
 impl<'a> Writer<'a> {
-    /// Takes the lock and puts the marker, or finds it there. `given_up` is the value of another restore's
-    /// marker, in whose place it is put; `limits` are what etcd takes at once.
+    /// Takes the lock and puts the marker, or finds it there.
     ///
     /// # Errors
     ///
@@ -48,9 +65,7 @@ impl<'a> Writer<'a> {
         keys: &'a mut dyn Keyspace,
         roots: &Roots,
         scope: &'a Scope,
-        marker: &Marker,
-        given_up: Option<&[u8]>,
-        limits: TxnLimits,
+        beginning: Beginning<'_>,
         env: &Env,
     ) -> Result<Self> {
         let names = MarkerKeys::new(&roots.root);
@@ -60,14 +75,15 @@ impl<'a> Writer<'a> {
             keys,
             roots: roots.clone(),
             scope,
-            limits,
+            limits: beginning.limits,
             sessions: no_session(roots),
             names,
-            marker: marker.to_value()?,
+            marker: beginning.marker.to_value()?,
+            stage: beginning.stage,
             owner,
             lock,
         };
-        writer.place_marker(given_up).await?;
+        writer.place_marker(beginning.given_up).await?;
         Ok(writer)
     }
 
@@ -75,7 +91,7 @@ impl<'a> Writer<'a> {
         let doing = "putting the restore's marker into etcd";
         let name = self.names.marker.clone();
         let mut put = vec![
-            (self.names.stage.clone(), Stage::Objects.as_str().into()),
+            (self.names.stage.clone(), self.stage.as_str().into()),
             (name.clone(), self.marker.clone()),
         ];
         if given_up.is_some() {
@@ -92,11 +108,13 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let found = self.keys.read(&self.names.area).await?.keys;
-        let marker = found.iter().find(|kv| kv.key == self.names.marker);
-        match marker {
-            Some(kv) if kv.value == self.marker => Ok(()),
-            _ => Err(self.refused(doing).await),
+        let get = |key: &[u8]| found.iter().find(|kv| kv.key == key);
+        if get(&self.names.marker).is_none_or(|kv| kv.value != self.marker) {
+            return Err(self.refused(doing).await);
         }
+        let stage = get(&self.names.stage).and_then(|kv| Stage::from_value(&kv.value));
+        self.stage = stage.unwrap_or(Stage::Objects);
+        self.holds(doing, vec![]).await
     }
 
     fn locked(&self) -> Condition {
@@ -108,7 +126,30 @@ impl<'a> Writer<'a> {
         conditions.push(self.locked());
         let marker = (self.names.marker.clone(), self.marker.clone());
         conditions.push(Condition::Equals(marker.0, marker.1));
+        let stage = self.stage.as_str().into();
+        conditions.push(Condition::Equals(self.names.stage.clone(), stage));
         conditions
+    }
+
+    /// Fails unless the usual conditions hold, and `more`.
+    async fn holds(&mut self, doing: &str, more: Vec<Condition>) -> Result<()> {
+        let mut conditions = self.conditions();
+        conditions.extend(more);
+        let key = self.names.marker.clone();
+        match self.keys.holds(doing, conditions, &key).await? {
+            Applied::At(_) => Ok(()),
+            Applied::No => Err(self.refused(doing).await),
+        }
+    }
+
+    /// That no key below the root but eyrie's own was put after `revision`.
+    fn unchanged(&self, revision: i64) -> [Condition; 2] {
+        let (root, area) = (self.roots.prefix().into_bytes(), self.names.area.as_bytes());
+        let (end, after) = (prefix_end(&root), prefix_end(area));
+        [
+            Condition::UnchangedIn(root, area.to_vec(), revision),
+            Condition::UnchangedIn(after, end, revision),
+        ]
     }
 
     async fn put(&mut self, doing: &str, keys: &Pairs) -> Result<()> {
@@ -149,7 +190,8 @@ impl<'a> Writer<'a> {
         } else if !holds(&self.names.marker, &self.marker) {
             "the marker in etcd is of another restore, or gone".to_owned()
         } else {
-            "a Milvus has been started and stopped on the target meanwhile".to_owned()
+            "something has written to the target meanwhile, as a Milvus that was started and stopped"
+                .to_owned()
         };
         Side::Target.error(Cause::Refused, format!("{doing}: {why}"))
             .with_hint("stop what runs on the target, then run the same command again: it goes on where it stopped")
@@ -164,20 +206,45 @@ impl<'a> Writer<'a> {
     pub async fn check(&mut self, target: &TargetKeys) -> Result<()> {
         let [counter, _] = keys_beside_sessions(&self.roots);
         let written = target.keys.iter().find(|(key, _)| *key == counter);
-        let mut conditions = self.conditions();
-        conditions
-            .extend(written.map(|(key, value)| Condition::Equals(key.clone(), value.clone())));
-        let doing = "looking whether the target is still this restore's alone";
-        match self.keys.put(doing, conditions, &[]).await? {
-            Applied::At(_) => Ok(()),
-            Applied::No => Err(self.refused(doing).await),
-        }
+        let same = written.map(|(key, value)| Condition::Equals(key.clone(), value.clone()));
+        self.holds(LOOKING, same.into_iter().collect()).await
     }
 
-    /// Notes how far the restore came.
+    /// Fails unless nothing was written to the target since it was read at revision `seen`. `None`: nobody but
+    /// this restore can write there.
+    pub async fn check_unchanged(&mut self, seen: Option<i64>) -> Result<()> {
+        let unchanged = seen.map(|seen| self.unchanged(seen));
+        self.holds(LOOKING, unchanged.into_iter().flatten().collect())
+            .await
+    }
+
+    /// Begins the swap of what was read at revision `seen`, and notes the target's own counter of
+    /// sessions.
+    pub async fn begin_swap(&mut self, seen: Option<i64>, session_id: i64) -> Result<()> {
+        let doing = "beginning the swap in etcd";
+        let mut conditions = self.conditions();
+        conditions.extend(seen.into_iter().flat_map(|seen| self.unchanged(seen)));
+        let put = [
+            (self.names.session_id.clone(), session_id.to_string().into()),
+            (self.names.stage.clone(), Stage::Swap.as_str().into()),
+        ];
+        match self.keys.put(doing, conditions, &put).await? {
+            Applied::At(_) => {}
+            Applied::No => return Err(self.refused(doing).await),
+        }
+        self.stage = Stage::Swap;
+        Ok(())
+    }
+
+    /// Notes how far the restore came, unless it is noted already.
     pub async fn stage(&mut self, stage: Stage) -> Result<()> {
+        if self.stage == stage {
+            return Ok(());
+        }
         let put = [(self.names.stage.clone(), stage.as_str().into())];
-        self.put("noting the stage of the restore", &put).await
+        self.put("noting the stage of the restore", &put).await?;
+        self.stage = stage;
+        Ok(())
     }
 
     /// Notes the snapshot that holds the keys that were there before.
@@ -269,6 +336,15 @@ impl<'a> Writer<'a> {
         })
         .await?;
         Ok(there)
+    }
+
+    /// Whether everything is in etcd, byte for byte, and nothing else.
+    pub async fn is_complete(&mut self, target: &TargetKeys) -> Result<bool> {
+        match self.compare(target).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.cause() == Cause::Failed => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads everything back and compares it byte for byte.

@@ -10,8 +10,18 @@ fn env() -> Env {
     Env::simulated(Timestamp::UNIX_EPOCH, 7).0
 }
 
+fn from(marker: &Marker) -> Beginning<'_> {
+    Beginning {
+        marker,
+        stage: Stage::Objects,
+        given_up: None,
+        limits: TxnLimits::default(),
+    }
+}
+
 fn marker() -> Marker {
     Marker {
+        over_swap: false,
         restore: "r".into(),
         repository: "a".into(),
         snapshot: "s".into(),
@@ -40,16 +50,7 @@ async fn run(keys: &mut MemoryKeys) -> Result<()> {
 }
 
 async fn steps(keys: &mut MemoryKeys) -> Result<()> {
-    let mut writer = Writer::begin(
-        keys,
-        &Roots::new("r"),
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await?;
+    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, from(&marker()), &env()).await?;
     writer.stage(Stage::Swap).await?;
     writer.clear(&target(), Occupied::Replace).await?;
     writer.write(&target(), |_| Ok(())).await?;
@@ -107,17 +108,9 @@ async fn only_a_replacing_restore_removes_keys() {
     let mut keys = before();
     keys.insert("r/meta/session/id", b"3");
     let left = keys.clone();
-    let mut writer = Writer::begin(
-        &mut keys,
-        &Roots::new("r"),
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await
-    .unwrap();
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap();
     let error = writer.clear(&target(), Occupied::Refuse).await.unwrap_err();
     assert_eq!(error.exit_code(), 21);
     assert!(left.dump().contains_key("r/meta/old"));
@@ -133,17 +126,10 @@ async fn a_session_stops_the_writer() {
         keys.insert("r/meta/session/id", b"3");
         keys.insert("r/meta/session/version", b"2.3.5");
         let mut other = keys.clone();
-        let mut writer = Writer::begin(
-            &mut keys,
-            &Roots::new("r"),
-            &WHOLE,
-            &marker(),
-            None,
-            TxnLimits::default(),
-            &env(),
-        )
-        .await
-        .unwrap();
+        let mut writer =
+            Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, from(&marker()), &env())
+                .await
+                .unwrap();
         other.insert(&format!("r/meta/session/{name}"), b"{}");
         let error = writer.write(&target(), |_| Ok(())).await.unwrap_err();
         assert_eq!(error.exit_code(), 21);
@@ -157,17 +143,9 @@ async fn a_session_stops_the_writer() {
 async fn another_restores_marker_is_refused() {
     let mut keys = MemoryKeys::default();
     keys.insert("r/eyrie/restore", b"{}");
-    let error = Writer::begin(
-        &mut keys,
-        &Roots::new("r"),
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await
-    .unwrap_err();
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap_err();
     assert_eq!(error.exit_code(), 21);
 }
 
@@ -194,9 +172,10 @@ async fn another_restores_marker_is_replaced_only_under_the_lock() {
             keys,
             &roots,
             &WHOLE,
-            &marker(),
-            Some(given_up),
-            TxnLimits::default(),
+            Beginning {
+                given_up: Some(given_up),
+                ..from(&marker())
+            },
             &env(),
         )
         .await;
@@ -220,17 +199,9 @@ async fn a_milvus_that_was_started_and_stopped_is_noticed() {
     let mut keys = before();
     let other = keys.clone();
     let roots = Roots::new("r");
-    let mut writer = Writer::begin(
-        &mut keys,
-        &roots,
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await
-    .unwrap();
+    let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap();
     writer.clear(&target(), Occupied::Replace).await.unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();
     writer.check(&target()).await.unwrap();
@@ -248,24 +219,14 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
         &mut other,
         &Roots::new("r"),
         &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
+        from(&marker()),
         &env(),
     )
     .await
     .unwrap();
-    let error = Writer::begin(
-        &mut keys,
-        &Roots::new("r"),
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await
-    .unwrap_err();
+    let error = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap_err();
     assert_eq!(error.exit_code(), 21);
 }
 
@@ -273,17 +234,9 @@ async fn a_second_restore_waits_for_the_lock_and_gives_up() {
 async fn what_does_not_compare_is_named() {
     let mut keys = MemoryKeys::default();
     let other = keys.clone();
-    let mut writer = Writer::begin(
-        &mut keys,
-        &Roots::new("r"),
-        &WHOLE,
-        &marker(),
-        None,
-        TxnLimits::default(),
-        &env(),
-    )
-    .await
-    .unwrap();
+    let mut writer = Writer::begin(&mut keys, &Roots::new("r"), &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();
     other.insert("r/meta/k0007", b"flipped");
     let error = writer.compare(&target()).await.unwrap_err();

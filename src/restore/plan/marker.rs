@@ -27,6 +27,8 @@ pub struct MarkerKeys {
     pub stage: Vec<u8>,
     /// The snapshot that holds the keys that were there before.
     pub saved: Vec<u8>,
+    /// The target's own counter of sessions when the swap began.
+    pub session_id: Vec<u8>,
     /// The record of a finished restore.
     pub record: Vec<u8>,
     /// The lock of the process at work.
@@ -43,6 +45,7 @@ impl MarkerKeys {
             marker: key("restore"),
             stage: key("restore-stage"),
             saved: key("restore-saved"),
+            session_id: key("restore-session-id"),
             record: key("restored"),
             lock: key("restore-lock"),
             area,
@@ -69,6 +72,9 @@ pub struct Marker {
     pub options: String,
     /// When it began; counters are advanced to this time.
     pub started: Timestamp,
+    /// Whether it took the place of a restore whose swap had begun: then nothing whole was there before.
+    #[serde(default)]
+    pub over_swap: bool,
 }
 
 impl Marker {
@@ -114,6 +120,8 @@ pub enum Stage {
     Objects,
     /// What was there before is being replaced; the only way is forward.
     Swap,
+    /// The old keys are gone and the new ones are being written.
+    Keys,
     /// The keys are written and compared; what is left over is being removed.
     Clean,
 }
@@ -125,12 +133,13 @@ impl Stage {
         match self {
             Self::Objects => "objects",
             Self::Swap => "swap",
+            Self::Keys => "keys",
             Self::Clean => "clean",
         }
     }
 
-    fn from_value(value: &[u8]) -> Option<Self> {
-        [Self::Objects, Self::Swap, Self::Clean]
+    pub(crate) fn from_value(value: &[u8]) -> Option<Self> {
+        [Self::Objects, Self::Swap, Self::Keys, Self::Clean]
             .into_iter()
             .find(|stage| stage.as_str().as_bytes() == value)
     }
@@ -146,6 +155,8 @@ pub struct Found {
     pub stage: Option<Stage>,
     /// The snapshot that the old keys and the list of old objects were saved in.
     pub saved: Option<String>,
+    /// The target's own counter of sessions when the swap began.
+    pub session_id: Option<i64>,
     /// The value of the marker's key, where there is one.
     pub value: Option<Vec<u8>>,
     /// A key that was written after everything had been compared: Milvus has run since.
@@ -164,6 +175,8 @@ impl Found {
         let stage = get(&keys.stage).and_then(|kv| Stage::from_value(&kv.value));
         let saved = get(&keys.saved).map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
         let saved = saved.filter(|id| !id.is_empty());
+        let session_id =
+            get(&keys.session_id).and_then(|kv| std::str::from_utf8(&kv.value).ok()?.parse().ok());
         let touched = |since: &KeyValue| {
             let others = || found.iter().filter(|kv| !keys.owns(&kv.key));
             let touched = others().find(|kv| kv.mod_revision > since.mod_revision);
@@ -176,6 +189,7 @@ impl Found {
                 marker: Some(marker),
                 stage,
                 saved,
+                session_id,
                 value,
                 touched: clean.and_then(touched),
             };
@@ -184,6 +198,7 @@ impl Found {
         let marker = record.and_then(|kv| Marker::from_value(&kv.value));
         Self {
             stage: marker.is_some().then_some(Stage::Clean),
+            session_id: session_id.filter(|_| marker.is_some()),
             marker,
             saved,
             value,
@@ -209,6 +224,7 @@ mod tests {
 
     fn marker() -> Marker {
         Marker {
+            over_swap: false,
             restore: "r".into(),
             repository: "a".into(),
             snapshot: "s".into(),

@@ -37,6 +37,9 @@ pub(crate) async fn room(
         lack: None,
     };
     let needed = needed(there, target);
+    // Free pages of the file are used first.
+    let free = capacity.size.saturating_sub(capacity.in_use);
+    let growth = needed.saturating_sub(free);
     let place = etcd.endpoints().to_owned();
     if let Some(found) = too_old(version) {
         let hint = "Milvus needs etcd 3.5: upgrade the target's";
@@ -51,7 +54,7 @@ pub(crate) async fn room(
             "compact and defragment it or raise its quota, then `etcdctl alarm disarm`; a CORRUPT alarm needs \
              a repaired cluster",
         );
-    } else if let Some(quota) = quota.filter(|quota| capacity.size + needed >= *quota) {
+    } else if let Some(quota) = quota.filter(|quota| capacity.size + growth >= *quota) {
         room.lack = lacks(
             true,
             format!(
@@ -64,7 +67,7 @@ pub(crate) async fn room(
             ),
             format!(
                 "raise --quota-backend-bytes to {} or more, or compact and defragment etcd first",
-                Bytes(capacity.size + needed + (needed >> 2))
+                Bytes(capacity.size + growth + (growth >> 2))
             ),
         );
     }

@@ -248,9 +248,14 @@ impl TargetEtcd {
         others.append(&mut neighbours::other_roots(roots, &self.left));
         let names = MarkerKeys::new(&roots.root);
         let sessions = liveness::sessions_prefix(roots);
+        // What a restore that was killed had half written goes with its lock.
+        let locks: Vec<_> = all()
+            .filter(|kv| kv.key == names.lock)
+            .map(|kv| kv.lease)
+            .collect();
         let mut kept = all().filter(|kv| {
             let own = kv.key.starts_with(sessions.as_bytes()) || names.owns(&kv.key);
-            kv.lease != 0 && !own
+            kv.lease != 0 && !own && !locks.contains(&kv.lease)
         });
         neighbours::said(roots, &others).or_else(|| {
             let key = String::from_utf8_lossy(&kept.next()?.key);
