@@ -537,7 +537,7 @@ async fn a_clean_up_without_its_list_ends_and_says_so() {
     world.keys.revive();
     let saved = told(world.repository.snapshots().await);
     let saved = saved.newest_of("main.replaced").unwrap().snapshot;
-    let manifest = Key::new(format!("manifests/{saved}")).unwrap();
+    let manifest = Key::new(format!("snapshots/{saved}")).unwrap();
     store.delete(&manifest, None).await.unwrap();
     let done = told(world.run(world.plain()).await);
     assert!(done.left.is_some());
