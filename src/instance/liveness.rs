@@ -179,14 +179,22 @@ fn rocksdb_holder(directory: &Path) -> Result<Option<i32>> {
 ///
 /// [`Cause::AccessDenied`] when the database cannot be opened.
 pub fn etcd_directory_in_use(data_dir: &Path) -> Result<bool> {
-    let path = data_dir.join("member/snap/db");
-    let Some(file) = open(&path)? else {
+    database_in_use(&data_dir.join("member/snap/db"))
+}
+
+/// Whether a process holds the database of an etcd; one that is not there nobody holds.
+///
+/// # Errors
+///
+/// [`Cause::AccessDenied`] when it cannot be opened.
+pub fn database_in_use(path: &Path) -> Result<bool> {
+    let Some(file) = open(path)? else {
         return Ok(false);
     };
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_) => Ok(false),
         Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, errno)) => Err(examined(&path, errno.into())),
+        Err((_, errno)) => Err(examined(path, errno.into())),
     }
 }
 

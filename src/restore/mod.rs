@@ -24,6 +24,7 @@ use crate::base::weakening::{self, Weakening};
 use crate::etcd::TxnLimits;
 use crate::instance::embedded::Holds;
 use crate::instance::objects::ObjectLayer;
+use crate::milvus::MilvusVersion;
 use crate::repo::{Manifest, Reader};
 use crate::snapshot::{Body, EtcdIdentity, MilvusIdentity, Snapshot, Wal, WalState, is_keys_only};
 use crate::{Error, Result, config};
@@ -32,9 +33,9 @@ use act::steps::{Done, Steps};
 use act::wal::WalDirectories;
 use context::Purpose;
 use plan::document::Inputs;
-use plan::inputs::{Contents, Marked, SourceFacts, TargetFacts};
+use plan::inputs::{Contents, Known, Marked, SourceFacts, TargetFacts, TargetVersion};
 use plan::keys::{Anchor, Made, Onto};
-use plan::marker::{Marker, MarkerKeys};
+use plan::marker::{Marker, MarkerKeys, Pinned};
 use plan::missing_data::MissingData;
 use plan::nesting::nesting;
 use plan::target::{TargetEtcd, TargetStorage};
@@ -159,7 +160,7 @@ struct Prepared {
     marker: Marker,
     marked: Marked,
     limits: TxnLimits,
-    session_id: i64,
+    pinned: Pinned,
     scope: Scope,
     plan: RestorePlan,
 }
@@ -206,17 +207,12 @@ impl Prepared {
         let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
         let objects = storage.layer.record();
-        // Each run writes the same counter.
-        let session_id = match whose {
-            Marked::Ours(stage) if stage > Stage::Objects => home.found.session_id,
-            _ => None,
-        };
-        let session_id = session_id.unwrap_or_else(|| home.session_id(context));
+        let (pinned, version) = pinned(context, &home, &whose, version);
         let onto = Onto {
             instance: context.instance,
             objects: &objects,
             version: version.get().unwrap_or_else(|| anchor.version.clone()),
-            session_id,
+            session_id: pinned.session_id,
             now: marker.started,
         };
         let contents = contents(manifest);
@@ -290,7 +286,7 @@ impl Prepared {
             marker,
             marked: whose,
             limits,
-            session_id,
+            pinned,
             scope,
             plan,
         })
@@ -311,13 +307,17 @@ impl Prepared {
         };
         let storage = storage.prepare(context, options.occupied).await?;
         if old.is_some() {
-            act::replace::prove(context.repository, context.instance).await?;
+            act::replace::prove(context.repository, &context.instance.name).await?;
         }
         let (mut etcd, mut embedded) = Box::pin(self.home.prepare(&self.marked)).await?;
         let roots = context.instance.etcd.roots();
         // An embedded etcd is prepared anew.
         let given_up = match self.marked {
             Marked::Other { .. } if embedded.is_none() => self.home.found.value.clone(),
+            _ => None,
+        };
+        let found = match self.marked {
+            Marked::Ours(_) => self.home.found.value.clone(),
             _ => None,
         };
         let steps = Steps {
@@ -336,7 +336,8 @@ impl Prepared {
             queue: &self.queue,
             old: old.as_ref(),
             seen: embedded.is_none().then_some(self.home.revision),
-            session_id: self.session_id,
+            pinned: self.pinned.clone(),
+            found: found.as_deref(),
             instance: Some(context.instance),
             saved: self.home.found.saved.clone(),
             given_up: given_up.as_deref(),
@@ -363,8 +364,7 @@ impl Prepared {
         let names = MarkerKeys::new(&instance.etcd.root_path);
         let home = &self.home;
         let keys = match &home.embedded {
-            Some(directory) if directory.holds() == Holds::Staged => &home.left,
-            // Of what Milvus left, nothing is in preparation.
+            // What another restore had prepared is given up when nothing else is there.
             Some(_) if !home.left.is_empty() => &home.left,
             _ => &home.keys,
         };
@@ -402,7 +402,13 @@ fn marker(
     home: &TargetEtcd,
 ) -> Marker {
     let found = &home.found;
-    let begun = matches!(found.stage, Some(Stage::Swap | Stage::Keys)) && found.value.is_some();
+    // What an embedded etcd that was prepared holds goes with it.
+    let prepared = home.embedded.as_ref().is_some_and(|directory| {
+        let staged = directory.holds() == Holds::Staged && found.stage > Some(Stage::Objects);
+        !directory.has_left() && (staged || directory.is_moved_aside())
+    });
+    let begun =
+        prepared || matches!(found.stage, Some(Stage::Swap | Stage::Keys)) && found.value.is_some();
     let new = Marker {
         over_swap: begun || found.marker.as_ref().is_some_and(|marker| marker.over_swap),
         restore: hex::encode(&context.env.id()[..16]),
@@ -414,6 +420,34 @@ fn marker(
     match &home.found.marker {
         Some(found) if found.continues(&new) => found.clone(),
         _ => new,
+    }
+}
+
+/// What the target says of itself: once the swap has begun, what it said before.
+fn pinned(
+    context: &Context<'_>,
+    home: &TargetEtcd,
+    whose: &Marked,
+    version: TargetVersion,
+) -> (Pinned, TargetVersion) {
+    let found = home.found.pinned.as_ref();
+    let own = home.session_id(context);
+    match found {
+        Some(found) if matches!(whose, Marked::Ours(stage) if *stage > Stage::Objects) => {
+            let version = match version.known {
+                Known::Declared => version,
+                _ => TargetVersion::new(&MilvusVersion::parse(&found.version), Known::Recorded),
+            };
+            (found.clone(), version)
+        }
+        // No node id is given out twice, whatever a restore that is given up has removed.
+        found => {
+            let pinned = Pinned {
+                session_id: own.max(found.map_or(0, |found| found.session_id)),
+                version: version.version.clone(),
+            };
+            (pinned, version)
+        }
     }
 }
 

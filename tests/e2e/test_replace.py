@@ -253,6 +253,7 @@ def test_a_dead_endpoint_is_passed_over_by_every_verb(fresh: Callable[..., Lab],
     eyrie.expect(0, "init")
     checked = eyrie.json("check")
     assert any("127.0.0.1:1" in finding["what"] for finding in checked["findings"]), checked
+    assert any(finding["kind"] == "etcd-quota" for finding in checked["findings"]), checked
     assert "127.0.0.1:1" in eyrie.expect(0, "backup").err
     before = look(instance)
     instance.wipe()

@@ -4,7 +4,7 @@
 //! `DATA_DIR/.eyrie-restore`, served by an etcd of ours, and puts its `member` in place in one
 //! rename when it is complete. Until then Milvus finds what it left, or nothing.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -149,7 +149,12 @@ impl Embedded {
     pub(crate) fn alone(&self) -> Result<()> {
         let member = self.data_dir.join(MEMBER);
         let aside = old_content::place(&self.data_dir);
-        if liveness::etcd_directory_in_use(&aside).on(Side::Target)? {
+        let moved = std::fs::read_dir(&aside).into_iter().flatten().flatten();
+        let mut held = false;
+        for entry in moved {
+            held |= liveness::database_in_use(&entry.path().join("snap/db")).on(Side::Target)?;
+        }
+        if held {
             let message = format!("a Milvus holds {}, which was moved there", aside.display());
             let hint = "stop it, then run the same command again: it goes on where it stopped";
             return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
@@ -225,19 +230,75 @@ impl Embedded {
     ///
     /// # Errors
     ///
-    /// [`Side::Target`]: the same command looks again.
+    /// [`Side::Target`], with the way out.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        if liveness::etcd_directory_in_use(&self.data_dir).on(Side::Target)?
-            || self.trace() != self.seen
-        {
-            let message = format!(
-                "a Milvus runs or has run on the target since it was looked at: {} has changed",
-                self.data_dir.display()
-            );
-            let hint = "stop it, then run the same command again: it looks again";
-            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+        self.check_unused()?;
+        if self.trace() == self.seen {
+            return Ok(());
         }
-        Ok(())
+        let message = format!(
+            "a Milvus has run on the target since it was looked at: {} has changed",
+            self.data_dir.display()
+        );
+        let hint = "run the same command again: it looks again";
+        Err(Side::Target.error(Cause::Refused, message).with_hint(hint))
+    }
+
+    /// Fails while an etcd holds the data that is in place.
+    fn check_unused(&self) -> Result<()> {
+        if !liveness::etcd_directory_in_use(&self.data_dir).on(Side::Target)? {
+            return Ok(());
+        }
+        let place = self.data_dir.display();
+        let message = format!("a Milvus runs on the target: its etcd holds {place}");
+        let hint = "stop it, then run the same command again";
+        Err(Side::Target.error(Cause::Refused, message).with_hint(hint))
+    }
+
+    /// Notes which data the swap moves aside, unless that is noted. Gives the number of its inode, 0 for none.
+    pub(crate) fn note_what_is_moved(&self) -> Result<u64> {
+        let noted = self.staging().join(MOVED);
+        match std::fs::read_to_string(&noted) {
+            Ok(text) => {
+                if let Ok(own) = text.trim().parse() {
+                    return Ok(own);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("reading", &noted, error)),
+        }
+        let own = self.trace().map_or(0, |(inode, ..)| inode);
+        let write = || -> std::io::Result<()> {
+            let mut new = tempfile::NamedTempFile::new_in(self.staging())?;
+            new.write_all(own.to_string().as_bytes())?;
+            new.as_file().sync_all()?;
+            new.persist(&noted)?;
+            Ok(())
+        };
+        write().map_err(|error| failed("writing", &noted, error))?;
+        old_content::sync(&self.staging())?;
+        Ok(own)
+    }
+
+    /// Puts what another restore has prepared aside: it goes with what is replaced, at the end.
+    pub(crate) fn give_up_staging(&self) -> Result<()> {
+        let aside = old_content::place(&self.data_dir);
+        std::fs::create_dir_all(&aside).map_err(|e| failed("making", &aside, e))?;
+        let mut to = aside.join("prepared");
+        let mut number = 1;
+        while to.exists() {
+            to = aside.join(format!("prepared.{number}"));
+            number += 1;
+        }
+        let moved = std::fs::rename(self.staging(), &to);
+        moved.map_err(|e| failed("moving aside what was prepared to", &to, e))?;
+        old_content::sync(&self.data_dir)
+    }
+
+    /// Whether the data of an etcd was moved aside and none is in its place.
+    pub(crate) fn is_moved_aside(&self) -> bool {
+        let aside = old_content::place(&self.data_dir);
+        !self.has_left() && aside.join(MEMBER).exists()
     }
 
     /// Moves what the embedded etcd left aside: from here on the only way is forward.
@@ -246,18 +307,8 @@ impl Embedded {
     ///
     /// [`Side::Target`] when what is there was made after the swap had begun: it is nobody's copy.
     pub(crate) fn begin_swap(&self) -> Result<()> {
-        let noted = self.staging().join(MOVED);
-        let own = match std::fs::read_to_string(&noted) {
-            Ok(text) => text.trim().parse().unwrap_or(0),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let own = self.trace().map_or(0, |(inode, ..)| inode);
-                std::fs::write(&noted, own.to_string())
-                    .map_err(|e| failed("writing", &noted, e))?;
-                old_content::sync(&self.staging())?;
-                own
-            }
-            Err(error) => return Err(failed("reading", &noted, error)),
-        };
+        self.check_unused()?;
+        let own = self.note_what_is_moved()?;
         match self.trace() {
             Some((inode, ..)) if inode != own => self.alone(),
             _ => old_content::move_aside(&self.data_dir, Part::Member),
@@ -346,8 +397,14 @@ mod tests {
         assert_eq!(home.holds(), Holds::Staged);
         home.seen = home.trace();
         home.check_unchanged().unwrap();
+        let own = home.note_what_is_moved().unwrap();
+        assert!(own > 0 && home.note_what_is_moved().unwrap() == own);
+        // Torn by a crash: nothing was moved yet.
+        std::fs::write(home.staging().join(MOVED), "").unwrap();
+        assert_eq!(home.note_what_is_moved().unwrap(), own);
         home.begin_swap().unwrap();
         home.begin_swap().unwrap();
+        assert!(home.is_moved_aside());
         assert!(!dir.path().join(MEMBER).exists());
         home.alone().unwrap();
         // A Milvus that is started meanwhile makes data of its own, which is not moved after the old.
@@ -366,5 +423,11 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         home.unsettle().unwrap();
         assert_eq!(home.holds(), Holds::Staged);
+        // What another restore had prepared is kept until the end of the one that gives it up.
+        home.give_up_staging().unwrap();
+        assert_eq!(home.holds(), Holds::Nothing);
+        let kept = old_content::place(dir.path()).join("prepared/member/db");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "new");
+        home.remove_aside().unwrap();
     }
 }

@@ -365,7 +365,11 @@ fn an_object_is_streamed_within_its_part_of_the_budget() {
 async fn an_upload_that_is_stopped_is_aborted() {
     let case = case().await;
     let snapshot = case.snapshot().await;
-    let record = RecordStore::new(Arc::new(MemoryStore::new()));
+    // In memory all would be done before anybody is told to stop.
+    let slow = FaultStore::new(Arc::new(MemoryStore::new()));
+    let delay = Action::Delay(std::time::Duration::from_millis(50));
+    slow.faults().add(Rule::on_writes(delay));
+    let record = RecordStore::new(Arc::new(slow));
     let log = record.log();
     let store: SharedStore = Arc::new(record);
     let cancel = Cancel::new();

@@ -21,9 +21,16 @@ impl TargetEtcd {
                 (Holds::Staged, Marked::Other { .. } | Marked::No) => {
                     self.etcd = None;
                     directory.stop().await?;
-                    directory.discard()?;
+                    if self.keys.is_empty() {
+                        directory.discard()?;
+                    } else {
+                        directory.give_up_staging()?;
+                    }
                 }
-                (Holds::Member, Marked::Ours(_)) => directory.unsettle()?,
+                (Holds::Member, Marked::Ours(_)) => {
+                    directory.check_unchanged()?;
+                    directory.unsettle()?;
+                }
                 _ => {}
             }
             if self.etcd.is_none() {

@@ -51,8 +51,8 @@ pub(crate) struct Old {
 /// # Errors
 ///
 /// What keeps the session from beginning.
-pub(crate) async fn prove(repository: &Repository, instance: &config::Instance) -> Result<()> {
-    let lineage = lineage(&instance.name);
+pub(crate) async fn prove(repository: &Repository, instance: &str) -> Result<()> {
+    let lineage = lineage(instance);
     let session = repository
         .begin_writer(&lineage, vec![], Compression::Auto)
         .await?;

@@ -33,7 +33,7 @@ use crate::milvus::keys::Roots;
 use crate::repo::Repository;
 use crate::restore::act::wal::WalDirectories;
 use crate::restore::options::{Occupied, Options, ReadBack};
-use crate::restore::plan::marker::{Marker, Stage};
+use crate::restore::plan::marker::{Marker, Pinned, Stage};
 use crate::restore::plan::target_keys::TargetKeys;
 use crate::restore::scope::Scope;
 use crate::snapshot::items::Item;
@@ -63,8 +63,10 @@ pub(crate) struct Steps<'a> {
     pub(crate) old: Option<&'a Old>,
     /// The revision at which the target's keys were read; `None` where nobody else can write them.
     pub(crate) seen: Option<i64>,
-    /// The target's own counter of sessions.
-    pub(crate) session_id: i64,
+    /// What the target said of itself before the swap.
+    pub(crate) pinned: Pinned,
+    /// The value of this restore's marker as it was found.
+    pub(crate) found: Option<&'a [u8]>,
     /// The target, whose signs of life are looked for before anything is moved.
     pub(crate) instance: Option<&'a config::Instance>,
     /// Where an earlier run has saved it.
@@ -120,6 +122,8 @@ impl Steps<'_> {
             stage: self.stage,
             given_up: self.given_up,
             limits: self.limits,
+            seen: self.seen,
+            found: self.found,
         };
         let begun = Writer::begin(keys, self.roots, self.scope, beginning, self.env);
         let mut writer = self.cancel.run(begun).await?;
@@ -136,19 +140,17 @@ impl Steps<'_> {
         if settled {
             self.files(&mut done).await.map_err(told(Stage::Clean))?;
         } else {
-            // What is written to the target after the last stage was not written by this restore.
-            writer.stage(Stage::Swap).await.map_err(told(Stage::Swap))?;
+            // Whatever stage an earlier run came to, from here on the keys are not complete.
+            let told = |error| self.told(error, Stage::Swap);
+            writer.stage(Stage::Swap).await.map_err(told)?;
             self.swap(&mut writer, home.as_deref(), deferred, &mut done)
                 .await
-                .map_err(told(Stage::Swap))?;
-            writer
-                .stage(Stage::Clean)
-                .await
-                .map_err(told(Stage::Swap))?;
+                .map_err(told)?;
+            writer.stage(Stage::Clean).await.map_err(told)?;
         }
         self.end(writer, home, saved.as_deref(), &mut done)
             .await
-            .map_err(told(Stage::Clean))?;
+            .map_err(|error| self.told(error, Stage::Clean))?;
         Ok(done)
     }
 
@@ -175,8 +177,9 @@ impl Steps<'_> {
             && self.options.occupied == Occupied::Replace
         {
             home.check_unchanged()?;
+            home.note_what_is_moved()?;
         }
-        writer.begin_swap(self.seen, self.session_id).await?;
+        writer.begin_swap(self.seen, &self.pinned).await?;
         Ok(saved)
     }
 

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::base::progress::testing::Silent;
+use crate::base::resources::Resources;
 use crate::instance::objects::{ObjectLayer, Presence};
 use crate::milvus::objects::collection_prefix;
-use crate::repo::Manifest;
+use crate::repo::{Manifest, Unlock};
 use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
 use crate::restore::plan::marker::MarkerKeys;
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
@@ -217,9 +218,12 @@ impl World {
         };
         let own = keys.dump().get("r/meta/session/id").cloned();
         let own = own.map_or(0, |own| String::from_utf8(own).unwrap().parse().unwrap());
-        let session_id = found.session_id.filter(|_| stage > Stage::Objects);
-        let session_id = session_id.unwrap_or(own);
-        let target = target(session_id);
+        let pinned = found.pinned.filter(|_| stage > Stage::Objects);
+        let pinned = pinned.unwrap_or(Pinned {
+            session_id: own,
+            version: "2.3.5".into(),
+        });
+        let target = target(pinned.session_id);
         let work = Steps {
             snapshot: &snapshot,
             repository: &self.repository,
@@ -233,7 +237,8 @@ impl World {
             queue: &queue,
             old: replaces.then_some(&old),
             seen: Some(all.revision),
-            session_id,
+            pinned,
+            found: found.value.as_deref(),
             instance: None,
             saved: found.saved,
             given_up: None,
@@ -276,9 +281,9 @@ impl World {
         }
         assert_eq!(self.stored().await, wanted);
         let mut keys = self.keys.dump();
-        let least = &keys["r/eyrie/restore-session-id"];
-        let least = std::str::from_utf8(least).unwrap().parse().unwrap();
-        let left = ["restored", "restore-lock", "restore-session-id"];
+        let pinned: Pinned = serde_json::from_slice(&keys["r/eyrie/restore-target"]).unwrap();
+        let least = pinned.session_id;
+        let left = ["restored", "restore-lock", "restore-target"];
         keys.retain(|key, _| !left.iter().any(|name| *key == format!("r/eyrie/{name}")));
         let wanted = target(least).keys.into_iter();
         let wanted = wanted.map(|(key, value)| (String::from_utf8(key).unwrap(), value));
@@ -522,6 +527,27 @@ async fn what_is_written_while_objects_are_placed_stops_the_swap() {
     let view = told(world.repository.view().await);
     let saved = told(told(Snapshot::open(&view, saved)).keys().await);
     assert!(saved.iter().any(|kv| kv.key == b"r/meta/collection/77"));
+}
+
+/// Whether the repository takes the old keys shows before an object is placed.
+#[tokio::test]
+async fn a_repository_that_takes_no_session_is_found_before_the_swap() {
+    let (store, repository) = repository().await;
+    told(replace::prove(&repository, "main").await);
+    assert!(
+        told(repository.snapshots().await)
+            .newest_of("main.replaced")
+            .is_none()
+    );
+    let faulty = FaultStore::new(Arc::new(store));
+    let script = faulty.faults();
+    let resources = Resources::of_tests();
+    let env = Env::simulated(Timestamp::UNIX_EPOCH, 12).0;
+    let opened = Repository::open(Arc::new(faulty), Unlock::None, &resources, &env);
+    let repository = told(opened.await);
+    script.add(Rule::on_writes(Action::Fail(Cause::AccessDenied)));
+    let error = replace::prove(&repository, "main").await.unwrap_err();
+    assert_eq!(error.cause(), Cause::AccessDenied, "{}", error.chain());
 }
 
 /// A restore whose list of old objects nobody has any more ends all the same.

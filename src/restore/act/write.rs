@@ -13,7 +13,7 @@ use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::instance::neighbours::other_root;
 use crate::milvus::keys::Roots;
 use crate::restore::options::Occupied;
-use crate::restore::plan::marker::{Marker, MarkerKeys, Stage};
+use crate::restore::plan::marker::{Marker, MarkerKeys, Pinned, Stage};
 use crate::restore::plan::target_keys::{Pairs, TargetKeys, in_the_way};
 use crate::restore::scope::{Scope, covers};
 use crate::{Cause, Error, Result, Side};
@@ -46,6 +46,10 @@ pub struct Beginning<'a> {
     pub given_up: Option<&'a [u8]>,
     /// What etcd takes at once.
     pub limits: TxnLimits,
+    /// The revision at which the target was read; `None` where nobody else can write it.
+    pub seen: Option<i64>,
+    /// The value of this restore's marker as it was found.
+    pub found: Option<&'a [u8]>,
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -78,16 +82,21 @@ impl<'a> Writer<'a> {
             limits: beginning.limits,
             sessions: no_session(roots),
             names,
-            marker: beginning.marker.to_value()?,
+            marker: match beginning.found {
+                Some(found) => found.to_vec(),
+                None => beginning.marker.to_value()?,
+            },
             stage: beginning.stage,
             owner,
             lock,
         };
-        writer.place_marker(beginning.given_up).await?;
+        writer
+            .place_marker(beginning.given_up, beginning.seen)
+            .await?;
         Ok(writer)
     }
 
-    async fn place_marker(&mut self, given_up: Option<&[u8]>) -> Result<()> {
+    async fn place_marker(&mut self, given_up: Option<&[u8]>, seen: Option<i64>) -> Result<()> {
         let doing = "putting the restore's marker into etcd";
         let name = self.names.marker.clone();
         let mut put = vec![
@@ -104,6 +113,8 @@ impl<'a> Writer<'a> {
             None => Condition::Absent(name),
             Some(other) => Condition::Equals(name, other.to_vec()),
         });
+        // Otherwise what was written since would be older than the stage that it is compared with.
+        conditions.extend(seen.into_iter().flat_map(|seen| self.unchanged(seen)));
         if let Applied::At(_) = self.keys.put(doing, conditions, &put).await? {
             return Ok(());
         }
@@ -113,8 +124,12 @@ impl<'a> Writer<'a> {
             return Err(self.refused(doing).await);
         }
         let stage = get(&self.names.stage).and_then(|kv| Stage::from_value(&kv.value));
-        self.stage = stage.unwrap_or(Stage::Objects);
-        self.holds(doing, vec![]).await
+        if stage != Some(self.stage) {
+            let message = "another run of this restore has gone on meanwhile";
+            let hint = "run the same command again";
+            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+        }
+        self.check_unchanged(seen).await
     }
 
     fn locked(&self) -> Condition {
@@ -218,14 +233,16 @@ impl<'a> Writer<'a> {
             .await
     }
 
-    /// Begins the swap of what was read at revision `seen`, and notes the target's own counter of
-    /// sessions.
-    pub async fn begin_swap(&mut self, seen: Option<i64>, session_id: i64) -> Result<()> {
+    /// Begins the swap of what was read at revision `seen`, and notes what the target said of itself.
+    pub async fn begin_swap(&mut self, seen: Option<i64>, pinned: &Pinned) -> Result<()> {
         let doing = "beginning the swap in etcd";
+        let pinned = serde_json::to_vec(pinned).map_err(|error| {
+            Error::new(Cause::Failed, "writing what the target said of itself").with_source(error)
+        })?;
         let mut conditions = self.conditions();
         conditions.extend(seen.into_iter().flat_map(|seen| self.unchanged(seen)));
         let put = [
-            (self.names.session_id.clone(), session_id.to_string().into()),
+            (self.names.pinned.clone(), pinned),
             (self.names.stage.clone(), Stage::Swap.as_str().into()),
         ];
         match self.keys.put(doing, conditions, &put).await? {
@@ -330,7 +347,7 @@ impl<'a> Writer<'a> {
         let places = target.places();
         self.visit(|kv| {
             if let Some(at) = places.find(target, &kv.key) {
-                there[at] = target.keys[at].1 == kv.value;
+                there[at] = target.keys[at].1 == kv.value && kv.lease == 0;
             }
             Ok(())
         })
@@ -372,6 +389,9 @@ impl<'a> Writer<'a> {
                 .ok_or_else(|| differs(&kv.key, "should not be there"))?;
             if target.keys[at].1 != kv.value {
                 return Err(differs(&kv.key, "has another value"));
+            }
+            if kv.lease != 0 {
+                return Err(differs(&kv.key, "hangs on a lease"));
             }
             found[at] = true;
             Ok(())

@@ -16,6 +16,8 @@ fn from(marker: &Marker) -> Beginning<'_> {
         stage: Stage::Objects,
         given_up: None,
         limits: TxnLimits::default(),
+        seen: None,
+        found: None,
     }
 }
 
@@ -50,7 +52,14 @@ async fn run(keys: &mut MemoryKeys) -> Result<()> {
 }
 
 async fn steps(keys: &mut MemoryKeys) -> Result<()> {
-    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, from(&marker()), &env()).await?;
+    let all = keys.read("r/").await?.keys;
+    let stage = Found::read(&MarkerKeys::new("r"), &all).stage;
+    let marker = marker();
+    let beginning = Beginning {
+        stage: stage.unwrap_or(Stage::Objects),
+        ..from(&marker)
+    };
+    let mut writer = Writer::begin(keys, &Roots::new("r"), &WHOLE, beginning, &env()).await?;
     writer.stage(Stage::Swap).await?;
     writer.clear(&target(), Occupied::Replace).await?;
     writer.write(&target(), |_| Ok(())).await?;
@@ -192,6 +201,62 @@ async fn another_restores_marker_is_replaced_only_under_the_lock() {
     begin(&mut keys, &other).await.unwrap();
     assert_eq!(seen.dump()["r/eyrie/restore"], marker().to_value().unwrap());
     assert!(seen.dump()["r/eyrie/restore-saved"].is_empty());
+}
+
+/// What somebody wrote since the target was looked at would be older than the stage that is put.
+#[tokio::test]
+async fn no_marker_is_put_on_a_target_that_was_written_since_it_was_looked_at() {
+    let mut keys = before();
+    let seen = keys.read("r/").await.unwrap().revision;
+    let (other, roots, marker) = (keys.clone(), Roots::new("r"), marker());
+    let beginning = Beginning {
+        seen: Some(seen),
+        ..from(&marker)
+    };
+    let written = keys.clone();
+    written.insert("other/key", b"2");
+    let writer = Writer::begin(&mut keys, &roots, &WHOLE, beginning, &env())
+        .await
+        .unwrap();
+    writer.leave().await.unwrap();
+    keys.revive();
+    other.insert("r/meta/session/id", b"9");
+    let error = Writer::begin(&mut keys, &roots, &WHOLE, beginning, &env())
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 21);
+    let mut fresh = before();
+    let seen = fresh.read("r/").await.unwrap().revision;
+    fresh.insert("r/meta/session/id", b"9");
+    let beginning = Beginning {
+        seen: Some(seen),
+        ..from(&marker)
+    };
+    Writer::begin(&mut fresh, &roots, &WHOLE, beginning, &env())
+        .await
+        .unwrap_err();
+    assert!(!fresh.dump().contains_key("r/eyrie/restore"));
+}
+
+/// A key that would end with the lock is not in place, whatever its value.
+#[tokio::test]
+async fn a_key_on_a_lease_does_not_compare() {
+    let mut keys = MemoryKeys::default();
+    let (mut other, roots) = (keys.clone(), Roots::new("r"));
+    let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, from(&marker()), &env())
+        .await
+        .unwrap();
+    let leased = other.lock(b"r/meta/k0007", &[1; 8], &env()).await.unwrap();
+    writer.write(&target(), |_| Ok(())).await.unwrap();
+    let error = writer.compare(&target()).await;
+    drop(leased);
+    // It was put again, which takes the lease from it in etcd; here it stays.
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("k0007 hangs on a lease")
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::milvus::catalog::WalKind;
 use crate::milvus::version::{FreshWal, TargetFit};
 use crate::restore::options::{KeepWal, Occupied, Options, Unproven};
 use crate::restore::plan::inputs::{Contents, Counted, Marked, SourceFacts, TargetFacts};
-use crate::restore::plan::marker::AREA;
+use crate::restore::plan::marker::{AREA, Stage};
 use crate::snapshot::WalState;
 use crate::{Cause, Error, Side};
 
@@ -164,11 +164,26 @@ fn marker(target: &TargetFacts, options: &Options) -> Option<Refusal> {
     })
 }
 
-/// Everything of this restore was in place, and Milvus has run since: what it wrote is not to go.
+/// The swap of this restore had begun, or everything was in place, and Milvus has run since: what it wrote is not
+/// to go.
 fn used(target: &TargetFacts) -> Option<Refusal> {
-    let (Marked::Ours(_), Some(key)) = (&target.etcd.marked, &target.etcd.touched) else {
+    let (Marked::Ours(stage), Some(key)) = (&target.etcd.marked, &target.etcd.touched) else {
         return None;
     };
+    let root = &target.etcd.root;
+    if *stage < Stage::Clean {
+        return Some(Refusal::new(
+            "used",
+            format!(
+                "the swap of this restore had begun, and Milvus has run on the target {} since: {key} is newer",
+                target.instance
+            ),
+            format!(
+                "to replace what is there now, which is saved first, remove the marker (etcdctl del --prefix {root}/{AREA}) \
+                 and restore with --replace"
+            ),
+        ));
+    }
     Some(Refusal::new(
         "used",
         format!(
@@ -177,8 +192,7 @@ fn used(target: &TargetFacts) -> Option<Refusal> {
         ),
         format!(
             "the target is restored, and only what it replaced was not all removed: Milvus's garbage collection removes \
-             objects that it does not know; to restore once more, remove the marker first: etcdctl del --prefix {}/{AREA}",
-            target.etcd.root
+             objects that it does not know; to restore once more, remove the marker first: etcdctl del --prefix {root}/{AREA}"
         ),
     ))
 }

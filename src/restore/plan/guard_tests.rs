@@ -2,7 +2,6 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::super::marker::Stage;
 use super::*;
 use crate::base::file_system::FileSystem;
 use crate::base::progress::Amount;

@@ -27,8 +27,8 @@ pub struct MarkerKeys {
     pub stage: Vec<u8>,
     /// The snapshot that holds the keys that were there before.
     pub saved: Vec<u8>,
-    /// The target's own counter of sessions when the swap began.
-    pub session_id: Vec<u8>,
+    /// What the target said of itself when the swap began.
+    pub pinned: Vec<u8>,
     /// The record of a finished restore.
     pub record: Vec<u8>,
     /// The lock of the process at work.
@@ -45,7 +45,7 @@ impl MarkerKeys {
             marker: key("restore"),
             stage: key("restore-stage"),
             saved: key("restore-saved"),
-            session_id: key("restore-session-id"),
+            pinned: key("restore-target"),
             record: key("restored"),
             lock: key("restore-lock"),
             area,
@@ -110,6 +110,16 @@ impl Marker {
     }
 }
 
+/// What a target said of itself when a swap began: it says something else once keys are gone, and every run
+/// is to write the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Its own counter of sessions.
+    pub session_id: i64,
+    /// The version of its Milvus.
+    pub version: String,
+}
+
 /// How far a restore came.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -155,11 +165,12 @@ pub struct Found {
     pub stage: Option<Stage>,
     /// The snapshot that the old keys and the list of old objects were saved in.
     pub saved: Option<String>,
-    /// The target's own counter of sessions when the swap began.
-    pub session_id: Option<i64>,
+    /// What the target said of itself when the swap of the newest restore began.
+    pub pinned: Option<Pinned>,
     /// The value of the marker's key, where there is one.
     pub value: Option<Vec<u8>>,
-    /// A key that was written after everything had been compared: Milvus has run since.
+    /// A key that was written after the swap had begun, before any was written by the restore, or after
+    /// everything had been compared: Milvus has run since.
     pub touched: Option<String>,
 }
 
@@ -175,8 +186,7 @@ impl Found {
         let stage = get(&keys.stage).and_then(|kv| Stage::from_value(&kv.value));
         let saved = get(&keys.saved).map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
         let saved = saved.filter(|id| !id.is_empty());
-        let session_id =
-            get(&keys.session_id).and_then(|kv| std::str::from_utf8(&kv.value).ok()?.parse().ok());
+        let pinned = get(&keys.pinned).and_then(|kv| serde_json::from_slice(&kv.value).ok());
         let touched = |since: &KeyValue| {
             let others = || found.iter().filter(|kv| !keys.owns(&kv.key));
             let touched = others().find(|kv| kv.mod_revision > since.mod_revision);
@@ -184,21 +194,22 @@ impl Found {
         };
         let value = get(&keys.marker).map(|kv| kv.value.clone());
         if let Some(marker) = value.as_deref().and_then(Marker::from_value) {
-            let clean = get(&keys.stage).filter(|_| stage == Some(Stage::Clean));
+            let exact = matches!(stage, Some(Stage::Swap | Stage::Clean));
+            let since = get(&keys.stage).filter(|_| exact);
             return Self {
                 marker: Some(marker),
                 stage,
                 saved,
-                session_id,
+                pinned,
                 value,
-                touched: clean.and_then(touched),
+                touched: since.and_then(touched),
             };
         }
         let record = get(&keys.record).filter(|record| touched(record).is_none());
         let marker = record.and_then(|kv| Marker::from_value(&kv.value));
         Self {
             stage: marker.is_some().then_some(Stage::Clean),
-            session_id: session_id.filter(|_| marker.is_some()),
+            pinned,
             marker,
             saved,
             value,
@@ -282,7 +293,8 @@ mod tests {
         for (stage, revision, expected) in [
             ("clean", 8, None),
             ("clean", 10, Some("by-dev/meta/session/id")),
-            ("swap", 10, None),
+            ("swap", 10, Some("by-dev/meta/session/id")),
+            ("keys", 10, None),
         ] {
             let stage = kv(&keys.stage, stage.as_bytes(), 9);
             let lock = kv(&keys.lock, b"o", 11);
