@@ -407,10 +407,15 @@ fn marker(
         let staged = directory.holds() == Holds::Staged && found.stage > Some(Stage::Objects);
         !directory.has_left() && (staged || directory.is_moved_aside())
     });
-    let begun =
-        prepared || matches!(found.stage, Some(Stage::Swap | Stage::Keys)) && found.value.is_some();
+    // A marker that is there is of an unfinished one.
+    let unfinished = found.marker.as_ref().filter(|_| found.value.is_some());
+    let begun = unfinished.is_some_and(|marker| match found.stage {
+        Some(Stage::Swap | Stage::Keys) => true,
+        Some(Stage::Objects) | None => marker.over_swap,
+        Some(Stage::Clean) => false,
+    });
     let new = Marker {
-        over_swap: begun || found.marker.as_ref().is_some_and(|marker| marker.over_swap),
+        over_swap: prepared || begun,
         restore: hex::encode(&context.env.id()[..16]),
         repository: context.repository.id().to_string(),
         snapshot: manifest.snapshot.to_string(),

@@ -19,6 +19,7 @@ from lab import oracle, ports
 from lab.cluster import Cluster
 from lab.etcd_client import EtcdClient
 from lab.eyrie import TIMEOUT, Eyrie, Result
+from lab.faults import FaultyS3
 from lab.instance import LAYOUTS, Instance
 from lab.made import Made
 from lab.servers import Etcd, wait_until
@@ -301,6 +302,20 @@ def test_directories_that_hold_what_is_to_stay_are_refused(known: Eyrie, fresh: 
     kept.write_text("kept")
     refused = known.expect(21, "restore", "latest", "--replace", "--target", str(config))
     assert "holds the storage root" in refused.err and kept.exists(), refused
+    instance.kill()
+
+
+@pytest.mark.s3
+def test_a_store_that_refuses_checksums_is_written_without(known: Eyrie, fresh: Callable[..., Lab], binary: Path) -> None:
+    target = fresh("s3", auth=True)
+    instance = target.instance
+    instance.start_backing()
+    assert instance.minio
+    with FaultyS3(instance.minio.port, share=0, checksums=False) as store:
+        config = target.eyrie(binary, objects={"endpoint": store.url}).config
+        done = known.expect(0, "restore", "latest", "--target", str(config))
+        assert store.faults and "takes no upload with a checksum" in done.err, done
+    assert set(objects_of(instance)) == {entry["path"] for entry in known.json("ls", "latest")}
     instance.kill()
 
 

@@ -10,15 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from . import ports
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+NO_CHECKSUMS = b"<Error><Code>InvalidRequest</Code><Message>Checksums are not known here.</Message></Error>"
 HOP_HEADERS = {"connection", "transfer-encoding", "keep-alive"}
 
 
 class FaultyS3:
     """Forwards to MinIO on loopback; a share of the requests is refused, and as many connections are dropped."""
 
-    def __init__(self, upstream_port: int, share: float, seed: int = 3) -> None:
+    def __init__(self, upstream_port: int, share: float, seed: int = 3, checksums: bool = True) -> None:
+        """Without `checksums` it refuses every upload that brings one, as older servers do."""
         self.faults = 0
         self.share = share
+        self.checksums = checksums
         self._random = random.Random(seed)
         port = ports.take()
         self.url = f"http://127.0.0.1:{port}"
@@ -30,7 +33,11 @@ class FaultyS3:
             def forward(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 drawn = outer._random.random()
-                if drawn < outer.share:
+                summed = any("checksum" in name.lower() for name in self.headers)
+                if summed and self.command != "GET" and not outer.checksums:
+                    outer.faults += 1
+                    self.answer(400, [("Content-Type", "application/xml")], NO_CHECKSUMS)
+                elif drawn < outer.share:
                     outer.faults += 1
                     self.answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
                 elif drawn < 2 * outer.share:

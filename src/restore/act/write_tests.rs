@@ -238,6 +238,33 @@ async fn no_marker_is_put_on_a_target_that_was_written_since_it_was_looked_at() 
     assert!(!fresh.dump().contains_key("r/eyrie/restore"));
 }
 
+/// What a living process keeps, or another instance has, stops the removal before anything goes.
+#[tokio::test]
+async fn keys_of_others_stop_the_clearing() {
+    for key in ["r/other/held", "r/b/meta/session/id"] {
+        let mut keys = before();
+        let (mut other, roots) = (keys.clone(), Roots::new("r"));
+        let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, from(&marker()), &env())
+            .await
+            .unwrap();
+        let _held = match key {
+            "r/other/held" => other.lock(key.as_bytes(), b"1", &env()).await.unwrap(),
+            _ => {
+                other.insert(key, b"1");
+                None
+            }
+        };
+        let error = writer
+            .clear(&target(), Occupied::Replace)
+            .await
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 21);
+        assert!(error.to_string().contains(key), "{error}");
+        let dump = other.dump();
+        assert!(dump.contains_key("r/meta/old") && dump.contains_key(key));
+    }
+}
+
 /// A key that would end with the lock is not in place, whatever its value.
 #[tokio::test]
 async fn a_key_on_a_lease_does_not_compare() {
