@@ -222,6 +222,11 @@ pub(crate) mod memory {
             state.keys.insert(key.into(), (value.to_vec(), revision));
         }
 
+        /// Says from now on that a process keeps the key.
+        pub(crate) fn hang_on_a_lease(&self, key: &str) {
+            guard(&self.0).leased.push(key.into());
+        }
+
         pub(crate) fn dump(&self) -> BTreeMap<String, Vec<u8>> {
             guard(&self.0)
                 .keys

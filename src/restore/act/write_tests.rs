@@ -241,19 +241,16 @@ async fn no_marker_is_put_on_a_target_that_was_written_since_it_was_looked_at() 
 /// What a living process keeps, or another instance has, stops the removal before anything goes.
 #[tokio::test]
 async fn keys_of_others_stop_the_clearing() {
-    for key in ["r/other/held", "r/b/meta/session/id"] {
+    for (key, leased) in [("r/other/held", true), ("r/b/meta/session/id", false)] {
         let mut keys = before();
-        let (mut other, roots) = (keys.clone(), Roots::new("r"));
+        let (other, roots) = (keys.clone(), Roots::new("r"));
         let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, from(&marker()), &env())
             .await
             .unwrap();
-        let _held = match key {
-            "r/other/held" => other.lock(key.as_bytes(), b"1", &env()).await.unwrap(),
-            _ => {
-                other.insert(key, b"1");
-                None
-            }
-        };
+        other.insert(key, b"1");
+        if leased {
+            other.hang_on_a_lease(key);
+        }
         let error = writer
             .clear(&target(), Occupied::Replace)
             .await
@@ -269,21 +266,15 @@ async fn keys_of_others_stop_the_clearing() {
 #[tokio::test]
 async fn a_key_on_a_lease_does_not_compare() {
     let mut keys = MemoryKeys::default();
-    let (mut other, roots) = (keys.clone(), Roots::new("r"));
+    let (other, roots) = (keys.clone(), Roots::new("r"));
     let mut writer = Writer::begin(&mut keys, &roots, &WHOLE, from(&marker()), &env())
         .await
         .unwrap();
-    let leased = other.lock(b"r/meta/k0007", &[1; 8], &env()).await.unwrap();
     writer.write(&target(), |_| Ok(())).await.unwrap();
-    let error = writer.compare(&target()).await;
-    drop(leased);
-    // It was put again, which takes the lease from it in etcd; here it stays.
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("k0007 hangs on a lease")
-    );
+    writer.compare(&target()).await.unwrap();
+    other.hang_on_a_lease("r/meta/k0007");
+    let error = writer.compare(&target()).await.unwrap_err();
+    assert!(error.to_string().contains("k0007 hangs on a lease"));
 }
 
 #[tokio::test]
