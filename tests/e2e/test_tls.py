@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from test_bad_input import lost_nothing, variant
 
 @pytest.fixture(scope="module")
 def certificates(scratch: Path) -> Certificates:
-    return tls.make(scratch / "certificates")
+    # A worker may come back to this module after another one, and makes them again.
+    return tls.make(Path(tempfile.mkdtemp(dir=scratch)) / "certificates")
 
 
 @pytest.fixture(scope="module")
