@@ -111,16 +111,12 @@ async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
     let etcd = &context.instance.etcd;
     let (mut client, status) = connect::etcd(etcd, Side::Source).await?;
     let anchor = client.read_prefix(&format!("{}/", etcd.root_path)).await?;
-    let capacity = client.capacity().await;
-    let quota = match capacity.quota {
-        Some(quota) => Some(quota),
-        None => connect::etcd_quota(etcd).await,
-    };
+    let capacity = connect::etcd_capacity(etcd, &client).await;
     Ok(SurveyedEtcd {
         status,
         keys: anchor.keys.len() as u64,
         size: capacity.size,
-        quota,
+        quota: capacity.quota,
     })
 }
 

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::resources::Resources;
-use crate::etcd::{Etcd, Settings, Status};
+use crate::etcd::{Capacity, Etcd, Settings, Status};
 use crate::milvus::auth::{self as milvus_auth, Credentials};
 use crate::milvus::client::{Client, ClientOptions};
 use crate::milvus::management::{Management, http_client};
@@ -48,16 +48,17 @@ pub async fn etcd(etcd: &config::Etcd, side: Side) -> Result<(Etcd, Status)> {
     .await
 }
 
-/// The smallest quota in bytes that the members of an etcd tell in their metrics; `None` where none
-/// tells it.
-pub async fn etcd_quota(etcd: &config::Etcd) -> Option<u64> {
-    let tls = milvus_tls(&etcd.tls).ok()?;
-    let asked = etcd
-        .endpoints
-        .iter()
-        .map(|endpoint| quota_of(endpoint, tls.as_ref()));
-    let told = futures::future::join_all(asked).await;
-    told.into_iter().flatten().min()
+/// What the members of an etcd have room for; their metrics are asked for a quota that etcd itself does not
+/// tell, as before 3.6.
+pub async fn etcd_capacity(config: &config::Etcd, etcd: &Etcd) -> Capacity {
+    let mut capacity = etcd.capacity().await;
+    if let (None, Ok(tls)) = (capacity.quota, milvus_tls(&config.tls)) {
+        let endpoints = config.endpoints.iter();
+        let asked = endpoints.map(|endpoint| quota_of(endpoint, tls.as_ref()));
+        let told = futures::future::join_all(asked).await;
+        capacity.quota = told.into_iter().flatten().min();
+    }
+    capacity
 }
 
 async fn quota_of(endpoint: &str, tls: Option<&milvus_auth::Tls>) -> Option<u64> {
@@ -80,12 +81,9 @@ fn quota(metrics: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("etcd_server_quota_backend_bytes "));
     let bytes: f64 = line?.trim().parse().ok()?;
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a quota is a positive whole number far below 2^53"
-    )]
-    (bytes >= 1.0).then_some(bytes as u64)
+    // A quota is a whole number far below 2^53.
+    let quota: u64 = format!("{bytes:.0}").parse().ok()?;
+    (quota > 0).then_some(quota)
 }
 
 fn etcd_tls(tls: &config::Tls) -> Result<Option<TlsOptions>> {

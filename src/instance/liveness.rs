@@ -17,7 +17,7 @@ use crate::base::poll::poll;
 use crate::config::Instance;
 use crate::etcd::{Anchor, Condition, Etcd, KeyValue, prefix_end};
 use crate::milvus::keys::{Area, Roots};
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// How long a port is tried.
 const PORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -139,6 +139,20 @@ pub fn queue_holders(instance: &Instance) -> Result<Vec<String>> {
         }
     }
     Ok(holders)
+}
+
+/// Fails when there is one of `signs`: a Milvus has started on a target that a restore works on.
+///
+/// # Errors
+///
+/// [`Side::Target`], naming them.
+pub fn refuse(signs: &[String]) -> Result<()> {
+    if signs.is_empty() {
+        return Ok(());
+    }
+    let message = format!("a Milvus has started on the target: {}", signs.join("; "));
+    let hint = "stop it, then run the same command again: it goes on where it stopped";
+    Err(Side::Target.error(Cause::Refused, message).with_hint(hint))
 }
 
 /// Whether something answers at `address` (`host:port`).

@@ -31,6 +31,7 @@ use crate::{Error, Result, config};
 use act::replace::Old;
 use act::steps::{Done, Steps};
 use act::wal::WalDirectories;
+use act::write::Beginning;
 use context::Purpose;
 use plan::document::Inputs;
 use plan::inputs::{Contents, Known, Marked, SourceFacts, TargetFacts, TargetVersion};
@@ -207,7 +208,8 @@ impl Prepared {
         let whose = home.marked(&marker);
         let version = home.milvus_version(context, (&manifest.instance, &anchor.version));
         let objects = storage.layer.record();
-        let (pinned, version) = pinned(context, &home, &whose, version);
+        let found = home.found.pinned.as_ref();
+        let (pinned, version) = pinned(found, home.session_id(context), &whose, version);
         let onto = Onto {
             instance: context.instance,
             objects: &objects,
@@ -311,37 +313,34 @@ impl Prepared {
         }
         let (mut etcd, mut embedded) = Box::pin(self.home.prepare(&self.marked)).await?;
         let roots = context.instance.etcd.roots();
-        // An embedded etcd is prepared anew.
-        let given_up = match self.marked {
-            Marked::Other { .. } if embedded.is_none() => self.home.found.value.clone(),
-            _ => None,
-        };
-        let found = match self.marked {
-            Marked::Ours(_) => self.home.found.value.clone(),
-            _ => None,
+        let value = self.home.found.value.as_deref();
+        let beginning = Beginning {
+            marker: &self.marker,
+            stage: match self.marked {
+                Marked::Ours(stage) => stage,
+                Marked::No | Marked::Other { .. } => Stage::Objects,
+            },
+            // An embedded etcd is prepared anew, and nobody but this restore writes it.
+            given_up: value
+                .filter(|_| matches!(self.marked, Marked::Other { .. }) && embedded.is_none()),
+            found: value.filter(|_| matches!(self.marked, Marked::Ours(_))),
+            limits: self.limits,
+            seen: embedded.is_none().then_some(self.home.revision),
         };
         let steps = Steps {
             snapshot: &self.snapshot,
             repository: context.repository,
             options,
-            marker: self.marker.clone(),
-            stage: match self.marked {
-                Marked::Ours(stage) => stage,
-                Marked::No | Marked::Other { .. } => Stage::Objects,
-            },
+            beginning,
             target: &self.made.target,
             scope: &self.scope,
             roots: &roots,
             storage: &storage,
             queue: &self.queue,
             old: old.as_ref(),
-            seen: embedded.is_none().then_some(self.home.revision),
             pinned: self.pinned.clone(),
-            found: found.as_deref(),
             instance: Some(context.instance),
             saved: self.home.found.saved.clone(),
-            given_up: given_up.as_deref(),
-            limits: self.limits,
             command: context.command,
             env: context.env,
             progress: context.progress,
@@ -430,13 +429,11 @@ fn marker(
 
 /// What the target says of itself: once the swap has begun, what it said before.
 fn pinned(
-    context: &Context<'_>,
-    home: &TargetEtcd,
+    found: Option<&Pinned>,
+    session_id: i64,
     whose: &Marked,
     version: TargetVersion,
 ) -> (Pinned, TargetVersion) {
-    let found = home.found.pinned.as_ref();
-    let own = home.session_id(context);
     match found {
         Some(found) if matches!(whose, Marked::Ours(stage) if *stage > Stage::Objects) => {
             let version = match version.known {
@@ -448,7 +445,7 @@ fn pinned(
         // No node id is given out twice, whatever a restore that is given up has removed.
         found => {
             let pinned = Pinned {
-                session_id: own.max(found.map_or(0, |found| found.session_id)),
+                session_id: session_id.max(found.map_or(0, |found| found.session_id)),
                 version: version.version.clone(),
             };
             (pinned, version)
@@ -470,5 +467,39 @@ fn contents(manifest: &Manifest) -> Contents {
         Contents::KeysOnly
     } else {
         Contents::Whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A target says something else once its keys are gone: every run after the swap began writes what the
+    /// first one would have.
+    #[test]
+    fn what_the_target_said_before_the_swap_counts_after_it() {
+        let version = |text: &str, known| TargetVersion::new(&MilvusVersion::parse(text), known);
+        let before = Pinned {
+            session_id: 40,
+            version: "2.6.14".into(),
+        };
+        let swapped = Marked::Ours(Stage::Keys);
+        let (kept, known) = pinned(Some(&before), 0, &swapped, TargetVersion::unknown());
+        assert_eq!(kept, before);
+        assert_eq!(known, version("2.6.14", Known::Recorded));
+        let written = version("2.6.5", Known::Recorded);
+        let (kept, known) = pinned(Some(&before), 56, &swapped, written);
+        assert_eq!((kept.session_id, known.version.as_str()), (40, "2.6.14"));
+        // The operator's word counts at any time.
+        let declared = version("2.6.15", Known::Declared);
+        let (_, known) = pinned(Some(&before), 56, &swapped, declared.clone());
+        assert_eq!(known, declared);
+        // Before the swap, and when another restore is given up, the target's own, but no node id twice.
+        for whose in [Marked::No, Marked::Ours(Stage::Objects)] {
+            let own = version("2.6.13", Known::Recorded);
+            let (pinned, known) = pinned(Some(&before), 3, &whose, own);
+            assert_eq!((pinned.session_id, pinned.version.as_str()), (40, "2.6.13"));
+            assert_eq!(known.version, "2.6.13");
+        }
     }
 }

@@ -365,6 +365,8 @@ fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{Flock, FlockArg};
+
     use super::*;
 
     fn embedded(data_dir: &Path) -> Embedded {
@@ -406,6 +408,14 @@ mod tests {
         home.begin_swap().unwrap();
         assert!(home.is_moved_aside());
         assert!(!dir.path().join(MEMBER).exists());
+        home.alone().unwrap();
+        // What was moved aside under a Milvus that runs is still its own.
+        let aside = old_content::place(dir.path()).join("member.1/snap");
+        std::fs::create_dir_all(&aside).unwrap();
+        let database = std::fs::File::create(aside.join("db")).unwrap();
+        let held = Flock::lock(database, FlockArg::LockExclusive).unwrap();
+        assert_eq!(home.alone().unwrap_err().exit_code(), 21);
+        drop(held);
         home.alone().unwrap();
         // A Milvus that is started meanwhile makes data of its own, which is not moved after the old.
         member(dir.path(), "of a user");

@@ -219,7 +219,7 @@ impl Removing<'_, '_> {
         self.progress.begin("remove", None);
         let mut removal = Removal::default();
         let list = self.cancel.run(list_of(self.repository, self.saved)).await;
-        let list = match list {
+        let mut list = match list {
             Err(error) if !error.is_stop() => {
                 removal.list_is_gone = matches!(error.cause(), Cause::NotFound | Cause::Damage);
                 removal.failed = Some(error);
@@ -227,7 +227,6 @@ impl Removing<'_, '_> {
             }
             list => list?,
         };
-        let mut list = list.peekable();
         let mut there = listed(self.store, self.scope).peekable();
         let mut batch = Vec::new();
         loop {
@@ -267,11 +266,8 @@ impl Removing<'_, '_> {
         if let Some(home) = self.home {
             home.alone()?;
         }
-        let holders = self.instance.map(liveness::queue_holders).transpose();
-        if let Some(holder) = holders.on(Side::Target)?.unwrap_or_default().first() {
-            let message = format!("a Milvus has started on the target: {holder}");
-            let hint = "stop it, then run the same command again";
-            return Err(Side::Target.error(Cause::Refused, message).with_hint(hint));
+        if let Some(instance) = self.instance {
+            liveness::refuse(&liveness::queue_holders(instance).on(Side::Target)?)?;
         }
         self.writer.check(self.target).await?;
         let store = self.store;

@@ -25,7 +25,6 @@ use crate::base::cancel::Cancel;
 use crate::base::env::Env;
 use crate::base::error::Context as _;
 use crate::base::progress::{Amount, SharedProgress};
-use crate::etcd::TxnLimits;
 use crate::instance::embedded::Embedded;
 use crate::instance::liveness;
 use crate::instance::objects::{Layer, Listed};
@@ -33,7 +32,7 @@ use crate::milvus::keys::Roots;
 use crate::repo::Repository;
 use crate::restore::act::wal::WalDirectories;
 use crate::restore::options::{Occupied, Options, ReadBack};
-use crate::restore::plan::marker::{Marker, Pinned, Stage};
+use crate::restore::plan::marker::{Pinned, Stage};
 use crate::restore::plan::target_keys::TargetKeys;
 use crate::restore::scope::Scope;
 use crate::snapshot::items::Item;
@@ -51,9 +50,7 @@ pub(crate) struct Steps<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) repository: &'a Repository,
     pub(crate) options: &'a Options,
-    pub(crate) marker: Marker,
-    /// How far an earlier run came.
-    pub(crate) stage: Stage,
+    pub(crate) beginning: Beginning<'a>,
     pub(crate) target: &'a TargetKeys,
     pub(crate) scope: &'a Scope,
     pub(crate) roots: &'a Roots,
@@ -61,22 +58,14 @@ pub(crate) struct Steps<'a> {
     pub(crate) queue: &'a WalDirectories,
     /// What is to be saved before it is replaced.
     pub(crate) old: Option<&'a Old>,
-    /// The revision at which the target's keys were read; `None` where nobody else can write them.
-    pub(crate) seen: Option<i64>,
     /// What the target said of itself before the swap.
     pub(crate) pinned: Pinned,
-    /// The value of this restore's marker as it was found.
-    pub(crate) found: Option<&'a [u8]>,
     /// The target, whose signs of life are looked for before anything is moved.
     pub(crate) instance: Option<&'a config::Instance>,
     /// Where an earlier run has saved it.
     pub(crate) saved: Option<String>,
     /// The command that goes on, for people.
     pub(crate) command: &'a str,
-    /// What etcd takes at once.
-    pub(crate) limits: TxnLimits,
-    /// The marker of another restore that is given up.
-    pub(crate) given_up: Option<&'a [u8]>,
     pub(crate) env: &'a Env,
     pub(crate) progress: &'a SharedProgress,
     pub(crate) cancel: &'a Cancel,
@@ -117,26 +106,19 @@ impl Steps<'_> {
         keys: &mut dyn Keyspace,
         home: Option<&mut Embedded>,
     ) -> Result<Done> {
-        let beginning = Beginning {
-            marker: &self.marker,
-            stage: self.stage,
-            given_up: self.given_up,
-            limits: self.limits,
-            seen: self.seen,
-            found: self.found,
-        };
-        let begun = Writer::begin(keys, self.roots, self.scope, beginning, self.env);
+        let begun = Writer::begin(keys, self.roots, self.scope, self.beginning, self.env);
         let mut writer = self.cancel.run(begun).await?;
         let mut done = Done::default();
         // Once the swap has begun it is the stage of an earlier run that counts, when that came further.
-        let reached = |stage: Stage| stage.max(self.stage);
+        let reached = |stage: Stage| stage.max(self.beginning.stage);
         let told = |stage| move |error| self.told(error, reached(stage));
         let deferred = self.place(&mut done).await.map_err(told(Stage::Objects))?;
         let saved = self
             .begin_swap(&mut writer, home.as_deref())
             .await
             .map_err(told(Stage::Objects))?;
-        let settled = self.stage == Stage::Clean && writer.is_complete(self.target).await?;
+        let settled =
+            self.beginning.stage == Stage::Clean && writer.is_complete(self.target).await?;
         if settled {
             self.files(&mut done).await.map_err(told(Stage::Clean))?;
         } else {
@@ -162,13 +144,13 @@ impl Steps<'_> {
         home: Option<&Embedded>,
     ) -> Result<Option<String>> {
         self.check_nobody_runs().await?;
-        if self.stage > Stage::Objects {
-            if self.stage == Stage::Clean
+        if self.beginning.stage > Stage::Objects {
+            if self.beginning.stage == Stage::Clean
                 && let Some(home) = home
             {
                 home.alone()?;
             }
-            writer.check_unchanged(self.seen).await?;
+            writer.check_unchanged(self.beginning.seen).await?;
             return Ok(self.saved.clone());
         }
         let saved = self.save(writer).await?;
@@ -179,7 +161,7 @@ impl Steps<'_> {
             home.check_unchanged()?;
             home.note_what_is_moved()?;
         }
-        writer.begin_swap(self.seen, &self.pinned).await?;
+        writer.begin_swap(self.beginning.seen, &self.pinned).await?;
         Ok(saved)
     }
 
@@ -188,13 +170,7 @@ impl Steps<'_> {
         let Some(instance) = self.instance else {
             return Ok(());
         };
-        let signs = liveness::signs_of_life(instance).await.on(Side::Target)?;
-        if signs.is_empty() {
-            return Ok(());
-        }
-        let message = format!("a Milvus has started on the target: {}", signs.join("; "));
-        let hint = "stop it, then run the same command again";
-        Err(Side::Target.error(Cause::Refused, message).with_hint(hint))
+        liveness::refuse(&liveness::signs_of_life(instance).await.on(Side::Target)?)
     }
 
     /// Removes what was replaced, and the mark; puts an embedded etcd in place.
@@ -304,13 +280,13 @@ impl Steps<'_> {
 
     /// Whether something is replaced that is whole yet.
     fn replaces(&self) -> bool {
-        self.options.occupied == Occupied::Replace && self.stage == Stage::Objects
+        self.options.occupied == Occupied::Replace && self.beginning.stage == Stage::Objects
     }
 
     /// Adds to an error what is done, what is missing, and how it goes on.
     fn told(&self, error: Error, stage: Stage) -> Error {
         let done = match (self.options.occupied, stage) {
-            (_, Stage::Objects) if self.marker.over_swap => {
+            (_, Stage::Objects) if self.beginning.marker.over_swap => {
                 "the target still has what a restore left that had begun its swap and was given up: no Milvus may be started \
                  on it"
             }

@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use super::*;
 use crate::base::progress::testing::Silent;
 use crate::base::resources::Resources;
+use crate::etcd::TxnLimits;
 use crate::instance::objects::{ObjectLayer, Presence};
 use crate::milvus::objects::collection_prefix;
 use crate::repo::{Manifest, Unlock};
 use crate::restore::act::keyspace::memory::{Fault, MemoryKeys};
-use crate::restore::plan::marker::MarkerKeys;
+use crate::restore::plan::marker::{Marker, MarkerKeys};
 use crate::snapshot::fixture::{Contents, body, commit, noise, repository, told};
 use crate::snapshot::{Selected, WalState};
 use crate::store::open::Location;
@@ -228,21 +229,23 @@ impl World {
             snapshot: &snapshot,
             repository: &self.repository,
             options: &self.options,
-            marker,
-            stage,
+            beginning: Beginning {
+                marker: &marker,
+                stage,
+                given_up: None,
+                found: found.value.as_deref(),
+                limits: TxnLimits::default(),
+                seen: Some(all.revision),
+            },
             target: &target,
             scope: &self.scope,
             roots: &Roots::new("r"),
             storage: &storage,
             queue: &queue,
             old: replaces.then_some(&old),
-            seen: Some(all.revision),
             pinned,
-            found: found.value.as_deref(),
             instance: None,
             saved: found.saved,
-            given_up: None,
-            limits: TxnLimits::default(),
             command: "eyrie restore",
             env: &Env::simulated(Timestamp::UNIX_EPOCH, 3).0,
             progress: &(Arc::new(Silent) as SharedProgress),

@@ -40,7 +40,7 @@ pub struct Writer<'a> {
 pub struct Beginning<'a> {
     /// The marker.
     pub marker: &'a Marker,
-    /// How far it came, where it has to be put.
+    /// How far an earlier run came.
     pub stage: Stage,
     /// The value of another restore's marker, in whose place it is put.
     pub given_up: Option<&'a [u8]>,

@@ -25,11 +25,8 @@ pub(crate) async fn room(
     version: &str,
     (there, target): (&[KeyValue], &TargetKeys),
 ) -> Result<(EtcdRoom, TxnLimits)> {
-    let capacity = etcd.capacity().await;
-    let quota = match capacity.quota {
-        Some(quota) => Some(quota),
-        None => connect::etcd_quota(config).await,
-    };
+    let capacity = connect::etcd_capacity(config, etcd).await;
+    let quota = capacity.quota;
     let mut room = EtcdRoom {
         version: version.to_owned(),
         size: capacity.size,
@@ -43,9 +40,9 @@ pub(crate) async fn room(
     let place = etcd.endpoints().to_owned();
     if let Some(found) = too_old(version) {
         let hint = "Milvus needs etcd 3.5: upgrade the target's";
-        room.lack = lacks(false, format!("etcd at {place} is {found}"), hint);
+        room.lack = Some(lack(false, format!("etcd at {place} is {found}"), hint));
     } else if !capacity.alarms.is_empty() {
-        room.lack = lacks(
+        room.lack = Some(lack(
             true,
             format!(
                 "etcd at {place} takes no writes: {}",
@@ -53,9 +50,9 @@ pub(crate) async fn room(
             ),
             "compact and defragment it or raise its quota, then `etcdctl alarm disarm`; a CORRUPT alarm needs \
              a repaired cluster",
-        );
+        ));
     } else if let Some(quota) = quota.filter(|quota| capacity.size + growth >= *quota) {
-        room.lack = lacks(
+        room.lack = Some(lack(
             true,
             format!(
                 "etcd at {place} has no room: its database has {} of a quota of {} ({} in use), and the restore adds \
@@ -69,18 +66,18 @@ pub(crate) async fn room(
                 "raise --quota-backend-bytes to {} or more, or compact and defragment etcd first",
                 Bytes(capacity.size + growth + (growth >> 2))
             ),
-        );
+        ));
     }
     if room.lack.is_some() {
         return Ok((room, TxnLimits::default()));
     }
     let prefix = format!("{}/eyrie/", config.root_path);
     let Some(limits) = etcd.limits(&prefix).await? else {
-        room.lack = lacks(
+        room.lack = Some(lack(
             false,
             format!("etcd at {place} takes no transaction with one key of 1 KiB"),
             "raise its --max-txn-ops and --max-request-bytes",
-        );
+        ));
         return Ok((room, TxnLimits::default()));
     };
     let largest = target.keys.iter().max_by_key(|pair| size(pair));
@@ -88,7 +85,7 @@ pub(crate) async fn room(
         && size(pair) > limits.bytes
         && !etcd.takes_large(&prefix, size(pair)).await?
     {
-        room.lack = lacks(
+        room.lack = Some(lack(
             false,
             format!(
                 "etcd at {place} does not take a key of {}, which {} has",
@@ -96,22 +93,18 @@ pub(crate) async fn room(
                 String::from_utf8_lossy(&pair.0)
             ),
             "raise its --max-request-bytes to what the source's etcd has",
-        );
+        ));
     }
     Ok((room, limits))
 }
 
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "it is put where there is none otherwise"
-)]
-fn lacks(is_full: bool, found: String, hint: impl Into<String>) -> Option<Lack> {
+fn lack(is_full: bool, found: String, hint: impl Into<String>) -> Lack {
     let hint = hint.into();
-    Some(Lack {
+    Lack {
         is_full,
         found,
         hint,
-    })
+    }
 }
 
 /// Bytes by which the database grows at most when the keys that differ are written: a quarter more than
