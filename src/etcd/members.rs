@@ -359,16 +359,29 @@ fn is_without_leader(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.message().contains("no leader"))
 }
 
-/// What a member said, for people.
-fn said(error: &Error) -> String {
-    match error {
+/// What a member said, or what the connection to it failed with, for people: of the reasons under it the
+/// last tells most.
+pub(super) fn said(error: &Error) -> String {
+    let (text, mut source) = match error {
         Error::GRpcStatus(status) if is_without_leader(error) => {
-            format!("it has no leader ({})", status.message())
+            return format!("it has no leader ({})", status.message());
         }
-        Error::GRpcStatus(status) if std::error::Error::source(status).is_none() => {
-            status.message().to_owned()
-        }
-        _ => super::source_chain(error),
+        Error::GRpcStatus(status) => (
+            status.message().to_owned(),
+            std::error::Error::source(status),
+        ),
+        Error::TransportError(error) => (error.to_string(), std::error::Error::source(error)),
+        Error::InvalidArgs(text) => (text.clone(), None),
+        _ => (error.to_string(), None),
+    };
+    let mut last = None;
+    while let Some(reason) = source {
+        last = Some(reason.to_string());
+        source = reason.source();
+    }
+    match last {
+        Some(last) if !text.contains(&last) => format!("{text}: {last}"),
+        _ => text,
     }
 }
 

@@ -230,6 +230,12 @@ async fn without_a_quorum_the_call_ends_and_all_members_are_named() {
     cluster.kill(2).await;
     let error = connect(&cluster.endpoints()).await.unwrap_err();
     assert_eq!(error.cause(), Cause::Unavailable, "{error:?}");
+    // What the connections failed with, in words and not as the client's own structures.
+    let said = error.chain();
+    assert!(
+        said.contains("Connection refused") && !said.contains("Os {"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

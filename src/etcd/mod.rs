@@ -205,34 +205,20 @@ impl Etcd {
 fn classify(error: &etcd_client::Error, doing: &str) -> Error {
     use etcd_client::Error as E;
     use tonic::Code;
-    let (kind, text) = match error {
-        E::GRpcStatus(status) => {
-            let kind = match status.code() {
-                _ if members::is_passing(error) => Cause::Unavailable,
-                Code::Unauthenticated | Code::PermissionDenied => Cause::AccessDenied,
-                Code::ResourceExhausted if status.message().contains("space exceeded") => {
-                    Cause::NoSpace
-                }
-                Code::InvalidArgument if status.message().contains("authentication failed") => {
-                    Cause::AccessDenied
-                }
-                _ => Cause::Failed,
-            };
-            (kind, status.message().to_owned())
-        }
-        E::InvalidArgs(text) => (Cause::Invalid, text.clone()),
-        _ if members::is_passing(error) => (Cause::Unavailable, source_chain(error)),
-        _ => (Cause::Failed, source_chain(error)),
+    let cause = match error {
+        _ if members::is_passing(error) => Cause::Unavailable,
+        E::GRpcStatus(status) => match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied => Cause::AccessDenied,
+            Code::ResourceExhausted if status.message().contains("space exceeded") => {
+                Cause::NoSpace
+            }
+            Code::InvalidArgument if status.message().contains("authentication failed") => {
+                Cause::AccessDenied
+            }
+            _ => Cause::Failed,
+        },
+        E::InvalidArgs(_) => Cause::Invalid,
+        _ => Cause::Failed,
     };
-    Error::new(kind, format!("{doing}: {text}"))
-}
-
-fn source_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
+    Error::new(cause, format!("{doing}: {}", members::said(error)))
 }
