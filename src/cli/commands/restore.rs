@@ -299,7 +299,7 @@ impl Render for RestoreDocument {
         ));
         let resumed = match self.objects_resumed {
             0 => String::new(),
-            n => format!(", {n} of them from a run before"),
+            n => format!(", {n} of them in place already"),
         };
         page.pairs(&[
             (

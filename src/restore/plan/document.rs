@@ -265,6 +265,7 @@ fn steps(plan: &RestorePlan, options: &Options) -> Vec<String> {
     }
     steps.extend([
         "prove that every needed blob is in the repository".to_owned(),
+        "prove that the storage takes an object, by a probe that is removed".to_owned(),
         "mark the target in etcd".to_owned(),
     ]);
     if plan.resumes.is_some() {

@@ -71,7 +71,7 @@ impl Findings {
         let sized = survey.etcd.as_ref().ok();
         if let Some((size, quota)) = sized.and_then(|etcd| Some((etcd.size, etcd.quota?))) {
             let used = format!(
-                "its database has {} of a quota of {}",
+                "etcd's database has {} of a quota of {}",
                 Bytes(size),
                 Bytes(quota)
             );
