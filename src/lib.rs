@@ -5,7 +5,8 @@
 //!
 //! # Guarantees
 //!
-//! - **I1 anchor**: the object set of a snapshot is a pure function of etcd at one revision.
+//! - **I1 anchor**: the object set of a snapshot is a pure function of etcd at one revision, but for delta logs that Milvus
+//!   before 2.4 has in memory only (docs/consistency.md).
 //! - **I2 complete**: a snapshot commits only when every required object is captured and hashed.
 //! - **I3 leased holds**: what the agent suspends ends by itself when the agent dies.
 //! - **I4 one-write commit**: a snapshot exists when its manifest is written, the last write.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
+use crate::milvus::unnamed::{self, UnnamedDeltaLog};
 use crate::snapshot::{Cut, FlushRecord};
 
 /// Logs that are named in a manifest when they are newer than the cut.
@@ -25,6 +27,8 @@ pub(super) struct Anchored {
     pub(super) cut: Cut,
     pub(super) flush: Option<FlushRecord>,
     pub(super) differences: BTreeSet<String>,
+    /// Delta logs that count among the catalog's although etcd does not name them.
+    pub(super) unnamed: Vec<UnnamedDeltaLog>,
 }
 
 impl Anchored {
@@ -46,7 +50,22 @@ impl Anchored {
             cut,
             flush,
             differences,
+            unnamed: vec![],
         }
+    }
+
+    /// Counts delta logs that etcd does not name among those that it does: the catalog names them from now
+    /// on, the keys that are stored do not.
+    pub(super) fn adopt(&mut self, unnamed: Vec<UnnamedDeltaLog>) -> Result<()> {
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        let mut keys = self.keys.clone();
+        unnamed::name(&mut keys, &self.catalog.roots, &unnamed)?;
+        self.catalog = Catalog::decode(&self.catalog.roots, &keys, &self.catalog.version)?;
+        self.cut = cut(&self.catalog, self.cut.timestamp);
+        self.unnamed = unnamed;
+        Ok(())
     }
 
     /// The keys, to be stored: there may be as many as there are objects to copy.

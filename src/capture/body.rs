@@ -1,5 +1,7 @@
 //! What a capture says of its snapshot: counts, weakenings, notes.
 
+use std::collections::BTreeSet;
+
 use super::anchor::Anchored;
 use super::objects::Copied;
 use super::plan::Planned;
@@ -9,6 +11,7 @@ use crate::base::weakening::{self, Weakening};
 use crate::instance::holds::{HoldRecord, HoldState, Holds};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
+use crate::milvus::unnamed::UnnamedDeltaLog;
 use crate::milvus::validate::{Finding, FindingKind, Severity};
 use crate::snapshot::{Body, Counts, Mode};
 use crate::{Cause, Error, Side};
@@ -74,6 +77,7 @@ pub(super) fn body(
             copied.lost_packs
         ));
     }
+    notes.extend(unnamed_note(catalog, &anchored.unnamed));
     let remarks = catalog.validate();
     let remarks = remarks
         .iter()
@@ -107,11 +111,32 @@ pub(super) fn body(
         objects_read: copied.objects_read,
         bytes_read: copied.bytes_read,
         differences: view::named(&anchored.differences),
+        unnamed_delta_logs: anchored.unnamed,
         cut: anchored.cut,
         weakenings,
         notes,
         accepted: context.accept.clone(),
     }
+}
+
+/// Collections whose deletes a restart of this Milvus would lose, while the snapshot has them.
+fn unnamed_note(catalog: &Catalog, unnamed: &[UnnamedDeltaLog]) -> Option<String> {
+    let collections: BTreeSet<i64> = unnamed.iter().map(|log| log.collection).collect();
+    let names: Vec<String> = collections
+        .into_iter()
+        .map(|id| {
+            let (database, collection) = catalog.names(id);
+            format!("{database}.{collection}")
+        })
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} delta logs are in the snapshot although etcd does not name them: Milvus {} has them in memory only, and its next restart would bring the deleted rows back in {}; compact these collections before you restart it",
+            unnamed.len(),
+            catalog.version,
+            first(&names, NAMED_IN_ERROR, ", ")
+        )
+    })
 }
 
 /// Findings that make a snapshot of this anchor less than whole. Rows that are not flushed are

@@ -23,6 +23,7 @@ mod reach;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 mod view;
 mod window;
 

@@ -11,7 +11,8 @@ use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
-use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options, cold, cold_source, window};
+use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
+use super::{cold, cold_source, unnamed, window};
 use crate::base::error::Context as _;
 use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
@@ -187,10 +188,14 @@ async fn store(
                 context.instance.name
             );
         }
-        let keys = store_keys(writer, anchored.take_keys()).await?;
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
+        if let Some(store) = &store {
+            let unnamed = unnamed::find(store, &anchored.catalog, anchored.cut.timestamp).await?;
+            anchored.adopt(unnamed)?;
+        }
+        let keys = store_keys(writer, anchored.take_keys()).await?;
         let copied = objects::capture(
             context,
             method,

@@ -16,6 +16,7 @@ pub mod recorded;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulated;
 pub mod status;
+pub mod unnamed;
 pub mod validate;
 pub mod version;
 pub mod wire;

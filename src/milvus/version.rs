@@ -111,6 +111,13 @@ impl MilvusVersion {
         self.number.is_some() && !self.at_least(2, 4, 14)
     }
 
+    /// Whether a compaction loses deletes that are flushed while it runs: before 2.4 etcd gets the delta
+    /// logs of one input only (docs/milvus.md 00).
+    #[must_use]
+    pub fn forgets_deletes(&self) -> bool {
+        self.number.is_some() && !self.at_least(2, 4, 0)
+    }
+
     /// Whether Milvus has streaming nodes and their write-ahead log: 2.6 and later.
     #[must_use]
     pub fn has_streaming(&self) -> bool {

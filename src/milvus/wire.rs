@@ -201,6 +201,11 @@ impl Message {
         self.replace(number, field);
     }
 
+    /// Adds a string, bytes or message `number` after all other fields: one more element of a list.
+    pub fn add_bytes(&mut self, number: u32, value: &[u8]) {
+        self.fields.push(Field::bytes(number, value));
+    }
+
     /// Sets the message `number`, in the place of the first that is there; an empty message is present.
     pub fn set_message(&mut self, number: u32, value: &Self) {
         self.replace(number, Some(Field::bytes(number, &value.encode())));

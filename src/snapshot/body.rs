@@ -14,6 +14,7 @@ use crate::instance::holds::HoldRecord;
 use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::catalog::Catalog;
+use crate::milvus::unnamed::UnnamedDeltaLog;
 
 /// How the writers are treated while a snapshot is taken.
 #[derive(
@@ -87,6 +88,10 @@ pub struct Body {
     pub objects_read: u64,
     /// Bytes that were read in this capture.
     pub bytes_read: u64,
+    /// Delta logs below live segments that etcd did not name, and Milvus had in memory only. Their objects
+    /// are in the snapshot, and a restore names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnamed_delta_logs: Vec<UnnamedDeltaLog>,
     /// Where Milvus's own view differs from the anchor.
     #[serde(default)]
     pub differences: Vec<String>,
@@ -134,6 +139,7 @@ impl Body {
             },
             objects_read: 0,
             bytes_read: 0,
+            unnamed_delta_logs: vec![],
             differences: vec![],
             weakenings: vec![Weakening {
                 code: weakening::KEYS_ONLY.to_owned(),

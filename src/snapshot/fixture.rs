@@ -71,6 +71,7 @@ pub(crate) fn body() -> Body {
         },
         objects_read: 0,
         bytes_read: 0,
+        unnamed_delta_logs: vec![],
         differences: vec![],
         weakenings: vec![],
         notes: vec![],

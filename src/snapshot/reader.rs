@@ -12,6 +12,7 @@ use crate::instance::methods::CaptureMethod;
 use crate::milvus::MilvusVersion;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
+use crate::milvus::unnamed;
 use crate::repo::{Entry, KeyRange, Manifest, Map, View};
 use crate::{Cause, Error, Result, Side, repo};
 
@@ -101,17 +102,20 @@ impl Snapshot {
         ranges.flat_map(move |range| objects.scan(range)).boxed()
     }
 
-    /// The etcd keys, in byte order.
+    /// The etcd keys, in byte order: those of the anchor, with the delta logs named that etcd did not name.
     ///
     /// # Errors
     ///
     /// [`Cause::Damage`] when nodes of the map are missing or damaged.
     pub async fn keys(&self) -> Result<Vec<KeyValue>> {
-        self.map(ANCHOR_ROOT)
+        let mut keys = self
+            .map(ANCHOR_ROOT)
             .scan(KeyRange::all())
             .and_then(|entry| std::future::ready(anchor::decode(&entry.key, &entry.value)))
             .try_collect()
-            .await
+            .await?;
+        unnamed::name(&mut keys, &self.body.roots(), &self.body.unnamed_delta_logs)?;
+        Ok(keys)
     }
 
     /// Decodes the keys.

@@ -346,6 +346,7 @@ fn show_looks() {
         catalog: vec![collection],
         notes: notes(),
         differences: vec!["default.books: property collection.ttl.seconds differs".into()],
+        unnamed_delta_logs: vec!["delta_log/444/445/446/460".into()],
         missing: vec!["default.books segment 446: index_files/1/1/2/3/x".into()],
     }));
 }

@@ -21,6 +21,7 @@ use crate::cli::values::{SnapshotName, took};
 use crate::instance::holds::HoldState;
 use crate::milvus::catalog::{Catalog, Collection};
 use crate::milvus::objects::TreeKey;
+use crate::milvus::unnamed::UnnamedDeltaLog;
 use crate::snapshot::{Body, Cut, Selected, Snapshot, WalState};
 
 /// Show one snapshot: databases, collections, rows, indexes, holds, weakenings
@@ -103,6 +104,11 @@ fn document(
         databases: catalog.databases.values().map(|d| d.name.clone()).collect(),
         catalog: shown,
         notes: documents::notes(body),
+        unnamed_delta_logs: body
+            .unnamed_delta_logs
+            .iter()
+            .map(UnnamedDeltaLog::path)
+            .collect(),
         differences: body.differences.clone(),
         missing: missing(body),
     }

@@ -93,6 +93,9 @@ pub struct ShowDocument {
     pub notes: Vec<Note>,
     /// Where Milvus's own view differed from what etcd held.
     pub differences: Vec<String>,
+    /// Delta logs that the snapshot has although etcd did not name them, as paths below the storage root:
+    /// deletes that this Milvus would lose at its next restart.
+    pub unnamed_delta_logs: Vec<String>,
     /// Objects that were gone when the snapshot was taken, by database, collection, segment and
     /// file.
     pub missing: Vec<String>,
