@@ -201,7 +201,8 @@ impl Window<'_> {
     /// does not finish here would not finish there either, and clients would feel it.
     async fn pre_flush(&self) -> Result<()> {
         self.context.progress.begin("flush", None);
-        self.flush(self.options.flush_timeout).await?;
+        let cut = self.running.client.alloc_timestamp().await?;
+        self.flush(cut).await?;
         Ok(())
     }
 
@@ -241,7 +242,7 @@ impl Window<'_> {
             let since = self.etcd.clone().status().await?.revision;
             let t_hold = self.running.client.alloc_timestamp().await?;
             self.context.progress.begin("flush", None);
-            let flush = self.flush(self.options.flush_timeout).await?;
+            let flush = self.flush(t_hold).await?;
             self.context.progress.begin("anchor", None);
             let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
             let cut_point = CutPoint {
@@ -277,7 +278,7 @@ impl Window<'_> {
         self.context.progress.begin("flush", None);
         let since = self.etcd.clone().status().await?.revision;
         let before = self.running.client.alloc_timestamp().await?;
-        let flush = self.flush(self.options.flush_timeout).await?;
+        let flush = self.flush(before).await?;
         self.context.progress.begin("anchor", None);
         let cut = before.unwrap_or_else(|| flush.0.barrier.earliest());
         let cut_point = CutPoint {
@@ -348,12 +349,15 @@ impl Window<'_> {
         .with_hint("allow a longer hold, or use --mode hot")
     }
 
-    async fn flush(&self, budget: Duration) -> Result<(FlushOutcome, Duration)> {
+    /// Flushes until every channel has passed `cut`, a timestamp from before this is called.
+    async fn flush(&self, cut: Option<u64>) -> Result<(FlushOutcome, Duration)> {
+        let budget = self.options.flush_timeout;
         let begun = Instant::now();
         let options = FlushOptions {
             rules: self.running.rules,
             budget,
             pace: Pace::default(),
+            reach: cut,
             checkpoints: Some(self),
         };
         let mut tell = |event: FlushEvent| match event {
@@ -394,7 +398,7 @@ impl Window<'_> {
                 "not settled; looking again"
             );
             if !blockers.open.is_empty() && flushed.elapsed() > NUDGE {
-                self.flush(self.options.flush_timeout).await?;
+                self.flush(Some(cut_point.cut)).await?;
                 flushed = Instant::now();
             }
             tokio::time::sleep(LOOK_PAUSE).await;

@@ -17,14 +17,14 @@ use crate::etcd::process::free_port;
 use crate::etcd::{Applied, Condition, Etcd, LeaseState, Settings, Status, find_binary, scratch};
 use crate::{Cause, Result, Side};
 
-struct Cluster {
+pub(super) struct Cluster {
     members: Vec<(String, Child)>,
     directory: tempfile::TempDir,
     peers: Vec<String>,
 }
 
 impl Cluster {
-    async fn start(size: usize) -> Self {
+    pub(super) async fn start(size: usize) -> Self {
         let urls = |_| format!("http://127.0.0.1:{}", free_port().unwrap());
         let mut cluster = Self {
             members: vec![],
@@ -75,26 +75,26 @@ impl Cluster {
             .unwrap()
     }
 
-    fn endpoints(&self) -> Vec<String> {
+    pub(super) fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|(url, _)| url.clone()).collect()
     }
 
-    async fn kill(&mut self, at: usize) {
+    pub(super) async fn kill(&mut self, at: usize) {
         self.members[at].1.kill().await.unwrap();
     }
 
-    fn revive(&mut self, at: usize) {
+    pub(super) fn revive(&mut self, at: usize) {
         let url = self.members[at].0.clone();
         self.members[at].1 = self.spawn(at, &url);
     }
 
-    fn signal(&self, at: usize, signal: Signal) {
+    pub(super) fn signal(&self, at: usize, signal: Signal) {
         let pid = self.members[at].1.id().unwrap();
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
 }
 
-async fn connect(endpoints: &[String]) -> Result<(Etcd, Status)> {
+pub(super) async fn connect(endpoints: &[String]) -> Result<(Etcd, Status)> {
     Etcd::connect(&Settings {
         endpoints: endpoints.to_vec(),
         user: None,

@@ -3,9 +3,11 @@
 mod capacity;
 mod lease;
 mod members;
+mod mirror;
 mod page;
 mod process;
 mod read;
+mod watch;
 mod write;
 
 use std::fmt;
@@ -16,13 +18,17 @@ use etcd_client::{ConnectOptions, TlsOptions};
 
 #[cfg(test)]
 mod members_tests;
+#[cfg(test)]
+mod mirror_tests;
 
 pub use capacity::Capacity;
 pub use lease::{Lease, LeaseState};
+pub use mirror::{Compared, Followed, Mirror, Timed};
 pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
 pub use read::{Anchor, PAGE_KEYS, prefix_end};
+pub use watch::Change;
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, TxnLimits, batches, size};
 
 use crate::base::secret::Secret;

@@ -220,7 +220,7 @@ fn revision_of(answer: &etcd_client::GetResponse) -> Result<i64> {
         .ok_or_else(|| Error::new(Cause::Failed, "etcd answered a read without a revision"))
 }
 
-fn is_compacted(error: &etcd_client::Error) -> bool {
+pub(super) fn is_compacted(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("compacted"))
 }
 

@@ -32,10 +32,14 @@ pub struct Pace {
     /// Before a flush that met the rate limit is tried again: `Flush` of one collection is limited to
     /// 0.1 a second since 2.3.9 (quotaAndLimits.flushRate.collection.max).
     pub rate_limited: Duration,
-    /// Before a flush that is not done is asked for once more: versions that take the timestamp after
-    /// sealing leave what was written in between to their own timer of minutes.
+    /// How long no channel may move before a flush that is not done is asked for once more: a channel whose
+    /// checkpoint was written just short of the barrier is otherwise left to Milvus's own timer, of a minute
+    /// on 2.3.5 (docs/milvus.md 1.4). Each time after that it is twice as long.
     pub nudge: Duration,
 }
+
+/// The longest that such a pause becomes.
+const LONGEST_NUDGE: Duration = Duration::from_secs(15);
 
 impl Default for Pace {
     fn default() -> Self {
@@ -43,7 +47,7 @@ impl Default for Pace {
             poll: Duration::from_millis(200),
             retry: Duration::from_secs(1),
             rate_limited: Duration::from_secs(10),
-            nudge: Duration::from_secs(15),
+            nudge: Duration::from_secs(1),
         }
     }
 }
@@ -57,6 +61,9 @@ pub struct FlushOptions<'a> {
     pub budget: Duration,
     /// How often things are tried.
     pub pace: Pace,
+    /// A timestamp from before the flush is asked for, which every channel must reach; without it that of
+    /// Milvus's answer. Some versions take theirs after the channels have reached the flush.
+    pub reach: Option<u64>,
     /// Where checkpoints are read; without it Milvus's own word counts alone.
     pub checkpoints: Option<&'a dyn Checkpoints>,
 }
@@ -118,7 +125,8 @@ pub async fn flush_all(
         refused: None,
         on_event,
     };
-    let barrier = run.request_until_taken().await?;
+    let answered = run.request_until_taken().await?;
+    let barrier = options.reach.map_or(answered, Barrier::at);
     (run.on_event)(FlushEvent::Accepted(barrier.clone()));
     run.wait(&barrier).await?;
     Ok(FlushOutcome {
@@ -269,7 +277,11 @@ impl Run<'_> {
     }
 
     async fn wait(&mut self, barrier: &Barrier) -> Result<()> {
-        let mut asked = Instant::now();
+        let mut moved = Instant::now();
+        let mut nudge = self.options.pace.nudge;
+        if self.method == FlushMethod::PerCollection {
+            nudge = nudge.max(self.options.pace.rate_limited);
+        }
         let mut told = None;
         loop {
             let (done, lagging) = self.look(barrier).await?;
@@ -282,42 +294,39 @@ impl Run<'_> {
             if told.as_ref() != Some(&lagging) {
                 (self.on_event)(FlushEvent::Waiting(lagging.clone()));
                 told = Some(lagging);
+                moved = Instant::now();
             }
-            if asked.elapsed() >= self.options.pace.nudge {
-                asked = Instant::now();
+            if moved.elapsed() >= nudge {
                 // Another barrier is of no use, and a failure is no worse than not asking.
                 if self.request().await.is_ok() {
                     (self.on_event)(FlushEvent::Nudged);
                 }
+                moved = Instant::now();
+                nudge = (2 * nudge).min(LONGEST_NUDGE.max(self.options.pace.nudge));
             }
             sleep(self.options.pace.poll).await;
         }
     }
 
-    /// Whether the flush is done: Milvus and the checkpoints agree, as far as each answers.
+    /// Whether the flush is done. Milvus's own answer is made of the same checkpoints, of every collection one
+    /// after the other; it is asked for where they cannot be read.
     async fn look(&self, barrier: &Barrier) -> Result<(bool, Vec<Lag>)> {
+        if let Some(checkpoints) = self.options.checkpoints {
+            let lagging = checkpoints.lagging(barrier).await?;
+            return Ok((lagging.is_empty(), lagging));
+        }
         let request = api::GetFlushAllStateRequest {
             flush_all_ts: barrier.timestamp(),
             flush_all_tss: barrier.channels().clone(),
             ..Default::default()
         };
         let state = self.client.ask("", request).await;
-        let flushed = match state {
-            Ok(answer) => Some(answer.flushed),
-            Err(failure) if is_hopeless(&failure) && !failure.is_unimplemented() => {
-                return Err(self.client.error(failure, "wait for the flush"));
+        match state {
+            Ok(answer) => Ok((answer.flushed, Vec::new())),
+            Err(failure) if is_hopeless(&failure) => {
+                Err(self.client.error(failure, "wait for the flush"))
             }
-            Err(failure) if failure.is_unimplemented() && self.options.checkpoints.is_none() => {
-                return Err(self.client.error(failure, "wait for the flush"));
-            }
-            Err(_) => None,
-        };
-        match (self.options.checkpoints, flushed) {
-            (None, flushed) => Ok((flushed == Some(true), Vec::new())),
-            (Some(checkpoints), flushed) => {
-                let lagging = checkpoints.lagging(barrier).await?;
-                Ok((lagging.is_empty() && flushed != Some(false), lagging))
-            }
+            Err(_) => Ok((false, Vec::new())),
         }
     }
 
@@ -409,6 +418,7 @@ mod tests {
             rules,
             budget,
             pace,
+            reach: None,
             checkpoints,
         };
         let outcome = flush_all(&client, &options, &mut |event| events.push(event)).await;
@@ -585,6 +595,40 @@ mod tests {
         });
         assert_eq!(Some(outcome.barrier), first, "the barrier stays the first");
         assert!(events.contains(&FlushEvent::Nudged));
+    }
+
+    /// A channel that stays short of any barrier until the flush is asked for the second time.
+    struct Short<'a>(&'a SimulatedMilvus);
+
+    #[async_trait]
+    impl Checkpoints for Short<'_> {
+        async fn lagging(&self, _: &Barrier) -> Result<Vec<Lag>> {
+            let calls = self.0.calls();
+            let asked = calls.iter().filter(|call| **call == "FlushAll").count();
+            Ok(if asked < 2 { vec![lag(1)] } else { vec![] })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_stays_short_is_asked_for_again_and_the_barrier_is_the_timestamp_from_before_simulated_milvus_2_3_5()
+     {
+        let milvus = SimulatedMilvus::start(Script::new("2.3.5")).await;
+        let client = milvus.client().await;
+        let options = FlushOptions {
+            rules: client.identity().await.unwrap().version.rules(),
+            budget: LONG,
+            pace: Pace {
+                nudge: Duration::from_millis(5),
+                ..FAST
+            },
+            reach: Some(77),
+            checkpoints: Some(&Short(&milvus)),
+        };
+        let mut events = Vec::new();
+        let outcome = flush_all(&client, &options, &mut |event| events.push(event)).await;
+        assert_eq!(outcome.unwrap().barrier, Barrier::at(77));
+        let nudges = events.iter().filter(|e| **e == FlushEvent::Nudged).count();
+        assert_eq!(nudges, 1, "{events:?}");
     }
 
     #[test]
