@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::metadata::Undated;
 use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
 use crate::milvus::unnamed::{self, UnnamedDeltaLog};
-use crate::snapshot::{Cut, FlushRecord};
+use crate::snapshot::{Cut, FlushRecord, HoldSpent};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;
@@ -25,7 +26,10 @@ pub(super) struct Anchored {
     pub(super) catalog: Catalog,
     pub(super) time: Timestamp,
     pub(super) cut: Cut,
+    undated: Undated,
     pub(super) flush: Option<FlushRecord>,
+    /// What the time was spent on while writes were denied.
+    pub(super) spent: Option<HoldSpent>,
     pub(super) differences: BTreeSet<String>,
     /// Delta logs that count among the catalog's although etcd does not name them.
     pub(super) unnamed: Vec<UnnamedDeltaLog>,
@@ -37,10 +41,9 @@ impl Anchored {
         anchor: Anchor,
         catalog: Catalog,
         timestamp: u64,
-        flush: Option<FlushRecord>,
-        differences: BTreeSet<String>,
+        undated: Undated,
     ) -> Self {
-        let cut = cut(&catalog, timestamp);
+        let cut = cut(&catalog, timestamp, &undated);
         Self {
             revision: anchor.revision,
             etcd_keys: anchor.keys.len() as u64,
@@ -48,8 +51,10 @@ impl Anchored {
             catalog,
             time,
             cut,
-            flush,
-            differences,
+            undated,
+            flush: None,
+            spent: None,
+            differences: BTreeSet::new(),
             unnamed: vec![],
         }
     }
@@ -63,7 +68,7 @@ impl Anchored {
         let mut keys = self.keys.clone();
         unnamed::name(&mut keys, &self.catalog.roots, &unnamed)?;
         self.catalog = Catalog::decode(&self.catalog.roots, &keys, &self.catalog.version)?;
-        self.cut = cut(&self.catalog, self.cut.timestamp);
+        self.cut = cut(&self.catalog, self.cut.timestamp, &self.undated);
         self.unnamed = unnamed;
         Ok(())
     }
@@ -76,21 +81,22 @@ impl Anchored {
 
 /// Compares the logs of the anchor with the timestamp that the snapshot is to stand for (protocol
 /// step 8). `timestamp` 0 stands for a stopped Milvus: nothing is newer.
-fn cut(catalog: &Catalog, timestamp: u64) -> Cut {
-    let newest_log = catalog.cut().unwrap_or(0);
-    let straddling = match timestamp {
-        0 => Vec::new(),
-        _ => catalog
-            .logs_after(timestamp)
-            .take(STRADDLING_NAMED)
-            .map(|(segment, logs, log)| log_path(segment, logs, log))
-            .collect(),
+fn cut(catalog: &Catalog, timestamp: u64, undated: &Undated) -> Cut {
+    let newer = |(segment, logs, log): &(&Segment, &FieldLogs, &Log)| {
+        timestamp != 0 && (log.to > timestamp || undated.holds(segment, logs, log))
     };
+    let mut newer = catalog.row_logs().filter(newer);
+    let straddling: Vec<String> = newer
+        .by_ref()
+        .take(STRADDLING_NAMED)
+        .map(|(segment, logs, log)| log_path(segment, logs, log))
+        .collect();
     Cut {
         timestamp,
-        newest_log,
+        newest_log: catalog.cut().unwrap_or(0),
         proven: straddling.is_empty(),
         straddling,
+        straddling_unnamed: newer.count() as u64,
     }
 }
 

@@ -99,6 +99,7 @@ pub(super) fn body(
         wal: planned.plan.wal.clone(),
         holds: records,
         write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
+        write_hold_spent: anchored.spent,
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {

@@ -1,16 +1,15 @@
 //! What of a stopped Milvus is captured in another way than of one that runs: its anchor, and its
 //! message queue (WAL).
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::Context;
 use super::anchor::Anchored;
 use super::cold_source::wal_directories;
+use super::metadata::Undated;
 use super::objects::content;
-use super::plan::{Planned, refuse};
+use super::plan::{Planned, refuse_stopped};
 use crate::instance::methods::CaptureMethod;
 use crate::instance::objects::local::Local;
 use crate::instance::objects::{Layer as _, LayerObject};
@@ -31,15 +30,14 @@ pub(super) async fn anchor(
     let prefix = format!("{}/", planned.roots.root);
     let anchor = planned.etcd.client.read_prefix(&prefix).await?;
     let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
-    refuse(&catalog)?;
+    refuse_stopped(&catalog)?;
     method.take(anchor.revision).await?;
     Ok(Anchored::new(
         context.env.now(),
         anchor,
         catalog,
         0,
-        None,
-        BTreeSet::new(),
+        Undated::default(),
     ))
 }
 

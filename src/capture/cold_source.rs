@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::Context;
 use crate::config::{self, WalKind};
-use crate::etcd::{Anchor, Etcd, MEMBER, Status, find_binary};
+use crate::etcd::{Anchor, Etcd, KeyValue, MEMBER, NEWEST, Status, find_binary};
 use crate::instance::embedded::EtcdCopy;
-use crate::instance::{liveness, wal};
+use crate::instance::files::Files;
+use crate::instance::{OWN_AREA, liveness, wal};
 use crate::milvus::client::Identity;
 use crate::milvus::keys::Roots;
 use crate::milvus::version::MilvusVersion;
@@ -153,9 +154,52 @@ pub(super) fn identity(
     })
 }
 
-/// Proves once more that nothing ran while the snapshot was taken.
-pub(super) async fn still_stopped(context: &Context) -> Result<()> {
-    no_sign_of_life(context).await.map_err(|error| {
+/// The files that a Milvus on this host writes as long as it runs: those of its queue and of its embedded
+/// etcd.
+///
+/// # Errors
+///
+/// As [`Files::below`].
+pub(super) async fn files(context: &Context) -> Result<Files> {
+    let instance = &context.instance;
+    let mut directories = wal::directories(&instance.wal.kind);
+    let embedded = instance.etcd.embedded.iter();
+    directories.extend(embedded.map(|embedded| embedded.data_dir.join(MEMBER)));
+    Files::below(directories).await
+}
+
+/// Proves that nothing ran while the snapshot was taken: there is no sign of life now, the files are what they
+/// were `before`, and nobody put a key below the root after the anchor's `revision`. A Milvus that ran in
+/// between has put some: sessions, counters, checkpoints.
+///
+/// # Errors
+///
+/// [`Side::Source`] naming the sign of life.
+pub(super) async fn still_stopped(
+    context: &Context,
+    etcd: &mut Etcd,
+    roots: &Roots,
+    revision: i64,
+    before: &Files,
+) -> Result<()> {
+    let proof = async {
+        no_sign_of_life(context).await?;
+        if let Some(path) = before.first_change(&files(context).await?) {
+            return Err(alive(&format!("{} was written", path.display())));
+        }
+        let prefix = roots.prefix();
+        let put = etcd.read_changed(&prefix, NEWEST, revision).await?;
+        let own = format!("{prefix}{OWN_AREA}");
+        let others = |kv: &&KeyValue| !kv.key.starts_with(own.as_bytes());
+        match put.unwrap_or_default().iter().find(others) {
+            None => Ok(()),
+            Some(kv) => {
+                let key = String::from_utf8_lossy(&kv.key);
+                Err(alive(&format!("the key {key} was put into etcd")))
+            }
+        }
+    };
+    proof.await.map_err(|error: Error| {
         error.context("milvus was started during the cold capture, so no snapshot was made")
     })
 }

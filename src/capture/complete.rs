@@ -1,4 +1,4 @@
-//! The rest of an anchor, read after the release of the holds and judged by what was decided under them.
+//! The whole anchor, judged after the release of the holds by what was decided under them.
 
 use std::time::Duration;
 
@@ -7,15 +7,17 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::view;
 use crate::Result;
+use crate::capture::followed::Followed;
 use crate::capture::metadata::{Blockers, CutPoint, MetadataRead, Reader};
-use crate::etcd::Anchor;
+use crate::etcd::{Anchor, Compared};
+use crate::milvus::catalog::Catalog;
 use crate::milvus::flush::FlushOutcome;
 use crate::milvus::inventory::Inventory;
-use crate::snapshot::FlushRecord;
+use crate::snapshot::{FlushRecord, HoldSpent};
 
-/// What was decided while the holds were in force. They are released.
+/// What was decided while the holds were in force.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Decided {
     pub(super) read: MetadataRead,
     pub(super) time: Timestamp,
     pub(super) cut: u64,
@@ -23,7 +25,26 @@ pub(super) struct Settled {
     pub(super) since: i64,
     pub(super) claim: Claim,
     pub(super) flush: (FlushOutcome, Duration),
-    /// What Milvus said that it holds.
+    /// What the time was spent on while writes were denied.
+    pub(super) spent: Option<HoldSpent>,
+}
+
+impl Decided {
+    /// With the keys that it was decided on, and with what Milvus said that it holds.
+    pub(super) fn settled(self, followed: Followed<'_>, inventory: Inventory) -> Settled<'_> {
+        Settled {
+            decided: self,
+            followed,
+            inventory,
+        }
+    }
+}
+
+/// What was decided, once the holds are released.
+#[derive(Debug)]
+pub(super) struct Settled<'a> {
+    pub(super) decided: Decided,
+    pub(super) followed: Followed<'a>,
     pub(super) inventory: Inventory,
 }
 
@@ -45,24 +66,32 @@ pub(super) enum Completed {
     Void(String),
 }
 
-/// Reads the rest of the anchor at the revision that was decided on, and judges the whole by the
+/// Compares all keys at the revision that was decided on with what etcd has, and judges the whole by the
 /// same rules: an anchor that contradicts what was decided is never captured.
 ///
 /// # Errors
 ///
 /// [`Cause::Refused`](crate::Cause::Refused) when the anchor shows what no other anchor would lack.
-pub(super) async fn complete(reader: &Reader<'_>, settled: Settled) -> Result<Completed> {
-    let revision = settled.read.revision;
-    let Some(read) = reader.whole(settled.read).await? else {
-        return Ok(Completed::Void(format!(
-            "etcd compacted revision {revision} before all of it was read"
-        )));
-    };
-    let catalog = read.catalog;
+pub(super) async fn complete(reader: &Reader<'_>, settled: Settled<'_>) -> Result<Completed> {
+    let Settled {
+        decided,
+        followed,
+        inventory,
+    } = settled;
+    let revision = decided.read.revision;
+    let (keys, fence) = followed.into_keys();
+    let prefix = reader.roots.prefix();
+    let compared = reader.etcd.compare(&prefix, &fence, revision, &keys);
+    if let Compared::Differs(what) = compared.await? {
+        let why =
+            format!("what was read of etcd is not what it has at revision {revision}: {what}");
+        return Ok(Completed::Void(why));
+    }
+    let catalog = Catalog::decode(reader.roots, &keys, reader.version)?;
     let cut_point = CutPoint {
-        barrier: &settled.flush.0.barrier,
-        cut: settled.cut,
-        since: settled.since,
+        barrier: &decided.flush.0.barrier,
+        cut: decided.cut,
+        since: decided.since,
     };
     let blockers = Blockers::of(&catalog, &cut_point);
     if !blockers.passes() {
@@ -71,25 +100,20 @@ pub(super) async fn complete(reader: &Reader<'_>, settled: Settled) -> Result<Co
     if !blockers.is_empty() {
         return Ok(Completed::Void(blockers.error().to_string()));
     }
-    if settled.claim == Claim::Proven && catalog.logs_after(settled.cut).next().is_some() {
+    if decided.claim == Claim::Proven && catalog.logs_after(decided.cut).next().is_some() {
         return Ok(Completed::Void(format!(
             "a log is newer than the cut, and its key is older than revision {}",
-            settled.since
+            decided.since
         )));
     }
-    let differences = view::differences(&settled.inventory, &catalog);
-    let anchor = Anchor {
-        revision,
-        keys: read.keys,
-    };
-    Ok(Completed::Anchored(Box::new(Anchored::new(
-        settled.time,
-        anchor,
-        catalog,
-        settled.cut,
-        Some(record(&settled.flush)),
-        differences,
-    ))))
+    let differences = view::differences(&inventory, &catalog);
+    let anchor = Anchor { revision, keys };
+    let (time, cut, undated) = (decided.time, decided.cut, decided.read.undated);
+    let mut anchored = Anchored::new(time, anchor, catalog, cut, undated);
+    anchored.flush = Some(record(&decided.flush));
+    anchored.spent = decided.spent;
+    anchored.differences = differences;
+    Ok(Completed::Anchored(Box::new(anchored)))
 }
 
 fn record((outcome, duration): &(FlushOutcome, Duration)) -> FlushRecord {

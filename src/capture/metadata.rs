@@ -1,16 +1,19 @@
-//! What decides whether an anchor can be taken, read at one revision while writes are denied.
+//! What decides whether an anchor can be taken, judged at one revision while writes are denied.
 //!
 //! Logs, indexes and the copies under `snapshots/` are most of an instance's keys, and grow with
 //! its data; what decides does not. The hold therefore lasts only for that, and the rest of the
-//! anchor is read afterwards at the same revision.
+//! anchor is judged afterwards.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::BTreeSet;
+
+use prost::Message as _;
 
 use super::plan::refused;
-use crate::etcd::{Anchor, Etcd, KeyValue};
+use crate::etcd::{Etcd, KeyValue};
 use crate::milvus::barrier::{Barrier, Lag};
-use crate::milvus::catalog::{Catalog, DROPPED, Segment, Standing};
-use crate::milvus::keys::{Cut, Family, LogKind, Roots, SegmentKey};
+use crate::milvus::catalog::{Catalog, DROPPED, FieldLogs, Log, Segment, Standing};
+use crate::milvus::keys::{Cut, Family, KeyKind, LogKind, Roots, SegmentKey};
+use crate::milvus::proto::data;
 use crate::milvus::validate::Refusal;
 use crate::milvus::version::MilvusVersion;
 use crate::{Cause, Error, Result, Side};
@@ -18,15 +21,12 @@ use crate::{Cause, Error, Result, Side};
 /// What an error names of what is not flushed.
 const NAMED: usize = 5;
 
-/// Requests for the logs of single segments at once.
-const IN_FLIGHT: usize = 16;
-
-/// How much is read while writes are denied.
+/// How much is judged while writes are denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadScope {
     /// What decides; the rest afterwards, at the same revision.
     CutPoint,
-    /// Everything, so that nothing is left to be read at a revision which etcd may have compacted.
+    /// Every log too, also those that were there before the cut.
     Everything,
 }
 
@@ -42,17 +42,16 @@ pub(super) struct CutPoint<'a> {
     pub(super) since: i64,
 }
 
-/// Keys at one revision, in byte order, and what they say.
+/// What the keys at one revision say, as far as it decides.
 #[derive(Debug)]
 pub(super) struct MetadataRead {
-    pub(super) scope: ReadScope,
     pub(super) revision: i64,
-    pub(super) keys: Vec<KeyValue>,
     pub(super) catalog: Catalog,
+    pub(super) undated: Undated,
 }
 
 impl MetadataRead {
-    /// Whether a segment that may be live has rows or deletes from after `cut`.
+    /// Whether a segment that may be live has rows or deletes from after `cut`, or may have.
     ///
     /// Which side of a compaction is live only the whole anchor can say; here both count.
     pub(super) fn has_newer(&self, cut: u64) -> bool {
@@ -63,15 +62,61 @@ impl MetadataRead {
             )
         };
         let segments = self.catalog.segments.iter().filter(may_be_live);
-        segments
-            .flat_map(|segment| &segment.logs)
-            .filter(|logs| matches!(logs.kind, LogKind::Insert | LogKind::Delta))
-            .flat_map(|logs| &logs.logs)
-            .any(|log| log.to > cut)
+        let mut logs = segments.flat_map(Segment::row_logs);
+        logs.any(|(segment, logs, log)| log.to > cut || self.undated.holds(segment, logs, log))
     }
 }
 
-/// Reads an instance's keys.
+/// Logs without a timestamp that were put after the cut was taken: nothing says that they are not newer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Undated(BTreeSet<(SegmentKey, LogKind, i64, i64)>);
+
+impl Undated {
+    /// Whether a log is one of them.
+    pub(super) fn holds(&self, segment: &Segment, logs: &FieldLogs, log: &Log) -> bool {
+        self.0
+            .contains(&(segment.key, logs.kind, logs.field, log.id))
+    }
+
+    /// Adds the logs without a timestamp that the key has now, at `now`, and did not have `before`.
+    pub(super) fn add(
+        &mut self,
+        roots: &Roots,
+        before: Option<&KeyValue>,
+        now: &KeyValue,
+    ) -> Result<()> {
+        let KeyKind::Log {
+            kind: kind @ (LogKind::Insert | LogKind::Delta),
+            segment,
+            field,
+        } = roots.parse(&now.key)
+        else {
+            return Ok(());
+        };
+        let known: BTreeSet<i64> = match before {
+            Some(before) => logs_in(before)?.into_iter().map(|log| log.log_id).collect(),
+            None => BTreeSet::new(),
+        };
+        let undated = logs_in(now)?.into_iter();
+        let undated = undated.filter(|log| log.timestamp_to == 0 && !known.contains(&log.log_id));
+        self.0
+            .extend(undated.map(|log| (segment, kind, field, log.log_id)));
+        Ok(())
+    }
+}
+
+fn logs_in(kv: &KeyValue) -> Result<Vec<data::Binlog>> {
+    match data::FieldBinlog::decode(kv.value.as_slice()) {
+        Ok(logs) => Ok(logs.binlogs),
+        Err(error) => {
+            let name = String::from_utf8_lossy(&kv.key);
+            let message = format!("the value of {name} is no list of logs");
+            Err(Error::new(Cause::Damage, message).with_source(error))
+        }
+    }
+}
+
+/// Reads and decodes an instance's keys.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     pub(super) etcd: Etcd,
@@ -80,91 +125,11 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads what decides, or everything; without logs where `scope` leaves them to
-    /// [`Reader::with_logs`]. `None` when etcd compacted the revision meanwhile: look again.
-    pub(super) async fn read(&self, scope: ReadScope) -> Result<Option<MetadataRead>> {
-        let mut etcd = self.etcd.clone();
-        if scope == ReadScope::Everything {
-            let Anchor { revision, keys } = etcd.read_prefix(&self.roots.prefix()).await?;
-            return self.decoded(scope, revision, keys).map(Some);
-        }
-        let mut prefixes = self.prefixes(|family| family.columns().cut == Cut::Holds);
-        prefixes.extend(self.prefixes(|family| family.columns().cut == Cut::Decides));
-        let Anchor { revision, mut keys } = etcd.read_prefix(&prefixes[0]).await?;
-        for prefix in &prefixes[1..] {
-            match etcd.read_at(prefix, revision).await? {
-                Some(read) => keys.extend(read),
-                None => return Ok(None),
-            }
-        }
-        self.decoded(scope, revision, keys).map(Some)
-    }
-
-    /// Adds the logs that decide: those that may be newer than the cut, and those of open segments
-    /// whose record has no rows, since it lags behind. `None` when etcd compacted the revision.
-    pub(super) async fn with_logs(
-        &self,
-        read: MetadataRead,
-        cut_point: &CutPoint<'_>,
-    ) -> Result<Option<MetadataRead>> {
-        if read.scope == ReadScope::Everything {
-            return Ok(Some(read));
-        }
-        let revision = read.revision;
-        let mut found = Vec::new();
-        for prefix in self.prefixes(|family| family.columns().cut == Cut::RowLog) {
-            let mut etcd = self.etcd.clone();
-            match etcd
-                .read_changed(&prefix, revision, cut_point.since)
-                .await?
-            {
-                Some(read) => found.extend(read),
-                None => return Ok(None),
-            }
-        }
-        let doubtful = read.catalog.segments.iter();
-        let doubtful = doubtful.filter(|s| may_be_open_before(s, cut_point.cut) && s.rows <= 0);
-        let prefixes: Vec<String> = doubtful.flat_map(|s| self.logs_of(s.key)).collect();
-        let reads = stream::iter(prefixes).map(|prefix| {
-            let mut etcd = self.etcd.clone();
-            async move { etcd.read_at(&prefix, revision).await }
-        });
-        let logs: Vec<Option<Vec<KeyValue>>> = reads.buffered(IN_FLIGHT).try_collect().await?;
-        for logs in logs {
-            match logs {
-                Some(logs) => found.extend(logs),
-                None => return Ok(None),
-            }
-        }
-        if found.is_empty() {
-            return Ok(Some(read));
-        }
-        let mut keys = read.keys;
-        keys.extend(found);
-        self.decoded(read.scope, revision, keys).map(Some)
-    }
-
-    /// The whole anchor at the revision of a read; `None` when etcd has compacted it.
-    pub(super) async fn whole(&self, read: MetadataRead) -> Result<Option<MetadataRead>> {
-        if read.scope == ReadScope::Everything {
-            return Ok(Some(read));
-        }
-        let revision = read.revision;
-        let prefix = self.roots.prefix();
-        match self.etcd.clone().read_at(&prefix, revision).await? {
-            Some(keys) => self
-                .decoded(ReadScope::Everything, revision, keys)
-                .map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Decodes databases, collections, and the keys of `families`.
+    /// Reads databases, collections, and the keys of `families`.
     pub(super) async fn part(&self, families: impl Fn(Family) -> bool) -> Result<Catalog> {
         let mut keys = Vec::new();
-        let always = |family| matches!(family, Family::Database) || Family::is_collection(family);
         let mut revision = None;
-        for prefix in self.prefixes(|family| always(family) || families(family)) {
+        for prefix in self.prefixes(|family| is_always_read(family) || families(family)) {
             let mut etcd = self.etcd.clone();
             // At one revision, unless etcd has compacted it meanwhile.
             let at = match revision {
@@ -179,28 +144,18 @@ impl Reader<'_> {
                 keys.extend(read.keys);
             }
         }
-        sort(&mut keys);
+        self.decode(keys)
+    }
+
+    /// Decodes `keys`, of which some may be there twice.
+    pub(super) fn decode(&self, mut keys: Vec<KeyValue>) -> Result<Catalog> {
+        keys.sort_by(|a, b| a.key.cmp(&b.key));
+        keys.dedup_by(|a, b| a.key == b.key);
         Catalog::decode(self.roots, &keys, self.version)
     }
 
-    fn decoded(
-        &self,
-        scope: ReadScope,
-        revision: i64,
-        mut keys: Vec<KeyValue>,
-    ) -> Result<MetadataRead> {
-        sort(&mut keys);
-        let catalog = Catalog::decode(self.roots, &keys, self.version)?;
-        Ok(MetadataRead {
-            scope,
-            revision,
-            keys,
-            catalog,
-        })
-    }
-
     /// Where the keys of the families are that `wanted` picks.
-    fn prefixes(&self, wanted: impl Fn(Family) -> bool) -> Vec<String> {
+    pub(super) fn prefixes(&self, wanted: impl Fn(Family) -> bool) -> Vec<String> {
         let families = Family::ALL.iter().copied().filter(|family| wanted(*family));
         let places = families.flat_map(Family::prefixes);
         let whole = |(area, prefix): (_, &str)| self.roots.area(area) + prefix;
@@ -208,7 +163,7 @@ impl Reader<'_> {
     }
 
     /// Where the logs of a segment are.
-    fn logs_of(&self, key: SegmentKey) -> Vec<String> {
+    pub(super) fn logs_of(&self, key: SegmentKey) -> Vec<String> {
         let logs =
             self.prefixes(|family| matches!(family.columns().cut, Cut::RowLog | Cut::OtherLog));
         let place = format!("{}/{}/{}/", key.collection, key.partition, key.segment);
@@ -216,9 +171,9 @@ impl Reader<'_> {
     }
 }
 
-fn sort(keys: &mut Vec<KeyValue>) {
-    keys.sort_by(|a, b| a.key.cmp(&b.key));
-    keys.dedup_by(|a, b| a.key == b.key);
+/// What a part of the keys is always read with.
+pub(super) const fn is_always_read(family: Family) -> bool {
+    matches!(family, Family::Database) || family.is_collection()
 }
 
 /// Why an anchor cannot be taken yet, or at all.
@@ -284,7 +239,7 @@ fn open_before(catalog: &Catalog, cut: u64) -> Vec<i64> {
     segments.map(|segment| segment.key.segment).collect()
 }
 
-const fn may_be_open_before(segment: &Segment, cut: u64) -> bool {
+pub(super) const fn may_be_open_before(segment: &Segment, cut: u64) -> bool {
     segment.standing.is_open() && segment.start_timestamp <= cut
 }
 

@@ -1,7 +1,12 @@
 //! What is read while writes are denied, on a real etcd with the keys of a simulated Milvus.
 
+use std::time::Duration;
+
 use super::*;
-use crate::etcd;
+use crate::base::env::Env;
+use crate::capture::anchor::Anchored;
+use crate::capture::followed::Followed;
+use crate::etcd::{self, Lease};
 use crate::milvus::proto::common::SegmentState;
 use crate::milvus::proto::data::{Binlog, FieldBinlog, SegmentInfo};
 use crate::milvus::simulated::keys::{COLLECTION, PARTITION, SimulatedKeys, TIME};
@@ -22,9 +27,55 @@ async fn revision(etcd: &Etcd) -> i64 {
     etcd.clone().status().await.unwrap().revision
 }
 
-fn names(read: &MetadataRead, family: &str) -> usize {
-    let holds = |kv: &&KeyValue| String::from_utf8_lossy(&kv.key).contains(family);
-    read.keys.iter().filter(holds).count()
+/// Logs of rows in what was read.
+fn logs(read: &MetadataRead) -> usize {
+    read.catalog
+        .segments
+        .iter()
+        .flat_map(Segment::row_logs)
+        .count()
+}
+
+/// What reads a simulated instance.
+struct World {
+    reader: Reader<'static>,
+    lease: Lease,
+}
+
+impl World {
+    async fn new(etcd: &Etcd, set: &SimulatedKeys) -> Self {
+        let env = Env::system();
+        let lease = etcd.clone().lease(Duration::from_secs(30), &env).await;
+        Self {
+            // A test's few bytes may stay.
+            reader: Reader {
+                etcd: etcd.clone(),
+                roots: Box::leak(Box::new(SimulatedKeys::roots())),
+                version: Box::leak(Box::new(set.version.clone())),
+            },
+            lease: lease.unwrap(),
+        }
+    }
+
+    fn cut_point(since: i64) -> CutPoint<'static> {
+        CutPoint {
+            barrier: Box::leak(Box::new(Barrier::at(TIME))),
+            cut: CUT,
+            since,
+        }
+    }
+
+    /// What decides now.
+    async fn read(
+        &self,
+        followed: &Followed<'_>,
+        scope: ReadScope,
+        cut_point: &CutPoint<'_>,
+    ) -> MetadataRead {
+        followed.to_now(&self.lease).await.unwrap();
+        let read = followed.deciding().await.unwrap();
+        followed.with_logs(read, scope, cut_point).await.unwrap()
+    }
 }
 
 /// A set with as many flushed segments as asked for.
@@ -59,37 +110,70 @@ fn newer(set: &SimulatedKeys, segment: i64, to: u64) -> SimulatedKeys {
 }
 
 #[tokio::test]
-async fn no_log_is_read_under_the_hold_but_what_was_put_since_the_cut() {
+async fn no_log_decides_but_what_was_put_since_the_cut() {
     let (mut etcd, _process, _directory) = etcd::scratch().await;
     let set = large(200);
     put(&mut etcd, &set).await;
-    let roots = SimulatedKeys::roots();
-    let reader = Reader {
-        etcd: etcd.clone(),
-        roots: &roots,
-        version: &set.version,
-    };
-    let barrier = Barrier::at(TIME);
-    let since = revision(&etcd).await;
-    let cut_point = CutPoint {
-        barrier: &barrier,
-        cut: CUT,
-        since,
-    };
-    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
-    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
-    assert_eq!(names(&read, "/binlog/"), 0);
-    assert_eq!(names(&read, "/snapshots/"), 0);
-    assert_eq!(names(&read, "/datacoord-meta/s/"), 203);
+    let world = World::new(&etcd, &set).await;
+    let followed = Followed::begin(&world.reader).await.unwrap();
+    let cut_point = World::cut_point(revision(&etcd).await);
+    let read = world.read(&followed, ReadScope::CutPoint, &cut_point).await;
+    assert_eq!(logs(&read), 0);
+    assert_eq!(read.catalog.segments.len(), 203);
     assert!(!read.has_newer(CUT));
-    let whole = reader.whole(read).await.unwrap().unwrap();
-    assert!(names(&whole, "/binlog/") > 1_200);
+    let whole = world
+        .read(&followed, ReadScope::Everything, &cut_point)
+        .await;
+    assert!(logs(&whole) > 1_200);
 
     put(&mut etcd, &newer(&set, 1_000, CUT + 1)).await;
-    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
-    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
-    assert_eq!(names(&read, "/binlog/"), 1);
+    let read = world.read(&followed, ReadScope::CutPoint, &cut_point).await;
+    assert_eq!(logs(&read), 1);
     assert!(read.has_newer(CUT));
+}
+
+#[tokio::test]
+async fn a_log_without_a_timestamp_is_not_proven_when_it_is_newer_than_the_cut_and_no_noise_when_it_is_old()
+ {
+    let (mut etcd, _process, _directory) = etcd::scratch().await;
+    let set = large(3);
+    put(&mut etcd, &set).await;
+    put(&mut etcd, &newer(&set, 1_000, 0)).await;
+    let world = World::new(&etcd, &set).await;
+    let followed = Followed::begin(&world.reader).await.unwrap();
+    let cut_point = World::cut_point(revision(&etcd).await);
+    // The key is put again with the log that it had, and with one that has a timestamp.
+    let mut again = newer(&set, 1_000, 0);
+    let mut logs = FieldBinlog::decode(again.keys[0].value.as_slice()).unwrap();
+    logs.binlogs.push(Binlog {
+        log_id: 10,
+        timestamp_to: TIME,
+        ..logs.binlogs[0].clone()
+    });
+    again.keys[0].value = logs.encode_to_vec();
+    put(&mut etcd, &again).await;
+    for scope in [ReadScope::CutPoint, ReadScope::Everything] {
+        let read = world.read(&followed, scope, &cut_point).await;
+        assert!(!read.has_newer(CUT));
+    }
+    put(&mut etcd, &newer(&set, 1_001, 0)).await;
+    for scope in [ReadScope::CutPoint, ReadScope::Everything] {
+        let read = world.read(&followed, scope, &cut_point).await;
+        assert!(read.has_newer(CUT));
+        let (keys, _) = Followed::begin(&world.reader).await.unwrap().into_keys();
+        let anchor = crate::etcd::Anchor {
+            revision: read.revision,
+            keys,
+        };
+        let catalog = world.reader.decode(anchor.keys.clone()).unwrap();
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        let anchored = Anchored::new(time, anchor, catalog, CUT, read.undated);
+        let path = format!("insert_log/{COLLECTION}/{PARTITION}/1001/100/9");
+        assert_eq!(
+            (anchored.cut.proven, anchored.cut.straddling),
+            (false, vec![path])
+        );
+    }
 }
 
 #[tokio::test]
@@ -103,41 +187,11 @@ async fn an_open_segment_whose_record_has_no_rows_is_known_by_its_logs() {
     };
     set.whole(&growing);
     put(&mut etcd, &set).await;
-    let roots = SimulatedKeys::roots();
-    let reader = Reader {
-        etcd: etcd.clone(),
-        roots: &roots,
-        version: &set.version,
-    };
-    let barrier = Barrier::at(TIME);
-    let cut_point = CutPoint {
-        barrier: &barrier,
-        cut: CUT,
-        since: revision(&etcd).await,
-    };
-    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
+    let world = World::new(&etcd, &set).await;
+    let followed = Followed::begin(&world.reader).await.unwrap();
+    let cut_point = World::cut_point(revision(&etcd).await);
+    let read = followed.deciding().await.unwrap();
     assert_eq!(Blockers::of(&read.catalog, &cut_point).open, [0; 0]);
-    let read = reader.with_logs(read, &cut_point).await.unwrap().unwrap();
+    let read = world.read(&followed, ReadScope::CutPoint, &cut_point).await;
     assert_eq!(Blockers::of(&read.catalog, &cut_point).open, [2_000]);
-}
-
-#[tokio::test]
-async fn a_revision_that_etcd_compacted_is_no_anchor() {
-    let (mut etcd, _process, _directory) = etcd::scratch().await;
-    let set = large(1);
-    put(&mut etcd, &set).await;
-    let roots = SimulatedKeys::roots();
-    let reader = Reader {
-        etcd: etcd.clone(),
-        roots: &roots,
-        version: &set.version,
-    };
-    let read = reader.read(ReadScope::CutPoint).await.unwrap().unwrap();
-    let all = reader.read(ReadScope::Everything).await.unwrap().unwrap();
-    put(&mut etcd, &newer(&set, 1_000, CUT + 1)).await;
-    etcd.compact().await;
-    assert!(reader.whole(read).await.unwrap().is_none());
-    let revision = all.revision;
-    let kept = reader.whole(all).await.unwrap().unwrap();
-    assert_eq!(kept.revision, revision, "all of it was read before");
 }

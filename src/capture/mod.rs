@@ -15,10 +15,12 @@ mod cold;
 mod cold_source;
 mod complete;
 mod denial;
+mod followed;
 mod metadata;
 mod objects;
 mod plan;
 mod protocol;
+mod quiet;
 mod reach;
 mod survey;
 #[cfg(test)]

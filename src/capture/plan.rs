@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::time::Instant;
+use tracing::debug;
 
 use super::reach::{
     Reached, Running, belongs_together, nothing_under_root, open_objects, reach_etcd, reach_milvus,
@@ -12,16 +16,23 @@ use super::reach::{
 use super::{Context, Options, cold_source};
 use crate::base::error::Context as _;
 use crate::config::{Instance, WalKind};
+use crate::etcd::{Anchor, Etcd};
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
 use crate::instance::neighbours;
 use crate::instance::objects::{ObjectLayer, layer};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::Roots;
-use crate::milvus::validate::{FindingKind, Refusal};
+use crate::milvus::validate::{FindingKind, Refusal, RefusalKind};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
 use crate::snapshot::{Body, Counts, EtcdIdentity, MilvusIdentity, Mode, Wal, WalState};
 use crate::{Cause, Error, Result, Side};
+
+/// How long what ends by itself is waited for before anything is held: DDL takes seconds.
+const PASSES_WAIT: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+const PASSES_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a capture would do.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -111,7 +122,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     let (reached, status) = reach_etcd(context, options.mode).await?;
     let mut client = reached.client.clone();
     let roots = instance.etcd.roots();
-    let anchor = client.read_prefix(&format!("{}/", roots.root)).await?;
+    let mut anchor = client.read_prefix(&roots.prefix()).await?;
     if anchor.keys.is_empty() {
         return Err(nothing_under_root(&mut client, &roots).await);
     }
@@ -130,8 +141,13 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         }
     };
     let version = identity.version.clone();
-    let catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
-    refuse(&catalog)?;
+    let mut catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
+    if options.mode == Mode::Cold {
+        refuse_stopped(&catalog)?;
+    } else {
+        (anchor, catalog) = without_ddl(&mut client, anchor, catalog).await?;
+        refuse(&catalog)?;
+    }
     if options.mode != Mode::Cold {
         let items = held_items(options.mode, &version.rules());
         if status.no_space && !items.is_empty() {
@@ -145,14 +161,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         Some(client) => Some(running_parts(context, client, &version, &catalog).await?),
         None => None,
     };
-    let store = open_objects(context, &catalog).await?;
-    let (versioned, mut notes) = match &store {
-        Some(store) => {
-            options.method.plan(&**store).await?;
-            belongs_together(store, &catalog).await?
-        }
-        None => (false, Vec::new()),
-    };
+    let (versioned, mut notes) = storage(context, options, &catalog).await?;
     let others = neighbours::other_roots(&roots, &anchor.keys);
     if let Some(others) = neighbours::said(&roots, &others) {
         notes.push(format!(
@@ -204,6 +213,22 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     })
 }
 
+/// Whether the object storage keeps versions, and what is worth a note, once it is proved that it belongs
+/// to the metadata.
+async fn storage(
+    context: &Context,
+    options: &Options,
+    catalog: &Catalog,
+) -> Result<(bool, Vec<String>)> {
+    match open_objects(context, catalog).await? {
+        Some(store) => {
+            options.method.plan(&*store).await?;
+            belongs_together(&store, catalog).await
+        }
+        None => Ok((false, Vec::new())),
+    }
+}
+
 /// Why writes cannot be denied while this Milvus runs, as far as that is known beforehand; a
 /// capture goes by its probes.
 pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option<Error> {
@@ -225,6 +250,43 @@ pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option
 pub(super) fn refuse(catalog: &Catalog) -> Result<()> {
     match catalog.refusals().into_iter().next() {
         None => Ok(()),
+        Some(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// Reads the keys again while something is in the way that ends by itself, for a while.
+async fn without_ddl(
+    etcd: &mut Etcd,
+    mut anchor: Anchor,
+    mut catalog: Catalog,
+) -> Result<(Anchor, Catalog)> {
+    let give_up = Instant::now() + PASSES_WAIT;
+    while passes(&catalog) && Instant::now() < give_up {
+        debug!("something is under way in Milvus; looking again");
+        tokio::time::sleep(PASSES_PAUSE).await;
+        anchor = etcd.read_prefix(&catalog.roots.prefix()).await?;
+        catalog = Catalog::decode(&catalog.roots, &anchor.keys, &catalog.version)?;
+    }
+    Ok((anchor, catalog))
+}
+
+/// Whether something is in the way of a capture, and all of it ends by itself.
+fn passes(catalog: &Catalog) -> bool {
+    let refusals = catalog.refusals();
+    !refusals.is_empty() && refusals.iter().all(|refusal| refusal.kind.passes())
+}
+
+/// As [`refuse`], of a Milvus that is stopped: what would end by itself ends only once it runs again.
+pub(super) fn refuse_stopped(catalog: &Catalog) -> Result<()> {
+    let hint = "start Milvus, let it finish that, stop it again and run the backup again; or use --mode quiesced while it runs";
+    match catalog.refusals().into_iter().next() {
+        None => Ok(()),
+        Some(refusal) if refusal.kind.passes() || refusal.kind == RefusalKind::Import => {
+            Err(refused(&Refusal {
+                hint: hint.to_owned(),
+                ..refusal
+            }))
+        }
         Some(refusal) => Err(refused(&refusal)),
     }
 }

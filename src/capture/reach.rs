@@ -12,6 +12,7 @@ use crate::base::poll::poll;
 use crate::etcd::{Etcd, Status, prefix_end};
 use crate::instance::connect;
 use crate::instance::embedded::EtcdCopy;
+use crate::instance::files::Files;
 use crate::instance::objects::layer;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::client::{Client, Identity};
@@ -40,6 +41,8 @@ pub(super) struct Reached {
     pub(super) client: Etcd,
     /// Of an embedded etcd in cold mode: our own process on a copy of its directory.
     pub(super) copy: Option<EtcdCopy>,
+    /// In cold mode the files that a running Milvus would write, as they were before anything was read.
+    pub(super) files: Files,
 }
 
 /// A running Milvus.
@@ -53,15 +56,29 @@ pub(super) struct Running {
 
 pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached, Status)> {
     let config = &context.instance.etcd;
+    let files = match mode {
+        Mode::Cold => cold_source::files(context).await?,
+        Mode::Quiesced | Mode::Hot => Files::default(),
+    };
     if mode == Mode::Cold
         && let Some(embedded) = &config.embedded
     {
         let (copy, client, status) = cold_source::etcd_copy(config, &embedded.data_dir).await?;
         let copy = Some(copy);
-        return Ok((Reached { client, copy }, status));
+        let reached = Reached {
+            client,
+            copy,
+            files,
+        };
+        return Ok((reached, status));
     }
     let (client, status) = connect::etcd(config, Side::Source).await?;
-    Ok((Reached { client, copy: None }, status))
+    let reached = Reached {
+        client,
+        copy: None,
+        files,
+    };
+    Ok((reached, status))
 }
 
 pub(super) async fn reach_milvus(

@@ -7,6 +7,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
+use super::metadata::Undated;
 use super::objects::{Copied, capture, is_of_another};
 use super::{Context, body, view};
 use crate::base::cancel::Cancel;
@@ -366,8 +367,7 @@ fn anchored(timestamp: u64) -> Anchored {
         anchor,
         catalog(),
         timestamp,
-        None,
-        BTreeSet::default(),
+        Undated::default(),
     )
 }
 

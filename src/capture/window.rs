@@ -3,24 +3,26 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::anchor::Anchored;
-use super::complete::{Claim, Completed, Settled, complete};
+use super::complete::{Claim, Completed, Decided, Settled, complete};
 use super::denial::{Denial, Writes};
-use super::plan::Planned;
+use super::followed::Followed;
+use super::metadata::{Blockers, CutPoint, MetadataRead, ReadScope, Reader};
+use super::plan::{Planned, refused};
+use super::quiet::{self, QUIET};
 use super::reach::Running;
 use super::{Context, Options, view};
 use crate::base::poll::poll;
-use crate::capture::metadata::{Blockers, CutPoint, MetadataRead, ReadScope, Reader, lagging};
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, Lease};
 use crate::instance::holds::{self, Holds};
-use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
+use crate::milvus::barrier::Checkpoints;
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::{Family, Roots, View};
-use crate::snapshot::Mode;
+use crate::milvus::validate::{Refusal, RefusalKind};
+use crate::snapshot::{HoldSpent, Mode};
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
@@ -39,8 +41,11 @@ const COMPACTION_DRAIN: Duration = Duration::from_secs(20);
 /// through does so at every attempt.
 const CUT_ATTEMPTS: usize = 4;
 
-/// After this long without settling the flush is asked for once more.
-const NUDGE: Duration = Duration::from_secs(5);
+/// How long Milvus may take until it has seen an item of its configuration: it reads them every 5 s.
+const CONFIG_SEEN: Duration = Duration::from_secs(6);
+
+/// When nothing moved for so long, the flush is asked for once more; each time after that for twice as long.
+const NUDGE: Duration = Duration::from_secs(1);
 
 /// Before etcd is looked at again when something is under way.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -100,8 +105,8 @@ impl<'a> Window<'a> {
 }
 
 impl Window<'_> {
-    /// Settles what decides under the holds, and reads the rest of the anchor after their release. Where
-    /// that fails the holds are taken once more, for the time that all of the anchor takes to read.
+    /// Settles what decides under the holds, and judges the whole anchor after their release. Where that
+    /// fails the holds are taken once more, and everything is judged under them.
     pub(super) async fn take(&self, holds: &mut Holds) -> Result<Anchored> {
         let mut why = String::new();
         for scope in [ReadScope::CutPoint, ReadScope::Everything] {
@@ -116,84 +121,91 @@ impl Window<'_> {
             }
             info!(
                 why,
-                "this read of the metadata cannot be used; the next reads all of it while writes are denied"
+                "this anchor cannot be used; another is taken, and all of it is judged while writes are denied"
             );
         }
         Err(Side::Source
             .error(
                 Cause::Refused,
-                format!("neither of two reads of the metadata can be used: {why}"),
+                format!("neither of two anchors can be used: {why}"),
             )
             .with_hint("run the backup again; does something other than this Milvus write to etcd, or compact it?"))
     }
 
     /// Takes the holds, settles, and releases all but the one on garbage collection.
-    async fn settled(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
+    async fn settled(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled<'_>> {
         self.context.progress.begin("hold", None);
-        self.hold_compaction(holds).await?;
+        let seen = self.hold_compaction(holds).await?;
         match self.options.mode {
             Mode::Quiesced => {
                 self.pre_flush().await?;
-                let left = self
-                    .options
-                    .max_write_hold
-                    .saturating_sub(holds.writes_held());
-                let deadline = Instant::now() + left;
-                let quiesced = Box::pin(async {
-                    let settled = self.quiesced(holds, scope).await?;
-                    self.options.method.take(settled.read.revision).await?;
-                    Ok::<_, Error>(settled)
-                });
-                let settled = tokio::time::timeout_at(deadline, quiesced).await;
+                self.drain_compactions(seen).await?;
+                let settled = self.quiesced(holds, scope).await;
                 let released = holds.release_config().await;
-                let settled = settled.map_err(|_| self.too_long())??;
+                let settled = settled?;
                 released?;
                 Ok(settled)
             }
             Mode::Hot | Mode::Cold => {
+                self.drain_compactions(seen).await?;
                 let settled = self.hot(holds, scope).await?;
-                self.options.method.take(settled.read.revision).await?;
+                self.options
+                    .method
+                    .take(settled.decided.read.revision)
+                    .await?;
                 holds.release_config().await?;
                 Ok(settled)
             }
         }
     }
 
-    async fn hold_compaction(&self, holds: &mut Holds) -> Result<()> {
+    /// Holds compaction where this version can, and says when Milvus will have seen it.
+    async fn hold_compaction(&self, holds: &mut Holds) -> Result<Instant> {
         let rules = &self.running.rules;
         let items = [
             (rules.compaction_hold, holds::COMPACTION),
             (rules.sort_compaction_hold, holds::SORT_COMPACTION),
         ];
+        let mut seen = Instant::now();
         for (supported, item) in items {
             if supported.is_some() {
-                holds
-                    .place(
-                        &mut self.etcd.clone(),
-                        &self.roots.root,
-                        item,
-                        &self.context.env,
-                    )
-                    .await?;
+                let root = &self.roots.root;
+                let etcd = &mut self.etcd.clone();
+                let placed = holds.place(etcd, root, item, &self.context.env).await?;
+                if self.context.instance.etcd.embedded.is_none() {
+                    seen = placed + CONFIG_SEEN;
+                }
             }
         }
-        self.drain_compactions().await
+        Ok(seen)
     }
 
-    /// Waits, bounded, until no compaction task is under way; what is left is caught by validation.
-    async fn drain_compactions(&self) -> Result<()> {
+    /// Waits until Milvus has `seen` the hold, and then, bounded, until no compaction task is under way. One that
+    /// goes on is no obstacle as long as it has changed nothing, which the anchor shows.
+    async fn drain_compactions(&self, seen: Instant) -> Result<()> {
+        tokio::time::sleep_until(seen).await;
         let mut running = 0;
+        let mut half_saved = None;
+        let tasks = |family| matches!(family, Family::CompactionTask | Family::Segment);
         let drained = poll(COMPACTION_DRAIN, LOOK_PAUSE, async || {
-            let part = self.reader.part(|family| family == Family::CompactionTask);
-            running = part.await?.tasks.compactions.len();
-            Ok((running == 0).then_some(()))
+            let part = self.reader.part(tasks).await?;
+            running = part.tasks.compactions_under_way().count();
+            let refusals = part.refusals().into_iter();
+            half_saved = refusals
+                .into_iter()
+                .find(|r| r.kind == RefusalKind::Compaction);
+            Ok((running == 0 && half_saved.is_none()).then_some(()))
         });
-        if drained.await?.is_none() {
-            info!(
-                running,
-                "compactions are still running; the anchor is validated instead"
-            );
+        if drained.await?.is_some() {
+            return Ok(());
         }
+        if let Some(refusal) = half_saved {
+            return Err(refused(&refusal));
+        }
+        info!(
+            running,
+            "compactions are still running; they have saved nothing yet"
+        );
         Ok(())
     }
 
@@ -202,11 +214,11 @@ impl Window<'_> {
     async fn pre_flush(&self) -> Result<()> {
         self.context.progress.begin("flush", None);
         let cut = self.running.client.alloc_timestamp().await?;
-        self.flush(cut).await?;
+        self.flush(cut, &self.reader).await?;
         Ok(())
     }
 
-    async fn quiesced(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
+    async fn quiesced(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled<'_>> {
         let rules = &self.running.rules;
         let etcd = &mut self.etcd.clone();
         if rules.write_hold.is_none() {
@@ -214,14 +226,39 @@ impl Window<'_> {
                 self.cannot_hold("this version of Milvus reads the setting at its start only")
             );
         }
+        // What takes longer the more there is comes before anybody feels anything.
+        let inventory = self.running.client.inventory().await?;
+        let followed = Followed::begin(&self.reader).await?;
         self.context.progress.begin("deny writes", None);
         if !holds::is_set(etcd, &self.roots.root, holds::WRITES).await? {
             self.until_accepted().await?;
         }
-        let since = holds
+        let before = holds.writes_held();
+        let placed = holds
             .place(etcd, &self.roots.root, holds::WRITES, &self.context.env)
             .await?;
-        if rules.ddl_hold.is_some() {
+        let left = self.options.max_write_hold.saturating_sub(before);
+        let held = Box::pin(async {
+            let held = self.held(holds, scope, &followed, placed).await?;
+            self.options.method.take(held.read.revision).await?;
+            Ok::<_, Error>(held)
+        });
+        let held = tokio::time::timeout_at(placed + left, held).await;
+        Ok(held
+            .map_err(|_| self.too_long())??
+            .settled(followed, inventory))
+    }
+
+    /// What is done while writes are denied, from `placed` on.
+    async fn held(
+        &self,
+        holds: &mut Holds,
+        scope: ReadScope,
+        followed: &Followed<'_>,
+        placed: Instant,
+    ) -> Result<Decided> {
+        if self.running.rules.ddl_hold.is_some() {
+            let etcd = &mut self.etcd.clone();
             holds
                 .place(etcd, &self.roots.root, holds::DDL, &self.context.env)
                 .await?;
@@ -231,18 +268,20 @@ impl Window<'_> {
                 "this version has no switch; DDL that is unfinished at the anchor voids it",
             );
         }
-        let (denied, inventory) =
-            tokio::join!(self.until_denied(), self.running.client.inventory());
-        denied?;
-        info!(after_ms = since.elapsed().as_millis(), "writes are denied");
-        let inventory = inventory?;
+        self.until_denied(holds, followed).await?;
+        let mut spent = HoldSpent {
+            denial_ms: millis(placed),
+            ..HoldSpent::default()
+        };
+        info!(after_ms = spent.denial_ms, "writes are denied");
         let mut attempt = 0;
         loop {
             attempt += 1;
             let since = self.etcd.clone().status().await?.revision;
             let t_hold = self.running.client.alloc_timestamp().await?;
             self.context.progress.begin("flush", None);
-            let flush = self.flush(t_hold).await?;
+            let flush = self.flush(t_hold, followed).await?;
+            spent.flush_ms += u64::try_from(flush.1.as_millis()).unwrap_or(u64::MAX);
             self.context.progress.begin("anchor", None);
             let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
             let cut_point = CutPoint {
@@ -250,21 +289,23 @@ impl Window<'_> {
                 cut,
                 since,
             };
-            let read = self.settle(holds, scope, &cut_point).await?;
-            let claim = if read.has_newer(cut) {
-                Claim::None
-            } else {
-                Claim::Proven
-            };
-            if claim == Claim::Proven || attempt == CUT_ATTEMPTS {
-                return Ok(Settled {
+            let last = attempt == CUT_ATTEMPTS;
+            let newer = if last { Newer::Taken } else { Newer::Voids };
+            let settle = self.settle(holds, scope, followed, &cut_point, newer, &mut spent);
+            if let Some(read) = settle.await? {
+                let claim = if read.has_newer(cut) {
+                    Claim::None
+                } else {
+                    Claim::Proven
+                };
+                return Ok(Decided {
                     read,
                     time: self.context.env.now(),
                     cut,
                     since,
                     claim,
                     flush,
-                    inventory,
+                    spent: Some(spent),
                 });
             }
             info!("requests from before the denial were still being written; taking a later cut");
@@ -274,11 +315,12 @@ impl Window<'_> {
     /// The cut is a timestamp from before the flush is asked for: what was acknowledged until then is
     /// in segments that the flush seals. Milvus allocates the flush's own timestamp later, and rows
     /// in between may be in a segment that goes on growing.
-    async fn hot(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled> {
+    async fn hot(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled<'_>> {
+        let followed = Followed::begin(&self.reader).await?;
         self.context.progress.begin("flush", None);
         let since = self.etcd.clone().status().await?.revision;
         let before = self.running.client.alloc_timestamp().await?;
-        let flush = self.flush(before).await?;
+        let flush = self.flush(before, &followed).await?;
         self.context.progress.begin("anchor", None);
         let cut = before.unwrap_or_else(|| flush.0.barrier.earliest());
         let cut_point = CutPoint {
@@ -286,23 +328,37 @@ impl Window<'_> {
             cut,
             since,
         };
-        let read = self.settle(holds, scope, &cut_point).await?;
+        let mut spent = HoldSpent::default();
+        let settle = self.settle(
+            holds,
+            scope,
+            &followed,
+            &cut_point,
+            Newer::Taken,
+            &mut spent,
+        );
+        let read = settle.await?.ok_or_else(|| restless("new rows"))?;
         let inventory = self.running.client.inventory().await?;
-        Ok(Settled {
+        let decided = Decided {
             read,
             time: self.context.env.now(),
             cut,
             since,
             claim: Claim::None,
             flush,
-            inventory,
-        })
+            spent: None,
+        };
+        Ok(decided.settled(followed, inventory))
     }
 
-    async fn until_denied(&self) -> Result<()> {
+    async fn until_denied(&self, holds: &mut Holds, followed: &Followed<'_>) -> Result<()> {
         match self.running.until_denied(DENIAL_TIMEOUT).await? {
             Denial::Complete => Ok(()),
             Denial::Incomplete(last) => {
+                // A hold that was lost meanwhile denies nothing, and is the reason then.
+                let lease = holds.lease(&self.etcd, &self.context.env).await?;
+                let revision = followed.to_now(lease).await?;
+                holds.prove(&followed.holds().await, revision)?;
                 let after = DENIAL_TIMEOUT.as_secs();
                 Err(self.cannot_hold(&format!("after {after} s {last}")))
             }
@@ -350,15 +406,18 @@ impl Window<'_> {
     }
 
     /// Flushes until every channel has passed `cut`, a timestamp from before this is called.
-    async fn flush(&self, cut: Option<u64>) -> Result<(FlushOutcome, Duration)> {
-        let budget = self.options.flush_timeout;
+    async fn flush(
+        &self,
+        cut: Option<u64>,
+        checkpoints: &dyn Checkpoints,
+    ) -> Result<(FlushOutcome, Duration)> {
         let begun = Instant::now();
         let options = FlushOptions {
             rules: self.running.rules,
-            budget,
+            budget: self.options.flush_timeout,
             pace: Pace::default(),
             reach: cut,
-            checkpoints: Some(self),
+            checkpoints: Some(checkpoints),
         };
         let mut tell = |event: FlushEvent| match event {
             FlushEvent::Retrying { reason, after } => {
@@ -370,58 +429,83 @@ impl Window<'_> {
         Ok((outcome, begun.elapsed()))
     }
 
-    /// Looks until there is no unfinished DDL, every channel has passed the barrier, and every segment
-    /// with rows from before the cut is flushed. The metadata that is returned shows this, and that the holds were in force.
+    /// Looks until there is no unfinished DDL, every channel has passed the barrier, every segment with rows from
+    /// before the cut is flushed, and nothing was half saved. What is returned shows this, and that the holds
+    /// were in force. `None` when it holds something newer than the cut and `newer` voids it.
     async fn settle(
         &self,
-        holds: &Holds,
+        holds: &mut Holds,
         scope: ReadScope,
+        followed: &Followed<'_>,
         cut_point: &CutPoint<'_>,
-    ) -> Result<MetadataRead> {
+        newer: Newer,
+        spent: &mut HoldSpent,
+    ) -> Result<Option<MetadataRead>> {
         let give_up = Instant::now() + self.options.flush_timeout;
-        let mut flushed = Instant::now();
+        let compactions_end = Instant::now() + COMPACTION_DRAIN;
+        let mut stuck = Stuck::new();
         loop {
-            let (blockers, read) = match self.read_once(holds, scope, cut_point).await? {
-                Some((blockers, read)) if blockers.is_empty() => return Ok(read),
-                Some(looked) => looked,
-                None if Instant::now() > give_up => return Err(overtaken()),
-                None => continue,
-            };
-            if !blockers.passes() || Instant::now() > give_up {
+            // What came shortly before a revision must be known.
+            tokio::time::sleep_until(followed.began().await + QUIET).await;
+            let begun = Instant::now();
+            let lease = holds.lease(&self.etcd, &self.context.env).await?;
+            let revision = followed.to_now(lease).await?;
+            let reached = Instant::now();
+            holds.prove(&followed.holds().await, revision)?;
+            let (blockers, read) = read_once(followed, scope, cut_point).await?;
+            spent.reading_ms += millis(begun);
+            if blockers.is_empty() {
+                if newer == Newer::Voids && read.has_newer(cut_point.cut) {
+                    return Ok(None);
+                }
+                let lease = holds.lease(&self.etcd, &self.context.env).await?;
+                let half_saved = self.half_saved(lease, followed, &read, reached).await?;
+                spent.quiet_ms += millis(reached);
+                match half_saved {
+                    None => return Ok(Some(read)),
+                    Some(why) if Instant::now() > give_up => return Err(restless(&why)),
+                    Some(why) => info!(
+                        revision,
+                        why, "this revision cannot be used; taking a later one"
+                    ),
+                }
+                continue;
+            }
+            let now = Instant::now();
+            let is_half_saved = |r: &Refusal| r.kind == RefusalKind::Compaction;
+            let over = blockers.refusals.iter().any(is_half_saved) && now > compactions_end;
+            if !blockers.passes() || over || now > give_up {
                 return Err(blockers.error());
             }
             debug!(
-                read.revision,
+                revision,
                 refusals = blockers.refusals.len(),
                 lagging = blockers.lagging.len(),
                 open = blockers.open.len(),
                 "not settled; looking again"
             );
-            if !blockers.open.is_empty() && flushed.elapsed() > NUDGE {
-                self.flush(Some(cut_point.cut)).await?;
-                flushed = Instant::now();
+            if stuck.is_at(&blockers) && !blockers.open.is_empty() {
+                let (_, took) = self.flush(Some(cut_point.cut), followed).await?;
+                spent.flush_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
 
-    /// Reads once, at one revision, what decides; its logs only once nothing else is in the way.
-    async fn read_once(
+    /// Waits as long as the parts of one change may lie apart, and names a change that was half saved at the
+    /// revision of `read`, which was reached at `reached`.
+    async fn half_saved(
         &self,
-        holds: &Holds,
-        scope: ReadScope,
-        cut_point: &CutPoint<'_>,
-    ) -> Result<Option<(Blockers, MetadataRead)>> {
-        let Some(read) = self.reader.read(scope).await? else {
-            return Ok(None);
+        lease: &Lease,
+        followed: &Followed<'_>,
+        read: &MetadataRead,
+        reached: Instant,
+    ) -> Result<Option<String>> {
+        tokio::time::sleep_until(reached + QUIET).await;
+        let Some(changes) = followed.happened(lease).await? else {
+            return Ok(Some("etcd compacted what came after it".to_owned()));
         };
-        holds.prove(&read.keys, read.revision)?;
-        let blockers = Blockers::of(&read.catalog, cut_point);
-        if !blockers.is_empty() {
-            return Ok(Some((blockers, read)));
-        }
-        let read = self.reader.with_logs(read, cut_point).await?;
-        Ok(read.map(|read| (Blockers::of(&read.catalog, cut_point), read)))
+        quiet::half_saved(self.roots, &changes, read.revision, reached, &read.catalog)
     }
 
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
@@ -450,24 +534,69 @@ impl Window<'_> {
     }
 }
 
-fn overtaken() -> Error {
-    Side::Source
-        .error(
-            Cause::Refused,
-            "etcd compacts its revisions faster than the metadata can be read at one of them",
-        )
-        .with_hint("does something compact this etcd without a retention?")
+fn restless(why: &str) -> Error {
+    let message = format!("Milvus was changing segments at every revision: {why}");
+    Side::Source.error(Cause::Refused, message).with_hint(
+        "run the backup again when less is compacted, or allow more time with --flush-timeout",
+    )
 }
 
-#[async_trait]
-impl Checkpoints for Window<'_> {
-    async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
-        let catalog = self
-            .reader
-            .part(|family| family == Family::ChannelCheckpoint)
-            .await?;
-        Ok(lagging(&catalog, barrier, barrier.timestamp()))
+/// What is judged of one revision; its logs only once nothing else is in the way.
+async fn read_once(
+    followed: &Followed<'_>,
+    scope: ReadScope,
+    cut_point: &CutPoint<'_>,
+) -> Result<(Blockers, MetadataRead)> {
+    let read = followed.deciding().await?;
+    let blockers = Blockers::of(&read.catalog, cut_point);
+    if !blockers.is_empty() {
+        return Ok((blockers, read));
     }
+    let read = followed.with_logs(read, scope, cut_point).await?;
+    Ok((Blockers::of(&read.catalog, cut_point), read))
+}
+
+/// What becomes of an anchor that holds something newer than the cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Newer {
+    /// Another cut is taken.
+    Voids,
+    /// It is taken as it is.
+    Taken,
+}
+
+/// Tells when what is in the way has not changed for a while.
+struct Stuck {
+    since: Instant,
+    at: Vec<i64>,
+    patience: Duration,
+}
+
+impl Stuck {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            at: Vec::new(),
+            patience: NUDGE,
+        }
+    }
+
+    fn is_at(&mut self, blockers: &Blockers) -> bool {
+        if self.at != blockers.open {
+            self.at.clone_from(&blockers.open);
+            self.since = Instant::now();
+        }
+        let stuck = self.since.elapsed() >= self.patience;
+        if stuck {
+            self.since = Instant::now();
+            self.patience *= 2;
+        }
+        stuck
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

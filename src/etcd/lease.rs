@@ -10,7 +10,7 @@ use etcd_client::{Client, Error as ClientError, LeaseGrantOptions};
 
 use super::Etcd;
 use crate::base::env::{Env, lock};
-use crate::{Cause, Result};
+use crate::{Cause, Error, Result};
 
 /// Between two attempts to renew a lease when no member of etcd does.
 const RENEW_PAUSE: Duration = Duration::from_secs(1);
@@ -116,10 +116,27 @@ impl Lease {
     pub fn check(&self, what: &str) -> Result<()> {
         match self.state() {
             LeaseState::Held => Ok(()),
-            LeaseState::Lost => Err(self.etcd.side.error(Cause::Refused,
-                format!("the lease of the {what} was lost: etcd did not renew it within {} s", self.ttl.as_secs()),
-            )
-            .with_hint("is this host or etcd overloaded, or was the process suspended? nothing was left behind; run the backup again")),
+            LeaseState::Lost => Err(self.lost(
+                what,
+                &format!("etcd did not renew it within {} s", self.ttl.as_secs()),
+            )),
+        }
+    }
+
+    fn lost(&self, what: &str, why: &str) -> Error {
+        let message = format!("the lease of the {what} was lost: {why}");
+        self.etcd.side.error(Cause::Refused, message).with_hint(
+            "is this host or etcd overloaded, or was the process suspended? nothing was left behind; run the backup again",
+        )
+    }
+
+    /// What a write under this lease failed with; where etcd does not have the lease any more, that it was lost.
+    pub(super) fn failed(&self, what: &str, error: Error) -> Error {
+        if error.chain().contains("lease not found") {
+            self.lost(what, "etcd does not have it any more")
+                .with_source(error)
+        } else {
+            error
         }
     }
 

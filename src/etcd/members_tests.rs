@@ -17,14 +17,14 @@ use crate::etcd::process::free_port;
 use crate::etcd::{Applied, Condition, Etcd, LeaseState, Settings, Status, find_binary, scratch};
 use crate::{Cause, Result, Side};
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<(String, Child)>,
     directory: tempfile::TempDir,
     peers: Vec<String>,
 }
 
 impl Cluster {
-    pub(super) async fn start(size: usize) -> Self {
+    pub(crate) async fn start(size: usize) -> Self {
         let urls = |_| format!("http://127.0.0.1:{}", free_port().unwrap());
         let mut cluster = Self {
             members: vec![],
@@ -75,26 +75,26 @@ impl Cluster {
             .unwrap()
     }
 
-    pub(super) fn endpoints(&self) -> Vec<String> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|(url, _)| url.clone()).collect()
     }
 
-    pub(super) async fn kill(&mut self, at: usize) {
+    pub(crate) async fn kill(&mut self, at: usize) {
         self.members[at].1.kill().await.unwrap();
     }
 
-    pub(super) fn revive(&mut self, at: usize) {
+    pub(crate) fn revive(&mut self, at: usize) {
         let url = self.members[at].0.clone();
         self.members[at].1 = self.spawn(at, &url);
     }
 
-    pub(super) fn signal(&self, at: usize, signal: Signal) {
+    pub(crate) fn signal(&self, at: usize, signal: Signal) {
         let pid = self.members[at].1.id().unwrap();
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
 }
 
-pub(super) async fn connect(endpoints: &[String]) -> Result<(Etcd, Status)> {
+pub(crate) async fn connect(endpoints: &[String]) -> Result<(Etcd, Status)> {
     Etcd::connect(&Settings {
         endpoints: endpoints.to_vec(),
         user: None,

@@ -35,6 +35,8 @@ pub struct Mirror {
     changed: BTreeMap<Vec<u8>, Option<KeyValue>>,
     /// The revision that the copy shows.
     revision: i64,
+    /// Since when every change is told.
+    began: Instant,
     /// How often the fence was put.
     fences: u64,
     told: Arc<Told>,
@@ -132,6 +134,7 @@ impl Etcd {
             base: Vec::new(),
             changed: BTreeMap::new(),
             revision: 0,
+            began: Instant::now(),
             fences: 0,
             told,
             task,
@@ -141,6 +144,7 @@ impl Etcd {
         mirror.base.retain(|kv| kv.key != mirror.fence);
         mirror.revision = read.revision;
         lock(&mirror.told.state).begins_after(read.revision);
+        mirror.began = Instant::now();
         Ok(mirror)
     }
 }
@@ -177,6 +181,12 @@ impl Mirror {
         self.revision
     }
 
+    /// Since when every change is told.
+    #[must_use]
+    pub const fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Puts the fence key under `lease` and waits until the watch tells it: everything before it is told
     /// then. Gives the key's revision; the copy stays at its own until [`Mirror::advance`].
     ///
@@ -189,7 +199,8 @@ impl Mirror {
         let put = [(self.fence.clone(), self.fences.to_string().into_bytes())];
         let mut etcd = self.etcd.clone();
         let doing = "marking a revision in etcd";
-        let revision = match etcd.put_all(doing, vec![], &put, Some(lease)).await? {
+        let put = etcd.put_all(doing, vec![], &put, Some(lease)).await;
+        let revision = match put.map_err(|error| lease.failed("holds", error))? {
             Applied::At(revision) => revision,
             Applied::No => return Err(Error::new(Cause::Failed, doing)),
         };

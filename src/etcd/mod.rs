@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use etcd_client::{ConnectOptions, TlsOptions};
 
 #[cfg(test)]
-mod members_tests;
+pub(crate) mod members_tests;
 #[cfg(test)]
 mod mirror_tests;
 
@@ -27,7 +27,7 @@ pub use mirror::{Compared, Followed, Mirror, Timed};
 pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
-pub use read::{Anchor, PAGE_KEYS, prefix_end};
+pub use read::{Anchor, NEWEST, PAGE_KEYS, prefix_end};
 pub use watch::Change;
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, TxnLimits, batches, size};
 

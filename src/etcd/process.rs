@@ -233,6 +233,13 @@ impl Process {
 
 #[cfg(test)]
 impl Etcd {
+    /// Ends a lease and every key under it.
+    pub(crate) async fn revoke(&mut self, lease: i64) {
+        let revoke =
+            |mut client: etcd_client::Client| async move { client.lease_revoke(lease).await };
+        self.members.call(revoke).await.unwrap();
+    }
+
     /// Compacts all but the newest revision.
     pub(crate) async fn compact(&mut self) {
         let newest = self.status().await.unwrap().revision;

@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 8 << 20;
 const PAGED_ATTEMPTS: usize = 3;
 
 /// The revision that stands for the newest one.
-const NEWEST: i64 = 0;
+pub const NEWEST: i64 = 0;
 
 /// Every key under a prefix at one revision.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{Family, LogKind, Roots};
+use super::keys::{Family, Roots};
 use super::proto::data::CompactionTaskState;
 use super::proto::meta::{AliasState, CollectionState, DatabaseState, PartitionState};
 use super::proto::schema::{FieldSchema, FunctionSchema, StructArrayFieldSchema};
@@ -293,7 +293,7 @@ pub struct Tasks {
     pub imports: Vec<i64>,
     /// Broadcast tasks that are not settled (not TOMBSTONE), with their state's number.
     pub broadcasts: Vec<(i64, i32)>,
-    /// Compaction tasks that are under way.
+    /// Compaction tasks, those that have ended included, as far as Milvus has not removed them.
     pub compactions: Vec<CompactionTask>,
     /// Stats and analyze tasks, by number.
     pub stats: u64,
@@ -303,7 +303,15 @@ pub struct Tasks {
     pub newer: u64,
 }
 
-/// A compaction that is under way.
+impl Tasks {
+    /// Compactions that have not ended.
+    pub fn compactions_under_way(&self) -> impl Iterator<Item = &CompactionTask> {
+        let tasks = self.compactions.iter();
+        tasks.filter(|task| !is_terminal(task.state))
+    }
+}
+
+/// A compaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompactionTask {
     /// The plan's id.
@@ -401,14 +409,9 @@ impl Catalog {
         self.live_segments().map(|segment| segment.rows).sum()
     }
 
-    fn row_logs(&self) -> impl Iterator<Item = (&Segment, &FieldLogs, &Log)> {
-        self.live_segments().flat_map(|segment| {
-            segment
-                .logs
-                .iter()
-                .filter(|logs| matches!(logs.kind, LogKind::Insert | LogKind::Delta))
-                .flat_map(move |logs| logs.logs.iter().map(move |log| (segment, logs, log)))
-        })
+    /// Insert and delta logs of live segments.
+    pub fn row_logs(&self) -> impl Iterator<Item = (&Segment, &FieldLogs, &Log)> {
+        self.live_segments().flat_map(Segment::row_logs)
     }
 }
 

@@ -16,6 +16,7 @@ use super::proto::meta::{AliasState, CollectionState, DatabaseState, PartitionSt
 use super::proto::schema::FieldSchema;
 use super::version::MilvusVersion;
 
+mod half_saved;
 mod refusals;
 
 pub use refusals::{Refusal, RefusalKind};

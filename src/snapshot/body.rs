@@ -77,6 +77,9 @@ pub struct Body {
     /// Milliseconds from the moment the write hold was asked for until it was released; of several
     /// holds one after the other the sum; 0 without.
     pub write_hold_ms: u64,
+    /// What that time was spent on, in the last of them; absent where writes were not denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_hold_spent: Option<HoldSpent>,
     /// Milliseconds from the start of the capture to its commit.
     pub duration_ms: u64,
     /// How the flush went; absent in cold mode.
@@ -131,6 +134,7 @@ impl Body {
             cut: Cut::default(),
             holds: vec![],
             write_hold_ms: 0,
+            write_hold_spent: None,
             duration_ms: 0,
             flush: None,
             counts: Counts {
@@ -241,9 +245,30 @@ pub struct Cut {
     pub newest_log: u64,
     /// Whether no log is newer than the timestamp: the snapshot is exactly what was acknowledged.
     pub proven: bool,
-    /// Logs that hold data newer than the timestamp (object paths).
+    /// Logs that hold data newer than the timestamp, or may (object paths), the first 10,000 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub straddling: Vec<String>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub straddling_unnamed: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What the time was spent on while writes were denied, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldSpent {
+    /// Until every proxy denied writes.
+    pub denial_ms: u64,
+    /// On flushes.
+    pub flush_ms: u64,
+    /// On reading what decides.
+    pub reading_ms: u64,
+    /// On proving that nothing was half saved.
+    pub quiet_ms: u64,
 }
 
 /// How a flush went.

@@ -60,9 +60,11 @@ pub(crate) fn body() -> Body {
             newest_log: 8,
             proven: true,
             straddling: vec![],
+            straddling_unnamed: 0,
         },
         holds: vec![],
         write_hold_ms: 900,
+        write_hold_spent: None,
         duration_ms: 1000,
         flush: None,
         counts: Counts {

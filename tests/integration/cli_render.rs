@@ -7,7 +7,7 @@ use eyrie::cli::commands::verify;
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
 use eyrie::instance::methods::Method;
-use eyrie::snapshot::{FlushRecord, Mode};
+use eyrie::snapshot::{FlushRecord, HoldSpent, Mode};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {
@@ -35,6 +35,15 @@ fn time(text: &str) -> Time {
     Time(text.parse().unwrap())
 }
 
+fn spent() -> HoldSpent {
+    HoldSpent {
+        denial_ms: 3_900,
+        flush_ms: 240,
+        reading_ms: 80,
+        quiet_ms: 2_040,
+    }
+}
+
 fn backup() -> BackupDocument {
     BackupDocument {
         snapshot: id('a'),
@@ -51,6 +60,7 @@ fn backup() -> BackupDocument {
         bytes_read: 90 << 20,
         bytes_added: 70 << 20,
         write_hold_ms: 6_350,
+        write_hold_spent: Some(spent()),
         duration_ms: 92_000,
         weakened: weakened(),
         notes: notes(),
@@ -315,6 +325,7 @@ fn show_looks() {
         wal: "reset".into(),
         duration_ms: 92_000,
         write_hold_ms: 6_350,
+        write_hold_spent: Some(spent()),
         asked_mode: Mode::Quiesced,
         cut: ShownCut {
             timestamp: 470_654_271_533_613_077,

@@ -549,7 +549,6 @@ async fn simulated_2_4_24_with_an_import_under_way_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn simulated_2_4_24_with_an_import_that_begins_in_the_window_is_refused() {
     let world = of_2_4([obedient("2.4.24")]).await;
-    world.proxies[0].set_polls_until_flushed(20);
     let running = world.start_command(&["backup"]);
     world
         .until_set("dataCoord/compaction/enableAutoCompaction")

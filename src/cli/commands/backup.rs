@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::weakenings;
+use super::{denied, weakenings};
 use crate::base::resources::Limits;
 use crate::base::text::Bytes;
 use crate::capture::{self, Captured, Missing};
@@ -192,6 +192,7 @@ fn document(captured: &Captured, repository: &str, accept: &[String]) -> BackupD
         bytes_read: body.bytes_read,
         bytes_added: manifest.totals.bytes_added,
         write_hold_ms: body.write_hold_ms,
+        write_hold_spent: body.write_hold_spent,
         duration_ms: body.duration_ms,
         weakened: documents::weakened(body, accept),
         notes: documents::notes(body),
@@ -241,7 +242,10 @@ impl Render for BackupDocument {
                 ),
             ),
             ("added", Bytes(self.bytes_added).to_string()),
-            ("writes denied", ms(self.write_hold_ms)),
+            (
+                "writes denied",
+                denied(self.write_hold_ms, self.write_hold_spent),
+            ),
             ("took", ms(self.duration_ms)),
         ]);
         weakenings(page, &self.weakened);

@@ -19,13 +19,17 @@ pub mod show;
 pub mod snapshots;
 pub mod verify;
 
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
 
 use super::context::Context;
 use super::documents::Weakening;
 use super::global::Global;
 use super::output::Page;
+use super::values::took;
 use crate::Result;
+use crate::snapshot::HoldSpent;
 
 /// What the exit code means; part of the help of every verb.
 pub const EXIT_CODES: &str = "\
@@ -105,6 +109,22 @@ verbs! {
     Config config
     Completions completions
     Man man
+}
+
+/// How long writes were denied, and what the time went into.
+fn denied(ms: u64, spent: Option<HoldSpent>) -> String {
+    let took = |ms| took(Duration::from_millis(ms));
+    match spent {
+        None => took(ms),
+        Some(spent) => format!(
+            "{} (until every proxy denied them {}, flush {}, reading {}, proving quiet {})",
+            took(ms),
+            took(spent.denial_ms),
+            took(spent.flush_ms),
+            took(spent.reading_ms),
+            took(spent.quiet_ms)
+        ),
+    }
 }
 
 /// The lines of weakenings, those that nobody asked for first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
-use super::weakenings;
+use super::{denied, weakenings};
 use crate::Result;
 use crate::base::progress::Amount;
 use crate::base::text::Bytes;
@@ -97,6 +97,7 @@ fn document(
         .to_owned(),
         duration_ms: body.duration_ms,
         write_hold_ms: body.write_hold_ms,
+        write_hold_spent: body.write_hold_spent,
         asked_mode: body.asked_mode,
         cut: cut(&body.cut),
         flush: body.flush.clone(),
@@ -245,7 +246,10 @@ impl Render for ShowDocument {
             ),
             ("added", Bytes(s.bytes_added).to_string()),
             ("wal", format!("{}, {}", self.wal_kind, self.wal)),
-            ("writes denied", ms(self.write_hold_ms)),
+            (
+                "writes denied",
+                denied(self.write_hold_ms, self.write_hold_spent),
+            ),
             ("flush", self.flush()),
             ("took", ms(self.duration_ms)),
             ("verified", verified),

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{HexId, Note, Weakening};
 use crate::instance::methods::Method;
-use crate::snapshot::Mode;
+use crate::snapshot::{HoldSpent, Mode};
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -44,6 +44,8 @@ pub struct BackupDocument {
     pub duration_ms: u64,
     /// What is less than was asked for.
     pub weakened: Vec<Weakening>,
+    /// What the time was spent on while writes were denied; `null` where they were not.
+    pub write_hold_spent: Option<HoldSpent>,
     /// Fallbacks that kept the promise.
     pub notes: Vec<Note>,
     /// The snapshot's labels.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{HexId, Note, Time, Weakening};
 use crate::instance::methods::Method;
-use crate::snapshot::{FlushRecord, Mode};
+use crate::snapshot::{FlushRecord, HoldSpent, Mode};
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -77,6 +77,8 @@ pub struct ShowDocument {
     pub duration_ms: u64,
     /// How long writes were denied.
     pub write_hold_ms: u64,
+    /// What that time was spent on; `null` where writes were not denied.
+    pub write_hold_spent: Option<HoldSpent>,
     /// The mode that was asked for.
     pub asked_mode: Mode,
     /// The point in time that the snapshot stands for.

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::base::env::Env;
-use crate::base::error::Context as _;
 use crate::etcd::{Etcd, KeyValue, Lease};
 use crate::instance::holds::{ConfigItem, GcHold, HoldRecord, HoldState, Placed, TTL, place};
 use crate::{Cause, Result, Side};
@@ -22,7 +21,8 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Places an item of Milvus's configuration under the capture's one lease.
+    /// Places an item of Milvus's configuration under the capture's one lease, and says since when it may be in
+    /// force.
     pub async fn place(
         &mut self,
         etcd: &mut Etcd,
@@ -30,16 +30,20 @@ impl Holds {
         item: ConfigItem,
         env: &Env,
     ) -> Result<Instant> {
+        let lease = self.lease(etcd, env).await?;
+        let (placed, since) = place(etcd, root, item, lease).await?;
+        info!(hold = item.name, key = %String::from_utf8_lossy(placed.key()), "placed a hold");
+        self.placed.push((placed, since));
+        Ok(since)
+    }
+
+    /// The capture's one lease.
+    pub async fn lease(&mut self, etcd: &Etcd, env: &Env) -> Result<&Lease> {
         let lease = match self.lease.take() {
             Some(lease) => lease,
-            None => etcd.lease(TTL, env).await?,
+            None => etcd.clone().lease(TTL, env).await?,
         };
-        let lease = self.lease.insert(lease);
-        let placed = place(etcd, root, item, lease).await?;
-        info!(hold = item.name, key = %String::from_utf8_lossy(placed.key()), "placed a hold");
-        let now = Instant::now();
-        self.placed.push((placed, now));
-        Ok(now)
+        Ok(self.lease.insert(lease))
     }
 
     /// Takes over the GC hold.
@@ -47,18 +51,22 @@ impl Holds {
         self.gc = Some(hold);
     }
 
-    /// Pauses GC again where its hold was lost, so that what follows is held from its beginning.
-    ///
-    /// # Errors
-    ///
-    /// [`Side::Source`] when Milvus does not pause it any more; then nothing holds it.
-    pub async fn retake_gc(&mut self) -> Result<()> {
+    /// Pauses GC again where its hold was lost, so that what follows is held from its beginning. Where Milvus
+    /// does not pause it any more, nothing holds it, which is noted.
+    pub async fn retake_gc(&mut self) {
         if let Some(lost) = self.gc.take() {
             let again = Box::pin(lost.again()).await;
             self.records.push(lost.release().await);
-            self.gc = again.context(|| "garbage collection cannot be held again")?;
+            match again {
+                Ok(again) => self.gc = again,
+                Err(error) => {
+                    self.absent(
+                        "gc",
+                        format!("it could not be held again: {}", error.chain()),
+                    );
+                }
+            }
         }
-        Ok(())
     }
 
     /// Notes a control that this Milvus does not have.
@@ -201,7 +209,7 @@ mod tests {
 
         begins(&mut etcd).await;
         assert!(!holds.gc_held().await);
-        Box::pin(holds.retake_gc()).await.unwrap();
+        Box::pin(holds.retake_gc()).await;
         assert!(holds.gc_held().await);
         assert_eq!(milvus.gc_pauses(), 1, "the lost one was given back");
         holds.release().await;

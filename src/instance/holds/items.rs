@@ -119,13 +119,19 @@ impl Placed {
 const FOREIGN_WAIT: Duration = Duration::from_secs(TTL.as_secs() + 10);
 
 /// Puts `item` under `lease` below `{root}/config/`, unless an operator has set it. An item that
-/// hangs on another agent's lease is waited for, as a dead agent's ends by itself.
+/// hangs on another agent's lease is waited for, as a dead agent's ends by itself. Says since when it may be in
+/// force: from before it is put.
 ///
 /// # Errors
 ///
 /// [`Side::Source`] when it is set to another value in any spelling that Milvus takes for the
 /// same item. After [`Cause::Unavailable`] the key may exist; it ends with the lease.
-pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease) -> Result<Placed> {
+pub async fn place(
+    etcd: &mut Etcd,
+    root: &str,
+    item: ConfigItem,
+    lease: &Lease,
+) -> Result<(Placed, Instant)> {
     let prefix = format!("{root}/config/");
     let key = format!("{prefix}{}", item.path).into_bytes();
     let give_up = Instant::now() + FOREIGN_WAIT;
@@ -140,20 +146,22 @@ pub async fn place(etcd: &mut Etcd, root: &str, item: ConfigItem, lease: &Lease)
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
-            return external(found, item);
+            return Ok((external(found, item)?, Instant::now()));
         }
+        let since = Instant::now();
         let doing = format!("putting the {} hold into etcd", item.name);
         let put = [(key.clone(), item.value.as_bytes().to_vec())];
         let absent = vec![Condition::Absent(key.clone())];
         if let Applied::At(create_revision) =
             etcd.put_all(&doing, absent, &put, Some(lease)).await?
         {
-            return Ok(Placed::Ours {
+            let ours = Placed::Ours {
                 item,
                 key,
                 create_revision,
                 lease: lease.id(),
-            });
+            };
+            return Ok((ours, since));
         }
     }
 }

@@ -192,7 +192,7 @@ fn decide(catalog: &Catalog, group: &Group) -> Keeps {
         .map(|&at| catalog.segments[at].key.segment)
         .collect();
     // Where the task still names its outputs, one that is not there yet decides.
-    let all_there = catalog.tasks.compactions.iter().all(|task| {
+    let all_there = catalog.tasks.compactions_under_way().all(|task| {
         let ours = task.inputs.iter().any(|id| parents.contains(id));
         !ours || task.outputs.iter().all(|id| children.contains(id))
     });

@@ -54,6 +54,13 @@ impl Segment {
         self.logs.iter().filter(move |logs| logs.kind == kind)
     }
 
+    /// Its logs of rows and of deletes, each with what it is of.
+    pub fn row_logs(&self) -> impl Iterator<Item = (&Self, &FieldLogs, &Log)> {
+        let logs = self.logs.iter();
+        logs.filter(|logs| matches!(logs.kind, LogKind::Insert | LogKind::Delta))
+            .flat_map(move |logs| logs.logs.iter().map(move |log| (self, logs, log)))
+    }
+
     /// Whether any log holds rows or deletes.
     #[must_use]
     pub fn has_logs(&self) -> bool {

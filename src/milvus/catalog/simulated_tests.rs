@@ -1,10 +1,11 @@
 //! The catalog of simulated key sets of other versions.
 
 use super::{Catalog, Keeps, Standing, WalKind};
+use crate::milvus::MilvusVersion;
 use crate::milvus::keys::KeyValue;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::SegmentState;
-use crate::milvus::proto::data::{ImportJobState, SegmentInfo};
+use crate::milvus::proto::data::{self, CompactionTaskState, ImportJobState, SegmentInfo};
 use crate::milvus::proto::streaming::BroadcastTaskState;
 use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys, TIME};
 use crate::milvus::validate::{FindingKind, RefusalKind, Severity};
@@ -109,7 +110,7 @@ fn simulated_2_4_level_zero_imports_and_partition_statistics() {
         refusals[0].to_string(),
         "imports are running: jobs [6], 0 segments"
     );
-    assert_eq!(catalog.tasks.compactions.len(), 1);
+    assert_eq!(catalog.tasks.compactions_under_way().count(), 1);
     assert_eq!(catalog.load.collections[&COLLECTION].replicas, 2);
 }
 
@@ -216,4 +217,97 @@ fn simulated_damage_of_metadata_is_named() {
     // With the WAL, the growing segment counts.
     let open = catalog.objects_in(Scope::WithOpen).count();
     assert_eq!(open, catalog.objects().count(), "it has no logs yet");
+}
+
+/// Segments 110 and 111, of which some are dropped, and what came out of them: 112, unless it is `None`.
+fn compacted(dropped: &[i64], output: Option<bool>) -> SimulatedKeys {
+    let mut set = SimulatedKeys::new(MilvusVersion::new(2, 4, 24));
+    for id in [110, 111] {
+        let mut segment = set.segment(id);
+        if dropped.contains(&id) {
+            segment.state = SegmentState::Dropped.into();
+        }
+        set.whole(&segment);
+    }
+    if let Some(invisible) = output {
+        let segment = SegmentInfo {
+            num_of_rows: 20,
+            compaction_from: vec![110, 111],
+            is_invisible: invisible,
+            ..set.segment(112)
+        };
+        set.whole(&segment);
+    }
+    set
+}
+
+fn refused_compactions(
+    mut set: SimulatedKeys,
+    tasks: &[(i64, CompactionTaskState)],
+) -> Vec<String> {
+    for (plan, state) in tasks {
+        let task = data::CompactionTask {
+            plan_id: *plan,
+            state: (*state).into(),
+            input_segments: vec![110, 111],
+            result_segments: vec![112],
+            ..Default::default()
+        };
+        set.meta(
+            &format!("datacoord-meta/compaction-task/MixCompaction/1/{plan}"),
+            &task,
+        );
+    }
+    let refusals = decode(&set).refusals();
+    assert!(refusals.iter().all(|refusal| refusal.kind.passes()));
+    refusals.into_iter().map(|refusal| refusal.what).collect()
+}
+
+#[test]
+fn simulated_2_4_a_compaction_task_whose_segments_are_saved_in_part_is_refused_and_named() {
+    use CompactionTaskState as S;
+    let names = |refused: &[String], plan: &str| refused.len() == 1 && refused[0].contains(plan);
+    for state in [S::Executing, S::Pipelining] {
+        let task = [(7, state)];
+        // Nothing was saved yet, or an output that serves nobody until it is promoted.
+        assert_eq!(refused_compactions(compacted(&[], None), &task), [""; 0]);
+        assert_eq!(
+            refused_compactions(compacted(&[], Some(true)), &task),
+            [""; 0]
+        );
+        for (dropped, output) in [
+            (&[110][..], None),
+            (&[110, 111], None),
+            (&[111], Some(false)),
+            (&[], Some(false)),
+        ] {
+            let refused = refused_compactions(compacted(dropped, output), &task);
+            assert!(
+                names(&refused, "task 7"),
+                "{state:?} {dropped:?}: {refused:?}"
+            );
+        }
+    }
+    for state in [S::Failed, S::Timeout] {
+        let task = [(7, state)];
+        assert_eq!(refused_compactions(compacted(&[], None), &task), [""; 0]);
+        // Another compaction took the inputs later.
+        let later = compacted(&[110, 111], Some(false));
+        assert_eq!(refused_compactions(later, &task), [""; 0]);
+        let by_task = [(7, state), (8, S::Completed)];
+        assert_eq!(
+            refused_compactions(compacted(&[110, 111], None), &by_task),
+            [""; 0]
+        );
+        let refused = refused_compactions(compacted(&[110, 111], None), &task);
+        assert!(names(&refused, "task 7"), "{refused:?}");
+    }
+    for state in [S::MetaSaved, S::Indexing, S::Completed, S::Cleaned] {
+        let saved = compacted(&[110, 111], Some(false));
+        assert_eq!(
+            refused_compactions(saved, &[(7, state)]),
+            [""; 0],
+            "{state:?}"
+        );
+    }
 }

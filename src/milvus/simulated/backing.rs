@@ -114,7 +114,15 @@ impl Backing {
 
     async fn end_compactions(&self) -> Result<()> {
         let held = self.setting(AUTO_COMPACTION).await?.as_deref() == Some("false");
-        if held && !self.catalog().await?.tasks.compactions.is_empty() {
+        if held
+            && self
+                .catalog()
+                .await?
+                .tasks
+                .compactions_under_way()
+                .next()
+                .is_some()
+        {
             let prefix = format!(
                 "{}/{}/datacoord-meta/compaction-task/",
                 self.roots.root, self.roots.meta

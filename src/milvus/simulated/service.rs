@@ -154,11 +154,26 @@ impl Service {
     }
 
     /// Flushes collections: `timestamp` is the flush's.
+    /// Whether a flush is done, after another poll.
+    fn poll_flushed(&self) -> bool {
+        let left = &mut lock(&self.0.inner).script.polls_until_flushed;
+        let flushed = *left == 0;
+        if *left != u32::MAX {
+            *left = left.saturating_sub(1);
+        }
+        flushed
+    }
+
     async fn reach(&self, reached: &[inventory::Collection], timestamp: u64) -> Result<(), Status> {
+        // On keys in etcd a flush that is not done yet moves no checkpoint.
+        let done = match self.0.holdings {
+            Holdings::Fixed(_) => true,
+            Holdings::Etcd(_) => self.poll_flushed(),
+        };
         for collection in reached {
             let name = collection.name.to_string();
             lock(&self.0.inner).unflushed.remove(&name);
-            if let Holdings::Etcd(backing) = &self.0.holdings {
+            if let (Holdings::Etcd(backing), true) = (&self.0.holdings, done) {
                 let flushed = backing.flush(collection.name.id, timestamp);
                 flushed.await.map_err(|e| internal(&e))?;
             }
@@ -532,11 +547,8 @@ impl MilvusService for Service {
         }
         let mut inner = lock(&self.0.inner);
         inner.flush_state_channels.push(request.flush_all_tss.len());
-        let left = &mut inner.script.polls_until_flushed;
-        let flushed = *left == 0;
-        if *left != u32::MAX {
-            *left = left.saturating_sub(1);
-        }
+        drop(inner);
+        let flushed = self.poll_flushed();
         Ok(Response::new(api::GetFlushAllStateResponse {
             flushed,
             ..Default::default()

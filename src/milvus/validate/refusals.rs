@@ -6,6 +6,10 @@ use serde::Serialize;
 
 use super::super::catalog::Catalog;
 use super::{has_legacy_logs, importing, live_with, unfinished_ddl};
+use crate::base::text::first;
+
+/// Things that a refusal names.
+const NAMED: usize = 5;
 
 /// Why a capture of this anchor is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -18,6 +22,8 @@ pub enum RefusalKind {
     /// A database, collection, partition or alias is being created. It ends by itself: read the
     /// anchor again.
     Ddl,
+    /// A compaction of which only a part was saved. It ends by itself, unless `DataCoord` died in the middle.
+    Compaction,
     /// Metadata of Milvus 2.1 whose logs have paths of their own.
     LegacyLogs,
     /// Segments whose files only a manifest in the storage names.
@@ -31,7 +37,7 @@ impl RefusalKind {
     /// while clients are denied. An import takes as long as its files.
     #[must_use]
     pub const fn passes(self) -> bool {
-        matches!(self, Self::Broadcast | Self::Ddl)
+        matches!(self, Self::Broadcast | Self::Ddl | Self::Compaction)
     }
 }
 
@@ -86,6 +92,17 @@ impl Catalog {
                 RefusalKind::Ddl,
                 format!("being created: {}", ddl.join(", ")),
                 "wait until it is done",
+            );
+        }
+        let halves = self.half_saved_compactions();
+        if !halves.is_empty() {
+            refuse(
+                RefusalKind::Compaction,
+                format!(
+                    "compactions are half saved: {}",
+                    first(&halves, NAMED, "; ")
+                ),
+                "wait until Milvus has finished them; restart it when one never ends, so that it takes them up again",
             );
         }
         let legacy = live_with(self, has_legacy_logs);

@@ -10,11 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::etcd::KeyValue;
+use crate::instance::OWN_AREA;
 use crate::restore::options::{Occupied, Options};
 use crate::{Cause, Error, Result};
 
 /// The area of eyrie's own keys below the root.
-pub const AREA: &str = "eyrie/";
+pub const AREA: &str = OWN_AREA;
 
 /// The keys of one root.
 #[derive(Debug, Clone, PartialEq, Eq)]

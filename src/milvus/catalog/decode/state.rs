@@ -35,14 +35,12 @@ impl Decoder {
 
     pub(super) fn compaction(&mut self, plan: i64, info: data::CompactionTask) -> Result<()> {
         let state = data::CompactionTaskState::try_from(info.state).map_err(unknown_state)?;
-        if !is_terminal(state) {
-            self.catalog.tasks.compactions.push(CompactionTask {
-                plan,
-                state,
-                inputs: info.input_segments,
-                outputs: info.result_segments,
-            });
-        }
+        self.catalog.tasks.compactions.push(CompactionTask {
+            plan,
+            state,
+            inputs: info.input_segments,
+            outputs: info.result_segments,
+        });
         Ok(())
     }
 
