@@ -1,10 +1,9 @@
 //! The anchor: etcd at revision R, decoded, with the cut that it stands for.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 
 use super::metadata::Undated;
+use super::view::Differences;
 use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
@@ -30,7 +29,7 @@ pub(super) struct Anchored {
     pub(super) flush: Option<FlushRecord>,
     /// What the time was spent on while writes were denied.
     pub(super) spent: Option<HoldSpent>,
-    pub(super) differences: BTreeSet<String>,
+    pub(super) differences: Differences,
     /// Delta logs that count among the catalog's although etcd does not name them.
     pub(super) unnamed: Vec<UnnamedDeltaLog>,
 }
@@ -54,7 +53,7 @@ impl Anchored {
             undated,
             flush: None,
             spent: None,
-            differences: BTreeSet::new(),
+            differences: Differences::default(),
             unnamed: vec![],
         }
     }

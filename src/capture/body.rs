@@ -6,7 +6,7 @@ use super::anchor::Anchored;
 use super::objects::Copied;
 use super::plan::Planned;
 use super::{Context, Missing, Options, view};
-use crate::base::text::{cut, first};
+use crate::base::text::{Bytes, cut, first};
 use crate::base::weakening::{self, Weakening};
 use crate::instance::holds::{HoldRecord, HoldState, Holds};
 use crate::milvus::catalog::Catalog;
@@ -50,13 +50,13 @@ pub(super) fn body(
             items: anchored.cut.straddling.clone(),
         });
     }
-    if !anchored.differences.is_empty() {
+    if !anchored.differences.found.is_empty() {
         weakenings.push(Weakening {
             code: weakening::MILVUS_DIFFERS.to_owned(),
             message:
                 "what Milvus answers is not what etcd holds; a restart of Milvus would lose it too"
                     .to_owned(),
-            items: view::named(&anchored.differences),
+            items: view::named(&anchored.differences.found),
         });
     }
     weakenings.extend(resources_weakening(catalog));
@@ -78,6 +78,12 @@ pub(super) fn body(
         ));
     }
     notes.extend(unnamed_note(catalog, &anchored.unnamed));
+    if copied.unverified > 0 {
+        notes.push(format!(
+            "{} were read over plain HTTP, and the store offers no checksum of them (parts of large objects, and what was uploaded in parts): nothing would show that they changed on the way; use TLS",
+            Bytes(copied.unverified)
+        ));
+    }
     let remarks = catalog.validate();
     let remarks = remarks
         .iter()
@@ -111,7 +117,7 @@ pub(super) fn body(
         },
         objects_read: copied.objects_read,
         bytes_read: copied.bytes_read,
-        differences: view::named(&anchored.differences),
+        differences: view::named(&anchored.differences.found),
         unnamed_delta_logs: anchored.unnamed,
         cut: anchored.cut,
         weakenings,

@@ -42,6 +42,8 @@ pub(super) struct Copied {
     pub(super) missing: Vec<ObjectRef>,
     /// Missing ones beyond those named.
     pub(super) missing_unnamed: u64,
+    /// Bytes that were read and that neither TLS nor a checksum vouches for.
+    pub(super) unverified: u64,
     /// Packs that the repository has lost; what they held was read again.
     pub(super) lost_packs: usize,
 }
@@ -103,6 +105,7 @@ pub(super) async fn capture(
         context.progress.advance(Amount::object(size));
     }
     done.root = map.finish().await?;
+    done.unverified = store.unverified_bytes();
     done.lost_packs = writer.lost_packs();
     Ok(done)
 }

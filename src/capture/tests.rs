@@ -395,7 +395,7 @@ fn what_milvus_and_etcd_agree_on_is_no_difference() {
     let catalog = catalog();
     assert_eq!(
         view::differences(&inventory_of(&catalog), &catalog),
-        BTreeSet::new()
+        view::Differences::default()
     );
 }
 
@@ -415,7 +415,7 @@ fn a_partition_that_waits_to_be_cleaned_up_is_no_difference() {
     collection.partitions.insert(1, gone);
     assert_eq!(
         view::differences(&inventory_of(&catalog), &catalog),
-        BTreeSet::new()
+        view::Differences::default()
     );
 }
 
@@ -430,7 +430,7 @@ fn a_property_that_milvus_has_in_memory_only_is_named_with_what_to_do() {
             key: "collection.ttl.seconds".to_owned(),
             value: "60".to_owned(),
         });
-    let found = view::differences(&inventory, &catalog);
+    let found = view::differences(&inventory, &catalog).found;
     assert_eq!(found.len(), 1, "{found:?}");
     let difference = found.first().unwrap();
     assert!(difference.contains("collection.ttl.seconds") && difference.contains("set it again"));
@@ -461,7 +461,7 @@ fn what_differs_with_equal_counts_and_names_is_named_too() {
     index.field_name = "elsewhere".to_owned();
     let schema = collection.description.schema.as_mut().unwrap();
     schema.fields[0].data_type = 99;
-    let found = view::differences(&inventory, &catalog);
+    let found = view::differences(&inventory, &catalog).found;
     let found: Vec<_> = found.iter().map(String::as_str).collect();
     assert_eq!(found.len(), 4, "{found:?}");
     for words in [

@@ -15,9 +15,19 @@ use crate::milvus::proto::schema::FieldSchema;
 /// Differences that are named; the rest are counted.
 const NAMED: usize = 200;
 
+/// What Milvus answers otherwise than the anchor holds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Differences {
+    /// Each in words.
+    pub(super) found: BTreeSet<String>,
+    /// The collections that they are of.
+    pub(super) collections: BTreeSet<i64>,
+}
+
 /// Names every difference between what Milvus answers and what the anchor holds.
-pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<String> {
+pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> Differences {
     let mut found = BTreeSet::new();
+    let mut collections = BTreeSet::new();
     let answered: BTreeSet<&str> = inventory
         .databases
         .iter()
@@ -38,15 +48,20 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     for collection in catalog.collections.values().filter(|c| c.is_created()) {
         let (database, name) = catalog.names(collection.id);
         let name = format!("{database}.{name}");
+        let before = found.len();
         match answered.get(&collection.id) {
             Some(answered) => compare(&name, answered, collection, &mut found),
             None => {
                 found.insert(format!("{name}: in etcd, and Milvus does not show it"));
             }
         }
+        if found.len() > before {
+            collections.insert(collection.id);
+        }
     }
     for (id, collection) in &answered {
         if catalog.collection(*id).is_none() {
+            collections.insert(*id);
             found.insert(format!(
                 "{}: Milvus shows it, and it is not in etcd",
                 collection.name
@@ -57,7 +72,7 @@ pub(super) fn differences(inventory: &Inventory, catalog: &Catalog) -> BTreeSet<
     sets("users", &users, &names(&catalog.access.users), &mut found);
     let roles = inventory.roles.iter().map(|r| r.name.as_str()).collect();
     sets("roles", &roles, &names(&catalog.access.roles), &mut found);
-    found
+    Differences { found, collections }
 }
 
 fn compare(

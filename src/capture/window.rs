@@ -511,12 +511,13 @@ impl Window<'_> {
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
     /// between. The anchor stands whatever comes of it.
     async fn settle_view(&self, anchored: &mut Anchored) {
-        if anchored.differences.is_empty() {
+        if anchored.differences.found.is_empty() {
             return;
         }
-        match self.view_now().await {
+        match self.view_now(&anchored.differences.collections).await {
             Ok(again) => anchored
                 .differences
+                .found
                 .retain(|difference| again.contains(difference)),
             Err(error) => {
                 debug!(error = %error.chain(), "the differences were not looked at again");
@@ -524,13 +525,15 @@ impl Window<'_> {
         }
     }
 
-    async fn view_now(&self) -> Result<BTreeSet<String>> {
-        let inventory = self.running.client.inventory().await?;
+    /// The differences that there are now, of these collections and of what is no collection; those of others
+    /// mean nothing.
+    async fn view_now(&self, collections: &BTreeSet<i64>) -> Result<BTreeSet<String>> {
+        let inventory = self.running.client.inventory_of(Some(collections)).await?;
         let catalog = self
             .reader
             .part(|family| family.columns().view == View::Shown)
             .await?;
-        Ok(view::differences(&inventory, &catalog))
+        Ok(view::differences(&inventory, &catalog).found)
     }
 }
 

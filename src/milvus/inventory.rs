@@ -4,7 +4,7 @@
 //! so a name of a database goes both into the request's `db_name` and into the metadata `dbname`, as
 //! older and newer versions read one or the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -88,6 +88,11 @@ pub struct Inventory {
 impl Client {
     /// Asks for everything. Collections that are dropped meanwhile are left out.
     pub async fn inventory(&self) -> Result<Inventory> {
+        self.inventory_of(None).await
+    }
+
+    /// Asks for everything, of collections for these only; for all of them where there is no such limit.
+    pub async fn inventory_of(&self, only: Option<&BTreeSet<i64>>) -> Result<Inventory> {
         let names = self.list_databases().await?;
         let mut databases = Vec::new();
         let mut collections = Vec::new();
@@ -99,6 +104,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+        collections.retain(|name| only.is_none_or(|only| only.contains(&name.id)));
         collections.sort();
         let collections = futures::stream::iter(collections)
             .map(|name| self.collection(name))

@@ -43,6 +43,10 @@ impl Store for LimitStore {
         self.inner.capabilities()
     }
 
+    fn unverified_bytes(&self) -> u64 {
+        self.inner.unverified_bytes()
+    }
+
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
         let bytes = self.inner.get(key, options).await?;
         self.resources.pass(bytes.len()).await;

@@ -261,6 +261,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Bytes of objects that were read and that neither TLS nor a checksum of the store vouches for.
+    fn unverified_bytes(&self) -> u64 {
+        0
+    }
+
     /// Reads an object or a range of it.
     ///
     /// # Errors

@@ -143,6 +143,10 @@ impl Store for RetryStore {
         self.inner.capabilities()
     }
 
+    fn unverified_bytes(&self) -> u64 {
+        self.inner.unverified_bytes()
+    }
+
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
         self.run(|| self.inner.get(key, options.clone())).await
     }

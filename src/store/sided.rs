@@ -38,6 +38,10 @@ impl Store for SidedStore {
         self.inner.capabilities()
     }
 
+    fn unverified_bytes(&self) -> u64 {
+        self.inner.unverified_bytes()
+    }
+
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
         self.inner.get(key, options).await.on(self.side)
     }

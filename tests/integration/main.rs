@@ -10,4 +10,5 @@ mod cli_verbs;
 mod fixture;
 mod simulated;
 mod simulated_versions;
+mod simulated_window;
 mod store_s3;

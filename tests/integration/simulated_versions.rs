@@ -23,7 +23,7 @@ use crate::simulated::World;
 const PULSAR: &[u8] = &[0x08, 0x02, 0x10, 0x09];
 
 /// Milvus that denies writes while it is told to.
-fn obedient(version: &str) -> Script {
+pub fn obedient(version: &str) -> Script {
     Script {
         writes: Writes::AsConfigured,
         ..Script::new(version)
@@ -311,7 +311,7 @@ async fn simulated_2_6_14_with_a_dictionary_is_captured_without_it_and_says_so()
     same_data(&source, &restored);
 }
 
-async fn of_2_4(scripts: impl IntoIterator<Item = Script>) -> World {
+pub async fn of_2_4(scripts: impl IntoIterator<Item = Script>) -> World {
     let mut world = World::new("rocksmq", |_| unflushed(SimulatedKeys::v2_4(), (2, 4, 24))).await;
     world.start(scripts).await;
     world.run(&["init"]).await.expect(0);
@@ -367,7 +367,7 @@ async fn simulated_2_4_24_with_a_proxy_that_never_denies_is_refused_and_the_prox
 }
 
 /// No hold is in etcd, and no snapshot in the repository.
-async fn nothing_is_left(world: &World) {
+pub async fn nothing_is_left(world: &World) {
     let config = world.backing.catalog().await.unwrap().config;
     let leased: Vec<_> = config.iter().filter(|item| item.lease != 0).collect();
     assert!(leased.is_empty(), "{leased:?}");

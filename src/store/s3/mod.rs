@@ -9,13 +9,16 @@ mod list;
 mod location;
 mod parts;
 mod settings;
+mod verify;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
@@ -28,6 +31,7 @@ use self::parts::S3Parts;
 pub use self::settings::{
     Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Credentials, S3Settings, Versioning,
 };
+use self::verify::Unverified;
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,
 };
@@ -44,6 +48,8 @@ pub struct S3Store {
     signs_payloads: bool,
     conditional_writes: ConditionalWrites,
     versioning: Versioning,
+    /// Set where the endpoint is plain HTTP.
+    unverified: Option<Unverified>,
 }
 
 impl fmt::Debug for S3Store {
@@ -79,6 +85,7 @@ impl S3Store {
             signs_payloads: settings.signs_payloads(),
             conditional_writes: settings.conditional_writes,
             versioning: settings.versioning,
+            unverified: settings.is_plain().then(Unverified::default),
             bucket: settings.bucket,
         })
     }
@@ -130,6 +137,65 @@ impl S3Store {
         Ok(Put {
             version: answer.version_id,
         })
+    }
+
+    /// The bytes of an answer over plain HTTP: where it tells their MD5, these are the bytes. A store whose
+    /// `ETag` only looks like one answers twice with the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Unavailable`] when they are others, and come otherwise each time.
+    async fn verified(
+        &self,
+        key: &Key,
+        options: GetOptions,
+        bytes: Bytes,
+        told: Option<[u8; 16]>,
+        unverified: &Unverified,
+    ) -> Result<Bytes> {
+        let Some(told) = told else {
+            unverified.add(bytes.len());
+            return Ok(bytes);
+        };
+        let found = verify::md5(bytes.clone()).await?;
+        if found == told {
+            return Ok(bytes);
+        }
+        let answer = self.ask(key, &options).await;
+        let answer = answer.map_err(|error| classify(&self.doing("read", key), error))?;
+        let again = self.collect(key, answer).await?;
+        if again == bytes {
+            unverified.add(bytes.len());
+            return Ok(bytes);
+        }
+        if verify::md5(again.clone()).await? == told {
+            return Ok(again);
+        }
+        let message = format!(
+            "{}: the bytes that came are not those of its ETag; does something between here and the store change them?",
+            self.doing("read", key)
+        );
+        Err(Error::new(Cause::Unavailable, message))
+    }
+
+    async fn ask(
+        &self,
+        key: &Key,
+        options: &GetOptions,
+    ) -> std::result::Result<GetObjectOutput, SdkError<GetObjectError>> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .set_version_id(options.version.clone());
+        let request = match &options.range {
+            // HTTP has no empty range; what is left to find out is whether the object exists.
+            Some(range) if range.is_empty() => request.range("bytes=0-0"),
+            Some(range) => request.range(format!("bytes={}-{}", range.start, range.end - 1)),
+            None => request,
+        };
+        request.send().await
     }
 
     /// The bytes of an answer, in one buffer of the announced size.
@@ -211,22 +277,24 @@ impl Store for S3Store {
         }
     }
 
+    fn unverified_bytes(&self) -> u64 {
+        self.unverified.as_ref().map_or(0, Unverified::bytes)
+    }
+
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Bytes> {
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.full(key))
-            .set_version_id(options.version);
-        let request = match &options.range {
-            // HTTP has no empty range; what is left to find out is whether the object exists.
-            Some(range) if range.is_empty() => request.range("bytes=0-0"),
-            Some(range) => request.range(format!("bytes={}-{}", range.start, range.end - 1)),
-            None => request,
-        };
-        match request.send().await {
-            Ok(_) if options.range.is_some_and(|range| range.is_empty()) => Ok(Bytes::new()),
-            Ok(answer) => self.collect(key, answer).await,
+        match self.ask(key, &options).await {
+            Ok(_) if options.range.as_ref().is_some_and(Range::is_empty) => Ok(Bytes::new()),
+            Ok(answer) => {
+                let told = verify::told_md5(&answer);
+                let bytes = self.collect(key, answer).await?;
+                match &self.unverified {
+                    None => Ok(bytes),
+                    Some(unverified) => {
+                        let verified = self.verified(key, options, bytes, told, unverified);
+                        Box::pin(verified).await
+                    }
+                }
+            }
             // A range that begins at the end or after it.
             Err(error)
                 if error

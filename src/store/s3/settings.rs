@@ -148,12 +148,17 @@ impl S3Settings {
 
     /// Whether payloads are to be signed with this endpoint.
     pub(super) fn signs_payloads(&self) -> bool {
-        let plain = |endpoint: &String| !endpoint.starts_with("https://");
         match self.payload_signing {
             PayloadSigning::Always => true,
             PayloadSigning::Never => false,
-            PayloadSigning::WithoutTls => self.endpoint.as_ref().is_some_and(plain),
+            PayloadSigning::WithoutTls => self.is_plain(),
         }
+    }
+
+    /// Whether the endpoint is reached without TLS.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = |endpoint: &String| !endpoint.starts_with("https://");
+        self.endpoint.as_ref().is_some_and(plain)
     }
 
     /// Makes a client; reads the CA file, and asks the AWS chain for what is not set.

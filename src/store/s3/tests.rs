@@ -338,3 +338,39 @@ async fn simulated_archive_classes_are_told_until_an_object_is_brought_back() {
         assert_eq!(store.head(&key()).await.unwrap().archived, expected);
     }
 }
+
+#[tokio::test]
+async fn simulated_bytes_that_changed_on_the_way_over_plain_http_are_not_taken() {
+    // The MD5 of "right".
+    const ETAG: &str = "etag: \"7c4f29407893c334a6cb7a87bf045c0d\"\r\n";
+    let changed = [Answer::Says(ETAG, "wrong"), Answer::Says(ETAG, "right")];
+    let server = Simulated::start(&changed).await;
+    let store = server.store().await;
+    assert_eq!(get(&store).await.unwrap(), "right");
+    assert_eq!(server.requests(), 2);
+    assert_eq!(store.unverified_bytes(), 0);
+
+    let differs = [Answer::Says(ETAG, "wrong"), Answer::Says(ETAG, "other")];
+    let server = Simulated::start(&differs).await;
+    let error = get(&server.store().await).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Unavailable);
+    assert!(error.to_string().contains("ETag"), "{error}");
+
+    // A store whose ETag is no MD5 although it looks like one gives the same bytes again.
+    let server = Simulated::start(&[Answer::Says(ETAG, "wrong"); 2]).await;
+    let store = server.store().await;
+    assert_eq!(get(&store).await.unwrap(), "wrong");
+    assert_eq!(store.unverified_bytes(), 5);
+
+    // Nothing tells what was uploaded in parts, encrypted, or is read in part.
+    for headers in [
+        "etag: \"7c4f29407893c334a6cb7a87bf045c0d-2\"\r\n",
+        "etag: \"7c4f29407893c334a6cb7a87bf045c0d\"\r\nx-amz-server-side-encryption: aws:kms\r\n",
+        "etag: \"7c4f29407893c334a6cb7a87bf045c0d\"\r\ncontent-range: bytes 0-4/10\r\n",
+    ] {
+        let server = Simulated::start(&[Answer::Says(headers, "wrong")]).await;
+        let store = server.store().await;
+        assert_eq!(get(&store).await.unwrap(), "wrong");
+        assert_eq!((store.unverified_bytes(), server.requests()), (5, 1));
+    }
+}

@@ -285,10 +285,16 @@ repositories:
 
     /// Waits until the dynamic configuration has an item.
     pub async fn until_set(&self, item: &str) {
-        let key = format!("{}/config/{item}", self.backing.roots.root);
+        self.until_put(&format!("config/{item}")).await;
+    }
+
+    /// Waits until there is a key below the root.
+    pub async fn until_put(&self, key: &str) {
+        let item = key;
+        let key = format!("{}/{key}", self.backing.roots.root);
         let give_up = Instant::now() + PATIENCE;
         while self.backing.etcd.clone().get(&key).await.unwrap().is_none() {
-            assert!(Instant::now() < give_up, "{item} was not set");
+            assert!(Instant::now() < give_up, "{item} was not put");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
