@@ -9,7 +9,7 @@ use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
 use crate::milvus::unnamed::{self, UnnamedDeltaLog};
-use crate::snapshot::{Cut, FlushRecord, HoldSpent};
+use crate::snapshot::{Cut, FlushRecord};
 
 /// Logs that are named in a manifest when they are newer than the cut.
 const STRADDLING_NAMED: usize = 10_000;
@@ -27,8 +27,6 @@ pub(super) struct Anchored {
     pub(super) cut: Cut,
     undated: Undated,
     pub(super) flush: Option<FlushRecord>,
-    /// What the time was spent on while writes were denied.
-    pub(super) spent: Option<HoldSpent>,
     pub(super) differences: Differences,
     /// Delta logs that count among the catalog's although etcd does not name them.
     pub(super) unnamed: Vec<UnnamedDeltaLog>,
@@ -52,7 +50,6 @@ impl Anchored {
             cut,
             undated,
             flush: None,
-            spent: None,
             differences: Differences::default(),
             unnamed: vec![],
         }

@@ -26,7 +26,7 @@ const NAMED_IN_ERROR: usize = 10;
 pub(super) fn body(
     context: &Context,
     options: &Options,
-    holds: &Holds,
+    holds: &mut Holds,
     planned: &Planned,
     anchored: Anchored,
     copied: &Copied,
@@ -105,7 +105,7 @@ pub(super) fn body(
         wal: planned.plan.wal.clone(),
         holds: records,
         write_hold_ms: u64::try_from(holds.writes_held().as_millis()).unwrap_or(u64::MAX),
-        write_hold_spent: anchored.spent,
+        write_hold_spent: (options.mode == Mode::Quiesced).then(|| *holds.spent()),
         duration_ms: 0,
         flush: anchored.flush,
         counts: Counts {

@@ -1,5 +1,6 @@
 //! Proving that a Milvus is stopped, and what of it can be asked then.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Context;
@@ -7,7 +8,7 @@ use crate::config::{self, WalKind};
 use crate::etcd::{Anchor, Etcd, KeyValue, MEMBER, NEWEST, Status, find_binary};
 use crate::instance::embedded::EtcdCopy;
 use crate::instance::files::Files;
-use crate::instance::{OWN_AREA, liveness, wal};
+use crate::instance::{OWN_AREA, liveness, neighbours, wal};
 use crate::milvus::client::Identity;
 use crate::milvus::keys::Roots;
 use crate::milvus::version::MilvusVersion;
@@ -23,7 +24,7 @@ use crate::{Cause, Error, Result, Side};
 pub(super) async fn etcd_copy(
     config: &config::Etcd,
     data_dir: &Path,
-) -> Result<(EtcdCopy, Etcd, Status)> {
+) -> Result<(EtcdCopy, Files, Etcd, Status)> {
     if liveness::etcd_directory_in_use(data_dir)? {
         return Err(Side::Source
             .error(
@@ -47,7 +48,9 @@ pub(super) async fn etcd_copy(
             .with_hint("set instance.etcd.data_dir to Milvus's etcd.data.dir on this host"));
     }
     let binary = find_binary(config.binary.as_deref())?;
-    EtcdCopy::start(&binary, data_dir, Side::Source).await
+    let files = Files::below(vec![data_dir.join(MEMBER)]).await?;
+    let (copy, etcd, status) = EtcdCopy::start(&binary, data_dir, Side::Source).await?;
+    Ok((copy, files, etcd, status))
 }
 
 /// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.
@@ -154,13 +157,19 @@ pub(super) fn identity(
     })
 }
 
-/// The files that a Milvus on this host writes as long as it runs: those of its queue and of its embedded
-/// etcd.
+/// The files of the queue of a Milvus that is proved stopped, before and after they were looked at.
 ///
 /// # Errors
 ///
-/// As [`Files::below`].
-pub(super) async fn files(context: &Context) -> Result<Files> {
+/// [`Side::Source`] when it was started meanwhile.
+pub(super) async fn queue_files(context: &Context) -> Result<Files> {
+    let files = Files::below(wal::directories(&context.instance.wal.kind)).await?;
+    no_sign_of_life(context).await?;
+    Ok(files)
+}
+
+/// The same files as they are now, and those of an embedded etcd.
+async fn files_now(context: &Context) -> Result<Files> {
     let instance = &context.instance;
     let mut directories = wal::directories(&instance.wal.kind);
     let embedded = instance.etcd.embedded.iter();
@@ -168,8 +177,17 @@ pub(super) async fn files(context: &Context) -> Result<Files> {
     Files::below(directories).await
 }
 
+/// What there was when the anchor of a stopped Milvus was taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub(super) revision: i64,
+    pub(super) files: &'a Files,
+    /// Roots of other instances below this one's.
+    pub(super) neighbours: &'a BTreeSet<String>,
+}
+
 /// Proves that nothing ran while the snapshot was taken: there is no sign of life now, the files are what they
-/// were `before`, and nobody put a key below the root after the anchor's `revision`. A Milvus that ran in
+/// were, and nobody put a key below the root after the anchor's revision. A Milvus that ran in
 /// between has put some: sessions, counters, checkpoints.
 ///
 /// # Errors
@@ -179,19 +197,26 @@ pub(super) async fn still_stopped(
     context: &Context,
     etcd: &mut Etcd,
     roots: &Roots,
-    revision: i64,
-    before: &Files,
+    anchored: Before<'_>,
 ) -> Result<()> {
     let proof = async {
         no_sign_of_life(context).await?;
-        if let Some(path) = before.first_change(&files(context).await?) {
+        if let Some(path) = anchored.files.first_change(&files_now(context).await?) {
             return Err(alive(&format!("{} was written", path.display())));
         }
         let prefix = roots.prefix();
-        let put = etcd.read_changed(&prefix, NEWEST, revision).await?;
+        let put = etcd
+            .read_changed(&prefix, NEWEST, anchored.revision)
+            .await?;
+        let put = put.unwrap_or_default();
+        // Instances below this root live on.
+        let mut neighbours = neighbours::other_roots(roots, &put);
+        neighbours.extend(anchored.neighbours.iter().cloned());
         let own = format!("{prefix}{OWN_AREA}");
-        let others = |kv: &&KeyValue| !kv.key.starts_with(own.as_bytes());
-        match put.unwrap_or_default().iter().find(others) {
+        let ours = |kv: &&KeyValue| {
+            !kv.key.starts_with(own.as_bytes()) && !neighbours::is_of(&neighbours, &kv.key)
+        };
+        match put.iter().find(ours) {
             None => Ok(()),
             Some(kv) => {
                 let key = String::from_utf8_lossy(&kv.key);

@@ -13,7 +13,7 @@ use crate::etcd::{Anchor, Compared};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::flush::FlushOutcome;
 use crate::milvus::inventory::Inventory;
-use crate::snapshot::{FlushRecord, HoldSpent};
+use crate::snapshot::FlushRecord;
 
 /// What was decided while the holds were in force.
 #[derive(Debug)]
@@ -25,8 +25,6 @@ pub(super) struct Decided {
     pub(super) since: i64,
     pub(super) claim: Claim,
     pub(super) flush: (FlushOutcome, Duration),
-    /// What the time was spent on while writes were denied.
-    pub(super) spent: Option<HoldSpent>,
 }
 
 impl Decided {
@@ -111,7 +109,6 @@ pub(super) async fn complete(reader: &Reader<'_>, settled: Settled<'_>) -> Resul
     let (time, cut, undated) = (decided.time, decided.cut, decided.read.undated);
     let mut anchored = Anchored::new(time, anchor, catalog, cut, undated);
     anchored.flush = Some(record(&decided.flush));
-    anchored.spent = decided.spent;
     anchored.differences = differences;
     Ok(Completed::Anchored(Box::new(anchored)))
 }

@@ -1,6 +1,9 @@
 //! An instance's keys, followed from before writes are denied: what decides is then known at any revision
 //! without reading it again, so that what clients feel does not grow with the data.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,32 +24,73 @@ pub(super) struct Followed<'a> {
     reader: &'a Reader<'a>,
     prefix: String,
     fence: String,
+    /// What the fence hangs on.
+    lease: Arc<Lease>,
     mirror: Mutex<Mirror>,
+    /// When the copy was last known to be at what etcd has.
+    caught_up: Mutex<Instant>,
 }
 
+/// A copy that is brought to a revision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    /// The revision.
+    pub(super) revision: i64,
+    /// From when it is at the earliest.
+    pub(super) asked: Instant,
+    /// When all of it was known.
+    pub(super) told: Instant,
+}
+
+impl Reached {
+    /// Whether it took so long that etcd, or a member of it, was not well: what happens then may be further
+    /// apart than it would be otherwise.
+    pub(super) fn is_late(&self) -> bool {
+        self.told.duration_since(self.asked) > WELL
+    }
+}
+
+/// How long a well etcd takes at most to tell what it was given.
+const WELL: Duration = Duration::from_secs(1);
+
+/// How old the copy may be where checkpoints are looked for.
+const STALE: Duration = Duration::from_secs(1);
+
 impl<'a> Followed<'a> {
-    /// Reads all keys, and follows them from then on.
-    pub(super) async fn begin(reader: &'a Reader<'a>) -> Result<Self> {
+    /// Reads all keys, and follows them from then on. That they can be followed is proved; the key that proves
+    /// it hangs on `lease`.
+    pub(super) async fn begin(reader: &'a Reader<'a>, lease: Arc<Lease>) -> Result<Self> {
         let prefix = reader.roots.prefix();
         let fence = fence(&prefix);
         let mirror = reader.etcd.mirror(&prefix, &fence).await?;
-        Ok(Self {
+        let followed = Self {
             reader,
+            lease,
             mirror: Mutex::new(mirror),
+            caught_up: Mutex::new(Instant::now()),
             prefix,
             fence,
-        })
+        };
+        followed.to_now().await?;
+        Ok(followed)
     }
 
     /// Brings the copy to a revision from after this call. Where etcd has compacted what was not told yet, all
     /// keys are read again.
-    pub(super) async fn to_now(&self, lease: &Lease) -> Result<i64> {
+    pub(super) async fn to_now(&self) -> Result<Reached> {
         let mut mirror = self.mirror.lock().await;
         loop {
-            match mirror.catch_up(lease).await? {
+            let asked = Instant::now();
+            match mirror.catch_up(&self.lease).await? {
                 FollowedTo::At(revision) => {
                     mirror.advance(revision);
-                    return Ok(revision);
+                    let told = Instant::now();
+                    *self.caught_up.lock().await = told;
+                    return Ok(Reached {
+                        revision,
+                        asked,
+                        told,
+                    });
                 }
                 FollowedTo::Compacted => {
                     info!("etcd compacts faster than it is followed; all keys are read again");
@@ -56,12 +100,21 @@ impl<'a> Followed<'a> {
         }
     }
 
-    /// What happened until now since the copy began; the copy stays where it is. `None` when etcd has compacted
-    /// some of it.
-    pub(super) async fn happened(&self, lease: &Lease) -> Result<Option<Vec<Timed>>> {
+    /// What happened until now since the copy began, and until which revision; the copy stays where it is. `None`
+    /// when etcd has compacted some of it.
+    pub(super) async fn happened(&self) -> Result<Option<(Reached, Vec<Timed>)>> {
         let mut mirror = self.mirror.lock().await;
-        Ok(match mirror.catch_up(lease).await? {
-            FollowedTo::At(_) => Some(mirror.changes()),
+        let asked = Instant::now();
+        Ok(match mirror.catch_up(&self.lease).await? {
+            FollowedTo::At(revision) => {
+                let told = Instant::now();
+                let reached = Reached {
+                    revision,
+                    asked,
+                    told,
+                };
+                Some((reached, mirror.changes()))
+            }
             FollowedTo::Compacted => None,
         })
     }
@@ -157,6 +210,10 @@ fn range_of(mirror: &Mirror, prefixes: &[String]) -> Vec<KeyValue> {
 #[async_trait]
 impl Checkpoints for Followed<'_> {
     async fn lagging(&self, barrier: &Barrier) -> Result<Vec<Lag>> {
+        if self.caught_up.lock().await.elapsed() > STALE {
+            // A watch that ended or went mute shows here.
+            self.to_now().await?;
+        }
         let mut mirror = self.mirror.lock().await;
         mirror.advance_to_told();
         let read = |family| is_always_read(family) || family == Family::ChannelCheckpoint;

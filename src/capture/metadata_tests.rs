@@ -1,5 +1,6 @@
 //! What is read while writes are denied, on a real etcd with the keys of a simulated Milvus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -39,7 +40,7 @@ fn logs(read: &MetadataRead) -> usize {
 /// What reads a simulated instance.
 struct World {
     reader: Reader<'static>,
-    lease: Lease,
+    lease: Arc<Lease>,
 }
 
 impl World {
@@ -53,7 +54,7 @@ impl World {
                 roots: Box::leak(Box::new(SimulatedKeys::roots())),
                 version: Box::leak(Box::new(set.version.clone())),
             },
-            lease: lease.unwrap(),
+            lease: Arc::new(lease.unwrap()),
         }
     }
 
@@ -72,7 +73,7 @@ impl World {
         scope: ReadScope,
         cut_point: &CutPoint<'_>,
     ) -> MetadataRead {
-        followed.to_now(&self.lease).await.unwrap();
+        followed.to_now().await.unwrap();
         let read = followed.deciding().await.unwrap();
         followed.with_logs(read, scope, cut_point).await.unwrap()
     }
@@ -115,7 +116,9 @@ async fn no_log_decides_but_what_was_put_since_the_cut() {
     let set = large(200);
     put(&mut etcd, &set).await;
     let world = World::new(&etcd, &set).await;
-    let followed = Followed::begin(&world.reader).await.unwrap();
+    let followed = Followed::begin(&world.reader, world.lease.clone())
+        .await
+        .unwrap();
     let cut_point = World::cut_point(revision(&etcd).await);
     let read = world.read(&followed, ReadScope::CutPoint, &cut_point).await;
     assert_eq!(logs(&read), 0);
@@ -140,7 +143,9 @@ async fn a_log_without_a_timestamp_is_not_proven_when_it_is_newer_than_the_cut_a
     put(&mut etcd, &set).await;
     put(&mut etcd, &newer(&set, 1_000, 0)).await;
     let world = World::new(&etcd, &set).await;
-    let followed = Followed::begin(&world.reader).await.unwrap();
+    let followed = Followed::begin(&world.reader, world.lease.clone())
+        .await
+        .unwrap();
     let cut_point = World::cut_point(revision(&etcd).await);
     // The key is put again with the log that it had, and with one that has a timestamp.
     let mut again = newer(&set, 1_000, 0);
@@ -160,7 +165,10 @@ async fn a_log_without_a_timestamp_is_not_proven_when_it_is_newer_than_the_cut_a
     for scope in [ReadScope::CutPoint, ReadScope::Everything] {
         let read = world.read(&followed, scope, &cut_point).await;
         assert!(read.has_newer(CUT));
-        let (keys, _) = Followed::begin(&world.reader).await.unwrap().into_keys();
+        let (keys, _) = Followed::begin(&world.reader, world.lease.clone())
+            .await
+            .unwrap()
+            .into_keys();
         let anchor = crate::etcd::Anchor {
             revision: read.revision,
             keys,
@@ -188,7 +196,9 @@ async fn an_open_segment_whose_record_has_no_rows_is_known_by_its_logs() {
     set.whole(&growing);
     put(&mut etcd, &set).await;
     let world = World::new(&etcd, &set).await;
-    let followed = Followed::begin(&world.reader).await.unwrap();
+    let followed = Followed::begin(&world.reader, world.lease.clone())
+        .await
+        .unwrap();
     let cut_point = World::cut_point(revision(&etcd).await);
     let read = followed.deciding().await.unwrap();
     assert_eq!(Blockers::of(&read.catalog, &cut_point).open, [0; 0]);

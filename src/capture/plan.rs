@@ -83,6 +83,8 @@ pub struct Planned {
     pub(super) milvus: Option<Running>,
     pub(super) roots: Roots,
     pub(super) version: MilvusVersion,
+    /// Roots of other instances below this one's.
+    pub(super) neighbours: BTreeSet<String>,
     /// Objects that were gone at an earlier anchor of this capture.
     pub(super) missing_before: BTreeSet<String>,
 }
@@ -103,10 +105,11 @@ pub async fn plan(
         .on(Side::Source)
 }
 
-/// The error for an etcd at its quota: it takes no key, and a hold is one.
+/// The error for an etcd at its quota: it takes no key, and a hold is one, and so is the key that marks the
+/// anchor's revision.
 fn full(instance: &Instance) -> Error {
     let message = format!(
-        "etcd at {} is at its quota (alarm NOSPACE), so writes cannot be held",
+        "etcd at {} is at its quota (alarm NOSPACE), so nothing can be held",
         instance.etcd.endpoints.join(", ")
     );
     Side::Source
@@ -119,7 +122,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     if let Some(refusal) = instance.refusals().into_iter().next() {
         return Err(refusal);
     }
-    let (reached, status) = reach_etcd(context, options.mode).await?;
+    let (mut reached, status) = reach_etcd(context, options.mode).await?;
     let mut client = reached.client.clone();
     let roots = instance.etcd.roots();
     let mut anchor = client.read_prefix(&roots.prefix()).await?;
@@ -130,6 +133,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         Mode::Cold => {
             cold_source::prove_stopped(context, &mut client, &roots, reached.copy.is_some())
                 .await?;
+            reached.files.add(cold_source::queue_files(context).await?);
             (
                 None,
                 cold_source::identity(context, &anchor, &roots, previous)?,
@@ -150,7 +154,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     }
     if options.mode != Mode::Cold {
         let items = held_items(options.mode, &version.rules());
-        if status.no_space && !items.is_empty() {
+        if status.no_space {
             return Err(full(instance));
         }
         for item in items {
@@ -209,6 +213,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         milvus: running,
         roots,
         version,
+        neighbours: others,
         missing_before: BTreeSet::new(),
     })
 }

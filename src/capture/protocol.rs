@@ -236,13 +236,8 @@ async fn store(
         WalState::Reset => None,
     };
     if options.mode == Mode::Cold {
-        let (etcd, roots) = (&mut planned.etcd.client, &planned.roots);
-        let (revision, files) = (anchored.revision, &planned.etcd.files);
-        let stopped = cold_source::still_stopped(context, etcd, roots, revision, files);
-        stopped.await.on(Side::Source)?;
-    }
-    if let Some(copy) = planned.etcd.copy.take() {
-        copy.stop().await.on(Side::Source)?;
+        let ended = end_of_cold(context, planned, anchored.revision).await;
+        ended.on(Side::Source)?;
     }
     let time = anchored.time;
     let totals = Totals {
@@ -262,6 +257,21 @@ async fn store(
         labels: options.labels.clone(),
         body,
     })
+}
+
+/// Proves that a stopped Milvus stayed so while its objects were copied, and ends what served its keys.
+async fn end_of_cold(context: &Context, planned: &mut Planned, revision: i64) -> Result<()> {
+    let before = cold_source::Before {
+        revision,
+        files: &planned.etcd.files,
+        neighbours: &planned.neighbours,
+    };
+    let (etcd, roots) = (&mut planned.etcd.client, &planned.roots);
+    cold_source::still_stopped(context, etcd, roots, before).await?;
+    match planned.etcd.copy.take() {
+        Some(copy) => copy.stop().await,
+        None => Ok(()),
+    }
 }
 
 /// Pauses garbage collection, before anything else: no client feels it.

@@ -26,6 +26,8 @@ pub(super) const QUIET: Duration = Duration::from_secs(2);
 struct Before<'a> {
     /// Segments whose record or logs were put.
     touched: BTreeSet<i64>,
+    /// Segments that were dropped.
+    dropped: BTreeSet<i64>,
     /// Inputs of compactions, and the output whose record names them.
     inputs: BTreeMap<i64, i64>,
     /// Channels of segments of level 0 that were dropped, and the newest such segment.
@@ -33,14 +35,14 @@ struct Before<'a> {
     segments: HashMap<i64, &'a Segment>,
 }
 
-/// Names a change of segments of which a part was put within [`QUIET`] before `revision`, which was reached at
-/// `reached`, and another part after it. `changes` are all changes of that time and later, and `catalog` is
+/// Names a change of segments of which a part was put within [`QUIET`] before `revision`, which is not older than
+/// `since`, and another part after it. `changes` are all changes of that time and later, and `catalog` is
 /// what the keys said at the revision.
 pub(super) fn half_saved(
     roots: &Roots,
     changes: &[Timed],
     revision: i64,
-    reached: Instant,
+    since: Instant,
     catalog: &Catalog,
 ) -> Result<Option<String>> {
     let after = changes.partition_point(|timed| timed.change.revision() <= revision);
@@ -53,7 +55,7 @@ pub(super) fn half_saved(
             .collect(),
         ..Before::default()
     };
-    for timed in before.iter().filter(|timed| timed.at + QUIET >= reached) {
+    for timed in before.iter().filter(|timed| timed.at + QUIET >= since) {
         seen.add(roots, &timed.change)?;
     }
     for timed in after {
@@ -79,6 +81,9 @@ impl Before<'_> {
                 let inputs = info.compaction_from.iter();
                 self.inputs
                     .extend(inputs.map(|input| (*input, key.segment)));
+                if is_dropped(&info) {
+                    self.dropped.insert(key.segment);
+                }
                 if is_dropped(&info) && info.level == SegmentLevel::L0 as i32 {
                     self.emptied.insert(info.insert_channel, key.segment);
                 }
@@ -107,11 +112,13 @@ impl Before<'_> {
             }
             KeyKind::Segment(key) => {
                 let (id, info) = (key.segment, record(put)?);
-                if self.is_unfinished(id) && !self.is_flushed_now(id, &info) {
+                // That one is dropped is no rest of what was saved of it; the output that replaces it is.
+                let ends = is_dropped(&info) || self.is_flushed_now(id, &info);
+                if self.is_unfinished(id) && !ends {
                     return Ok(Some(format!("segment {id} was being saved")));
                 }
                 let mut inputs = info.compaction_from.iter();
-                if let Some(input) = inputs.find(|input| self.touched.contains(input)) {
+                if let Some(input) = inputs.find(|input| self.dropped.contains(input)) {
                     return Ok(Some(format!(
                         "segment {id}, which is made of segment {input}, was being saved"
                     )));

@@ -256,3 +256,31 @@ fn what_is_saved_of_others_does_not_disturb_and_the_end_of_a_flush_neither_simul
     let (said, _) = at_cut_later(&version, &base, &update, 6, later);
     assert_eq!(said, None);
 }
+
+#[test]
+fn a_flush_and_the_compaction_that_follows_it_are_two_updates_simulated_milvus_2_5_27() {
+    let version = MilvusVersion::parse("2.5.27");
+    let base = puts(&version, |set| {
+        set.keys = SimulatedKeys::new(set.version.clone()).keys;
+    });
+    let flush = puts(&version, |set| {
+        let segment = set.segment(110);
+        set.whole(&segment);
+    });
+    let sort = puts(&version, |set| {
+        let input = dropped(set, 110);
+        set.record(&input);
+        let output = SegmentInfo {
+            compaction_from: vec![110],
+            is_sorted: true,
+            ..set.segment(111)
+        };
+        set.whole(&output);
+    });
+    let update: Vec<_> = flush.iter().chain(&sort).cloned().collect();
+    let (said, catalog) = at_cut(&version, &base, &update, flush.len());
+    assert_eq!((said, live(&catalog)), (None, [110].into()));
+    // The input is dropped, and the output is not there yet.
+    let (said, _) = at_cut(&version, &base, &update, flush.len() + 1);
+    assert!(said.is_some_and(|why| why.contains("segment 111")));
+}

@@ -41,7 +41,7 @@ pub(super) struct Reached {
     pub(super) client: Etcd,
     /// Of an embedded etcd in cold mode: our own process on a copy of its directory.
     pub(super) copy: Option<EtcdCopy>,
-    /// In cold mode the files that a running Milvus would write, as they were before anything was read.
+    /// Of an embedded etcd in cold mode: the files of its directory, as they were before they were copied.
     pub(super) files: Files,
 }
 
@@ -56,14 +56,11 @@ pub(super) struct Running {
 
 pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached, Status)> {
     let config = &context.instance.etcd;
-    let files = match mode {
-        Mode::Cold => cold_source::files(context).await?,
-        Mode::Quiesced | Mode::Hot => Files::default(),
-    };
     if mode == Mode::Cold
         && let Some(embedded) = &config.embedded
     {
-        let (copy, client, status) = cold_source::etcd_copy(config, &embedded.data_dir).await?;
+        let (copy, files, client, status) =
+            cold_source::etcd_copy(config, &embedded.data_dir).await?;
         let copy = Some(copy);
         let reached = Reached {
             client,
@@ -76,7 +73,7 @@ pub(super) async fn reach_etcd(context: &Context, mode: Mode) -> Result<(Reached
     let reached = Reached {
         client,
         copy: None,
-        files,
+        files: Files::default(),
     };
     Ok((reached, status))
 }

@@ -9,20 +9,21 @@ use tracing::{debug, info, warn};
 use super::anchor::Anchored;
 use super::complete::{Claim, Completed, Decided, Settled, complete};
 use super::denial::{Denial, Writes};
-use super::followed::Followed;
+use super::followed::{Followed, Reached};
 use super::metadata::{Blockers, CutPoint, MetadataRead, ReadScope, Reader};
 use super::plan::{Planned, refused};
 use super::quiet::{self, QUIET};
 use super::reach::Running;
 use super::{Context, Options, view};
 use crate::base::poll::poll;
-use crate::etcd::{Etcd, Lease};
+use crate::etcd::Etcd;
 use crate::instance::holds::{self, Holds};
-use crate::milvus::barrier::Checkpoints;
+use crate::milvus::barrier::{Checkpoints, Lag};
 use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::{Family, Roots, View};
 use crate::milvus::validate::{Refusal, RefusalKind};
-use crate::snapshot::{HoldSpent, Mode};
+use crate::milvus::version::{FlushMethod, Rules};
+use crate::snapshot::Mode;
 use crate::{Cause, Error, Result, Side};
 
 /// How long Milvus may take until it denies writes: it polls etcd every 5 s and recomputes its
@@ -43,9 +44,6 @@ const CUT_ATTEMPTS: usize = 4;
 
 /// How long Milvus may take until it has seen an item of its configuration: it reads them every 5 s.
 const CONFIG_SEEN: Duration = Duration::from_secs(6);
-
-/// When nothing moved for so long, the flush is asked for once more; each time after that for twice as long.
-const NUDGE: Duration = Duration::from_secs(1);
 
 /// Before etcd is looked at again when something is under way.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -228,7 +226,8 @@ impl Window<'_> {
         }
         // What takes longer the more there is comes before anybody feels anything.
         let inventory = self.running.client.inventory().await?;
-        let followed = Followed::begin(&self.reader).await?;
+        let lease = holds.lease(&self.etcd, &self.context.env).await?;
+        let followed = Followed::begin(&self.reader, lease).await?;
         self.context.progress.begin("deny writes", None);
         if !holds::is_set(etcd, &self.roots.root, holds::WRITES).await? {
             self.until_accepted().await?;
@@ -269,11 +268,9 @@ impl Window<'_> {
             );
         }
         self.until_denied(holds, followed).await?;
-        let mut spent = HoldSpent {
-            denial_ms: millis(placed),
-            ..HoldSpent::default()
-        };
-        info!(after_ms = spent.denial_ms, "writes are denied");
+        let after_ms = millis(placed);
+        holds.spent().denial_ms += after_ms;
+        info!(after_ms, "writes are denied");
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -281,7 +278,7 @@ impl Window<'_> {
             let t_hold = self.running.client.alloc_timestamp().await?;
             self.context.progress.begin("flush", None);
             let flush = self.flush(t_hold, followed).await?;
-            spent.flush_ms += u64::try_from(flush.1.as_millis()).unwrap_or(u64::MAX);
+            holds.spent().flush_ms += in_millis(flush.1);
             self.context.progress.begin("anchor", None);
             let cut = t_hold.unwrap_or_else(|| flush.0.barrier.timestamp());
             let cut_point = CutPoint {
@@ -291,7 +288,7 @@ impl Window<'_> {
             };
             let last = attempt == CUT_ATTEMPTS;
             let newer = if last { Newer::Taken } else { Newer::Voids };
-            let settle = self.settle(holds, scope, followed, &cut_point, newer, &mut spent);
+            let settle = self.settle(holds, scope, followed, &cut_point, newer);
             if let Some(read) = settle.await? {
                 let claim = if read.has_newer(cut) {
                     Claim::None
@@ -305,7 +302,6 @@ impl Window<'_> {
                     since,
                     claim,
                     flush,
-                    spent: Some(spent),
                 });
             }
             info!("requests from before the denial were still being written; taking a later cut");
@@ -316,7 +312,8 @@ impl Window<'_> {
     /// in segments that the flush seals. Milvus allocates the flush's own timestamp later, and rows
     /// in between may be in a segment that goes on growing.
     async fn hot(&self, holds: &mut Holds, scope: ReadScope) -> Result<Settled<'_>> {
-        let followed = Followed::begin(&self.reader).await?;
+        let lease = holds.lease(&self.etcd, &self.context.env).await?;
+        let followed = Followed::begin(&self.reader, lease).await?;
         self.context.progress.begin("flush", None);
         let since = self.etcd.clone().status().await?.revision;
         let before = self.running.client.alloc_timestamp().await?;
@@ -328,15 +325,7 @@ impl Window<'_> {
             cut,
             since,
         };
-        let mut spent = HoldSpent::default();
-        let settle = self.settle(
-            holds,
-            scope,
-            &followed,
-            &cut_point,
-            Newer::Taken,
-            &mut spent,
-        );
+        let settle = self.settle(holds, scope, &followed, &cut_point, Newer::Taken);
         let read = settle.await?.ok_or_else(|| restless("new rows"))?;
         let inventory = self.running.client.inventory().await?;
         let decided = Decided {
@@ -346,18 +335,16 @@ impl Window<'_> {
             since,
             claim: Claim::None,
             flush,
-            spent: None,
         };
         Ok(decided.settled(followed, inventory))
     }
 
-    async fn until_denied(&self, holds: &mut Holds, followed: &Followed<'_>) -> Result<()> {
+    async fn until_denied(&self, holds: &Holds, followed: &Followed<'_>) -> Result<()> {
         match self.running.until_denied(DENIAL_TIMEOUT).await? {
             Denial::Complete => Ok(()),
             Denial::Incomplete(last) => {
                 // A hold that was lost meanwhile denies nothing, and is the reason then.
-                let lease = holds.lease(&self.etcd, &self.context.env).await?;
-                let revision = followed.to_now(lease).await?;
+                let revision = followed.to_now().await?.revision;
                 holds.prove(&followed.holds().await, revision)?;
                 let after = DENIAL_TIMEOUT.as_secs();
                 Err(self.cannot_hold(&format!("after {after} s {last}")))
@@ -439,28 +426,25 @@ impl Window<'_> {
         followed: &Followed<'_>,
         cut_point: &CutPoint<'_>,
         newer: Newer,
-        spent: &mut HoldSpent,
     ) -> Result<Option<MetadataRead>> {
-        let give_up = Instant::now() + self.options.flush_timeout;
-        let compactions_end = Instant::now() + COMPACTION_DRAIN;
-        let mut stuck = Stuck::new();
+        let begun = Instant::now();
+        let give_up = begun + self.options.flush_timeout;
+        let compactions_end = begun + COMPACTION_DRAIN;
+        let mut stuck = Stuck::new(&self.running.rules);
         loop {
-            // What came shortly before a revision must be known.
+            // What came shortly before a revision must be known, also when the copy was made anew.
             tokio::time::sleep_until(followed.began().await + QUIET).await;
-            let begun = Instant::now();
-            let lease = holds.lease(&self.etcd, &self.context.env).await?;
-            let revision = followed.to_now(lease).await?;
-            let reached = Instant::now();
-            holds.prove(&followed.holds().await, revision)?;
+            let reached = followed.to_now().await?;
+            holds.prove(&followed.holds().await, reached.revision)?;
             let (blockers, read) = read_once(followed, scope, cut_point).await?;
-            spent.reading_ms += millis(begun);
+            holds.spent().reading_ms += millis(reached.asked);
             if blockers.is_empty() {
                 if newer == Newer::Voids && read.has_newer(cut_point.cut) {
                     return Ok(None);
                 }
-                let lease = holds.lease(&self.etcd, &self.context.env).await?;
-                let half_saved = self.half_saved(lease, followed, &read, reached).await?;
-                spent.quiet_ms += millis(reached);
+                let half_saved = self.half_saved(followed, &read, reached).await?;
+                holds.spent().quiet_ms += millis(reached.told);
+                let revision = reached.revision;
                 match half_saved {
                     None => return Ok(Some(read)),
                     Some(why) if Instant::now() > give_up => return Err(restless(&why)),
@@ -478,34 +462,44 @@ impl Window<'_> {
                 return Err(blockers.error());
             }
             debug!(
-                revision,
+                reached.revision,
                 refusals = blockers.refusals.len(),
                 lagging = blockers.lagging.len(),
                 open = blockers.open.len(),
                 "not settled; looking again"
             );
-            if stuck.is_at(&blockers) && !blockers.open.is_empty() {
+            if stuck.is_at(&blockers) {
                 let (_, took) = self.flush(Some(cut_point.cut), followed).await?;
-                spent.flush_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                holds.spent().flush_ms += in_millis(took);
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
 
     /// Waits as long as the parts of one change may lie apart, and names a change that was half saved at the
-    /// revision of `read`, which was reached at `reached`.
+    /// revision of `read`, or why nothing can be known of it.
     async fn half_saved(
         &self,
-        lease: &Lease,
         followed: &Followed<'_>,
         read: &MetadataRead,
-        reached: Instant,
+        reached: Reached,
     ) -> Result<Option<String>> {
-        tokio::time::sleep_until(reached + QUIET).await;
-        let Some(changes) = followed.happened(lease).await? else {
-            return Ok(Some("etcd compacted what came after it".to_owned()));
-        };
-        quiet::half_saved(self.roots, &changes, read.revision, reached, &read.catalog)
+        let late = "etcd took long to answer, so parts of one change may lie further apart";
+        if followed.began().await + QUIET > reached.asked {
+            return Ok(Some("what came before it is not known".to_owned()));
+        }
+        if reached.is_late() {
+            return Ok(Some(late.to_owned()));
+        }
+        tokio::time::sleep_until(reached.told + QUIET).await;
+        match followed.happened().await? {
+            None => Ok(Some("etcd compacted what came after it".to_owned())),
+            Some((then, _)) if then.is_late() => Ok(Some(late.to_owned())),
+            Some((_, changes)) => {
+                let (revision, since) = (read.revision, reached.asked);
+                quiet::half_saved(self.roots, &changes, revision, since, &read.catalog)
+            }
+        }
     }
 
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
@@ -568,38 +562,49 @@ enum Newer {
     Taken,
 }
 
-/// Tells when what is in the way has not changed for a while.
+/// Tells when what a flush would move has not moved for a while.
 struct Stuck {
     since: Instant,
-    at: Vec<i64>,
+    at: (Vec<i64>, Vec<Lag>),
     patience: Duration,
 }
 
 impl Stuck {
-    fn new() -> Self {
+    fn new(rules: &Rules) -> Self {
+        let pace = Pace::default();
         Self {
             since: Instant::now(),
-            at: Vec::new(),
-            patience: NUDGE,
+            at: (vec![], vec![]),
+            patience: match rules.flush {
+                FlushMethod::FlushAll => pace.nudge,
+                FlushMethod::PerCollection => pace.rate_limited,
+            },
         }
     }
 
     fn is_at(&mut self, blockers: &Blockers) -> bool {
-        if self.at != blockers.open {
-            self.at.clone_from(&blockers.open);
+        let at = (blockers.open.clone(), blockers.lagging.clone());
+        if self.at != at {
+            self.at = at;
             self.since = Instant::now();
         }
-        let stuck = self.since.elapsed() >= self.patience;
-        if stuck {
-            self.since = Instant::now();
-            self.patience *= 2;
+        if blockers.open.is_empty() && blockers.lagging.is_empty()
+            || self.since.elapsed() < self.patience
+        {
+            return false;
         }
-        stuck
+        self.since = Instant::now();
+        self.patience *= 2;
+        true
     }
 }
 
+fn in_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    in_millis(since.elapsed())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A lease that a background task keeps alive and that ends by itself when this process does (I3).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub struct Lease {
     env: Env,
     renewed: Arc<Mutex<Renewal>>,
     task: JoinHandle<()>,
-    released: bool,
+    released: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Etcd {
             env: env.clone(),
             renewed,
             task,
-            released: false,
+            released: AtomicBool::new(false),
         })
     }
 }
@@ -143,11 +144,11 @@ impl Lease {
     /// Ends the lease and with it every key under it.
     ///
     /// After an error the keys may live until the lease runs out.
-    pub async fn release(mut self) -> Result<()> {
+    pub async fn release(&self) -> Result<()> {
         self.task.abort();
         let revoked = Box::pin(revoke(self.etcd.clone(), self.id)).await;
         // Only now: who drops this future leaves the revocation to the drop.
-        self.released = true;
+        self.released.store(true, Ordering::Release);
         revoked
     }
 }
@@ -155,7 +156,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.task.abort();
-        if self.released {
+        if self.released.load(Ordering::Acquire) {
             return;
         }
         let (etcd, id) = (self.etcd.clone(), self.id);

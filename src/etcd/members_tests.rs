@@ -37,7 +37,7 @@ impl Cluster {
             cluster.members.push((url, child));
         }
         let up = poll(
-            Duration::from_mins(1),
+            Duration::from_mins(3),
             Duration::from_millis(100),
             async || {
                 let connected = connect(&cluster.endpoints()).await;

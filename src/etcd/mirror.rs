@@ -20,8 +20,11 @@ use crate::base::env::lock;
 use crate::{Cause, Error, Result};
 
 /// How long a watch may lag behind a key that was put before it is begun again on the member that took the
-/// key: its own member may have gone mute.
+/// key: its own member may have gone mute. Each time after that for twice as long, since an answer may be large.
 const LAG: Duration = Duration::from_secs(1);
+
+/// How long a watch is waited for altogether.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The keys under a prefix at one revision, and what happened to them since. It holds each key and value
 /// once, with about 100 bytes beside them, and every change since it began.
@@ -204,6 +207,8 @@ impl Mirror {
             Applied::At(revision) => revision,
             Applied::No => return Err(Error::new(Cause::Failed, doing)),
         };
+        let give_up = Instant::now() + PATIENCE;
+        let mut lag = LAG;
         loop {
             {
                 let mut state = lock(&self.told.state);
@@ -219,9 +224,14 @@ impl Mirror {
                     return Ok(Followed::At(revision));
                 }
             }
-            if timeout(LAG, self.told.news.notified()).await.is_err() {
+            if timeout(lag, self.told.news.notified()).await.is_err() {
+                if Instant::now() > give_up {
+                    let message = "a watch of etcd does not tell what was put; does something between here and etcd hold its answers back?";
+                    return Err(Error::new(Cause::Unavailable, message).on(self.etcd.side));
+                }
                 info!("a watch of etcd lags behind; it is begun again");
                 self.told.turn.notify_one();
+                lag *= 2;
             }
         }
     }
@@ -245,8 +255,8 @@ impl Mirror {
         self.revision = self.revision.max(revision);
     }
 
-    /// Brings the copy to the newest revision that was told, without waiting. It may be behind etcd, and
-    /// shows one revision all the same.
+    /// Brings the copy to the newest revision that was told, without waiting. It may be behind etcd, also for
+    /// ever where the watch has ended, and shows one revision all the same.
     pub fn advance_to_told(&mut self) {
         let newest = lock(&self.told.state).newest;
         self.advance(newest);
@@ -274,7 +284,8 @@ impl Mirror {
         found
     }
 
-    /// What the key had at the revision `at`, which is not before the copy's first.
+    /// What the key had at the revision `at`; `None` when it was not there, or when it was changed between
+    /// that and the copy's first revision, so that nothing tells.
     #[must_use]
     pub fn value_at(&self, key: &[u8], at: i64) -> Option<KeyValue> {
         let state = lock(&self.told.state);
@@ -284,14 +295,21 @@ impl Mirror {
             return change.put().cloned();
         }
         let found = self.base.binary_search_by(|kv| kv.key.as_slice().cmp(key));
-        found.ok().map(|at| self.base[at].clone())
+        let found = found.ok().map(|at| &self.base[at]);
+        found.filter(|kv| kv.mod_revision <= at).cloned()
     }
 
     /// The keys that were put after the revision `since`, as they are at the copy's.
     #[must_use]
     pub fn put_after(&self, since: i64) -> Vec<KeyValue> {
-        let put = self.changed.values().flatten();
-        put.filter(|kv| kv.mod_revision > since).cloned().collect()
+        let unchanged = |kv: &&KeyValue| !self.changed.contains_key(&kv.key);
+        let newer = |kv: &&KeyValue| kv.mod_revision > since;
+        // All of the base is older, unless the copy was made anew.
+        let anew = lock(&self.told.state).first > since + 1;
+        let base = if anew { self.base.as_slice() } else { &[] };
+        let base = base.iter().filter(newer).filter(unchanged);
+        let changed = self.changed.values().flatten().filter(newer);
+        base.chain(changed).cloned().collect()
     }
 
     /// Every change that was told, from the copy's first revision on, but those of the fence.

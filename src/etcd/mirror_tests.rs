@@ -7,8 +7,10 @@ use nix::sys::signal::Signal;
 use super::members_tests::{Cluster, connect};
 use super::mirror::{Compared, Followed, Mirror};
 use super::watch::{Change, Seen, Watch};
-use super::{Etcd, KeyValue, Lease, scratch};
+use super::{Etcd, KeyValue, Lease, Settings, scratch, scratch_with};
+use crate::Side;
 use crate::base::env::Env;
+use crate::base::secret::Secret;
 
 const PREFIX: &str = "root/";
 const FENCE: &str = "root/fence";
@@ -186,4 +188,46 @@ async fn a_member_that_dies_or_goes_mute_costs_seconds_and_no_change_is_lost() {
             .iter()
             .any(|t| matches!(t.change, Change::Deleted { .. }))
     );
+}
+
+#[tokio::test]
+async fn a_copy_that_was_made_anew_tells_what_is_newer_and_not_what_was_before() {
+    let (etcd, _process, _directory) = scratch().await;
+    for key in ["root/a", "root/b"] {
+        put(&etcd, key, "old").await;
+    }
+    let since = etcd.clone().status().await.unwrap().revision;
+    put(&etcd, "root/a", "newer than that").await;
+    let mirror = etcd.mirror(PREFIX, FENCE).await.unwrap();
+    let newer = mirror.put_after(since);
+    let keys: Vec<_> = newer.iter().map(|kv| kv.key.as_slice()).collect();
+    assert_eq!(keys, [b"root/a"]);
+    assert_eq!(mirror.value_at(b"root/a", since), None, "nothing tells");
+    let unchanged = mirror.value_at(b"root/b", since).unwrap();
+    assert_eq!(unchanged.value, b"old");
+}
+
+#[tokio::test]
+async fn a_token_that_has_run_out_costs_a_watch_nothing() {
+    let (etcd, process, _directory) = scratch_with(&["--auth-token-ttl", "1"]).await;
+    etcd.enable_auth("root", "secret").await;
+    let settings = Settings {
+        endpoints: vec![process.endpoint().to_owned()],
+        user: Some(("root".to_owned(), Secret::new("secret".to_owned()))),
+        tls: None,
+        side: Side::Source,
+    };
+    let (etcd, _) = Etcd::connect(&settings).await.unwrap();
+    let mut watch = Watch::new(etcd.clone(), PREFIX, 2);
+    let unheard = tokio::time::timeout(Duration::from_secs(4), watch.next());
+    assert!(unheard.await.is_err(), "nothing happened");
+    // By now the token has run out.
+    watch.turn();
+    let told = watch.next();
+    let happens = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        put(&etcd, "root/a", "v").await;
+    };
+    let (told, ()) = tokio::join!(told, happens);
+    assert!(matches!(told.unwrap(), Seen::Changes(changes) if changes[0].key() == b"root/a"));
 }

@@ -233,6 +233,18 @@ impl Process {
 
 #[cfg(test)]
 impl Etcd {
+    /// Asks for a password from now on.
+    pub(crate) async fn enable_auth(&self, user: &str, password: &str) {
+        let enable = |client: etcd_client::Client| async move {
+            let mut auth = client.auth_client();
+            auth.role_add("root").await?;
+            auth.user_add(user, password, None).await?;
+            auth.user_grant_role(user, "root").await?;
+            auth.auth_enable().await
+        };
+        self.members.call(enable).await.unwrap();
+    }
+
     /// Ends a lease and every key under it.
     pub(crate) async fn revoke(&mut self, lease: i64) {
         let revoke =

@@ -73,6 +73,17 @@ pub(super) struct Watch {
     /// The first revision that was not told yet.
     from: i64,
     stream: Option<WatchStream>,
+    /// How often in a row it was refused for its token.
+    refused: u32,
+}
+
+/// How often in a row a watch is begun again after it was refused for its token.
+const TOKENS: u32 = 3;
+
+/// Whether a watch was refused because its token has run out, or users were changed: etcd says so in an answer
+/// of the watch.
+fn is_stale_token(reason: &str) -> bool {
+    reason.contains("invalid auth token") || reason.contains("revision of auth store is old")
 }
 
 impl Watch {
@@ -82,6 +93,7 @@ impl Watch {
             prefix: prefix.to_owned(),
             from,
             stream: None,
+            refused: 0,
         }
     }
 
@@ -116,7 +128,11 @@ impl Watch {
             }
             if answer.canceled() {
                 let reason = answer.cancel_reason().to_owned();
-                if !reason.contains("no leader") {
+                if is_stale_token(&reason) && self.refused < TOKENS {
+                    // The client asks for a new token when a call of its own is refused.
+                    self.refused += 1;
+                    self.etcd.clone().first_key(self.prefix.as_bytes()).await?;
+                } else if !reason.contains("no leader") {
                     let message = format!("{}: {reason}", watching(&self.prefix));
                     return Err(Error::new(Cause::Failed, message).on(self.etcd.side));
                 }
@@ -169,6 +185,7 @@ impl Watch {
             })
             .collect();
         self.from = changes.last()?.revision() + 1;
+        self.refused = 0;
         Some(changes)
     }
 }

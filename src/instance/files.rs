@@ -1,6 +1,7 @@
 //! What the files below directories are, to tell later whether anything was written there.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ impl Files {
         let looked = tokio::task::spawn_blocking(move || {
             let mut files = Self::default();
             for directory in directories.iter().filter(|directory| directory.exists()) {
-                files.add(directory)?;
+                files.add_below(directory)?;
             }
             Ok(files)
         });
@@ -33,23 +34,36 @@ impl Files {
         looked.await.map_err(failed)?
     }
 
-    fn add(&mut self, directory: &Path) -> Result<()> {
+    fn add_below(&mut self, directory: &Path) -> Result<()> {
         let failed = |error: walkdir::Error| {
             let message = format!("reading the directory {}", directory.display());
             Side::Source
                 .error(Cause::Failed, message)
                 .with_source(error)
         };
+        // What goes while it is looked at is not there.
+        let gone = |error: &walkdir::Error| {
+            let error = error.io_error();
+            error.is_some_and(|error| error.kind() == ErrorKind::NotFound)
+        };
         for entry in WalkDir::new(directory) {
-            let entry = entry.map_err(failed)?;
-            if entry.file_type().is_dir() {
+            let (entry, meta) = match entry.and_then(|entry| Ok((entry.metadata()?, entry))) {
+                Ok((meta, entry)) => (entry, meta),
+                Err(error) if gone(&error) => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            if meta.is_dir() {
                 continue;
             }
-            let meta = entry.metadata().map_err(failed)?;
             let identity = (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino());
             self.0.insert(entry.into_path(), identity);
         }
         Ok(())
+    }
+
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     /// A file that `later` has otherwise, or not, or that these do not have.

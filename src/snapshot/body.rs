@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::weakening::{self, Weakening};
 use crate::config;
-use crate::instance::holds::HoldRecord;
+use crate::instance::holds::{HoldRecord, HoldSpent};
 use crate::instance::methods::Method;
 use crate::instance::objects::ObjectLayer;
 use crate::milvus::catalog::Catalog;
@@ -77,7 +77,7 @@ pub struct Body {
     /// Milliseconds from the moment the write hold was asked for until it was released; of several
     /// holds one after the other the sum; 0 without.
     pub write_hold_ms: u64,
-    /// What that time was spent on, in the last of them; absent where writes were not denied.
+    /// What that time was spent on; absent where writes were not denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_hold_spent: Option<HoldSpent>,
     /// Milliseconds from the start of the capture to its commit.
@@ -256,19 +256,6 @@ pub struct Cut {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-/// What the time was spent on while writes were denied, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct HoldSpent {
-    /// Until every proxy denied writes.
-    pub denial_ms: u64,
-    /// On flushes.
-    pub flush_ms: u64,
-    /// On reading what decides.
-    pub reading_ms: u64,
-    /// On proving that nothing was half saved.
-    pub quiet_ms: u64,
 }
 
 /// How a flush went.

@@ -15,9 +15,7 @@ mod reader;
 pub mod reading;
 mod selection;
 
-pub use body::{
-    Body, Counts, Cut, EtcdIdentity, FlushRecord, HoldSpent, MilvusIdentity, Mode, Wal, WalState,
-};
+pub use body::{Body, Counts, Cut, EtcdIdentity, FlushRecord, MilvusIdentity, Mode, Wal, WalState};
 pub use draft::{Draft, store_keys};
 pub use objects::{ObjectEntry, object_entry};
 pub use reader::{

@@ -6,8 +6,9 @@ use eyrie::cli::commands::snapshots::Snapshots;
 use eyrie::cli::commands::verify;
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
+use eyrie::instance::holds::HoldSpent;
 use eyrie::instance::methods::Method;
-use eyrie::snapshot::{FlushRecord, HoldSpent, Mode};
+use eyrie::snapshot::{FlushRecord, Mode};
 use serde::Serialize;
 
 fn id(digit: char) -> HexId {

@@ -29,7 +29,7 @@ use super::global::Global;
 use super::output::Page;
 use super::values::took;
 use crate::Result;
-use crate::snapshot::HoldSpent;
+use crate::instance::holds::HoldSpent;
 
 /// What the exit code means; part of the help of every verb.
 pub const EXIT_CODES: &str = "\

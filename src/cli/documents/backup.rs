@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Weakening};
+use crate::instance::holds::HoldSpent;
 use crate::instance::methods::Method;
-use crate::snapshot::{HoldSpent, Mode};
+use crate::snapshot::Mode;
 
 /// `eyrie backup --json`: one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

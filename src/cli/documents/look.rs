@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{HexId, Note, Time, Weakening};
+use crate::instance::holds::HoldSpent;
 use crate::instance::methods::Method;
-use crate::snapshot::{FlushRecord, HoldSpent, Mode};
+use crate::snapshot::{FlushRecord, Mode};
 
 /// One element of `eyrie snapshots --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

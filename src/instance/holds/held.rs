@@ -1,5 +1,6 @@
 //! Everything that one capture suspends, with one way out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,17 +8,20 @@ use tracing::{info, warn};
 
 use crate::base::env::Env;
 use crate::etcd::{Etcd, KeyValue, Lease};
-use crate::instance::holds::{ConfigItem, GcHold, HoldRecord, HoldState, Placed, TTL, place};
+use crate::instance::holds::{
+    ConfigItem, GcHold, HoldRecord, HoldSpent, HoldState, Placed, TTL, place,
+};
 use crate::{Cause, Result, Side};
 
 /// The holds of one capture, released together on every way out.
 #[derive(Debug, Default)]
 pub struct Holds {
-    lease: Option<Lease>,
+    lease: Option<Arc<Lease>>,
     placed: Vec<(Placed, Instant)>,
     gc: Option<GcHold>,
     records: Vec<HoldRecord>,
     writes_held: Duration,
+    spent: HoldSpent,
 }
 
 impl Holds {
@@ -31,19 +35,19 @@ impl Holds {
         env: &Env,
     ) -> Result<Instant> {
         let lease = self.lease(etcd, env).await?;
-        let (placed, since) = place(etcd, root, item, lease).await?;
+        let (placed, since) = place(etcd, root, item, &lease).await?;
         info!(hold = item.name, key = %String::from_utf8_lossy(placed.key()), "placed a hold");
         self.placed.push((placed, since));
         Ok(since)
     }
 
     /// The capture's one lease.
-    pub async fn lease(&mut self, etcd: &Etcd, env: &Env) -> Result<&Lease> {
+    pub async fn lease(&mut self, etcd: &Etcd, env: &Env) -> Result<Arc<Lease>> {
         let lease = match self.lease.take() {
             Some(lease) => lease,
-            None => etcd.clone().lease(TTL, env).await?,
+            None => Arc::new(etcd.clone().lease(TTL, env).await?),
         };
-        Ok(self.lease.insert(lease))
+        Ok(self.lease.insert(lease).clone())
     }
 
     /// Takes over the GC hold.
@@ -107,6 +111,11 @@ impl Holds {
             )
             .with_hint("the capture is void, nothing was stored; did someone edit etcd, or did its lease run out under load?")),
         }
+    }
+
+    /// What the time was spent on while writes were denied, of all holds on writes together.
+    pub const fn spent(&mut self) -> &mut HoldSpent {
+        &mut self.spent
     }
 
     /// How long writes have been held, from asking for the hold to its release; of several holds

@@ -15,7 +15,7 @@ pub use held::Holds;
 pub use items::{
     COMPACTION, ConfigItem, DDL, Placed, SORT_COMPACTION, WRITES, allowed, is_set, place,
 };
-pub use record::{HoldRecord, HoldState};
+pub use record::{HoldRecord, HoldSpent, HoldState};
 
 use std::time::Duration;
 

@@ -29,3 +29,16 @@ pub enum HoldState {
     /// This Milvus has no such control.
     Absent,
 }
+
+/// What the time was spent on while writes were denied, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldSpent {
+    /// Until every proxy denied writes.
+    pub denial_ms: u64,
+    /// On flushes.
+    pub flush_ms: u64,
+    /// On reading what decides.
+    pub reading_ms: u64,
+    /// On proving that nothing was half saved.
+    pub quiet_ms: u64,
+}

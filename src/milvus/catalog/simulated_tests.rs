@@ -6,6 +6,7 @@ use crate::milvus::keys::KeyValue;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::SegmentState;
 use crate::milvus::proto::data::{self, CompactionTaskState, ImportJobState, SegmentInfo};
+use crate::milvus::proto::meta::CollectionState;
 use crate::milvus::proto::streaming::BroadcastTaskState;
 use crate::milvus::simulated::keys::{COLLECTION, SimulatedKeys, TIME};
 use crate::milvus::validate::{FindingKind, RefusalKind, Severity};
@@ -301,6 +302,18 @@ fn simulated_2_4_a_compaction_task_whose_segments_are_saved_in_part_is_refused_a
         );
         let refused = refused_compactions(compacted(&[110, 111], None), &task);
         assert!(names(&refused, "task 7"), "{refused:?}");
+    }
+    // What went with its collection is nobody's.
+    for state in [S::Executing, S::Failed] {
+        let mut gone = compacted(&[110, 111], None);
+        gone.keys
+            .retain(|kv| !String::from_utf8_lossy(&kv.key).contains("collection-info"));
+        gone.collection(COLLECTION, "docs", CollectionState::Dropping);
+        assert_eq!(
+            refused_compactions(gone, &[(7, state)]),
+            [""; 0],
+            "{state:?}"
+        );
     }
     for state in [S::MetaSaved, S::Indexing, S::Completed, S::Cleaned] {
         let saved = compacted(&[110, 111], Some(false));

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::catalog::{Catalog, CompactionTask, Segment, SegmentFlags};
+use super::super::catalog::{ALL_PARTITIONS, Catalog, CompactionTask, Segment, SegmentFlags};
+use super::super::keys::SegmentKey;
 use super::super::proto::common::SegmentState;
 use super::super::proto::data::CompactionTaskState as State;
 
@@ -26,9 +27,10 @@ impl Catalog {
         segments: &HashMap<i64, &Segment>,
     ) -> Option<String> {
         let name = format!("compaction task {} ({:?})", task.plan, task.state);
+        // What is dropped with its collection or partition was not replaced by anything.
         let dropped = |id: &&i64| {
-            let state = segments.get(id).map(|segment| segment.state);
-            state == Some(SegmentState::Dropped)
+            let segment = segments.get(id);
+            segment.is_some_and(|s| s.state == SegmentState::Dropped && self.serves(s))
         };
         let gone = task.inputs.iter().find(dropped);
         match task.state {
@@ -58,6 +60,19 @@ impl Catalog {
             | State::Indexing
             | State::Completed
             | State::Cleaned => None,
+        }
+    }
+
+    /// Whether a segment's collection and partition are there.
+    fn serves(&self, segment: &Segment) -> bool {
+        let SegmentKey {
+            collection,
+            partition,
+            ..
+        } = segment.key;
+        match partition {
+            ALL_PARTITIONS => self.collection(collection).is_some(),
+            _ => self.serves_partition(collection, partition),
         }
     }
 
