@@ -4,8 +4,11 @@
 //! (docs/milvus.md 3.8): between two of them a delete log that replaces a dropped segment's, or the output of
 //! a compaction whose inputs are dropped, is not there yet. The parts lie moments apart, so what came shortly
 //! after a revision shows what was unfinished at it.
+//!
+//! Each transaction is of one change, and a change puts each key once: two transactions that put the same key
+//! are of two changes, however close they are. That keeps the many small changes of a busy instance apart.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -21,9 +24,9 @@ use crate::{Cause, Error, Result};
 /// How far apart the parts of one change may lie: their transactions follow one another without a pause.
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 
-/// Changes of segments shortly before a revision.
+/// What transactions shortly before a revision did to segments.
 #[derive(Debug, Default)]
-struct Before<'a> {
+struct Before {
     /// Segments whose record or logs were put.
     touched: BTreeSet<i64>,
     /// Segments that were dropped.
@@ -32,8 +35,10 @@ struct Before<'a> {
     inputs: BTreeMap<i64, i64>,
     /// Channels of segments of level 0 that were dropped, and the newest such segment.
     emptied: HashMap<String, i64>,
-    segments: HashMap<i64, &'a Segment>,
 }
+
+/// The segments at a revision, by id.
+type Segments<'a> = HashMap<i64, &'a Segment>;
 
 /// Names a change of segments of which a part was put within [`QUIET`] before `revision`, which is not older than
 /// `since`, and another part after it. `changes` are all changes of that time and later, and `catalog` is
@@ -47,26 +52,41 @@ pub(super) fn half_saved(
 ) -> Result<Option<String>> {
     let after = changes.partition_point(|timed| timed.change.revision() <= revision);
     let (before, after) = changes.split_at(after);
-    let mut seen = Before {
-        segments: catalog
-            .segments
-            .iter()
-            .map(|s| (s.key.segment, s))
-            .collect(),
-        ..Before::default()
-    };
-    for timed in before.iter().filter(|timed| timed.at + QUIET >= since) {
-        seen.add(roots, &timed.change)?;
-    }
-    for timed in after {
-        if let Some(why) = seen.completes(roots, &timed.change)? {
-            return Ok(Some(why));
+    let early = before.partition_point(|timed| timed.at + QUIET < since);
+    let before: Vec<_> = transactions(&before[early..]).collect();
+    let segments = catalog
+        .segments
+        .iter()
+        .map(|s| (s.key.segment, s))
+        .collect();
+    for transaction in transactions(after) {
+        let keys: HashSet<&[u8]> = transaction.iter().map(|t| t.change.key()).collect();
+        let mut seen = Before::default();
+        for earlier in &before {
+            if earlier
+                .iter()
+                .all(|timed| !keys.contains(timed.change.key()))
+            {
+                for timed in *earlier {
+                    seen.add(roots, &timed.change)?;
+                }
+            }
+        }
+        for timed in transaction {
+            if let Some(why) = seen.completes(roots, &segments, &timed.change)? {
+                return Ok(Some(why));
+            }
         }
     }
     Ok(None)
 }
 
-impl Before<'_> {
+/// Changes by the transaction that they are of.
+fn transactions(changes: &[Timed]) -> impl Iterator<Item = &[Timed]> {
+    changes.chunk_by(|a, b| a.change.revision() == b.change.revision())
+}
+
+impl Before {
     fn add(&mut self, roots: &Roots, change: &Change) -> Result<()> {
         let Some(put) = change.put() else {
             return Ok(());
@@ -94,17 +114,22 @@ impl Before<'_> {
     }
 
     /// Why `change`, which came after the revision, belongs to something that came before it.
-    fn completes(&self, roots: &Roots, change: &Change) -> Result<Option<String>> {
+    fn completes(
+        &self,
+        roots: &Roots,
+        segments: &Segments<'_>,
+        change: &Change,
+    ) -> Result<Option<String>> {
         let Some(put) = change.put() else {
             return Ok(None);
         };
         Ok(match roots.parse(&put.key) {
             KeyKind::Log { kind, segment, .. } => {
                 let id = segment.segment;
-                if self.is_unfinished(id) {
+                if self.is_unfinished(segments, id) {
                     return Ok(Some(format!("logs of segment {id} were being saved")));
                 }
-                let known = self.segments.get(&id).map(|segment| &*segment.channel);
+                let known = segments.get(&id).map(|segment| &*segment.channel);
                 let emptied = known.and_then(|channel| self.emptied.get(channel));
                 emptied.filter(|_| kind == LogKind::Delta).map(|level_0| {
                     format!("deletes of segment {level_0}, which is dropped, were being moved to segment {id}")
@@ -113,8 +138,8 @@ impl Before<'_> {
             KeyKind::Segment(key) => {
                 let (id, info) = (key.segment, record(put)?);
                 // That one is dropped is no rest of what was saved of it; the output that replaces it is.
-                let ends = is_dropped(&info) || self.is_flushed_now(id, &info);
-                if self.is_unfinished(id) && !ends {
+                let ends = is_dropped(&info) || is_flushed_now(segments, id, &info);
+                if self.is_unfinished(segments, id) && !ends {
                     return Ok(Some(format!("segment {id} was being saved")));
                 }
                 let mut inputs = info.compaction_from.iter();
@@ -132,18 +157,18 @@ impl Before<'_> {
 
     /// Whether a segment that is part of the anchor was changed shortly before the revision. One that is open is
     /// no part of it, whatever is saved of it.
-    fn is_unfinished(&self, id: i64) -> bool {
-        let standing = self.segments.get(&id).map(|segment| segment.standing);
+    fn is_unfinished(&self, segments: &Segments<'_>, id: i64) -> bool {
+        let standing = segments.get(&id).map(|segment| segment.standing);
         let outside = standing.is_some_and(|s| s.is_open() || s == Standing::Importing);
         self.touched.contains(&id) && !outside
     }
+}
 
-    /// Whether a record says nothing but that a flush has ended, of which all logs were saved with the state
-    /// before.
-    fn is_flushed_now(&self, id: i64, info: &SegmentInfo) -> bool {
-        let flushing = |segment: &&Segment| segment.state == SegmentState::Flushing;
-        info.state == SegmentState::Flushed as i32 && self.segments.get(&id).is_some_and(flushing)
-    }
+/// Whether a record says nothing but that a flush has ended, of which all logs were saved with the state
+/// before.
+fn is_flushed_now(segments: &Segments<'_>, id: i64, info: &SegmentInfo) -> bool {
+    let flushing = |segment: &&Segment| segment.state == SegmentState::Flushing;
+    info.state == SegmentState::Flushed as i32 && segments.get(&id).is_some_and(flushing)
 }
 
 fn is_dropped(info: &SegmentInfo) -> bool {

@@ -284,3 +284,50 @@ fn a_flush_and_the_compaction_that_follows_it_are_two_updates_simulated_milvus_2
     let (said, _) = at_cut(&version, &base, &update, flush.len() + 1);
     assert!(said.is_some_and(|why| why.contains("segment 111")));
 }
+
+#[test]
+fn changes_of_one_segment_that_follow_each_other_all_the_time_are_not_one_simulated_milvus_2_3_5() {
+    let version = MilvusVersion::parse("2.3.5");
+    let base = puts(&version, |set| {
+        set.keys = SimulatedKeys::new(set.version.clone()).keys;
+        let segment = set.segment(110);
+        set.whole(&segment);
+    });
+    // Each flush of deletes puts the record and the delta logs in one transaction.
+    let flush = puts(&version, |set| {
+        let segment = set.segment(110);
+        set.record(&segment);
+        delta(set, PARTITION, 110, 900);
+    });
+    let at = Instant::now();
+    let timed = |revision: i64| {
+        flush.iter().map(move |kv| Timed {
+            at,
+            change: Change::Put(KeyValue {
+                mod_revision: revision,
+                ..kv.clone()
+            }),
+        })
+    };
+    let changes: Vec<Timed> = (BASE..BASE + 6).flat_map(timed).collect();
+    let roots = SimulatedKeys::roots();
+    let keys: BTreeMap<_, _> = base
+        .iter()
+        .chain(&flush)
+        .map(|kv| (kv.key.clone(), kv.clone()))
+        .collect();
+    let keys: Vec<_> = keys.into_values().collect();
+    let catalog = Catalog::decode(&roots, &keys, &version).unwrap();
+    let said = half_saved(&roots, &changes, BASE + 2, at, &catalog);
+    assert_eq!(said.unwrap(), None);
+    // The record without the logs is half of one.
+    let said = half_saved(&roots, &changes[4..6], BASE + 2, at, &catalog);
+    assert_eq!(said.unwrap(), None, "one transaction is never half saved");
+    let mut halves = changes[4..6].to_vec();
+    let Change::Put(kv) = &mut halves[1].change else {
+        panic!("it is a put");
+    };
+    kv.mod_revision += 1;
+    let said = half_saved(&roots, &halves, BASE + 2, at, &catalog);
+    assert!(said.unwrap().is_some());
+}
