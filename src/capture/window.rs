@@ -46,7 +46,7 @@ const CUT_ATTEMPTS: usize = 4;
 const CONFIG_SEEN: Duration = Duration::from_secs(6);
 
 /// Before etcd is looked at again when something is under way.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes the anchor of a running Milvus.
 pub(super) async fn take(
