@@ -1,6 +1,7 @@
 //! From the holds to the anchor: the only part of a capture that clients may feel.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,11 +16,12 @@ use super::plan::{Planned, refused};
 use super::quiet::{self, QUIET};
 use super::reach::Running;
 use super::{Context, Options, view};
+use crate::base::env::lock;
 use crate::base::poll::poll;
 use crate::etcd::Etcd;
 use crate::instance::holds::{self, Holds};
 use crate::milvus::barrier::{Checkpoints, Lag};
-use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
+use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all, nudge_of};
 use crate::milvus::keys::{Family, Roots, View};
 use crate::milvus::validate::{Refusal, RefusalKind};
 use crate::milvus::version::{FlushMethod, Rules};
@@ -76,6 +78,8 @@ pub(super) struct Window<'a> {
     roots: &'a Roots,
     etcd: Etcd,
     reader: Reader<'a>,
+    /// How a flush worked last: what does not is not tried while writes are denied.
+    flushes_by: Mutex<FlushMethod>,
 }
 
 impl<'a> Window<'a> {
@@ -98,6 +102,7 @@ impl<'a> Window<'a> {
             roots,
             etcd,
             reader,
+            flushes_by: Mutex::new(running.rules.flush),
         }
     }
 }
@@ -400,7 +405,10 @@ impl Window<'_> {
     ) -> Result<(FlushOutcome, Duration)> {
         let begun = Instant::now();
         let options = FlushOptions {
-            rules: self.running.rules,
+            rules: Rules {
+                flush: *lock(&self.flushes_by),
+                ..self.running.rules
+            },
             budget: self.options.flush_timeout,
             pace: Pace::default(),
             reach: cut,
@@ -413,6 +421,7 @@ impl Window<'_> {
             other => debug!(?other, "flush"),
         };
         let outcome = flush_all(&self.running.client, &options, &mut tell).await?;
+        *lock(&self.flushes_by) = outcome.method;
         Ok((outcome, begun.elapsed()))
     }
 
@@ -430,20 +439,23 @@ impl Window<'_> {
         let begun = Instant::now();
         let give_up = begun + self.options.flush_timeout;
         let compactions_end = begun + COMPACTION_DRAIN;
-        let mut stuck = Stuck::new(&self.running.rules);
+        let mut stuck = Stuck::new(*lock(&self.flushes_by));
         loop {
             // What came shortly before a revision must be known, also when the copy was made anew.
+            let waited = Instant::now();
             tokio::time::sleep_until(followed.began().await + QUIET).await;
+            holds.spent().quiet_ms += millis(waited);
             let reached = followed.to_now().await?;
             holds.prove(&followed.holds().await, reached.revision)?;
             let (blockers, read) = read_once(followed, scope, cut_point).await?;
-            holds.spent().reading_ms += millis(reached.asked);
+            let judged = Instant::now();
+            holds.spent().reading_ms += in_millis(judged - reached.asked);
             if blockers.is_empty() {
                 if newer == Newer::Voids && read.has_newer(cut_point.cut) {
                     return Ok(None);
                 }
                 let half_saved = self.half_saved(followed, &read, reached).await?;
-                holds.spent().quiet_ms += millis(reached.told);
+                holds.spent().quiet_ms += millis(judged);
                 let revision = reached.revision;
                 match half_saved {
                     None => return Ok(Some(read)),
@@ -570,15 +582,11 @@ struct Stuck {
 }
 
 impl Stuck {
-    fn new(rules: &Rules) -> Self {
-        let pace = Pace::default();
+    fn new(method: FlushMethod) -> Self {
         Self {
             since: Instant::now(),
             at: (vec![], vec![]),
-            patience: match rules.flush {
-                FlushMethod::FlushAll => pace.nudge,
-                FlushMethod::PerCollection => pace.rate_limited,
-            },
+            patience: nudge_of(method, &Pace::default()),
         }
     }
 

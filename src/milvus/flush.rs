@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -18,6 +19,12 @@ use super::status::RefusalClass;
 use super::version::{FlushMethod, FlushShape, Rules};
 use crate::base::text::first;
 use crate::{Cause, Error, Result};
+
+/// Collections of one request.
+const FLUSHED_AT_ONCE: usize = 64;
+
+/// Requests at once.
+const IN_FLIGHT: usize = 8;
 
 /// How many lagging channels an error names.
 const NAMED_CHANNELS: usize = 5;
@@ -104,6 +111,16 @@ pub struct FlushOutcome {
     pub shape: FlushShape,
 }
 
+/// How long nothing may move before a flush is asked for once more: one of a collection may be limited to a
+/// rate.
+#[must_use]
+pub fn nudge_of(method: FlushMethod, pace: &Pace) -> Duration {
+    match method {
+        FlushMethod::FlushAll => pace.nudge,
+        FlushMethod::PerCollection => pace.nudge.max(pace.rate_limited),
+    }
+}
+
 /// Flushes the whole instance and waits until every channel has reached the barrier.
 ///
 /// # Errors
@@ -159,7 +176,11 @@ impl Run<'_> {
                 Ok(barrier) => return Ok(barrier),
                 Err(failure) => failure,
             };
-            if failure.is_unimplemented() && self.method == FlushMethod::FlushAll {
+            // No rate limits FlushAll. 2.3.5 makes a request of its own for each collection, and takes 1,024 of
+            // them at once (proxy.maxTaskNum).
+            let too_many = failure.class() == Some(RefusalClass::RateLimited);
+            let instead = failure.is_unimplemented() || too_many;
+            if instead && self.method == FlushMethod::FlushAll {
                 self.method = FlushMethod::PerCollection;
                 continue;
             }
@@ -215,9 +236,33 @@ impl Run<'_> {
     async fn request_each(&mut self) -> Result<Barrier, Failure> {
         let before = self.client.alloc_timestamp().await.ok().flatten();
         let mut latest = 0;
-        for collection in self.collections().await? {
-            if let Some(timestamp) = self.request_one(&collection).await? {
-                latest = latest.max(timestamp);
+        let collections = self.collections().await?;
+        let some = collections.chunk_by(|a, b| a.database == b.database);
+        let some: Vec<_> = some.flat_map(|all| all.chunks(FLUSHED_AT_ONCE)).collect();
+        let client = self.client;
+        let left = self.left();
+        let asked = stream::iter(some).map(|some| async move {
+            let request = api::FlushRequest {
+                db_name: some[0].database.clone(),
+                collection_names: some.iter().map(|one| one.name.clone()).collect(),
+            };
+            let answer = client.ask_within(left, &some[0].database, request).await;
+            (some, answer)
+        });
+        let answers: Vec<_> = asked.buffered(IN_FLIGHT).collect().await;
+        for (some, answer) in answers {
+            match answer {
+                Ok(answer) => {
+                    let timestamp = timestamp_of(&answer).ok_or_else(without_timestamp)?;
+                    latest = latest.max(timestamp);
+                }
+                // One of them is gone, or was flushed just before: each by itself.
+                Err(failure) if is_of_one(&failure) => {
+                    for one in some {
+                        latest = latest.max(self.request_one(one).await?.unwrap_or(0));
+                    }
+                }
+                Err(failure) => return Err(failure),
             }
         }
         match before {
@@ -278,10 +323,7 @@ impl Run<'_> {
 
     async fn wait(&mut self, barrier: &Barrier) -> Result<()> {
         let mut moved = Instant::now();
-        let mut nudge = self.options.pace.nudge;
-        if self.method == FlushMethod::PerCollection {
-            nudge = nudge.max(self.options.pace.rate_limited);
-        }
+        let mut nudge = nudge_of(self.method, &self.options.pace);
         let mut told = None;
         loop {
             let (done, lagging) = self.look(barrier).await?;
@@ -370,6 +412,15 @@ fn name_lagging(lagging: &[Lag]) -> String {
     format!(
         "these channels lag: {}",
         first(lagging, NAMED_CHANNELS, ", ")
+    )
+}
+
+/// Whether a flush of several collections was refused for one of them.
+fn is_of_one(failure: &Failure) -> bool {
+    let class = failure.class();
+    matches!(
+        class,
+        Some(RefusalClass::NotFound | RefusalClass::RateLimited)
     )
 }
 
@@ -549,7 +600,7 @@ mod tests {
     async fn a_rate_limit_is_waited_for_by_collection_simulated_milvus_2_6_2() {
         assert!(Pace::default().rate_limited >= Duration::from_secs(10));
         let mut script = Script::new("2.6.2");
-        script.flush_refusals = vec![refusal(8, "rate limit exceeded[rate=0.1]"); 2];
+        script.flush_refusals = vec![refusal(8, "rate limit exceeded[rate=0.1]"); 4];
         let milvus = SimulatedMilvus::start(script).await;
         let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
         assert_eq!(
@@ -570,7 +621,26 @@ mod tests {
             .iter()
             .filter(|call| **call == "Flush")
             .count();
-        assert_eq!(flushes, 4, "two refused, one for each of two collections");
+        assert_eq!(flushes, 6, "four refused, one for each of two collections");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_for_flush_all_is_flushed_by_collection_simulated_milvus_2_3_5() {
+        let mut script = Script::new("2.3.5");
+        script.flush_refusals = vec![refusal(4, "request limit exceeded[limit=1024]")];
+        let milvus = SimulatedMilvus::start(script).await;
+        let (outcome, events) = flush(&milvus, LONG, FAST, None).await;
+        let outcome = outcome.unwrap();
+        assert_eq!(
+            (outcome.method, outcome.attempts),
+            (FlushMethod::PerCollection, 2)
+        );
+        assert!(
+            !events
+                .iter()
+                .any(|event| matches!(event, FlushEvent::Retrying { .. }))
+        );
+        assert_eq!(milvus.unflushed(), Vec::<String>::new());
     }
 
     #[tokio::test]
