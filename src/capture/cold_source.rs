@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Context;
 use crate::config::{self, WalKind};
-use crate::etcd::{Anchor, Etcd, KeyValue, MEMBER, NEWEST, Status, find_binary};
+use crate::etcd::{Anchor, Etcd, KeyValue, MEMBER, Status, find_binary};
 use crate::instance::embedded::EtcdCopy;
 use crate::instance::files::Files;
 use crate::instance::{OWN_AREA, liveness, neighbours, wal};
@@ -205,10 +205,7 @@ pub(super) async fn still_stopped(
             return Err(alive(&format!("{} was written", path.display())));
         }
         let prefix = roots.prefix();
-        let put = etcd
-            .read_changed(&prefix, NEWEST, anchored.revision)
-            .await?;
-        let put = put.unwrap_or_default();
+        let put = etcd.read_put_after(&prefix, anchored.revision).await?;
         // Instances below this root live on.
         let mut neighbours = neighbours::other_roots(roots, &put);
         neighbours.extend(anchored.neighbours.iter().cloned());

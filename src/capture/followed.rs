@@ -13,7 +13,7 @@ use super::metadata::{
     CutPoint, MetadataRead, ReadScope, Reader, Undated, is_always_read, lagging, may_be_open_before,
 };
 use crate::Result;
-use crate::etcd::{Followed as FollowedTo, KeyValue, Lease, Mirror, Timed};
+use crate::etcd::{KeyValue, Lease, Mirror, Timed};
 use crate::instance::OWN_AREA;
 use crate::milvus::barrier::{Barrier, Checkpoints, Lag};
 use crate::milvus::keys::{Cut, Family};
@@ -31,18 +31,18 @@ pub(super) struct Followed<'a> {
     caught_up: Mutex<Instant>,
 }
 
-/// A copy that is brought to a revision.
+/// That everything is known which happened up to a revision.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reached {
+pub(super) struct Known {
     /// The revision.
     pub(super) revision: i64,
-    /// From when it is at the earliest.
+    /// When it was asked for: the revision is not older.
     pub(super) asked: Instant,
-    /// When all of it was known.
+    /// When all of it was told.
     pub(super) told: Instant,
 }
 
-impl Reached {
+impl Known {
     /// Whether it took so long that etcd, or a member of it, was not well: what happens then may be further
     /// apart than it would be otherwise.
     pub(super) fn is_late(&self) -> bool {
@@ -77,46 +77,36 @@ impl<'a> Followed<'a> {
 
     /// Brings the copy to a revision from after this call. Where etcd has compacted what was not told yet, all
     /// keys are read again.
-    pub(super) async fn to_now(&self) -> Result<Reached> {
+    pub(super) async fn to_now(&self) -> Result<Known> {
         let mut mirror = self.mirror.lock().await;
         loop {
-            let asked = Instant::now();
-            match mirror.catch_up(&self.lease).await? {
-                FollowedTo::At(revision) => {
-                    mirror.advance(revision);
-                    let told = Instant::now();
-                    *self.caught_up.lock().await = told;
-                    return Ok(Reached {
-                        revision,
-                        asked,
-                        told,
-                    });
-                }
-                FollowedTo::Compacted => {
-                    info!("etcd compacts faster than it is followed; all keys are read again");
-                    *mirror = self.reader.etcd.mirror(&self.prefix, &self.fence).await?;
-                }
+            if let Some(known) = self.catch_up(&mut mirror).await? {
+                mirror.advance(known.revision);
+                *self.caught_up.lock().await = known.told;
+                return Ok(known);
             }
+            info!("etcd compacts faster than it is followed; all keys are read again");
+            *mirror = self.reader.etcd.mirror(&self.prefix, &self.fence).await?;
         }
     }
 
-    /// What happened until now since the copy began, and until which revision; the copy stays where it is. `None`
-    /// when etcd has compacted some of it.
-    pub(super) async fn happened(&self) -> Result<Option<(Reached, Vec<Timed>)>> {
+    /// What happened until now since the copy began; the copy stays where it is. `None` when etcd has compacted
+    /// some of it.
+    pub(super) async fn happened(&self) -> Result<Option<(Known, Vec<Timed>)>> {
         let mut mirror = self.mirror.lock().await;
+        let known = self.catch_up(&mut mirror).await?;
+        Ok(known.map(|known| (known, mirror.changes())))
+    }
+
+    async fn catch_up(&self, mirror: &mut Mirror) -> Result<Option<Known>> {
         let asked = Instant::now();
-        Ok(match mirror.catch_up(&self.lease).await? {
-            FollowedTo::At(revision) => {
-                let told = Instant::now();
-                let reached = Reached {
-                    revision,
-                    asked,
-                    told,
-                };
-                Some((reached, mirror.changes()))
-            }
-            FollowedTo::Compacted => None,
-        })
+        let caught_up = mirror.catch_up(&self.lease).await;
+        let caught_up = caught_up.map_err(|error| self.lease.failed("holds", error))?;
+        Ok(caught_up.map(|revision| Known {
+            revision,
+            asked,
+            told: Instant::now(),
+        }))
     }
 
     /// Since when every change is known.

@@ -50,10 +50,14 @@ pub(super) fn half_saved(
     since: Instant,
     catalog: &Catalog,
 ) -> Result<Option<String>> {
+    let early = changes
+        .partition_point(|timed| timed.at + QUIET < since && timed.change.revision() <= revision);
+    // Most changes are of checkpoints.
+    let changes = changes[early..].iter();
+    let changes: Vec<&Timed> = changes.filter(|t| is_of_segment(roots, t)).collect();
     let after = changes.partition_point(|timed| timed.change.revision() <= revision);
     let (before, after) = changes.split_at(after);
-    let early = before.partition_point(|timed| timed.at + QUIET < since);
-    let before: Vec<_> = transactions(&before[early..]).collect();
+    let before: Vec<_> = transactions(before).collect();
     let segments = catalog
         .segments
         .iter()
@@ -81,8 +85,13 @@ pub(super) fn half_saved(
     Ok(None)
 }
 
+fn is_of_segment(roots: &Roots, timed: &Timed) -> bool {
+    let kind = roots.parse(timed.change.key());
+    matches!(kind, KeyKind::Segment(_) | KeyKind::Log { .. })
+}
+
 /// Changes by the transaction that they are of.
-fn transactions(changes: &[Timed]) -> impl Iterator<Item = &[Timed]> {
+fn transactions<'a, 'b>(changes: &'b [&'a Timed]) -> impl Iterator<Item = &'b [&'a Timed]> {
     changes.chunk_by(|a, b| a.change.revision() == b.change.revision())
 }
 

@@ -1,5 +1,7 @@
 //! From the holds to the anchor: the only part of a capture that clients may feel.
 
+mod settle;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,20 +12,19 @@ use tracing::{debug, info, warn};
 use super::anchor::Anchored;
 use super::complete::{Claim, Completed, Decided, Settled, complete};
 use super::denial::{Denial, Writes};
-use super::followed::{Followed, Reached};
-use super::metadata::{Blockers, CutPoint, MetadataRead, ReadScope, Reader};
+use super::followed::Followed;
+use super::metadata::{CutPoint, ReadScope, Reader};
 use super::plan::{Planned, refused};
-use super::quiet::{self, QUIET};
 use super::reach::Running;
 use super::{Context, Options, view};
 use crate::base::env::lock;
 use crate::base::poll::poll;
 use crate::etcd::Etcd;
 use crate::instance::holds::{self, Holds};
-use crate::milvus::barrier::{Checkpoints, Lag};
-use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all, nudge_of};
+use crate::milvus::barrier::Checkpoints;
+use crate::milvus::flush::{FlushEvent, FlushOptions, FlushOutcome, Pace, flush_all};
 use crate::milvus::keys::{Family, Roots, View};
-use crate::milvus::validate::{Refusal, RefusalKind};
+use crate::milvus::validate::RefusalKind;
 use crate::milvus::version::{FlushMethod, Rules};
 use crate::snapshot::Mode;
 use crate::{Cause, Error, Result, Side};
@@ -193,10 +194,8 @@ impl Window<'_> {
         let drained = poll(COMPACTION_DRAIN, LOOK_PAUSE, async || {
             let part = self.reader.part(tasks).await?;
             running = part.tasks.compactions_under_way().count();
-            let refusals = part.refusals().into_iter();
-            half_saved = refusals
-                .into_iter()
-                .find(|r| r.kind == RefusalKind::Compaction);
+            let mut refusals = part.refusals().into_iter();
+            half_saved = refusals.find(|refusal| refusal.kind == RefusalKind::Compaction);
             Ok((running == 0 && half_saved.is_none()).then_some(()))
         });
         if drained.await?.is_some() {
@@ -294,22 +293,25 @@ impl Window<'_> {
             let last = attempt == CUT_ATTEMPTS;
             let newer = if last { Newer::Taken } else { Newer::Voids };
             let settle = self.settle(holds, scope, followed, &cut_point, newer);
-            if let Some(read) = settle.await? {
-                let claim = if read.has_newer(cut) {
-                    Claim::None
-                } else {
-                    Claim::Proven
-                };
-                return Ok(Decided {
-                    read,
-                    time: self.context.env.now(),
-                    cut,
-                    since,
-                    claim,
-                    flush,
-                });
-            }
-            info!("requests from before the denial were still being written; taking a later cut");
+            let read = settle.await?;
+            let claim = match read.has_newer(cut) {
+                true if newer == Newer::Voids => {
+                    info!(
+                        "requests from before the denial were still being written; taking a later cut"
+                    );
+                    continue;
+                }
+                true => Claim::None,
+                false => Claim::Proven,
+            };
+            return Ok(Decided {
+                read,
+                time: self.context.env.now(),
+                cut,
+                since,
+                claim,
+                flush,
+            });
         }
     }
 
@@ -331,7 +333,7 @@ impl Window<'_> {
             since,
         };
         let settle = self.settle(holds, scope, &followed, &cut_point, Newer::Taken);
-        let read = settle.await?.ok_or_else(|| restless("new rows"))?;
+        let read = settle.await?;
         let inventory = self.running.client.inventory().await?;
         let decided = Decided {
             read,
@@ -425,95 +427,6 @@ impl Window<'_> {
         Ok((outcome, begun.elapsed()))
     }
 
-    /// Looks until there is no unfinished DDL, every channel has passed the barrier, every segment with rows from
-    /// before the cut is flushed, and nothing was half saved. What is returned shows this, and that the holds
-    /// were in force. `None` when it holds something newer than the cut and `newer` voids it.
-    async fn settle(
-        &self,
-        holds: &mut Holds,
-        scope: ReadScope,
-        followed: &Followed<'_>,
-        cut_point: &CutPoint<'_>,
-        newer: Newer,
-    ) -> Result<Option<MetadataRead>> {
-        let begun = Instant::now();
-        let give_up = begun + self.options.flush_timeout;
-        let compactions_end = begun + COMPACTION_DRAIN;
-        let mut stuck = Stuck::new(*lock(&self.flushes_by));
-        loop {
-            // What came shortly before a revision must be known, also when the copy was made anew.
-            let waited = Instant::now();
-            tokio::time::sleep_until(followed.began().await + QUIET).await;
-            holds.spent().quiet_ms += millis(waited);
-            let reached = followed.to_now().await?;
-            holds.prove(&followed.holds().await, reached.revision)?;
-            let (blockers, read) = read_once(followed, scope, cut_point).await?;
-            let judged = Instant::now();
-            holds.spent().reading_ms += in_millis(judged - reached.asked);
-            if blockers.is_empty() {
-                if newer == Newer::Voids && read.has_newer(cut_point.cut) {
-                    return Ok(None);
-                }
-                let half_saved = self.half_saved(followed, &read, reached).await?;
-                holds.spent().quiet_ms += millis(judged);
-                let revision = reached.revision;
-                match half_saved {
-                    None => return Ok(Some(read)),
-                    Some(why) if Instant::now() > give_up => return Err(restless(&why)),
-                    Some(why) => info!(
-                        revision,
-                        why, "this revision cannot be used; taking a later one"
-                    ),
-                }
-                continue;
-            }
-            let now = Instant::now();
-            let is_half_saved = |r: &Refusal| r.kind == RefusalKind::Compaction;
-            let over = blockers.refusals.iter().any(is_half_saved) && now > compactions_end;
-            if !blockers.passes() || over || now > give_up {
-                return Err(blockers.error());
-            }
-            debug!(
-                reached.revision,
-                refusals = blockers.refusals.len(),
-                lagging = blockers.lagging.len(),
-                open = blockers.open.len(),
-                "not settled; looking again"
-            );
-            if stuck.is_at(&blockers) {
-                let (_, took) = self.flush(Some(cut_point.cut), followed).await?;
-                holds.spent().flush_ms += in_millis(took);
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    }
-
-    /// Waits as long as the parts of one change may lie apart, and names a change that was half saved at the
-    /// revision of `read`, or why nothing can be known of it.
-    async fn half_saved(
-        &self,
-        followed: &Followed<'_>,
-        read: &MetadataRead,
-        reached: Reached,
-    ) -> Result<Option<String>> {
-        let late = "etcd took long to answer, so parts of one change may lie further apart";
-        if followed.began().await + QUIET > reached.asked {
-            return Ok(Some("what came before it is not known".to_owned()));
-        }
-        if reached.is_late() {
-            return Ok(Some(late.to_owned()));
-        }
-        tokio::time::sleep_until(reached.told + QUIET).await;
-        match followed.happened().await? {
-            None => Ok(Some("etcd compacted what came after it".to_owned())),
-            Some((then, _)) if then.is_late() => Ok(Some(late.to_owned())),
-            Some((_, changes)) => {
-                let (revision, since) = (read.revision, reached.asked);
-                quiet::half_saved(self.roots, &changes, revision, since, &read.catalog)
-            }
-        }
-    }
-
     /// Keeps the differences that are still there when both sides are asked again: others were DDL in
     /// between. The anchor stands whatever comes of it.
     async fn settle_view(&self, anchored: &mut Anchored) {
@@ -543,28 +456,6 @@ impl Window<'_> {
     }
 }
 
-fn restless(why: &str) -> Error {
-    let message = format!("Milvus was changing segments at every revision: {why}");
-    Side::Source.error(Cause::Refused, message).with_hint(
-        "run the backup again when less is compacted, or allow more time with --flush-timeout",
-    )
-}
-
-/// What is judged of one revision; its logs only once nothing else is in the way.
-async fn read_once(
-    followed: &Followed<'_>,
-    scope: ReadScope,
-    cut_point: &CutPoint<'_>,
-) -> Result<(Blockers, MetadataRead)> {
-    let read = followed.deciding().await?;
-    let blockers = Blockers::of(&read.catalog, cut_point);
-    if !blockers.is_empty() {
-        return Ok((blockers, read));
-    }
-    let read = followed.with_logs(read, scope, cut_point).await?;
-    Ok((Blockers::of(&read.catalog, cut_point), read))
-}
-
 /// What becomes of an anchor that holds something newer than the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Newer {
@@ -572,39 +463,6 @@ enum Newer {
     Voids,
     /// It is taken as it is.
     Taken,
-}
-
-/// Tells when what a flush would move has not moved for a while.
-struct Stuck {
-    since: Instant,
-    at: (Vec<i64>, Vec<Lag>),
-    patience: Duration,
-}
-
-impl Stuck {
-    fn new(method: FlushMethod) -> Self {
-        Self {
-            since: Instant::now(),
-            at: (vec![], vec![]),
-            patience: nudge_of(method, &Pace::default()),
-        }
-    }
-
-    fn is_at(&mut self, blockers: &Blockers) -> bool {
-        let at = (blockers.open.clone(), blockers.lagging.clone());
-        if self.at != at {
-            self.at = at;
-            self.since = Instant::now();
-        }
-        if blockers.open.is_empty() && blockers.lagging.is_empty()
-            || self.since.elapsed() < self.patience
-        {
-            return false;
-        }
-        self.since = Instant::now();
-        self.patience *= 2;
-        true
-    }
 }
 
 fn in_millis(duration: Duration) -> u64 {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
+use super::super::quiet::QUIET;
 use super::super::tests::context;
 use super::*;
 use crate::base::env::lock;

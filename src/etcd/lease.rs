@@ -132,7 +132,8 @@ impl Lease {
     }
 
     /// What a write under this lease failed with; where etcd does not have the lease any more, that it was lost.
-    pub(super) fn failed(&self, what: &str, error: Error) -> Error {
+    #[must_use]
+    pub fn failed(&self, what: &str, error: Error) -> Error {
         if error.chain().contains("lease not found") {
             self.lost(what, "etcd does not have it any more")
                 .with_source(error)

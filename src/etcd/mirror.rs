@@ -104,15 +104,6 @@ enum End {
     Failed(Error),
 }
 
-/// Whether a copy could be brought to a revision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Followed {
-    /// It shows this revision.
-    At(i64),
-    /// etcd compacted revisions that were not told yet: the copy has a gap, and is made anew.
-    Compacted,
-}
-
 /// What comes of comparing a copy with what etcd has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compared {
@@ -191,19 +182,19 @@ impl Mirror {
     }
 
     /// Puts the fence key under `lease` and waits until the watch tells it: everything before it is told
-    /// then. Gives the key's revision; the copy stays at its own until [`Mirror::advance`].
+    /// then. Gives the key's revision; the copy stays at its own until [`Mirror::advance`]. `None` when etcd has
+    /// compacted revisions that were not told yet: the copy has a gap, and is to be made anew.
     ///
     /// # Errors
     ///
     /// What etcd fails with. The fence key may exist then; it ends with the lease.
-    pub async fn catch_up(&mut self, lease: &Lease) -> Result<Followed> {
+    pub async fn catch_up(&mut self, lease: &Lease) -> Result<Option<i64>> {
         // Another value each time: when an answer is lost, it tells whether this put took place.
         self.fences += 1;
         let put = [(self.fence.clone(), self.fences.to_string().into_bytes())];
         let mut etcd = self.etcd.clone();
         let doing = "marking a revision in etcd";
-        let put = etcd.put_all(doing, vec![], &put, Some(lease)).await;
-        let revision = match put.map_err(|error| lease.failed("holds", error))? {
+        let revision = match etcd.put_all(doing, vec![], &put, Some(lease)).await? {
             Applied::At(revision) => revision,
             Applied::No => return Err(Error::new(Cause::Failed, doing)),
         };
@@ -212,16 +203,15 @@ impl Mirror {
         loop {
             {
                 let mut state = lock(&self.told.state);
-                match state.end.take() {
-                    Some(End::Failed(error)) => return Err(error),
-                    Some(End::Compacted) => {
-                        state.end = Some(End::Compacted);
-                        return Ok(Followed::Compacted);
-                    }
-                    None => {}
+                let failed = |end: &mut End| matches!(end, End::Failed(_));
+                if let Some(End::Failed(error)) = state.end.take_if(failed) {
+                    return Err(error);
+                }
+                if state.end.is_some() {
+                    return Ok(None);
                 }
                 if state.newest >= revision {
-                    return Ok(Followed::At(revision));
+                    return Ok(Some(revision));
                 }
             }
             if timeout(lag, self.told.news.notified()).await.is_err() {

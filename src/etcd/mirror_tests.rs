@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::members_tests::{Cluster, connect};
-use super::mirror::{Compared, Followed, Mirror};
+use super::mirror::{Compared, Mirror};
 use super::watch::{Change, Seen, Watch};
 use super::{Etcd, KeyValue, Lease, Settings, scratch, scratch_with};
 use crate::Side;
@@ -48,10 +48,8 @@ async fn churn(etcd: Etcd, seed: u64) {
 }
 
 async fn caught_up(mirror: &mut Mirror, lease: &Lease) -> i64 {
-    match mirror.catch_up(lease).await.unwrap() {
-        Followed::At(revision) => revision,
-        Followed::Compacted => panic!("nobody compacted it"),
-    }
+    let caught_up = mirror.catch_up(lease).await.unwrap();
+    caught_up.expect("nobody compacted it")
 }
 
 async fn without_fence(etcd: &Etcd, revision: i64) -> Vec<KeyValue> {

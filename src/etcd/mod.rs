@@ -23,11 +23,11 @@ mod mirror_tests;
 
 pub use capacity::Capacity;
 pub use lease::{Lease, LeaseState};
-pub use mirror::{Compared, Followed, Mirror, Timed};
+pub use mirror::{Compared, Mirror, Timed};
 pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
-pub use read::{Anchor, NEWEST, PAGE_KEYS, prefix_end};
+pub use read::{Anchor, PAGE_KEYS, prefix_end};
 pub use watch::Change;
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, TxnLimits, batches, size};
 

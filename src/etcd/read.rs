@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 8 << 20;
 const PAGED_ATTEMPTS: usize = 3;
 
 /// The revision that stands for the newest one.
-pub const NEWEST: i64 = 0;
+const NEWEST: i64 = 0;
 
 /// Every key under a prefix at one revision.
 #[derive(Debug, Clone)]
@@ -63,26 +63,17 @@ impl Etcd {
         })
     }
 
-    /// Reads the keys under `prefix` at `revision` that were last changed after the revision
-    /// `since`; `None` when etcd has compacted `revision`.
+    /// Reads the keys under `prefix` that were put after the revision `since`, as they are now.
     ///
     /// etcd picks them after it has looked at the whole range, whatever the limit: pages would each
     /// cost as much as the one answer.
-    pub async fn read_changed(
-        &mut self,
-        prefix: &str,
-        revision: i64,
-        since: i64,
-    ) -> Result<Option<Vec<KeyValue>>> {
+    pub async fn read_put_after(&mut self, prefix: &str, since: i64) -> Result<Vec<KeyValue>> {
         let options = GetOptions::new()
             .with_range(prefix_end(prefix.as_bytes()))
-            .with_revision(revision)
             .with_min_mod_revision(since + 1);
-        match self.range(prefix.as_bytes(), options).await {
-            Ok(mut answer) => Ok(Some(answer.take_kvs().into_iter().map(convert).collect())),
-            Err(error) if is_compacted(&error) => Ok(None),
-            Err(error) => Err(self.error(&error, &reading(prefix))),
-        }
+        let read = self.range(prefix.as_bytes(), options).await;
+        let mut answer = read.map_err(|error| self.error(&error, &reading(prefix)))?;
+        Ok(answer.take_kvs().into_iter().map(convert).collect())
     }
 
     /// Reads at `revision`, or for [`NEWEST`] at the one of the first page.

@@ -249,13 +249,8 @@ pub struct Cut {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub straddling: Vec<String>,
     /// How many more there are.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub straddling_unnamed: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// How a flush went.
