@@ -21,6 +21,7 @@ from lab import oracle, writer  # noqa: E402
 from lab.dataset import Dataset  # noqa: E402
 from lab.eyrie import Eyrie  # noqa: E402
 from lab.instance import LAYOUTS, Instance  # noqa: E402
+from pymilvus import db  # noqa: E402
 
 # Fixtures that take long to make: the tests that share one run in one process, one after the other.
 SHARED = ("trip", "known", "intact", "captured", "secured")
@@ -152,6 +153,21 @@ def fresh(scratch: Path) -> Iterator[Callable[..., Lab]]:
     yield make
     for one in made:
         one.instance.kill()
+
+
+@pytest.fixture
+def streams(fresh: Callable[..., Lab]) -> Callable[..., Lab]:
+    """An instance that holds nothing but what the writer writes to."""
+
+    def make(layout: str, **options: Any) -> Lab:
+        lab = fresh(layout, **options)
+        lab.instance.start()
+        with lab.instance.client() as client:
+            db.create_database("shop", using=client.using())
+            writer.make_streams(client)
+        return lab
+
+    return make
 
 
 def objects_of(instance: Instance) -> dict[str, bytes]:

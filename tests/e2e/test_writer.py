@@ -11,24 +11,8 @@ from conftest import Lab
 from lab import writer
 from lab.client import Client
 from lab.writer import Writer
-from pymilvus import db
 
 ACKS = 25
-
-
-@pytest.fixture
-def streams(fresh: Callable[..., Lab]) -> Callable[[str], Lab]:
-    """An instance that holds nothing but what the writer writes to."""
-
-    def make(layout: str) -> Lab:
-        lab = fresh(layout)
-        lab.instance.start()
-        with lab.instance.client() as client:
-            db.create_database("shop", using=client.using())
-            writer.make_streams(client)
-        return lab
-
-    return make
 
 
 def restored(lab: Lab, target: Lab, binary: Path, *options: str) -> Client:
@@ -41,7 +25,7 @@ def restored(lab: Lab, target: Lab, binary: Path, *options: str) -> Client:
 
 @pytest.mark.parametrize("layout", ["local", "s3"])
 def test_a_quiesced_snapshot_holds_exactly_what_was_acknowledged_before_the_hold(
-    layout: str, streams: Callable[[str], Lab], fresh: Callable[..., Lab], binary: Path
+    layout: str, streams: Callable[..., Lab], fresh: Callable[..., Lab], binary: Path
 ) -> None:
     lab = streams(layout)
     eyrie = lab.eyrie(binary)
@@ -62,7 +46,7 @@ def test_a_quiesced_snapshot_holds_exactly_what_was_acknowledged_before_the_hold
 
 @pytest.mark.parametrize("layout", ["local", "embedded"])
 def test_a_hot_snapshot_misses_nothing_acknowledged_before_it_and_denies_no_write(
-    layout: str, streams: Callable[[str], Lab], fresh: Callable[..., Lab], binary: Path
+    layout: str, streams: Callable[..., Lab], fresh: Callable[..., Lab], binary: Path
 ) -> None:
     lab = streams(layout)
     eyrie = lab.eyrie(binary)
@@ -86,7 +70,7 @@ def test_a_hot_snapshot_misses_nothing_acknowledged_before_it_and_denies_no_writ
 
 @pytest.mark.parametrize("layout", ["local", "embedded", "s3"])
 def test_a_cold_snapshot_after_kill_9_of_milvus_holds_every_acknowledged_row(
-    layout: str, streams: Callable[[str], Lab], fresh: Callable[..., Lab], binary: Path
+    layout: str, streams: Callable[..., Lab], fresh: Callable[..., Lab], binary: Path
 ) -> None:
     lab = streams(layout)
     eyrie = lab.eyrie(binary)
