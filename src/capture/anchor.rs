@@ -105,3 +105,41 @@ fn log_path(segment: &Segment, logs: &FieldLogs, log: &Log) -> String {
         _ => format!("insert_log/{place}/{}/{}", logs.field, log.id),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::milvus::proto::data::{Binlog, FieldBinlog};
+    use crate::milvus::simulated::keys::{COLLECTION, PARTITION, SimulatedKeys, TIME};
+
+    #[test]
+    fn logs_beyond_those_that_are_named_are_counted() {
+        const MORE: usize = 7;
+        let mut set = SimulatedKeys::v2_3();
+        set.whole(&set.segment(1_000));
+        let key = format!("by-dev/meta/datacoord-meta/binlog/{COLLECTION}/{PARTITION}/1000/100");
+        let kv = set.keys.iter_mut().find(|kv| kv.key == key.as_bytes());
+        let newer = |id| Binlog {
+            entries_num: 1,
+            timestamp_from: TIME + 1,
+            timestamp_to: TIME + 1,
+            log_size: 64,
+            log_id: id,
+            ..Default::default()
+        };
+        let logs = FieldBinlog {
+            field_id: 100,
+            binlogs: (1..).map(newer).take(STRADDLING_NAMED + MORE).collect(),
+            ..Default::default()
+        };
+        kv.unwrap().value = logs.encode_to_vec();
+        set.keys.sort_by(|a, b| a.key.cmp(&b.key));
+        let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
+        let cut = cut(&catalog, TIME, &Undated::default());
+        assert_eq!(cut.straddling.len(), STRADDLING_NAMED);
+        assert_eq!(cut.straddling_unnamed, MORE as u64);
+        assert!(!cut.proven);
+    }
+}

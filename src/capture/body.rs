@@ -35,18 +35,22 @@ pub(super) fn body(
     let mut weakenings = Vec::new();
     let mut notes = Vec::new();
     let mut mode = options.mode;
+    let unnamed = match anchored.cut.straddling_unnamed {
+        0 => String::new(),
+        count => format!("; {count} more such logs are not named"),
+    };
     if mode == Mode::Quiesced && !anchored.cut.proven {
         mode = Mode::Hot;
         weakenings.push(Weakening {
             code: weakening::CUT_UNPROVEN.to_owned(),
-            message: "logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot".to_owned(),
+            message: format!("logs are newer than the write hold: some proxy let writes through, so this is a hot snapshot{unnamed}"),
             items: anchored.cut.straddling.clone(),
         });
     }
     if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
         weakenings.push(Weakening {
             code: weakening::HOT_STRADDLE.to_owned(),
-            message: "logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not".to_owned(),
+            message: format!("logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not{unnamed}"),
             items: anchored.cut.straddling.clone(),
         });
     }

@@ -333,6 +333,7 @@ fn show_looks() {
             time: Some(time("2026-11-23T03:10:20Z")),
             proven: false,
             straddling: vec!["insert_log/444/445/446/100/449".into()],
+            straddling_unnamed: 3,
         },
         flush: Some(FlushRecord {
             shape: "Instance/Plain".into(),

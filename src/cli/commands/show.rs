@@ -137,6 +137,7 @@ fn cut(cut: &Cut) -> ShownCut {
         time: hybrid_time(cut.timestamp).map(Time),
         proven: cut.proven,
         straddling: cut.straddling.clone(),
+        straddling_unnamed: cut.straddling_unnamed,
     }
 }
 
@@ -270,9 +271,11 @@ impl Render for ShowDocument {
             }),
         );
         page.list("gone when it was taken", self.missing.iter().cloned());
+        let unnamed = self.cut.straddling_unnamed;
+        let more = (unnamed > 0).then(|| format!("{unnamed} more that are not named"));
         page.list(
             "logs newer than the cut",
-            self.cut.straddling.iter().cloned(),
+            self.cut.straddling.iter().cloned().chain(more),
         );
         page.list(
             "where Milvus and etcd differed",

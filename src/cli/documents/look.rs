@@ -113,8 +113,10 @@ pub struct ShownCut {
     pub time: Option<Time>,
     /// Whether no row in the snapshot is newer.
     pub proven: bool,
-    /// Logs that hold something newer.
+    /// Logs that hold something newer, at most 10,000 of them.
     pub straddling: Vec<String>,
+    /// How many more there are.
+    pub straddling_unnamed: u64,
 }
 
 /// A hold of a capture.
