@@ -1,5 +1,6 @@
 //! The etcd and the storage that a simulated Milvus works on, as its coordinators would.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use prost::Message as _;
@@ -7,8 +8,8 @@ use prost::Message as _;
 use super::contents::inventory_of;
 use super::keys::SimulatedKeys;
 use crate::etcd::Etcd;
-use crate::milvus::catalog::{Catalog, Collection};
-use crate::milvus::inventory::Inventory;
+use crate::milvus::catalog::Catalog;
+use crate::milvus::inventory::{Collection, Inventory};
 use crate::milvus::keys::{KeyKind, KeyValue, Roots, normalise_item};
 use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::proto::common::SegmentState;
@@ -51,13 +52,23 @@ impl Backing {
     ///
     /// When etcd or the directory cannot be written.
     pub async fn seed(&self, set: &SimulatedKeys) -> Result<()> {
+        self.put(set).await?;
+        self.write_objects().await
+    }
+
+    /// Writes keys without a lease, and no object.
+    ///
+    /// # Errors
+    ///
+    /// When etcd cannot be written.
+    pub async fn put(&self, set: &SimulatedKeys) -> Result<()> {
         let keys = set.keys.iter().filter(|kv| kv.lease == 0);
         let keys: Vec<_> = keys.map(|kv| (kv.key.clone(), kv.value.clone())).collect();
         for batch in crate::etcd::batches(&keys, crate::etcd::TxnLimits::default()) {
             let mut etcd = self.etcd.clone();
             etcd.put_all("simulating", vec![], &batch, None).await?;
         }
-        self.write_objects().await
+        Ok(())
     }
 
     /// Writes the objects that are required and not there.
@@ -73,7 +84,12 @@ impl Backing {
     }
 
     async fn keys(&self) -> Result<Vec<KeyValue>> {
-        let prefix = format!("{}/", self.roots.root);
+        self.keys_below("").await
+    }
+
+    /// The keys whose names go on so after the root's.
+    async fn keys_below(&self, prefix: &str) -> Result<Vec<KeyValue>> {
+        let prefix = format!("{}{prefix}", self.roots.prefix());
         Ok(self.etcd.clone().read_prefix(&prefix).await?.keys)
     }
 
@@ -90,6 +106,10 @@ impl Backing {
         Ok(inventory_of(&self.catalog().await?))
     }
 
+    pub(super) async fn revision(&self) -> Result<i64> {
+        Ok(self.etcd.clone().status().await?.revision)
+    }
+
     /// Whether the dynamic configuration denies writes. 2.2 reads the setting at its start only.
     pub(super) async fn denies(&self) -> Result<bool> {
         let set = self.setting(FORCE_DENY_WRITING).await?;
@@ -97,9 +117,15 @@ impl Backing {
     }
 
     async fn setting(&self, item: &str) -> Result<Option<String>> {
-        let item = normalise_item(item);
-        let mut set = self.catalog().await?.config.into_iter();
-        Ok(set.find(|set| set.item == item).map(|set| set.value))
+        let (below, item) = ("config/", normalise_item(item));
+        let prefix = self.roots.prefix() + below;
+        let is_it = |kv: &KeyValue| {
+            let name = String::from_utf8_lossy(&kv.key[prefix.len()..]);
+            normalise_item(&name) == item
+        };
+        let mut set = self.keys_below(below).await?.into_iter();
+        let found = set.find(is_it);
+        Ok(found.map(|kv| String::from_utf8_lossy(&kv.value).into_owned()))
     }
 
     /// Ends compactions that were under way, once no new ones are begun.
@@ -113,20 +139,15 @@ impl Backing {
     }
 
     async fn end_compactions(&self) -> Result<()> {
-        let held = self.setting(AUTO_COMPACTION).await?.as_deref() == Some("false");
-        if held
-            && self
-                .catalog()
-                .await?
-                .tasks
-                .compactions_under_way()
-                .next()
-                .is_some()
-        {
-            let prefix = format!(
-                "{}/{}/datacoord-meta/compaction-task/",
-                self.roots.root, self.roots.meta
-            );
+        if self.setting(AUTO_COMPACTION).await?.as_deref() != Some("false") {
+            return Ok(());
+        }
+        let tasks = "meta/datacoord-meta/compaction-task/";
+        let mut keys = self.keys_below("meta/root-coord/database/").await?;
+        keys.extend(self.keys_below(tasks).await?);
+        let catalog = Catalog::decode(&self.roots, &keys, &self.version)?;
+        if catalog.tasks.compactions_under_way().next().is_some() {
+            let prefix = self.roots.prefix() + tasks;
             let mut etcd = self.etcd.clone();
             etcd.delete_prefix("simulating", vec![], prefix.as_bytes())
                 .await?;
@@ -134,15 +155,13 @@ impl Backing {
         Ok(())
     }
 
-    /// Seals and writes the growing segments of a collection; its channels have passed `timestamp` then.
-    pub(super) async fn flush(&self, collection: i64, timestamp: u64) -> Result<()> {
-        let catalog = self.catalog().await?;
-        let found = catalog.collection(collection);
-        let found = found.ok_or_else(|| Error::new(Cause::NotFound, "no such collection"))?;
+    /// Seals and writes the growing segments of collections; their channels have passed `timestamp` then.
+    pub(super) async fn flush(&self, reached: &[Collection], timestamp: u64) -> Result<()> {
+        let ids: BTreeSet<i64> = reached.iter().map(|reached| reached.name.id).collect();
         let mut set = SimulatedKeys::empty(self.version.clone());
-        for kv in self.keys().await? {
+        for kv in self.keys_below("meta/datacoord-meta/s/").await? {
             let grown = match self.roots.parse(&kv.key) {
-                KeyKind::Segment(key) if key.collection == collection => decode(&kv)?,
+                KeyKind::Segment(key) if ids.contains(&key.collection) => decode(&kv)?,
                 _ => continue,
             };
             if grown.state() == SegmentState::Growing && grown.num_of_rows > 0 {
@@ -152,8 +171,19 @@ impl Backing {
                 });
             }
         }
-        checkpoints(&mut set, found, timestamp);
-        self.seed(&set).await
+        let writes = !set.keys.is_empty();
+        for vchannel in reached
+            .iter()
+            .flat_map(|reached| &reached.description.virtual_channel_names)
+        {
+            let position = set.position(timestamp, vchannel);
+            set.meta(&format!("datacoord-meta/channel-cp/{vchannel}"), &position);
+        }
+        self.put(&set).await?;
+        if writes {
+            self.write_objects().await?;
+        }
+        Ok(())
     }
 
     /// Writes a segment with rows of `timestamp`, as for a client that was let through.
@@ -164,13 +194,6 @@ impl Backing {
         let id = i64::try_from(timestamp >> 18 & 0xff_ffff).unwrap_or(0) + 1_000_000;
         set.whole(&set.segment_of(collection, id));
         self.seed(&set).await
-    }
-}
-
-fn checkpoints(set: &mut SimulatedKeys, collection: &Collection, timestamp: u64) {
-    for vchannel in &collection.vchannels {
-        let position = set.position(timestamp, vchannel);
-        set.meta(&format!("datacoord-meta/channel-cp/{vchannel}"), &position);
     }
 }
 

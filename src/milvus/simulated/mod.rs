@@ -29,8 +29,8 @@ use super::management::Management;
 use super::proto::common;
 use super::proto::milvus::milvus_service_server::MilvusServiceServer;
 use super::version::MilvusVersion;
-use crate::Side;
 use crate::base::env::lock;
+use crate::{Result, Side};
 
 /// What a simulated Milvus is and does.
 #[derive(Debug, Clone)]
@@ -144,7 +144,8 @@ impl SimulatedMilvus {
     pub async fn start(script: Script) -> Self {
         let version = numbered(&script.version);
         let held = contents::example(&version);
-        let state = State::new(script, version, Holdings::Fixed(held.clone()), &held);
+        let holdings = Holdings::Fixed(Arc::new(held.clone()));
+        let state = State::new(script, version, holdings, &held);
         Self::listen(state, SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
@@ -156,7 +157,7 @@ impl SimulatedMilvus {
     pub async fn start_on(backing: &Backing, script: Script, address: SocketAddr) -> Self {
         let held = backing.inventory().await.expect("an etcd with keys");
         let version = numbered(&script.version);
-        let holdings = Holdings::Etcd(Box::new(backing.clone()));
+        let holdings = Holdings::Etcd(Box::new(backing.clone()), tokio::sync::Mutex::default());
         let state = State::new(script, version, holdings, &held);
         let mut milvus = Self::listen(state, address).await;
         milvus.servers.push(tokio::spawn(backing.clone().compact()));
@@ -283,9 +284,32 @@ impl Drop for SimulatedMilvus {
 #[derive(Debug)]
 enum Holdings {
     /// Always the same.
-    Fixed(Inventory),
-    /// What etcd has.
-    Etcd(Box<Backing>),
+    Fixed(Arc<Inventory>),
+    /// What etcd has, and what it had at a revision.
+    Etcd(
+        Box<Backing>,
+        tokio::sync::Mutex<Option<(i64, Arc<Inventory>)>>,
+    ),
+}
+
+impl Holdings {
+    /// What they are now.
+    async fn inventory(&self) -> Result<Arc<Inventory>> {
+        let (backing, known) = match self {
+            Self::Fixed(held) => return Ok(held.clone()),
+            Self::Etcd(backing, known) => (backing, known),
+        };
+        let revision = backing.revision().await?;
+        let mut known = known.lock().await;
+        if let Some((at, held)) = &*known
+            && *at == revision
+        {
+            return Ok(held.clone());
+        }
+        let held = Arc::new(backing.inventory().await?);
+        *known = Some((revision, held.clone()));
+        Ok(held)
+    }
 }
 
 #[derive(Debug)]

@@ -80,16 +80,15 @@ impl Service {
     }
 
     /// What it holds now.
-    async fn inventory(&self) -> Result<Inventory, Status> {
-        match &self.0.holdings {
-            Holdings::Fixed(held) => Ok(held.clone()),
-            Holdings::Etcd(backing) => backing.inventory().await.map_err(|e| internal(&e)),
-        }
+    async fn inventory(&self) -> Result<Arc<Inventory>, Status> {
+        let held = self.0.holdings.inventory().await;
+        held.map_err(|error| internal(&error))
     }
 
     async fn database(&self, name: &str) -> Result<Option<inventory::Database>, Status> {
-        let mut held = self.inventory().await?.databases.into_iter();
-        Ok(held.find(|database| database.name == name))
+        let held = self.inventory().await?;
+        let found = held.databases.iter().find(|database| database.name == name);
+        Ok(found.cloned())
     }
 
     /// A collection by name or alias; databases before 2.2.9 are all the default one.
@@ -103,12 +102,12 @@ impl Service {
         } else {
             database
         };
-        let mut held = self.inventory().await?.collections.into_iter();
-        let found = held.find(|c| {
+        let held = self.inventory().await?;
+        let found = held.collections.iter().find(|c| {
             let named = c.name.name == name || c.aliases.iter().any(|alias| alias == name);
             c.name.database == database && named
         });
-        Ok(found.ok_or_else(|| {
+        Ok(found.cloned().ok_or_else(|| {
             let what = format!("collection not found[database={database}][collection={name}]");
             self.status(refusal(100, &what))
         }))
@@ -123,7 +122,7 @@ impl Service {
     async fn is_configured_to_deny(&self) -> Result<bool, Status> {
         match &self.0.holdings {
             Holdings::Fixed(_) => Ok(false),
-            Holdings::Etcd(backing) => backing.denies().await.map_err(|e| internal(&e)),
+            Holdings::Etcd(backing, _) => backing.denies().await.map_err(|e| internal(&e)),
         }
     }
 
@@ -153,7 +152,6 @@ impl Service {
         Ok(Some(self.status(status)))
     }
 
-    /// Flushes collections: `timestamp` is the flush's.
     /// Whether a flush is done, after another poll.
     fn poll_flushed(&self) -> bool {
         let left = &mut lock(&self.0.inner).script.polls_until_flushed;
@@ -164,26 +162,27 @@ impl Service {
         flushed
     }
 
+    /// Flushes collections: `timestamp` is the flush's.
     async fn reach(&self, reached: &[inventory::Collection], timestamp: u64) -> Result<(), Status> {
         // On keys in etcd a flush that is not done yet moves no checkpoint.
         let done = match self.0.holdings {
             Holdings::Fixed(_) => true,
-            Holdings::Etcd(_) => self.poll_flushed(),
+            Holdings::Etcd(..) => self.poll_flushed(),
         };
         for collection in reached {
             let name = collection.name.to_string();
             lock(&self.0.inner).unflushed.remove(&name);
-            if let (Holdings::Etcd(backing), true) = (&self.0.holdings, done) {
-                let flushed = backing.flush(collection.name.id, timestamp);
-                flushed.await.map_err(|e| internal(&e))?;
-            }
+        }
+        if let (Holdings::Etcd(backing, _), true) = (&self.0.holdings, done) {
+            let flushed = backing.flush(reached, timestamp);
+            flushed.await.map_err(|e| internal(&e))?;
         }
         let (busy, writes) = {
             let script = &lock(&self.0.inner).script;
             (script.busy, script.writes)
         };
         let denied = writes != Writes::ProbesDenied && self.denial().await?.is_some();
-        if let (Holdings::Etcd(backing), Some(first), true) =
+        if let (Holdings::Etcd(backing, _), Some(first), true) =
             (&self.0.holdings, reached.first(), busy && !denied)
         {
             let written = backing.write_rows(first.name.id, self.tick());
@@ -260,7 +259,7 @@ impl MilvusService for Service {
     ) -> Answer<api::ListDatabasesResponse> {
         self.begin("ListDatabases", (2, 2, 9), &request).await?;
         Ok(Response::new(api::ListDatabasesResponse {
-            db_names: names(&self.inventory().await?),
+            db_names: names(self.inventory().await?.as_ref()),
             ..Default::default()
         }))
     }
@@ -296,9 +295,9 @@ impl MilvusService for Service {
             }));
         }
         let mut answer = api::ShowCollectionsResponse::default();
-        for collection in self.inventory().await?.collections {
+        for collection in &self.inventory().await?.collections {
             if collection.name.database == database {
-                answer.collection_names.push(collection.name.name);
+                answer.collection_names.push(collection.name.name.clone());
                 answer.collection_ids.push(collection.name.id);
             }
         }
@@ -405,7 +404,7 @@ impl MilvusService for Service {
     ) -> Answer<api::ListCredUsersResponse> {
         self.begin("ListCredUsers", (2, 2, 0), &request).await?;
         Ok(Response::new(api::ListCredUsersResponse {
-            usernames: self.inventory().await?.users,
+            usernames: self.inventory().await?.users.clone(),
             ..Default::default()
         }))
     }
@@ -416,13 +415,15 @@ impl MilvusService for Service {
     ) -> Answer<api::SelectRoleResponse> {
         self.begin("SelectRole", (2, 2, 0), &request).await?;
         let user = |name| api::UserEntity { name };
-        let role = |held: inventory::Role| api::RoleResult {
-            role: Some(api::RoleEntity { name: held.name }),
-            users: held.users.into_iter().map(user).collect(),
+        let role = |held: &inventory::Role| api::RoleResult {
+            role: Some(api::RoleEntity {
+                name: held.name.clone(),
+            }),
+            users: held.users.iter().cloned().map(user).collect(),
         };
-        let held = self.inventory().await?.roles;
+        let held = self.inventory().await?;
         Ok(Response::new(api::SelectRoleResponse {
-            results: held.into_iter().map(role).collect(),
+            results: held.roles.iter().map(role).collect(),
             ..Default::default()
         }))
     }
@@ -497,7 +498,7 @@ impl MilvusService for Service {
         let whole = !self.since(2, 3, 1) || self.since(2, 6, 8) || request.db_name.is_empty();
         let only_default = self.since(2, 6, 0) && !self.since(2, 6, 3);
         let timestamp = self.tick();
-        let mut reached = self.inventory().await?.collections;
+        let mut reached = self.inventory().await?.collections.clone();
         reached.retain(|collection| {
             let database = &collection.name.database;
             let asked = whole || *database == request.db_name;
@@ -520,7 +521,7 @@ impl MilvusService for Service {
                     .insert(format!("by-dev-rootcoord-dml_{channel}"), message);
             }
         } else if self.since(2, 6, 3) || (self.since(2, 5, 19) && !self.since(2, 6, 0)) {
-            answer.flush_results = names(&self.inventory().await?)
+            answer.flush_results = names(self.inventory().await?.as_ref())
                 .into_iter()
                 .map(|db_name| api::FlushAllResult {
                     db_name,
