@@ -3,11 +3,13 @@
 use jiff::Timestamp;
 
 use super::metadata::Undated;
+use super::objects::Required;
 use super::view::Differences;
 use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
+use crate::milvus::objects::Scope;
 use crate::milvus::unnamed::{self, UnnamedDeltaLog};
 use crate::snapshot::{Cut, FlushRecord};
 
@@ -67,6 +69,19 @@ impl Anchored {
         self.cut = cut(&self.catalog, self.cut.timestamp, &self.undated);
         self.unnamed = unnamed;
         Ok(())
+    }
+
+    /// The objects that it requires.
+    pub(super) fn required(&self, scope: Scope) -> Required<'_> {
+        let unnamed = self.unnamed.iter();
+        let elsewhere = unnamed.filter(|log| log.written_below.is_some());
+        Required {
+            catalog: &self.catalog,
+            scope,
+            elsewhere: elsewhere
+                .map(|log| (log.path(), log.source_path()))
+                .collect(),
+        }
     }
 
     /// The keys, to be stored: there may be as many as there are objects to copy.

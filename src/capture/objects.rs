@@ -48,16 +48,44 @@ pub(super) struct Copied {
     pub(super) lost_packs: usize,
 }
 
-/// Captures the objects of `catalog` from `store`, which is there unless there are none, by `method`
-/// through `writer`. An object that `known`, captured by the same method, has under the same identity
+/// The objects that an anchor requires.
+#[derive(Debug)]
+pub(super) struct Required<'a> {
+    pub(super) catalog: &'a Catalog,
+    pub(super) scope: Scope,
+    /// Where the source has those that it has at another path than the snapshot, by their paths in this.
+    pub(super) elsewhere: BTreeMap<String, String>,
+}
+
+impl Required<'_> {
+    fn objects(&self) -> impl Iterator<Item = ObjectRef> {
+        self.catalog.objects_in(self.scope)
+    }
+
+    fn source_path<'o>(&'o self, object: &'o ObjectRef) -> &'o str {
+        self.elsewhere.get(&object.path).unwrap_or(&object.path)
+    }
+
+    /// How much there is to capture, as the listings have it.
+    fn expected(&self, listed: &Listed) -> Amount {
+        let mut amount = Amount::default();
+        for object in self.objects() {
+            let found = listed.get(self.source_path(&object));
+            amount += Amount::object(found.map_or(0, |found| found.size));
+        }
+        amount
+    }
+}
+
+/// Captures `required` from `store`, which is there unless there are no objects, by `method` through
+/// `writer`. An object that `known`, captured by the same method, has under the same identity
 /// is not captured again.
 pub(super) async fn capture(
     context: &Context,
     method: &dyn CaptureMethod,
     writer: &Writer,
     store: Option<&SharedStore>,
-    catalog: &Catalog,
-    scope: Scope,
+    required: &Required<'_>,
     known: Map,
 ) -> Result<Copied> {
     let mut done = Copied::default();
@@ -65,17 +93,18 @@ pub(super) async fn capture(
         done.lost_packs = writer.lost_packs();
         return Ok(done);
     };
-    let prefixes = prefixes(catalog, scope);
+    let prefixes = prefixes(required);
     let listed = Listed::read(store.as_ref(), prefixes, method.needs_versions()).await?;
-    context.progress.expect(expected(catalog, scope, &listed));
     let known = readable(writer, known.scan(KeyRange::all()));
     let capturer = Capturer {
         method,
         writer,
         store,
         listed: &listed,
+        required,
     };
-    let work = joined(catalog.objects_in(scope), known)
+    context.progress.expect(required.expected(&listed));
+    let work = joined(required.objects(), known)
         .map_ok(|(object, known)| capturer.one(object, known))
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
@@ -138,6 +167,7 @@ struct Capturer<'a> {
     writer: &'a Writer,
     store: &'a SharedStore,
     listed: &'a Listed,
+    required: &'a Required<'a>,
 }
 
 impl Capturer<'_> {
@@ -155,12 +185,12 @@ impl Capturer<'_> {
         }
         let source = LayerObject {
             store: self.store.clone(),
-            key: key_of(&object)?,
+            key: key_of(self.required.source_path(&object))?,
             size: found.size,
             version: found.version.filter(|_| self.method.needs_versions()),
         };
         let captured = self.method.capture(&source, self.writer).await;
-        let content = match captured.context(|| format!("capturing {}", object.path))? {
+        let content = match captured.context(|| format!("capturing {}", source.key))? {
             Captured::Gone => return Ok(One::Gone(object)),
             Captured::Stored(stored) => {
                 let pieces = stored.pieces.len();
@@ -168,7 +198,7 @@ impl Capturer<'_> {
                 if pieces > 1 && source.version.is_none() {
                     let now = self.now(&object).await?;
                     if now.is_none_or(|now| now.identity != found.identity) {
-                        return Err(changed(&object));
+                        return Err(changed(&source.key));
                     }
                 }
                 content(stored)
@@ -202,14 +232,15 @@ impl Capturer<'_> {
     /// What the listings say of an object; one that they do not show is asked for by itself before
     /// it counts as gone.
     async fn identify(&self, object: &ObjectRef) -> Result<Option<Found>> {
-        if let Some(found) = self.listed.get(&object.path) {
+        if let Some(found) = self.listed.get(self.required.source_path(object)) {
             return Ok(Some(found));
         }
         self.now(object).await
     }
 
     async fn now(&self, object: &ObjectRef) -> Result<Option<Found>> {
-        match self.store.head(&key_of(object)?).await {
+        let key = key_of(self.required.source_path(object))?;
+        match self.store.head(&key).await {
             Ok(meta) => Ok(Some(Found::of(meta))),
             Err(error) if error.cause() == Cause::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -260,10 +291,10 @@ fn joined<'a>(
 }
 
 /// What is listed: each live collection's folders, and the folders that are not by collection.
-fn prefixes(catalog: &Catalog, scope: Scope) -> BTreeSet<String> {
+fn prefixes(required: &Required<'_>) -> BTreeSet<String> {
     let mut prefixes = BTreeSet::new();
     let mut last = String::new();
-    for object in catalog.objects_in(scope) {
+    for object in required.objects() {
         let depth = listing_depth(object.kind);
         let prefix: String = object.path.split_inclusive('/').take(depth).collect();
         if prefix != last {
@@ -290,27 +321,17 @@ const fn listing_depth(kind: ObjectKind) -> usize {
     }
 }
 
-/// How much there is to capture, as the listings have it.
-fn expected(catalog: &Catalog, scope: Scope, listed: &Listed) -> Amount {
-    let mut amount = Amount::default();
-    for object in catalog.objects_in(scope) {
-        let size = listed.get(&object.path).map_or(0, |found| found.size);
-        amount += Amount::object(size);
-    }
-    amount
-}
-
-/// The key of an object in the instance's storage.
-pub(super) fn key_of(object: &ObjectRef) -> Result<Key> {
-    Key::new(&object.path).map_err(|error| {
-        let message = format!("etcd names an object {:?}", object.path);
+/// The key of an object at a path of the instance's storage.
+pub(super) fn key_of(path: &str) -> Result<Key> {
+    Key::new(path).map_err(|error| {
+        let message = format!("etcd names an object {path:?}");
         let refused = Side::Source.error(Cause::Refused, message);
         refused.with_source(error)
     })
 }
 
-fn changed(object: &ObjectRef) -> Error {
-    let message = format!("{} changed while it was read", object.path);
+fn changed(key: &Key) -> Error {
+    let message = format!("{key} changed while it was read");
     Side::Source
         .error(Cause::Refused, message)
         .with_hint("Milvus writes an object once: does something else write into its storage?")
@@ -346,6 +367,7 @@ mod tests {
     use super::*;
     use crate::base::env::lock;
     use crate::instance::methods::Method;
+    use crate::milvus::simulated::keys::SimulatedKeys;
     use crate::repo::Compression;
     use crate::snapshot::fixture::repository;
     use crate::store::testing::memory::MemoryStore;
@@ -379,6 +401,8 @@ mod tests {
         let (_, repository) = repository().await;
         let writer = repository.begin_writer("main", vec![], Compression::Auto);
         let writer = writer.await.unwrap();
+        let set = SimulatedKeys::v2_3();
+        let catalog = Catalog::decode(&SimulatedKeys::roots(), &set.keys, &set.version).unwrap();
         let object = ObjectRef {
             path: "insert_log/1/2/3/100/4".to_owned(),
             kind: ObjectKind::InsertLog,
@@ -405,6 +429,11 @@ mod tests {
                 writer: &writer,
                 store: &store,
                 listed: &Listed::default(),
+                required: &Required {
+                    catalog: &catalog,
+                    scope: Scope::Live,
+                    elsewhere: BTreeMap::new(),
+                },
             };
             assert!(matches!(
                 capturer.one(object.clone(), None).await.unwrap(),

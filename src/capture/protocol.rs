@@ -201,8 +201,7 @@ async fn store(
             method,
             writer,
             store.as_ref(),
-            &anchored.catalog,
-            scope,
+            &anchored.required(scope),
             known.clone(),
         )
         .await?;

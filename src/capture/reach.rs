@@ -182,7 +182,7 @@ pub(super) async fn belongs_together(
     let sample: Vec<_> = catalog.objects().step_by(step).collect();
     let found: Vec<Result<Option<Meta>>> = stream::iter(&sample)
         .map(|object| async move {
-            match store.head(&key_of(object)?).await {
+            match store.head(&key_of(&object.path)?).await {
                 Ok(meta) => Ok(Some(meta)),
                 Err(error) if error.cause() == Cause::NotFound => Ok(None),
                 Err(error) => Err(error),

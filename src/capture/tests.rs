@@ -1,15 +1,16 @@
 //! The parts of a capture that need no servers, on keys recorded from a real Milvus 2.3.5.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::anchor::Anchored;
 use super::metadata::Undated;
-use super::objects::{Copied, capture, is_of_another};
-use super::{Context, body, view};
+use super::objects::{Copied, Required, capture, is_of_another};
+use super::{Context, body, unnamed, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::{Env, lock};
 use crate::base::progress::testing::Recorder;
@@ -23,10 +24,10 @@ use crate::instance::methods::{CaptureMethod, Method};
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
-use crate::milvus::proto::common::KeyValuePair;
+use crate::milvus::proto::common::{KeyValuePair, SegmentState};
 use crate::milvus::proto::meta::PartitionState;
-use crate::milvus::simulated::inventory_of;
-use crate::milvus::simulated::keys::SimulatedKeys;
+use crate::milvus::simulated::keys::{COLLECTION, PARTITION, SimulatedKeys, TIME};
+use crate::milvus::simulated::{inventory_of, object_bytes};
 use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{
     Compression, Content, Entry, InitOptions, KeyRange, NodeRef, ObjectHash, Repository, Unlock,
@@ -86,11 +87,12 @@ async fn put(store: &MemoryStore, path: &str, size: usize) {
         .update(path.as_bytes())
         .finalize_xof()
         .fill(&mut bytes);
+    put_bytes(store, path, bytes.into()).await;
+}
+
+async fn put_bytes(store: &MemoryStore, path: &str, bytes: Bytes) {
     let key = Key::new(path).unwrap();
-    store
-        .put(&key, bytes.into(), PutOptions::default())
-        .await
-        .unwrap();
+    store.put(&key, bytes, PutOptions::default()).await.unwrap();
 }
 
 async fn repository() -> Repository {
@@ -105,6 +107,14 @@ async fn repository() -> Repository {
     )
     .await
     .unwrap()
+}
+
+fn required(catalog: &Catalog) -> Required<'_> {
+    Required {
+        catalog,
+        scope: Scope::Live,
+        elsewhere: BTreeMap::new(),
+    }
 }
 
 /// Copies in a session of its own; gives what was done and which objects were read.
@@ -125,6 +135,16 @@ async fn run_by(
     catalog: &Catalog,
     parent: Option<NodeRef>,
 ) -> (Copied, Vec<String>) {
+    run_all(method, repository, source, &required(catalog), parent).await
+}
+
+async fn run_all(
+    method: &dyn CaptureMethod,
+    repository: &Repository,
+    source: &MemoryStore,
+    required: &Required<'_>,
+    parent: Option<NodeRef>,
+) -> (Copied, Vec<String>) {
     let recorded = RecordStore::new(Arc::new(source.clone()));
     let log = recorded.log();
     let store: SharedStore = Arc::new(recorded);
@@ -137,8 +157,7 @@ async fn run_by(
         method,
         &writer,
         Some(&store),
-        catalog,
-        Scope::Live,
+        required,
         writer.view().map(parent),
     )
     .await
@@ -167,6 +186,99 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     let (third, read) = run(&repository, &source, &catalog, second.root).await;
     assert_eq!(read, [changed.path]);
     assert_eq!(third.objects_read, 1);
+}
+
+/// The beginning of a delta log with deletes of these timestamps.
+fn delta_log(from: u64, to: u64) -> Bytes {
+    let mut head = vec![0xbc, 0xfa, 0xff, 0];
+    head.resize(53, 0);
+    head.extend(from.to_le_bytes());
+    head.extend(to.to_le_bytes());
+    head.into()
+}
+
+#[tokio::test]
+async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured_below_its_output_simulated_milvus_2_3_5()
+ {
+    let mut set = SimulatedKeys::new(MilvusVersion::new(2, 3, 5));
+    // Segment 200 was compacted into 201, and that into 202.
+    for (id, from) in [(200, vec![]), (201, vec![200]), (202, vec![201])] {
+        let mut segment = set.segment(id);
+        segment.compaction_from = from;
+        segment.created_by_compaction = id > 200;
+        if id < 202 {
+            segment.state = SegmentState::Dropped.into();
+        }
+        set.whole(&segment);
+    }
+    set.keys.sort_by(|a, b| a.key.cmp(&b.key));
+    let roots = SimulatedKeys::roots();
+    let catalog = Catalog::decode(&roots, &set.keys, &set.version).unwrap();
+    let source = MemoryStore::new();
+    for object in catalog.objects() {
+        put_bytes(&source, &object.path, object_bytes(&object).into()).await;
+    }
+    let path = |segment, log| format!("delta_log/{COLLECTION}/{PARTITION}/{segment}/{log}");
+    let of_the_log = delta_log(TIME + 1, TIME + 2);
+    put_bytes(&source, &path(200, 901), of_the_log.clone()).await;
+    put_bytes(&source, &path(201, 902), of_the_log.clone()).await;
+    // What a compaction copied is taken where it lies.
+    put_bytes(&source, &path(202, 902), of_the_log.clone()).await;
+    put_bytes(&source, &path(201, 903), delta_log(TIME + 9, TIME + 9)).await;
+
+    let store: SharedStore = Arc::new(source.clone());
+    let unnamed = unnamed::find(&store, &catalog, TIME + 5).await.unwrap();
+    let found: Vec<_> = unnamed
+        .iter()
+        .map(|log| (log.log, log.written_below))
+        .collect();
+    assert_eq!(
+        found,
+        [(901, Some(200)), (902, None)],
+        "903 is newer than the cut"
+    );
+    let mut anchored = Anchored::new(
+        Timestamp::UNIX_EPOCH,
+        Anchor {
+            revision: 1,
+            keys: set.keys,
+        },
+        catalog,
+        TIME + 5,
+        Undated::default(),
+    );
+    anchored.adopt(unnamed).unwrap();
+    let repository = repository().await;
+    let method = Method::Copy.open().unwrap();
+    let required = anchored.required(Scope::Live);
+    let (first, read) = run_all(&*method, &repository, &source, &required, None).await;
+    assert_eq!(first.missing, []);
+    assert!(read.contains(&path(200, 901)) && read.contains(&path(202, 902)));
+    let view = repository.view().await.unwrap();
+    let captured: Vec<Entry> = view
+        .map(first.root)
+        .scan(KeyRange::all())
+        .try_collect()
+        .await
+        .unwrap();
+    let object = |log| {
+        anchored
+            .catalog
+            .objects()
+            .find(|object| object.path == path(202, log))
+            .unwrap()
+    };
+    for log in [901, 902] {
+        let key = object(log).tree_key().into_bytes();
+        let entry = captured.iter().find(|entry| entry.key == key);
+        assert_eq!(
+            entry.unwrap().content.size(),
+            of_the_log.len() as u64,
+            "{log}"
+        );
+    }
+    let (second, read) = run_all(&*method, &repository, &source, &required, first.root).await;
+    assert_eq!((second.root, read), (first.root, vec![]));
 }
 
 #[tokio::test]
@@ -288,8 +400,7 @@ async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys()
                 &*by,
                 &writer,
                 Some(&store),
-                &catalog,
-                Scope::Live,
+                &required(&catalog),
                 known,
             )
             .await
@@ -347,8 +458,7 @@ async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
         &*by,
         &writer,
         Some(&store),
-        &catalog,
-        Scope::Live,
+        &required(&catalog),
         writer.view().map(None),
     )
     .await

@@ -1,10 +1,11 @@
-//! Delta logs below a live segment that etcd does not name (docs/milvus.md 00).
+//! Delta logs of a live segment that etcd does not name (docs/milvus.md 00).
 //!
 //! Milvus before 2.4 keeps some deletes that were flushed while their segments were compacted in memory
-//! only: the files are there, and its own restart brings the deleted rows back. They are the one part of a
-//! snapshot that is no function of etcd at the anchor's revision.
+//! only: the files are there, below the segment or below one that it was compacted from, and its own restart
+//! brings the deleted rows back. They are the one part of a snapshot that is no function of etcd at the
+//! anchor's revision.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message as _;
 use schemars::JsonSchema;
@@ -46,16 +47,29 @@ pub struct UnnamedDeltaLog {
     pub to: u64,
     /// Its size, in bytes.
     pub size: u64,
+    /// The segment below whose path the source has it, where that is another one: one that was compacted
+    /// into the live one before the log was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_below: Option<i64>,
 }
 
 impl UnnamedDeltaLog {
-    /// Its path relative to the storage root.
+    /// Its path in the snapshot and in a restored instance, relative to the storage root.
     #[must_use]
     pub fn path(&self) -> String {
+        self.path_below(self.segment)
+    }
+
+    /// Its path in the source.
+    #[must_use]
+    pub fn source_path(&self) -> String {
+        self.path_below(self.written_below.unwrap_or(self.segment))
+    }
+
+    fn path_below(&self, segment: i64) -> String {
         let Self {
             collection,
             partition,
-            segment,
             log,
             ..
         } = self;
@@ -64,10 +78,23 @@ impl UnnamedDeltaLog {
     }
 }
 
+/// A path of a delta log that etcd does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnnamedPath {
+    /// The live segment whose rows it deletes.
+    pub segment: SegmentKey,
+    /// The log's id.
+    pub log: i64,
+    /// The segment below which it lies, where that is another one.
+    pub written_below: Option<i64>,
+}
+
 /// What etcd names of the delta logs of segments that may have others.
 #[derive(Debug)]
 pub struct Suspects {
     segments: BTreeMap<SegmentKey, BTreeSet<i64>>,
+    /// Segments that such a one was compacted from, and that are no more.
+    inputs: BTreeMap<SegmentKey, SegmentKey>,
     /// Deletes in each log that etcd names anywhere: a compaction copies logs under their ids.
     entries: BTreeMap<i64, i64>,
 }
@@ -93,6 +120,7 @@ impl Suspects {
                 (segment.key, logs.map(|log| log.id).collect())
             })
             .collect();
+        let inputs = inputs(catalog, segments.keys());
         let mut entries = BTreeMap::new();
         if !segments.is_empty() {
             let deltas = catalog
@@ -105,7 +133,11 @@ impl Suspects {
                     .map(|log| (log.id, log.entries)),
             );
         }
-        Self { segments, entries }
+        Self {
+            segments,
+            inputs,
+            entries,
+        }
     }
 
     /// Where their delta logs are, by collection.
@@ -116,10 +148,13 @@ impl Suspects {
         collections.map(|id| format!("{folder}/{id}/")).collect()
     }
 
-    /// The segment and the id of a delta log of one of them that etcd does not name; `None` for any other
-    /// path.
+    /// What a path is when it is that of a delta log of one of them that etcd does not name.
+    ///
+    /// A log below an input is one when no segment names its id: what was compacted is named by the input's
+    /// record until its files are removed. Where it was compacted after all it deletes nothing more, since it
+    /// deletes by timestamp.
     #[must_use]
-    pub fn unnamed(&self, path: &str) -> Option<(SegmentKey, i64)> {
+    pub fn unnamed(&self, path: &str) -> Option<UnnamedPath> {
         let mut parts = path.split('/');
         let folder = parts.next()?;
         let mut id = || parts.next()?.parse::<i64>().ok();
@@ -130,8 +165,18 @@ impl Suspects {
         };
         let log = id()?;
         let whole = folder == ObjectKind::DeltaLog.folder() && parts.next().is_none();
-        let named = self.segments.get(&key)?;
-        (whole && !named.contains(&log)).then_some((key, log))
+        let (segment, written_below, is_named) = if let Some(named) = self.segments.get(&key) {
+            (key, None, named.contains(&log))
+        } else {
+            let output = self.inputs.get(&key)?;
+            let is_named = self.entries.contains_key(&log);
+            (*output, Some(key.segment), is_named)
+        };
+        (whole && !is_named).then_some(UnnamedPath {
+            segment,
+            log,
+            written_below,
+        })
     }
 
     /// How many deletes a log holds; 0 where no other segment names it.
@@ -139,6 +184,39 @@ impl Suspects {
     pub fn entries(&self, log: i64) -> i64 {
         self.entries.get(&log).copied().unwrap_or(0)
     }
+}
+
+/// The segments that `outputs` were compacted from, over several compactions, and that are neither live nor
+/// open, each with its output.
+fn inputs<'a>(
+    catalog: &Catalog,
+    outputs: impl Iterator<Item = &'a SegmentKey>,
+) -> BTreeMap<SegmentKey, SegmentKey> {
+    let records = catalog.segments.iter();
+    let records: HashMap<i64, &Segment> = records.map(|s| (s.key.segment, s)).collect();
+    let mut found = BTreeMap::new();
+    for output in outputs {
+        let mut next = vec![output.segment];
+        while let Some(id) = next.pop() {
+            let Some(record) = records.get(&id) else {
+                continue;
+            };
+            for &input in &record.compaction_from {
+                let key = SegmentKey {
+                    segment: input,
+                    ..*output
+                };
+                let is_there = |record: &&Segment| record.is_live() || record.standing.is_open();
+                if input != output.segment
+                    && !records.get(&input).is_some_and(is_there)
+                    && found.insert(key, *output).is_none()
+                {
+                    next.push(input);
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The least and the greatest timestamp in a delta log, of which `head` is the beginning; `None` when it is
@@ -238,6 +316,7 @@ mod tests {
             from: TIME,
             to: TIME + 5,
             size: 1234,
+            written_below: None,
         }
     }
 
@@ -256,9 +335,16 @@ mod tests {
             partition: PARTITION,
             segment: 201,
         };
-        assert_eq!(suspects.unnamed(&path(201)), Some((key, 900)));
+        let found = |written_below, log| UnnamedPath {
+            segment: key,
+            log,
+            written_below,
+        };
+        assert_eq!(suspects.unnamed(&path(201)), Some(found(None, 900)));
         assert_eq!(suspects.entries(900), 7, "as its input has it");
-        assert_eq!(suspects.unnamed(&path(200)), None, "dropped");
+        assert_eq!(suspects.unnamed(&path(200)), None, "named");
+        let lost = path(200).replace("900", "901");
+        assert_eq!(suspects.unnamed(&lost), Some(found(Some(200), 901)));
         assert_eq!(suspects.unnamed(&path(202)), None, "no compaction made it");
         assert_eq!(suspects.unnamed(&format!("{}/1", path(201))), None);
         let insert = path(201).replace("delta_log", "insert_log");
