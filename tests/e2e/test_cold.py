@@ -13,6 +13,8 @@ from lab.servers import wait_until
 from test_bad_input import one_row
 
 LAYOUTS = ["local", "embedded", "s3"]
+# The queue of an instance like these has 90 to 260 KiB, and is read at this rate.
+RATE = "16KiB"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -43,7 +45,8 @@ def test_a_milvus_that_is_started_during_a_cold_capture_leaves_no_snapshot(
     lab.instance.stop_milvus()
     eyrie = lab.eyrie(binary)
     eyrie.expect(0, "init")
-    process = eyrie.start("backup", "--mode", "cold")
+    # Slow enough to be stopped midway.
+    process = eyrie.start("backup", "--mode", "cold", "--limit-rate", RATE)
     wait_until(lambda: session_began(lab), "the backup writes")
     process.send_signal(signal.SIGSTOP)
     assert process.poll() is None, process.communicate()
