@@ -231,13 +231,9 @@ async fn store(
     }
     context.progress.begin("commit", None);
     let wal = match planned.plan.wal.state {
-        WalState::Captured => cold::copy_wal(context, writer).await?,
+        WalState::Captured => end_of_cold(context, planned, writer, anchored.revision).await?,
         WalState::Reset => None,
     };
-    if options.mode == Mode::Cold {
-        let ended = end_of_cold(context, planned, anchored.revision).await;
-        ended.on(Side::Source)?;
-    }
     let time = anchored.time;
     let totals = Totals {
         objects: copied.objects,
@@ -258,19 +254,33 @@ async fn store(
     })
 }
 
-/// Proves that a stopped Milvus stayed so while its objects were copied, and ends what served its keys.
-async fn end_of_cold(context: &Context, planned: &mut Planned, revision: i64) -> Result<()> {
+/// Captures the queue of a stopped Milvus, proves that it stayed stopped all the while, and ends what served
+/// its keys.
+async fn end_of_cold(
+    context: &Context,
+    planned: &mut Planned,
+    writer: &Writer,
+    revision: i64,
+) -> Result<Option<NodeRef>> {
+    let wal = cold::copy_wal(context, writer).await;
+    // A Milvus that was started writes its queue, and is the reason when that cannot be read.
+    still_stopped(context, planned, revision).await?;
+    if let Some(copy) = planned.etcd.copy.take() {
+        copy.stop().await.on(Side::Source)?;
+    }
+    wal
+}
+
+async fn still_stopped(context: &Context, planned: &mut Planned, revision: i64) -> Result<()> {
     let before = cold_source::Before {
         revision,
         files: &planned.etcd.files,
         neighbours: &planned.neighbours,
     };
     let (etcd, roots) = (&mut planned.etcd.client, &planned.roots);
-    cold_source::still_stopped(context, etcd, roots, before).await?;
-    match planned.etcd.copy.take() {
-        Some(copy) => copy.stop().await,
-        None => Ok(()),
-    }
+    cold_source::still_stopped(context, etcd, roots, before)
+        .await
+        .on(Side::Source)
 }
 
 /// Pauses garbage collection, before anything else: no client feels it.
