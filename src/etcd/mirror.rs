@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{GetOptions, SortOrder, SortTarget};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
-use super::read::{PAGE_KEYS, convert, is_compacted, prefix_end};
+use super::pages::Pages;
+use super::read::{convert, is_compacted, prefix_end};
 use super::watch::{Change, Seen, Watch};
 use super::{Applied, Etcd, KeyValue, Lease};
 use crate::base::env::lock;
@@ -348,18 +348,14 @@ impl Etcd {
             revision,
             exact: true,
         };
-        let mut from = prefix.as_bytes().to_vec();
+        let mut pages = Pages::of(prefix);
         let mut at = 0;
-        loop {
-            let mut options = GetOptions::new()
-                .with_range(prefix_end(prefix.as_bytes()))
-                .with_limit(PAGE_KEYS)
-                .with_keys_only()
-                .with_sort(SortTarget::Key, SortOrder::Ascend);
+        while !pages.is_over() {
+            let mut options = pages.options().with_keys_only();
             if comparison.exact {
                 options = options.with_revision(revision);
             }
-            let mut page = match self.range(&from, options).await {
+            let mut page = match self.range(pages.from(), options).await {
                 Ok(page) => page,
                 Err(error) if comparison.exact && is_compacted(&error) => {
                     comparison.exact = false;
@@ -369,19 +365,16 @@ impl Etcd {
                     return Err(self.error(&error, &format!("reading {prefix} from etcd")));
                 }
             };
-            let more = page.more();
+            pages.turn(&page);
             let page: Vec<KeyValue> = page.take_kvs().into_iter().map(convert).collect();
             for found in page.iter().filter(|kv| kv.key != fence.as_bytes()) {
                 if let Some(differs) = comparison.next(&mut at, Some(found)) {
                     return Ok(Compared::Differs(differs));
                 }
             }
-            let Some(last) = page.last().filter(|_| more) else {
-                let rest = comparison.next(&mut at, None);
-                return Ok(rest.map_or(Compared::Same, Compared::Differs));
-            };
-            from = [last.key.as_slice(), &[0]].concat();
         }
+        let rest = comparison.next(&mut at, None);
+        Ok(rest.map_or(Compared::Same, Compared::Differs))
     }
 }
 

@@ -3,18 +3,10 @@
 use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
 use tracing::{debug, info};
 
+use super::pages::Pages;
 use super::{Etcd, KeyValue};
 use crate::base::error::Context as _;
 use crate::{Cause, Error, Result};
-
-/// Keys that a page holds at most.
-pub const PAGE_KEYS: i64 = 2_000;
-
-/// Keys of the first page: even with values of etcd's limit (1.5 MiB) it fits into memory.
-const FIRST_PAGE_KEYS: i64 = 128;
-
-/// Bytes that a page should have; the number of keys follows from the page before.
-const PAGE_BYTES: usize = 8 << 20;
 
 /// How often a paged read begins anew when compaction overtakes it, before one unpaged read.
 ///
@@ -78,20 +70,14 @@ impl Etcd {
 
     /// Reads at `revision`, or for [`NEWEST`] at the one of the first page.
     async fn read_paged(&mut self, prefix: &str, revision: i64) -> Result<Paged> {
-        let end = prefix_end(prefix.as_bytes());
-        let mut from = prefix.as_bytes().to_vec();
+        let mut pages = Pages::of(prefix);
         let mut anchor = Anchor {
             revision,
             keys: Vec::new(),
         };
-        let mut limit = FIRST_PAGE_KEYS;
-        loop {
-            let options = GetOptions::new()
-                .with_range(end.clone())
-                .with_limit(limit)
-                .with_sort(SortTarget::Key, SortOrder::Ascend)
-                .with_revision(anchor.revision);
-            let mut page = match self.range(&from, options).await {
+        while !pages.is_over() {
+            let options = pages.options().with_revision(anchor.revision);
+            let mut page = match self.range(pages.from(), options).await {
                 Ok(page) => page,
                 Err(error) if is_compacted(&error) => return Ok(Paged::Compacted),
                 Err(error) => return Err(self.error(&error, &reading(prefix))),
@@ -99,21 +85,12 @@ impl Etcd {
             if anchor.revision == NEWEST {
                 anchor.revision = revision_of(&page).on(self.side)?;
             }
-            let more = page.more();
-            limit = next_limit(page.kvs());
+            pages.turn(&page);
             anchor.keys.extend(page.take_kvs().into_iter().map(convert));
-            let Some(last) = anchor.keys.last().filter(|_| more) else {
-                debug!(
-                    prefix,
-                    keys = anchor.keys.len(),
-                    anchor.revision,
-                    "read etcd"
-                );
-                return Ok(Paged::Read(anchor));
-            };
-            from.clone_from(&last.key);
-            from.push(0);
         }
+        let keys = anchor.keys.len();
+        debug!(prefix, keys, anchor.revision, "read etcd");
+        Ok(Paged::Read(anchor))
     }
 
     async fn read_whole(&mut self, prefix: &str) -> Result<Anchor> {
@@ -173,20 +150,6 @@ impl Etcd {
     }
 }
 
-/// How many keys the next page may have, judged by this one.
-fn next_limit(page: &[etcd_client::KeyValue]) -> i64 {
-    let bytes = page.iter().map(|kv| kv.key().len() + kv.value().len());
-    pages(bytes.sum(), page.len())
-}
-
-/// How many keys make a page when `keys` of them had `bytes`.
-fn pages(bytes: usize, keys: usize) -> i64 {
-    let average = bytes / keys.max(1) + 1;
-    i64::try_from(PAGE_BYTES / average)
-        .unwrap_or(PAGE_KEYS)
-        .clamp(1, PAGE_KEYS)
-}
-
 /// The first key after all keys that begin with `prefix`.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
@@ -200,7 +163,7 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-fn reading(what: &str) -> String {
+pub(super) fn reading(what: &str) -> String {
     format!("reading {what} from etcd")
 }
 
@@ -231,15 +194,7 @@ pub(super) fn convert(kv: etcd_client::KeyValue) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
-    use super::{PAGE_KEYS, pages, prefix_end};
-
-    #[test]
-    fn pages_are_short_where_values_are_long() {
-        assert_eq!(pages(128 * 200, 128), PAGE_KEYS);
-        assert_eq!(pages(128 * 1_500_000, 128), 5);
-        assert_eq!(pages(64 << 20, 1), 1);
-        assert_eq!(pages(0, 0), PAGE_KEYS);
-    }
+    use super::prefix_end;
 
     #[test]
     fn prefix_end_is_the_next_key_after_the_prefix() {

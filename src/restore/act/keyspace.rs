@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::base::env::Env;
 use crate::base::poll::poll;
-use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease, Pair};
+use crate::etcd::{Anchor, Applied, Condition, Etcd, KeyValue, Lease, Pages, Pair};
 use crate::restore::plan::target_keys::Pairs;
 use crate::{Cause, Error, Result, Side};
 
@@ -22,8 +22,8 @@ pub trait Keyspace: Send {
     /// Every key that begins with `prefix`, at one revision.
     async fn read(&mut self, prefix: &str) -> Result<Anchor>;
 
-    /// Keys that begin with `prefix` and follow `after`, in byte order; none when there are no more.
-    async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>>;
+    /// The next page of keys; `None` when there are no more.
+    async fn page(&mut self, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>>;
 
     /// Puts keys in one transaction when all `conditions` hold.
     ///
@@ -94,8 +94,8 @@ impl Keyspace for Etcd {
         Box::pin(self.read_prefix(prefix)).await
     }
 
-    async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>> {
-        Box::pin(Etcd::page(self, prefix, after)).await
+    async fn page(&mut self, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>> {
+        Box::pin(Etcd::page(self, pages)).await
     }
 
     async fn put(
@@ -328,10 +328,9 @@ pub(crate) mod memory {
             })
         }
 
-        async fn page(&mut self, prefix: &str, after: Option<&[u8]>) -> Result<Vec<KeyValue>> {
-            let all = self.read(prefix).await?.keys;
-            let follows = |kv: &KeyValue| after.is_none_or(|after| kv.key[..] > *after);
-            Ok(all.into_iter().filter(follows).take(PAGE).collect())
+        async fn page(&mut self, pages: &mut crate::etcd::Pages) -> Result<Option<Vec<KeyValue>>> {
+            let all = self.read(pages.prefix()).await?.keys;
+            Ok(pages.next_of(&all, PAGE))
         }
 
         async fn put(

@@ -8,7 +8,9 @@ use tracing::{debug, info};
 
 use super::keyspace::{Keyspace, Lock, lock};
 use crate::base::env::Env;
-use crate::etcd::{Applied, Condition, KeyValue, Pair, TxnLimits, batches, prefix_end, size};
+use crate::etcd::{
+    Applied, Condition, KeyValue, Pages, Pair, TxnLimits, batches, prefix_end, size,
+};
 use crate::instance::liveness::{keys_beside_sessions, no_session, sessions};
 use crate::instance::neighbours::other_root;
 use crate::milvus::keys::Roots;
@@ -408,17 +410,15 @@ impl<'a> Writer<'a> {
     /// many as fill the memory.
     async fn visit(&mut self, mut take: impl FnMut(&KeyValue) -> Result<()>) -> Result<()> {
         for keys in &self.scope.keys {
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let page = self.keys.page(keys, after.as_deref()).await?;
+            let mut pages = Pages::of(keys);
+            while let Some(page) = self.keys.page(&mut pages).await? {
                 let ours = |kv: &&KeyValue| covers(keys, &kv.key) && !self.names.owns(&kv.key);
                 for kv in page.iter().filter(ours) {
                     take(kv)?;
                 }
                 // A single key comes before all that begin with it.
-                match page.into_iter().next_back() {
-                    Some(last) if keys.ends_with('/') => after = Some(last.key),
-                    _ => break,
+                if !keys.ends_with('/') {
+                    break;
                 }
             }
         }
