@@ -37,8 +37,9 @@ lint: setup
 advisories: setup
 	$(LAB) -m lab exec -- cargo deny --locked check advisories
 
-bench:
-	cargo bench --bench '*'
+## EYRIE_BENCH_* set how much is measured: the head of each file in benches/.
+bench: setup
+	$(LAB) -m lab exec -- cargo bench --bench '*'
 
 ## Backs up and restores made instances of 10^5 and 10^6 objects, and one object of 12 GiB: about
 ## 40 GB of disk below SCALE_DIR. Prints times and peaks of memory.
