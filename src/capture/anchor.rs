@@ -1,15 +1,18 @@
 //! The anchor: etcd at revision R, decoded, with the cut that it stands for.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::metadata::Undated;
 use super::objects::Required;
+use super::unnamed::Found;
 use super::view::Differences;
 use crate::Result;
 use crate::etcd::{Anchor, KeyValue};
 use crate::milvus::catalog::{Catalog, FieldLogs, Log, Segment};
 use crate::milvus::keys::LogKind;
-use crate::milvus::objects::Scope;
+use crate::milvus::objects::{ObjectRef, Scope};
 use crate::milvus::unnamed::{self, UnnamedDeltaLog};
 use crate::snapshot::{Cut, FlushRecord};
 
@@ -32,6 +35,8 @@ pub(super) struct Anchored {
     pub(super) differences: Differences,
     /// Delta logs that count among the catalog's although etcd does not name them.
     pub(super) unnamed: Vec<UnnamedDeltaLog>,
+    /// Files at the place of such that are none.
+    pub(super) unreadable: Vec<String>,
 }
 
 impl Anchored {
@@ -54,12 +59,15 @@ impl Anchored {
             flush: None,
             differences: Differences::default(),
             unnamed: vec![],
+            unreadable: vec![],
         }
     }
 
     /// Counts delta logs that etcd does not name among those that it does: the catalog names them from now
     /// on, the keys that are stored do not.
-    pub(super) fn adopt(&mut self, unnamed: Vec<UnnamedDeltaLog>) -> Result<()> {
+    pub(super) fn adopt(&mut self, found: Found) -> Result<()> {
+        let unnamed = found.logs;
+        self.unreadable = found.unreadable;
         if unnamed.is_empty() {
             return Ok(());
         }
@@ -69,6 +77,12 @@ impl Anchored {
         self.cut = cut(&self.catalog, self.cut.timestamp, &self.undated);
         self.unnamed = unnamed;
         Ok(())
+    }
+
+    /// Whether one of the objects is a delta log that a listing showed and etcd does not name.
+    pub(super) fn has_adopted(&self, objects: &[ObjectRef]) -> bool {
+        let paths: BTreeSet<String> = self.unnamed.iter().map(UnnamedDeltaLog::path).collect();
+        objects.iter().any(|object| paths.contains(&object.path))
     }
 
     /// The objects that it requires.

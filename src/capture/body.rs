@@ -82,6 +82,7 @@ pub(super) fn body(
         ));
     }
     notes.extend(unnamed_note(catalog, &anchored.unnamed));
+    notes.extend(unreadable_note(&anchored.unreadable));
     if copied.unverified > 0 {
         notes.push(format!(
             "{} were read over plain HTTP, and the store offers no checksum of them (parts of large objects, and what was uploaded in parts): nothing would show that they changed on the way; use TLS",
@@ -142,10 +143,21 @@ fn unnamed_note(catalog: &Catalog, unnamed: &[UnnamedDeltaLog]) -> Option<String
         .collect();
     (!names.is_empty()).then(|| {
         format!(
-            "{} delta logs are in the snapshot although etcd does not name them: Milvus {} has them in memory only, and its next restart would bring the deleted rows back in {}; compact these collections before you restart it",
+            "{} delta logs are in the snapshot although etcd does not name them for the live segments: Milvus {} may have them in memory only, and its next restart would then bring the deleted rows back in {}; compact these collections before you restart it",
             unnamed.len(),
             catalog.version,
             first(&names, NAMED_IN_ERROR, ", ")
+        )
+    })
+}
+
+/// Files that may have been delta logs.
+fn unreadable_note(unreadable: &[String]) -> Option<String> {
+    (!unreadable.is_empty()).then(|| {
+        format!(
+            "{} files that etcd does not name lie where delta logs are and are none; if they were, deletes are missing: {}",
+            unreadable.len(),
+            first(unreadable, NAMED_IN_ERROR, ", ")
         )
     })
 }

@@ -211,7 +211,7 @@ impl Capturer<'_> {
                 Cause::Refused,
                 format!(
                     "{} has {size} bytes and etcd says {expected}: the file is not what Milvus wrote",
-                    object.path
+                    source.key
                 ),
             ));
         }

@@ -192,8 +192,8 @@ async fn store(
         let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
         if let Some(store) = &store {
-            let unnamed = unnamed::find(store, &anchored.catalog, anchored.cut.timestamp).await?;
-            anchored.adopt(unnamed)?;
+            let found = unnamed::find(store, &anchored.catalog, anchored.cut.timestamp).await?;
+            anchored.adopt(found)?;
         }
         let keys = store_keys(writer, anchored.take_keys()).await?;
         let copied = objects::capture(
@@ -205,8 +205,9 @@ async fn store(
             known.clone(),
         )
         .await?;
-        let held = holds.gc_held().await;
-        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && !held;
+        // What etcd does not name Milvus may remove whatever is held.
+        let may_vanish = !holds.gc_held().await || anchored.has_adopted(&copied.missing);
+        let vanished = !copied.missing.is_empty() && options.mode != Mode::Cold && may_vanish;
         if vanished && attempt < ANCHOR_ATTEMPTS && !same_missing(&planned.missing_before, &copied)
         {
             info!(

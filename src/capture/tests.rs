@@ -25,6 +25,7 @@ use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::{KeyValuePair, SegmentState};
+use crate::milvus::proto::data::{Binlog, FieldBinlog};
 use crate::milvus::proto::meta::PartitionState;
 use crate::milvus::simulated::keys::{COLLECTION, PARTITION, SimulatedKeys, TIME};
 use crate::milvus::simulated::{inventory_of, object_bytes};
@@ -197,21 +198,42 @@ fn delta_log(from: u64, to: u64) -> Bytes {
     head.into()
 }
 
-#[tokio::test]
-async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured_below_its_output_simulated_milvus_2_3_5()
- {
+/// The keys of three segments of which each was compacted into the next. Their ids are timestamps.
+fn compacted_twice() -> (SimulatedKeys, [i64; 3]) {
     let mut set = SimulatedKeys::new(MilvusVersion::new(2, 3, 5));
-    // Segment 200 was compacted into 201, and that into 202.
-    for (id, from) in [(200, vec![]), (201, vec![200]), (202, vec![201])] {
+    let [first, second, third] = [0, 1, 2].map(|n| TIME.cast_signed() + n);
+    for (id, from) in [
+        (first, vec![]),
+        (second, vec![first]),
+        (third, vec![second]),
+    ] {
         let mut segment = set.segment(id);
         segment.compaction_from = from;
-        segment.created_by_compaction = id > 200;
-        if id < 202 {
+        segment.created_by_compaction = id > first;
+        if id < third {
             segment.state = SegmentState::Dropped.into();
         }
         set.whole(&segment);
     }
+    // Two logs are named below the first alone.
+    let named = |id| Binlog {
+        log_id: id,
+        ..Default::default()
+    };
+    let logs = FieldBinlog {
+        binlogs: vec![named(904), named(905)],
+        ..Default::default()
+    };
+    let key = format!("datacoord-meta/deltalog/{COLLECTION}/{PARTITION}/{first}/0");
+    set.meta(&key, &logs);
     set.keys.sort_by(|a, b| a.key.cmp(&b.key));
+    (set, [first, second, third])
+}
+
+#[tokio::test]
+async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured_below_its_output_simulated_milvus_2_3_5()
+ {
+    let (set, [first, second, third]) = compacted_twice();
     let roots = SimulatedKeys::roots();
     let catalog = Catalog::decode(&roots, &set.keys, &set.version).unwrap();
     let source = MemoryStore::new();
@@ -220,21 +242,48 @@ async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured
     }
     let path = |segment, log| format!("delta_log/{COLLECTION}/{PARTITION}/{segment}/{log}");
     let of_the_log = delta_log(TIME + 1, TIME + 2);
-    put_bytes(&source, &path(200, 901), of_the_log.clone()).await;
-    put_bytes(&source, &path(201, 902), of_the_log.clone()).await;
+    put_bytes(&source, &path(first, 901), of_the_log.clone()).await;
+    put_bytes(&source, &path(second, 902), of_the_log.clone()).await;
     // What a compaction copied is taken where it lies.
-    put_bytes(&source, &path(202, 902), of_the_log.clone()).await;
-    put_bytes(&source, &path(201, 903), delta_log(TIME + 9, TIME + 9)).await;
+    put_bytes(&source, &path(third, 902), of_the_log.clone()).await;
+    put_bytes(&source, &path(second, 903), delta_log(TIME + 9, TIME + 9)).await;
+    // What was flushed long before a compaction was compacted by it. Shortly before, it may not have been.
+    let before = |minutes: u64| TIME - ((minutes * 60_000) << 18);
+    put_bytes(
+        &source,
+        &path(first, 904),
+        delta_log(before(60), before(30)),
+    )
+    .await;
+    put_bytes(
+        &source,
+        &path(first, 905),
+        delta_log(before(60), before(10)),
+    )
+    .await;
 
     let store: SharedStore = Arc::new(source.clone());
-    let unnamed = unnamed::find(&store, &catalog, TIME + 5).await.unwrap();
-    let found: Vec<_> = unnamed
+    put_bytes(
+        &source,
+        &path(third, 906),
+        Bytes::from_static(b"half a file"),
+    )
+    .await;
+    put_bytes(&source, &path(third, 907), Bytes::new()).await;
+    let found = unnamed::find(&store, &catalog, TIME + 5).await.unwrap();
+    assert_eq!(
+        found.unreadable,
+        [path(third, 906)],
+        "an empty one has nothing"
+    );
+    let unnamed = found.logs.clone();
+    let named: Vec<_> = unnamed
         .iter()
         .map(|log| (log.log, log.written_below))
         .collect();
     assert_eq!(
-        found,
-        [(901, Some(200)), (902, None)],
+        named,
+        [(901, Some(first)), (902, None), (905, Some(first))],
         "903 is newer than the cut"
     );
     let mut anchored = Anchored::new(
@@ -247,16 +296,16 @@ async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured
         TIME + 5,
         Undated::default(),
     );
-    anchored.adopt(unnamed).unwrap();
+    anchored.adopt(found).unwrap();
     let repository = repository().await;
     let method = Method::Copy.open().unwrap();
     let required = anchored.required(Scope::Live);
-    let (first, read) = run_all(&*method, &repository, &source, &required, None).await;
-    assert_eq!(first.missing, []);
-    assert!(read.contains(&path(200, 901)) && read.contains(&path(202, 902)));
+    let (copied, read) = run_all(&*method, &repository, &source, &required, None).await;
+    assert_eq!(copied.missing, []);
+    assert!(read.contains(&path(first, 901)) && read.contains(&path(third, 902)));
     let view = repository.view().await.unwrap();
     let captured: Vec<Entry> = view
-        .map(first.root)
+        .map(copied.root)
         .scan(KeyRange::all())
         .try_collect()
         .await
@@ -265,7 +314,7 @@ async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured
         anchored
             .catalog
             .objects()
-            .find(|object| object.path == path(202, log))
+            .find(|object| object.path == path(third, log))
             .unwrap()
     };
     for log in [901, 902] {
@@ -277,8 +326,8 @@ async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured
             "{log}"
         );
     }
-    let (second, read) = run_all(&*method, &repository, &source, &required, first.root).await;
-    assert_eq!((second.root, read), (first.root, vec![]));
+    let (second, read) = run_all(&*method, &repository, &source, &required, copied.root).await;
+    assert_eq!((second.root, read), (copied.root, vec![]));
 }
 
 #[tokio::test]

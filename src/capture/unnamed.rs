@@ -18,13 +18,24 @@ use crate::{Cause, Result};
 /// Heads of files that are read at once.
 const IN_FLIGHT: usize = 16;
 
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Delta logs that belong to the snapshot.
+    pub(super) logs: Vec<UnnamedDeltaLog>,
+    /// Paths of files at the place of such that are none.
+    pub(super) unreadable: Vec<String>,
+}
+
+enum Read {
+    Log(UnnamedDeltaLog),
+    Unreadable(String),
+    Nothing,
+}
+
 /// Finds the delta logs of live segments of `catalog` that it does not name and that hold a delete from
 /// before `cut`; 0 stands for a stopped Milvus, whose deletes are all from before.
-pub(super) async fn find(
-    store: &SharedStore,
-    catalog: &Catalog,
-    cut: u64,
-) -> Result<Vec<UnnamedDeltaLog>> {
+pub(super) async fn find(store: &SharedStore, catalog: &Catalog, cut: u64) -> Result<Found> {
     let suspects = Suspects::of(catalog);
     let mut candidates: BTreeMap<(SegmentKey, i64), (UnnamedPath, Meta)> = BTreeMap::new();
     for prefix in suspects.prefixes() {
@@ -41,14 +52,18 @@ pub(super) async fn find(
         }
     }
     let reads = stream::iter(candidates.into_values())
-        .map(|(path, meta)| read(store, &suspects, path, meta));
-    let mut found: Vec<UnnamedDeltaLog> = reads
-        .buffered(IN_FLIGHT)
-        .try_filter_map(|log| std::future::ready(Ok(log)))
-        .try_collect()
-        .await?;
-    // What is newer than the cut was flushed after the anchor, and is of the next snapshot.
-    found.retain(|log| cut == 0 || log.from <= cut);
+        .map(|(path, meta)| read(store, &suspects, path, meta))
+        .buffered(IN_FLIGHT);
+    let mut reads = std::pin::pin!(reads);
+    let mut found = Found::default();
+    while let Some(read) = reads.try_next().await? {
+        match read {
+            // What is newer than the cut was flushed after the anchor, and is of the next snapshot.
+            Read::Log(log) if cut == 0 || log.from <= cut => found.logs.push(log),
+            Read::Unreadable(path) => found.unreadable.push(path),
+            Read::Log(_) | Read::Nothing => {}
+        }
+    }
     Ok(found)
 }
 
@@ -57,14 +72,17 @@ async fn read(
     suspects: &Suspects,
     path: UnnamedPath,
     meta: Meta,
-) -> Result<Option<UnnamedDeltaLog>> {
+) -> Result<Read> {
+    if meta.size == 0 {
+        return Ok(Read::Nothing);
+    }
     let head = GetOptions {
         range: Some(0..HEADER_BYTES),
         ..GetOptions::default()
     };
     let head = match store.get(&meta.key, head).await {
         Ok(head) => head,
-        Err(error) if error.cause() == Cause::NotFound => return Ok(None),
+        Err(error) if error.cause() == Cause::NotFound => return Ok(Read::Nothing),
         Err(error) => return Err(error),
     };
     let Some((from, to)) = timestamps(&head) else {
@@ -72,9 +90,12 @@ async fn read(
             path = meta.key.as_str(),
             "this file is not a delta log, and etcd does not name it; it is left out"
         );
-        return Ok(None);
+        return Ok(Read::Unreadable(meta.key.to_string()));
     };
-    Ok(Some(UnnamedDeltaLog {
+    if to < path.since {
+        return Ok(Read::Nothing);
+    }
+    Ok(Read::Log(UnnamedDeltaLog {
         collection: path.segment.collection,
         partition: path.segment.partition,
         segment: path.segment.segment,

@@ -145,10 +145,13 @@ impl Window<'_> {
                 self.pre_flush().await?;
                 self.drain_compactions(seen).await?;
                 let settled = self.quiesced(holds, scope).await;
-                let released = holds.release_config().await;
-                let settled = settled?;
-                released?;
-                Ok(settled)
+                match settled {
+                    Ok(settled) => holds.release_config().await.map(|()| settled),
+                    Err(error) => {
+                        holds.give_up_config().await;
+                        Err(error)
+                    }
+                }
             }
             Mode::Hot | Mode::Cold => {
                 self.drain_compactions(seen).await?;
@@ -392,7 +395,7 @@ impl Window<'_> {
     fn too_long(&self) -> Error {
         Side::Source.error(Cause::Refused,
             format!(
-                "the write hold would have exceeded {} s (--max-write-hold); it was released and nothing was stored",
+                "the write hold would have exceeded {} s (--max-write-hold), so it was given up; nothing was stored",
                 self.options.max_write_hold.as_secs()
             ),
         )

@@ -279,10 +279,11 @@ impl Mirror {
     #[must_use]
     pub fn value_at(&self, key: &[u8], at: i64) -> Option<KeyValue> {
         let state = lock(&self.told.state);
-        let changes = state.changes.iter().rev().map(|timed| &timed.change);
-        let mut until = changes.filter(|change| change.revision() <= at && change.key() == key);
-        if let Some(change) = until.next() {
-            return change.put().cloned();
+        // Most of what was told is newer, and this is asked for each of it.
+        let older = |timed: &Timed| timed.change.revision() <= at;
+        let until = &state.changes[..state.changes.partition_point(older)];
+        if let Some(timed) = until.iter().rev().find(|timed| timed.change.key() == key) {
+            return timed.change.put().cloned();
         }
         let found = self.base.binary_search_by(|kv| kv.key.as_slice().cmp(key));
         let found = found.ok().map(|at| &self.base[at]);

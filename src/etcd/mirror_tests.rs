@@ -206,12 +206,14 @@ async fn a_copy_that_was_made_anew_tells_what_is_newer_and_not_what_was_before()
 }
 
 #[tokio::test]
-async fn a_token_that_has_run_out_costs_a_watch_nothing() {
+async fn a_token_that_has_run_out_costs_a_watch_nothing_although_its_user_may_read_no_more_than_it_watches()
+ {
     let (etcd, process, _directory) = scratch_with(&["--auth-token-ttl", "1"]).await;
+    etcd.add_user("backup", "kestrel", PREFIX).await;
     etcd.enable_auth("root", "secret").await;
     let settings = Settings {
         endpoints: vec![process.endpoint().to_owned()],
-        user: Some(("root".to_owned(), Secret::new("secret".to_owned()))),
+        user: Some(("backup".to_owned(), Secret::new("kestrel".to_owned()))),
         tls: None,
         side: Side::Source,
     };

@@ -245,6 +245,19 @@ impl Etcd {
         self.members.call(enable).await.unwrap();
     }
 
+    /// Makes a user who may read and write what is under `prefix`, and nothing else.
+    pub(crate) async fn add_user(&self, user: &str, password: &str, prefix: &str) {
+        let add = |client: etcd_client::Client| async move {
+            let mut auth = client.auth_client();
+            let granted = etcd_client::Permission::read_write(prefix).with_prefix();
+            auth.role_add(user).await?;
+            auth.role_grant_permission(user, granted).await?;
+            auth.user_add(user, password, None).await?;
+            auth.user_grant_role(user, user).await
+        };
+        self.members.call(add).await.unwrap();
+    }
+
     /// Ends a lease and every key under it.
     pub(crate) async fn revoke(&mut self, lease: i64) {
         let revoke =

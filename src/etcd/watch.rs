@@ -131,7 +131,8 @@ impl Watch {
                 if is_stale_token(&reason) && self.refused < TOKENS {
                     // The client asks for a new token when a call of its own is refused.
                     self.refused += 1;
-                    self.etcd.clone().first_key(self.prefix.as_bytes()).await?;
+                    // It asks for no more than the range that is watched: a role may be let read nothing else.
+                    self.etcd.clone().get(&self.prefix).await?;
                 } else if !reason.contains("no leader") {
                     let message = format!("{}: {reason}", watching(&self.prefix));
                     return Err(Error::new(Cause::Failed, message).on(self.etcd.side));

@@ -28,6 +28,13 @@ const MAGIC: [u8; 4] = [0xbc, 0xfa, 0xff, 0x00];
 /// `binlogs` of a `FieldBinlog`.
 const BINLOGS: u32 = 2;
 
+/// How long a delete may be in memory before it is flushed, in milliseconds: Milvus flushes what is older
+/// than 10 min (`dataNode.segment.syncPeriod`). Twice that.
+const UNFLUSHED_MS: u64 = 20 * 60 * 1000;
+
+/// Bits of a hybrid timestamp below its milliseconds.
+const LOGICAL_BITS: u32 = 18;
+
 /// A delta log that etcd does not name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnnamedDeltaLog {
@@ -87,6 +94,8 @@ pub struct UnnamedPath {
     pub log: i64,
     /// The segment below which it lies, where that is another one.
     pub written_below: Option<i64>,
+    /// It counts when it has a delete from this hybrid timestamp on; others were compacted.
+    pub since: u64,
 }
 
 /// What etcd names of the delta logs of segments that may have others.
@@ -150,9 +159,9 @@ impl Suspects {
 
     /// What a path is when it is that of a delta log of one of them that etcd does not name.
     ///
-    /// A log below an input is one when no segment names its id: what was compacted is named by the input's
-    /// record until its files are removed. Where it was compacted after all it deletes nothing more, since it
-    /// deletes by timestamp.
+    /// That an input names a log does not say that it was compacted: it may have been saved while the
+    /// compaction ended. What was flushed since shortly before it began therefore counts all the same; where
+    /// it was compacted after all it deletes nothing more, since it deletes by timestamp.
     #[must_use]
     pub fn unnamed(&self, path: &str) -> Option<UnnamedPath> {
         let mut parts = path.split('/');
@@ -165,17 +174,21 @@ impl Suspects {
         };
         let log = id()?;
         let whole = folder == ObjectKind::DeltaLog.folder() && parts.next().is_none();
-        let (segment, written_below, is_named) = if let Some(named) = self.segments.get(&key) {
-            (key, None, named.contains(&log))
-        } else {
-            let output = self.inputs.get(&key)?;
-            let is_named = self.entries.contains_key(&log);
-            (*output, Some(key.segment), is_named)
+        let (segment, written_below) = match self.inputs.get(&key) {
+            Some(output) => (*output, Some(key.segment)),
+            None => (key, None),
         };
+        let is_named = self.segments.get(&segment)?.contains(&log);
+        let by_input = written_below.is_some() && self.entries.contains_key(&log);
         (whole && !is_named).then_some(UnnamedPath {
             segment,
             log,
             written_below,
+            since: if by_input {
+                uncompacted_since(segment.segment)
+            } else {
+                0
+            },
         })
     }
 
@@ -184,6 +197,14 @@ impl Suspects {
     pub fn entries(&self, log: i64) -> i64 {
         self.entries.get(&log).copied().unwrap_or(0)
     }
+}
+
+/// From which hybrid timestamp on a delete may have been flushed after the compaction began that made this
+/// segment. It got its id then, and ids are timestamps of the same kind (docs/milvus.md 8.1).
+const fn uncompacted_since(output: i64) -> u64 {
+    output
+        .cast_unsigned()
+        .saturating_sub(UNFLUSHED_MS << LOGICAL_BITS)
 }
 
 /// The segments that `outputs` were compacted from, over several compactions, and that are neither live nor
@@ -339,10 +360,15 @@ mod tests {
             segment: key,
             log,
             written_below,
+            since: uncompacted_since(201),
         };
         assert_eq!(suspects.unnamed(&path(201)), Some(found(None, 900)));
         assert_eq!(suspects.entries(900), 7, "as its input has it");
-        assert_eq!(suspects.unnamed(&path(200)), None, "named");
+        assert_eq!(
+            suspects.unnamed(&path(200)),
+            Some(found(Some(200), 900)),
+            "its input names it, which does not say that it was compacted"
+        );
         let lost = path(200).replace("900", "901");
         assert_eq!(suspects.unnamed(&lost), Some(found(Some(200), 901)));
         assert_eq!(suspects.unnamed(&path(202)), None, "no compaction made it");
@@ -352,6 +378,14 @@ mod tests {
 
         let (catalog, _) = compacted("2.4.0");
         assert_eq!(Suspects::of(&catalog).prefixes(), BTreeSet::new());
+    }
+
+    #[test]
+    fn what_was_flushed_long_before_a_compaction_began_was_compacted() {
+        let minutes = |minutes: u64| (minutes * 60_000) << LOGICAL_BITS;
+        let began = TIME.cast_signed();
+        assert_eq!(uncompacted_since(began), TIME - minutes(20));
+        assert_eq!(uncompacted_since(201), 0, "such an id tells nothing");
     }
 
     #[test]

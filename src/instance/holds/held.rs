@@ -164,11 +164,17 @@ impl Holds {
         Ok(())
     }
 
+    /// Releases writes, DDL and compaction when something else is the failure. One of this is logged: the
+    /// lease ends by itself.
+    pub async fn give_up_config(&mut self) {
+        if let Err(error) = self.release_config().await {
+            warn!(error = %error.chain(), "a hold was not released; it ends by itself within {} s of etcd's answering again", TTL.as_secs());
+        }
+    }
+
     /// Releases all that is left, GC included. A failure is logged: the leases end by themselves.
     pub async fn release(&mut self) {
-        if let Err(error) = self.release_config().await {
-            warn!(error = %error.chain(), "a hold was not released; it ends by itself within {} s", TTL.as_secs());
-        }
+        self.give_up_config().await;
         if let Some(gc) = self.gc.take() {
             let record = gc.release().await;
             self.records.push(record);
