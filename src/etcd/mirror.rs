@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
-use super::pages::Pages;
-use super::read::{convert, is_compacted, prefix_end};
+use super::pages::{Pages, prefix_end};
+use super::read::{convert, is_compacted};
 use super::watch::{Change, Seen, Watch};
 use super::{Applied, Etcd, KeyValue, Lease};
 use crate::base::env::lock;

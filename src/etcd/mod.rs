@@ -24,11 +24,11 @@ mod mirror_tests;
 pub use capacity::Capacity;
 pub use lease::{Lease, LeaseState};
 pub use mirror::{Compared, Mirror, Timed};
-pub use pages::Pages;
+pub use pages::{Pages, prefix_end};
 pub use process::{MEMBER, Process, find_binary, program_version};
 #[cfg(test)]
 pub(crate) use process::{scratch, scratch_with};
-pub use read::{Anchor, prefix_end};
+pub use read::Anchor;
 pub use watch::Change;
 pub use write::{Applied, Condition, MAX_TXN_BYTES, MAX_TXN_OPS, Pair, TxnLimits, batches, size};
 

@@ -7,9 +7,8 @@
 
 use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
 
-use super::read::{convert, prefix_end, reading};
-use super::{Etcd, KeyValue};
-use crate::Result;
+#[cfg(test)]
+use super::KeyValue;
 
 /// Keys that a page holds at most.
 const PAGE_KEYS: i64 = 2_000;
@@ -84,7 +83,6 @@ impl Pages {
     }
 
     /// The prefix of all keys.
-    #[cfg(test)]
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -144,17 +142,17 @@ impl Pages {
     }
 }
 
-impl Etcd {
-    /// The next page, of the newest revision at its time; `None` when there is no more. A page may be empty.
-    pub async fn page(&mut self, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>> {
-        if pages.is_over() {
-            return Ok(None);
+/// The first key after all keys that begin with `prefix`.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
         }
-        let page = self.range(pages.from(), pages.options()).await;
-        let mut page = page.map_err(|e| self.error(&e, &reading(&pages.prefix)))?;
-        pages.turn(&page);
-        Ok(Some(page.take_kvs().into_iter().map(convert).collect()))
     }
+    vec![0]
 }
 
 /// How many keys the next page may have, when `keys` of the one before had `bytes`.
@@ -218,6 +216,13 @@ mod tests {
             cost.counted += keys.range(from..).take_while(counted).count();
             read.extend(page.into_iter().map(|kv| kv.key));
         }
+    }
+
+    #[test]
+    fn prefix_end_is_the_next_key_after_the_prefix() {
+        assert_eq!(prefix_end(b"by-dev/"), b"by-dev0");
+        assert_eq!(prefix_end(&[1, 0xff]), [2]);
+        assert_eq!(prefix_end(&[0xff, 0xff]), [0]);
     }
 
     #[test]

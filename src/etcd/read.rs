@@ -3,7 +3,7 @@
 use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
 use tracing::{debug, info};
 
-use super::pages::Pages;
+use super::pages::{Pages, prefix_end};
 use super::{Etcd, KeyValue};
 use crate::base::error::Context as _;
 use crate::{Cause, Error, Result};
@@ -107,6 +107,17 @@ impl Etcd {
         })
     }
 
+    /// The next page, of the newest revision at its time; `None` when there is no more. A page may be empty.
+    pub async fn page(&mut self, pages: &mut Pages) -> Result<Option<Vec<KeyValue>>> {
+        if pages.is_over() {
+            return Ok(None);
+        }
+        let page = self.range(pages.from(), pages.options()).await;
+        let mut page = page.map_err(|e| self.error(&e, &reading(pages.prefix())))?;
+        pages.turn(&page);
+        Ok(Some(page.take_kvs().into_iter().map(convert).collect()))
+    }
+
     /// Reads from a member that answers.
     pub(super) async fn range(
         &self,
@@ -150,20 +161,7 @@ impl Etcd {
     }
 }
 
-/// The first key after all keys that begin with `prefix`.
-#[must_use]
-pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return end;
-        }
-    }
-    vec![0]
-}
-
-pub(super) fn reading(what: &str) -> String {
+fn reading(what: &str) -> String {
     format!("reading {what} from etcd")
 }
 
@@ -189,17 +187,5 @@ pub(super) fn convert(kv: etcd_client::KeyValue) -> KeyValue {
         mod_revision,
         version,
         lease,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::prefix_end;
-
-    #[test]
-    fn prefix_end_is_the_next_key_after_the_prefix() {
-        assert_eq!(prefix_end(b"by-dev/"), b"by-dev0");
-        assert_eq!(prefix_end(&[1, 0xff]), [2]);
-        assert_eq!(prefix_end(&[0xff, 0xff]), [0]);
     }
 }

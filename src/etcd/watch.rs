@@ -7,7 +7,8 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::members::is_passing;
-use super::read::{convert, prefix_end};
+use super::pages::prefix_end;
+use super::read::convert;
 use super::{Etcd, KeyValue};
 use crate::{Cause, Error, Result};
 

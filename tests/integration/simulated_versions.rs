@@ -490,11 +490,14 @@ async fn simulated_2_6_14_keeps_its_holds_longer_than_their_leases_last() {
     let mut world = World::new("pulsar", |_| unflushed(v2_6(), (2, 6, 14))).await;
     world.start([obedient("2.6.14")]).await;
     world.run(&["init"]).await.expect(0);
+    // Writes are denied, and the second flush is asked for, only when the proxy is told so.
+    world.proxies[0].set_writes(Writes::Accepted);
     let running = world.start_command(&["--json", "backup"]);
     world
         .until_set("quotaAndLimits/limitWriting/forceDeny")
         .await;
     world.proxies[0].set_polls_until_flushed(u32::MAX);
+    world.proxies[0].set_writes(Writes::AsConfigured);
     tokio::time::sleep(eyrie::instance::holds::TTL + Duration::from_secs(5)).await;
     world.proxies[0].set_polls_until_flushed(0);
     let document = running.await.expect(0).json("backup");
@@ -502,7 +505,10 @@ async fn simulated_2_6_14_keeps_its_holds_longer_than_their_leases_last() {
         (&document["mode"], &document["weakened"]),
         (&json!("quiesced"), &json!([]))
     );
-    assert!(document["write_hold_ms"].as_u64().unwrap() > 35_000);
+    assert!(
+        document["write_hold_ms"].as_u64().unwrap() > 35_000,
+        "{document}"
+    );
     let history = world.config_history().await;
     let of = |item: &str| {
         history
