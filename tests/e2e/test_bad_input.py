@@ -211,7 +211,9 @@ def test_a_target_that_does_not_fit_refuses_with_21_and_stays_as_it_was(
     onto = target.eyrie(binary, f"refuse-{how}", **changes).config
     known.expect(21, "restore", "latest", "--target", str(onto))
     assert target.instance.etcd.keys(f"{target.instance.root_path}/meta/root-coord/") == keys
-    assert objects_of(target.instance) == objects
+    now = objects_of(target.instance)
+    # One that runs may end an index build meanwhile.
+    assert objects.items() <= now.items() if how == "running" else now == objects
     if how != "running":
         target.instance.kill()
 

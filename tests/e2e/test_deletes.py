@@ -99,7 +99,8 @@ def test_deletes_that_milvus_has_in_memory_only_are_restored_and_a_restart_of_th
     notes = eyrie.json("show", "latest")["notes"]
     assert any("default.deleted" in note["what"] and "memory only" in note["what"] for note in notes)
     eyrie.expect(0, "verify", "latest", "--level", "bytes")
-    assert shown(lab.instance) == alive
+    # What it has not saved at all it has lost already, and shows again.
+    assert shown(lab.instance) >= alive
     lab.instance.stop_milvus()
 
     target.instance.start_backing()
