@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::metadata::Undated;
 use super::objects::{Copied, Required, capture, is_of_another};
-use super::{Context, body, unnamed, view};
+use super::{Context, body, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::{Env, lock};
 use crate::base::progress::testing::Recorder;
@@ -24,11 +24,10 @@ use crate::instance::methods::{CaptureMethod, Method};
 use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
-use crate::milvus::proto::common::{KeyValuePair, SegmentState};
-use crate::milvus::proto::data::{Binlog, FieldBinlog};
+use crate::milvus::proto::common::KeyValuePair;
 use crate::milvus::proto::meta::PartitionState;
-use crate::milvus::simulated::keys::{COLLECTION, PARTITION, SimulatedKeys, TIME};
-use crate::milvus::simulated::{inventory_of, object_bytes};
+use crate::milvus::simulated::inventory_of;
+use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{
     Compression, Content, Entry, InitOptions, KeyRange, NodeRef, ObjectHash, Repository, Unlock,
@@ -91,12 +90,12 @@ async fn put(store: &MemoryStore, path: &str, size: usize) {
     put_bytes(store, path, bytes.into()).await;
 }
 
-async fn put_bytes(store: &MemoryStore, path: &str, bytes: Bytes) {
+pub(super) async fn put_bytes(store: &MemoryStore, path: &str, bytes: Bytes) {
     let key = Key::new(path).unwrap();
     store.put(&key, bytes, PutOptions::default()).await.unwrap();
 }
 
-async fn repository() -> Repository {
+pub(super) async fn repository() -> Repository {
     let store: SharedStore = Arc::new(MemoryStore::new());
     let env = Env::system();
     Repository::init(
@@ -139,7 +138,7 @@ async fn run_by(
     run_all(method, repository, source, &required(catalog), parent).await
 }
 
-async fn run_all(
+pub(super) async fn run_all(
     method: &dyn CaptureMethod,
     repository: &Repository,
     source: &MemoryStore,
@@ -187,147 +186,6 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     let (third, read) = run(&repository, &source, &catalog, second.root).await;
     assert_eq!(read, [changed.path]);
     assert_eq!(third.objects_read, 1);
-}
-
-/// The beginning of a delta log with deletes of these timestamps.
-fn delta_log(from: u64, to: u64) -> Bytes {
-    let mut head = vec![0xbc, 0xfa, 0xff, 0];
-    head.resize(53, 0);
-    head.extend(from.to_le_bytes());
-    head.extend(to.to_le_bytes());
-    head.into()
-}
-
-/// The keys of three segments of which each was compacted into the next. Their ids are timestamps.
-fn compacted_twice() -> (SimulatedKeys, [i64; 3]) {
-    let mut set = SimulatedKeys::new(MilvusVersion::new(2, 3, 5));
-    let [first, second, third] = [0, 1, 2].map(|n| TIME.cast_signed() + n);
-    for (id, from) in [
-        (first, vec![]),
-        (second, vec![first]),
-        (third, vec![second]),
-    ] {
-        let mut segment = set.segment(id);
-        segment.compaction_from = from;
-        segment.created_by_compaction = id > first;
-        if id < third {
-            segment.state = SegmentState::Dropped.into();
-        }
-        set.whole(&segment);
-    }
-    // Two logs are named below the first alone.
-    let named = |id| Binlog {
-        log_id: id,
-        ..Default::default()
-    };
-    let logs = FieldBinlog {
-        binlogs: vec![named(904), named(905)],
-        ..Default::default()
-    };
-    let key = format!("datacoord-meta/deltalog/{COLLECTION}/{PARTITION}/{first}/0");
-    set.meta(&key, &logs);
-    set.keys.sort_by(|a, b| a.key.cmp(&b.key));
-    (set, [first, second, third])
-}
-
-#[tokio::test]
-async fn a_delta_log_that_was_written_below_an_input_of_a_compaction_is_captured_below_its_output_simulated_milvus_2_3_5()
- {
-    let (set, [first, second, third]) = compacted_twice();
-    let roots = SimulatedKeys::roots();
-    let catalog = Catalog::decode(&roots, &set.keys, &set.version).unwrap();
-    let source = MemoryStore::new();
-    for object in catalog.objects() {
-        put_bytes(&source, &object.path, object_bytes(&object).into()).await;
-    }
-    let path = |segment, log| format!("delta_log/{COLLECTION}/{PARTITION}/{segment}/{log}");
-    let of_the_log = delta_log(TIME + 1, TIME + 2);
-    put_bytes(&source, &path(first, 901), of_the_log.clone()).await;
-    put_bytes(&source, &path(second, 902), of_the_log.clone()).await;
-    // What a compaction copied is taken where it lies.
-    put_bytes(&source, &path(third, 902), of_the_log.clone()).await;
-    put_bytes(&source, &path(second, 903), delta_log(TIME + 9, TIME + 9)).await;
-    // What was flushed long before a compaction was compacted by it. Shortly before, it may not have been.
-    let before = |minutes: u64| TIME - ((minutes * 60_000) << 18);
-    put_bytes(
-        &source,
-        &path(first, 904),
-        delta_log(before(60), before(30)),
-    )
-    .await;
-    put_bytes(
-        &source,
-        &path(first, 905),
-        delta_log(before(60), before(10)),
-    )
-    .await;
-
-    let store: SharedStore = Arc::new(source.clone());
-    put_bytes(
-        &source,
-        &path(third, 906),
-        Bytes::from_static(b"half a file"),
-    )
-    .await;
-    put_bytes(&source, &path(third, 907), Bytes::new()).await;
-    let found = unnamed::find(&store, &catalog, TIME + 5).await.unwrap();
-    assert_eq!(
-        found.unreadable,
-        [path(third, 906)],
-        "an empty one has nothing"
-    );
-    let unnamed = found.logs.clone();
-    let named: Vec<_> = unnamed
-        .iter()
-        .map(|log| (log.log, log.written_below))
-        .collect();
-    assert_eq!(
-        named,
-        [(901, Some(first)), (902, None), (905, Some(first))],
-        "903 is newer than the cut"
-    );
-    let mut anchored = Anchored::new(
-        Timestamp::UNIX_EPOCH,
-        Anchor {
-            revision: 1,
-            keys: set.keys,
-        },
-        catalog,
-        TIME + 5,
-        Undated::default(),
-    );
-    anchored.adopt(found).unwrap();
-    let repository = repository().await;
-    let method = Method::Copy.open().unwrap();
-    let required = anchored.required(Scope::Live);
-    let (copied, read) = run_all(&*method, &repository, &source, &required, None).await;
-    assert_eq!(copied.missing, []);
-    assert!(read.contains(&path(first, 901)) && read.contains(&path(third, 902)));
-    let view = repository.view().await.unwrap();
-    let captured: Vec<Entry> = view
-        .map(copied.root)
-        .scan(KeyRange::all())
-        .try_collect()
-        .await
-        .unwrap();
-    let object = |log| {
-        anchored
-            .catalog
-            .objects()
-            .find(|object| object.path == path(third, log))
-            .unwrap()
-    };
-    for log in [901, 902] {
-        let key = object(log).tree_key().into_bytes();
-        let entry = captured.iter().find(|entry| entry.key == key);
-        assert_eq!(
-            entry.unwrap().content.size(),
-            of_the_log.len() as u64,
-            "{log}"
-        );
-    }
-    let (second, read) = run_all(&*method, &repository, &source, &required, copied.root).await;
-    assert_eq!((second.root, read), (copied.root, vec![]));
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Finding the delta logs that Milvus has in memory and not in etcd.
 //!
-//! This is the one place where a listing adds to a snapshot (I1). It cannot add too much: a file below the path
-//! of a live segment, or of one that it was compacted from, holds deletes that clients were told of, each with
-//! its timestamp.
+//! This is the one place where a listing adds to a snapshot (I1). A file below the path of a live segment, or of
+//! one that it was compacted from, holds deletes that clients were told of, each with its timestamp. What it
+//! could add too much, where an older etcd was put back under the bucket, is in docs/consistency.md.
 
 use std::collections::BTreeMap;
 
@@ -107,3 +107,7 @@ async fn read(
         written_below: path.written_below,
     }))
 }
+
+#[cfg(test)]
+#[path = "unnamed_tests.rs"]
+mod tests;

@@ -13,6 +13,7 @@ use tonic::Code;
 
 use super::barrier::{Barrier, Checkpoints, Lag};
 use super::client::{Client, Failure};
+use super::hybrid;
 use super::inventory::CollectionName;
 use super::proto::milvus as api;
 use super::status::RefusalClass;
@@ -434,7 +435,9 @@ fn timestamp_of(answer: &api::FlushResponse) -> Option<u64> {
     let exact = answer.coll_flush_ts.values().copied().max();
     let sealed = || {
         let seconds = u64::try_from(*answer.coll_seal_times.values().max()?).ok()?;
-        Some(seconds.saturating_add(1).saturating_mul(1000) << 18)
+        Some(hybrid::of_millis(
+            seconds.saturating_add(1).saturating_mul(1000),
+        ))
     };
     exact.or_else(sealed).filter(|timestamp| *timestamp > 0)
 }

@@ -5,6 +5,7 @@ pub mod barrier;
 pub mod catalog;
 pub mod client;
 pub mod flush;
+pub mod hybrid;
 pub mod inventory;
 pub mod keys;
 pub mod management;

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Segment, SegmentFlags};
+use super::hybrid;
 use super::keys::{Area, KeyValue, LogKind, Roots, SegmentKey};
 use super::objects::ObjectKind;
 use super::proto::data;
@@ -31,9 +32,6 @@ const BINLOGS: u32 = 2;
 /// How long a delete may be in memory before it is flushed, in milliseconds: Milvus flushes what is older
 /// than 10 min (`dataNode.segment.syncPeriod`). Twice that.
 const UNFLUSHED_MS: u64 = 20 * 60 * 1000;
-
-/// Bits of a hybrid timestamp below its milliseconds.
-const LOGICAL_BITS: u32 = 18;
 
 /// A delta log that etcd does not name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,7 +202,7 @@ impl Suspects {
 const fn uncompacted_since(output: i64) -> u64 {
     output
         .cast_unsigned()
-        .saturating_sub(UNFLUSHED_MS << LOGICAL_BITS)
+        .saturating_sub(hybrid::of_millis(UNFLUSHED_MS))
 }
 
 /// The segments that `outputs` were compacted from, over several compactions, and that are neither live nor
@@ -382,9 +380,9 @@ mod tests {
 
     #[test]
     fn what_was_flushed_long_before_a_compaction_began_was_compacted() {
-        let minutes = |minutes: u64| (minutes * 60_000) << LOGICAL_BITS;
+        let twenty_minutes = hybrid::of_millis(20 * 60_000);
         let began = TIME.cast_signed();
-        assert_eq!(uncompacted_since(began), TIME - minutes(20));
+        assert_eq!(uncompacted_since(began), TIME - twenty_minutes);
         assert_eq!(uncompacted_since(201), 0, "such an id tells nothing");
     }
 

@@ -20,6 +20,7 @@ use crate::cli::stored::Stored;
 use crate::cli::values::{SnapshotName, took};
 use crate::instance::holds::HoldState;
 use crate::milvus::catalog::{Catalog, Collection};
+use crate::milvus::hybrid;
 use crate::milvus::objects::TreeKey;
 use crate::milvus::unnamed::UnnamedDeltaLog;
 use crate::snapshot::{Body, Cut, Selected, Snapshot, WalState};
@@ -141,9 +142,11 @@ fn cut(cut: &Cut) -> ShownCut {
     }
 }
 
-/// The time of day in a hybrid timestamp: milliseconds since 1970 above 18 bits of a counter.
+/// The time of day in a hybrid timestamp.
 fn hybrid_time(timestamp: u64) -> Option<Timestamp> {
-    let ms = i64::try_from(timestamp >> 18).ok().filter(|ms| *ms > 0)?;
+    let ms = i64::try_from(hybrid::millis(timestamp))
+        .ok()
+        .filter(|ms| *ms > 0)?;
     Timestamp::from_millisecond(ms).ok()
 }
 

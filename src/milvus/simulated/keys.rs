@@ -5,6 +5,7 @@
 use prost::Message;
 
 use crate::milvus::MilvusVersion;
+use crate::milvus::hybrid;
 use crate::milvus::keys::{KeyValue, Roots};
 use crate::milvus::proto::common::{IndexState, KeyDataPair, KeyValuePair, SegmentState};
 use crate::milvus::proto::data::{Binlog, FieldBinlog, SegmentInfo};
@@ -28,7 +29,7 @@ pub const VCHANNEL: &str = "by-dev-rootcoord-dml_0_100v0";
 pub const PCHANNEL: &str = "by-dev-rootcoord-dml_0";
 
 /// 2026-01-01T00:00:00Z as a hybrid timestamp.
-pub const TIME: u64 = 1_767_225_600_000 << 18;
+pub const TIME: u64 = hybrid::of_millis(1_767_225_600_000);
 /// The same in nanoseconds.
 pub const NANOS: u64 = 1_767_225_600_000_000_000;
 

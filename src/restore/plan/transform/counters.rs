@@ -3,10 +3,8 @@
 use jiff::Timestamp;
 
 use crate::milvus::catalog::Catalog;
+use crate::milvus::hybrid;
 use crate::{Cause, Error, Result};
-
-/// The low bits of a hybrid timestamp count within a millisecond.
-pub(super) const LOGICAL_BITS: u32 = 18;
 
 /// How far counters are moved past the greatest value that is known: Milvus saves its allocator
 /// 3 s ahead, and the rule asks for 10 s or more.
@@ -32,7 +30,7 @@ pub(super) struct Advance {
 
 impl Advance {
     pub(super) fn new(catalog: &Catalog, now: Timestamp) -> Self {
-        let seen = (catalog.max_timestamp >> LOGICAL_BITS).saturating_mul(1_000_000);
+        let seen = hybrid::millis(catalog.max_timestamp).saturating_mul(1_000_000);
         let now = u64::try_from(now.as_nanosecond()).unwrap_or_default();
         let issued = catalog.counters.tso.unwrap_or(u64::MAX);
         let seen = seen.min(issued.saturating_add(STRAY_NANOS));

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::{FirstStart, Options, Ttl, Wal};
 use crate::milvus::catalog::{Catalog, Standing};
+use crate::milvus::hybrid;
 use crate::milvus::keys::{Family, LogKind};
 use crate::{Cause, Error, Result};
 
@@ -240,7 +241,7 @@ fn ttl(catalog: &Catalog, options: &Options) -> Vec<TtlCollection> {
                 .flat_map(|logs| logs.logs.iter().map(|log| log.to))
                 .max();
             let age = |ts: u64| {
-                let millis = i64::try_from(ts >> super::counters::LOGICAL_BITS).unwrap_or_default();
+                let millis = i64::try_from(hybrid::millis(ts)).unwrap_or_default();
                 (options.now.as_millisecond() - millis) / 1000
             };
             Some(TtlCollection {

@@ -1,0 +1,16 @@
+//! Hybrid timestamps: milliseconds since 1970 above 18 bits of a counter (docs/milvus.md 8.1).
+
+/// Bits of the counter.
+const LOGICAL_BITS: u32 = 18;
+
+/// The milliseconds since 1970 in a timestamp.
+#[must_use]
+pub const fn millis(timestamp: u64) -> u64 {
+    timestamp >> LOGICAL_BITS
+}
+
+/// The first timestamp of a millisecond, or of so many milliseconds the distance.
+#[must_use]
+pub const fn of_millis(millis: u64) -> u64 {
+    millis << LOGICAL_BITS
+}
