@@ -602,9 +602,20 @@ impl Repository {
     /// Writes a file whose name nobody else writes; writing the same bytes again is no error, so
     /// that a put whose answer was lost can be repeated.
     pub(crate) async fn put_once(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put_once_within(path, bytes, None).await
+    }
+
+    /// The same, given up after `patience`.
+    pub(crate) async fn put_once_within(
+        &self,
+        path: &str,
+        bytes: Bytes,
+        patience: Option<Duration>,
+    ) -> Result<()> {
         let key = store::Key::new(path)?;
         let options = PutOptions {
             mode: PutMode::Create,
+            patience,
             ..PutOptions::default()
         };
         match self.0.store.put(&key, bytes.clone(), options).await {

@@ -25,6 +25,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -110,6 +111,9 @@ pub struct PutOptions {
     pub mode: PutMode,
     /// When the object is durable.
     pub durability: Durability,
+    /// How long [`Store::put`] may take, its tries included, before it is given up: for a write that the
+    /// caller can do without, and tells of itself. As long as the store is tried at all when `None`.
+    pub patience: Option<Duration>,
 }
 
 /// Which part of which version to read.

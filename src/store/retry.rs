@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions,
@@ -62,11 +62,21 @@ impl RetryStore {
         Self { inner, policy, env }
     }
 
-    async fn run<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T>
+    async fn run<T, F>(&self, call: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let mut backoff = Backoff::new(self);
+        self.run_with(Backoff::new(self), call).await
+    }
+
+    async fn run_with<T, F>(
+        &self,
+        mut backoff: Backoff<'_>,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         loop {
             match call().await {
                 Err(error) if error.retryable() => backoff.pause(error).await?,
@@ -92,6 +102,8 @@ struct Backoff<'a> {
     store: &'a RetryStore,
     started: Instant,
     tries: u32,
+    /// How long the caller waits, where it does not wait as long as the store is tried.
+    patience: Option<Duration>,
 }
 
 impl<'a> Backoff<'a> {
@@ -100,6 +112,7 @@ impl<'a> Backoff<'a> {
             store,
             started: Instant::now(),
             tries: 0,
+            patience: None,
         }
     }
 
@@ -110,16 +123,18 @@ impl<'a> Backoff<'a> {
         self.tries += 1;
         let longest = policy.first_pause.saturating_mul(doubled);
         let pause = self.jitter(longest.min(policy.longest_pause));
-        if self.started.elapsed() + pause >= policy.deadline {
-            let tries = self.tries;
+        let tries = self.tries;
+        let deadline = self.patience.unwrap_or(policy.deadline);
+        if self.started.elapsed() + pause >= deadline {
             return Err(error.context(format!("gave up after {tries} tries")));
         }
-        tracing::warn!(
-            tries = self.tries,
-            ?pause,
-            error = error.chain(),
-            "trying again"
-        );
+        let error = error.chain();
+        if self.patience.is_none() {
+            tracing::warn!(tries, ?pause, error, "trying again");
+        } else {
+            // The caller tells of it.
+            tracing::debug!(tries, ?pause, error, "trying again");
+        }
         sleep(pause).await;
         Ok(())
     }
@@ -153,15 +168,28 @@ impl Store for RetryStore {
 
     async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
         let doubt = Doubt::default();
-        let put = self
-            .run(|| async { doubt.note(self.inner.put(key, bytes.clone(), options).await) })
-            .await;
-        match put {
-            Err(error) if error.cause() == Cause::AlreadyExists && doubt.exists() => {
-                self.holds(key, &bytes).await?.ok_or(error)
+        let mut backoff = Backoff::new(self);
+        backoff.patience = options.patience;
+        let put = async {
+            let put = self.run_with(backoff, || async {
+                doubt.note(self.inner.put(key, bytes.clone(), options).await)
+            });
+            match put.await {
+                Err(error) if error.cause() == Cause::AlreadyExists && doubt.exists() => {
+                    self.holds(key, &bytes).await?.ok_or(error)
+                }
+                put => put,
             }
-            put => put,
-        }
+        };
+        let Some(patience) = options.patience else {
+            return put.await;
+        };
+        // A try that hangs is cut short as well.
+        let hung = |_| {
+            let message = format!("write {key}: no answer in {} s", patience.as_secs_f32());
+            Err(Error::new(Cause::Unavailable, message))
+        };
+        timeout(patience, put).await.unwrap_or_else(hung)
     }
 
     async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>> {

@@ -146,6 +146,7 @@ fn verified(damage: Vec<DamageDocument>) -> VerifyDocument {
         bytes_read: 3 << 30,
         damage,
         duration_ms: 12_340,
+        recorded: true,
     }
 }
 

@@ -57,15 +57,15 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let work = verify::verify(repository, &options, &context.env, &progress, cancel);
         let report = Box::pin(work).await?;
         let result = result(&stored, &options, &report, context.env.now());
-        match cancel.run(repository.record_verification(&result)).await {
-            Err(error) if error.cause() == Cause::AccessDenied => {
-                tracing::warn!("the result is not kept: {}", error.chain());
-            }
-            kept => kept?,
+        // What was found is told whatever becomes of its record.
+        let recorded = cancel.run(repository.record_verification(&result)).await;
+        if let Err(error) = &recorded {
+            tracing::warn!("the result is not recorded: {}", error.chain());
         }
-        Ok(report)
+        Ok((report, recorded.is_ok()))
     })?;
-    let document = document(args.level, &report)?;
+    let (report, recorded) = report;
+    let document = document(args.level, &report, recorded)?;
     context.output.show(&document)?;
     Ok(exit_code(&document))
 }
@@ -104,7 +104,7 @@ fn result(
     }
 }
 
-fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
+fn document(level: Level, report: &VerifyReport, recorded: bool) -> Result<VerifyDocument> {
     let damage = report.damage.iter().map(|damage| {
         Ok(DamageDocument {
             kind: kind(damage.kind)?,
@@ -124,6 +124,7 @@ fn document(level: Level, report: &VerifyReport) -> Result<VerifyDocument> {
         bytes_read: report.bytes_read,
         damage: damage.collect::<Result<_>>()?,
         duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+        recorded,
     })
 }
 
@@ -156,7 +157,7 @@ impl Render for VerifyDocument {
             });
         }
         page.line(format!(
-            "{}: {} in {} of {}, {} read in {}",
+            "{}: {} in {} of {}, {} read in {}{}",
             self.level,
             match self.damage.len() {
                 0 => "no damage".to_owned(),
@@ -166,6 +167,7 @@ impl Render for VerifyDocument {
             count(self.snapshots, "snapshot"),
             Bytes(self.bytes_read),
             took(Duration::from_millis(self.duration_ms)),
+            if self.recorded { "" } else { ", not recorded" },
         ));
     }
 }

@@ -100,6 +100,8 @@ pub struct VerifyDocument {
     pub damage: Vec<DamageDocument>,
     /// How long it took.
     pub duration_ms: u64,
+    /// Whether the result was recorded in the repository, for `show` and the next verification.
+    pub recorded: bool,
 }
 
 /// One piece of damage.

@@ -1,5 +1,7 @@
 //! Results of verifications, kept beside the snapshots (section 12).
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,11 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
+use crate::store::{Key, PutMode, PutOptions};
 use crate::{Cause, Result};
+
+/// How long a verification tries to keep its result, which nothing depends on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many results are read at once: they are small.
 const READ_AT_ONCE: usize = 16;
@@ -46,17 +52,23 @@ pub struct VerifiedSnapshot {
 }
 
 impl Repository {
-    /// Keeps the result of a verification.
+    /// Keeps the result of a verification. Gives up after seconds where the store does not take it.
     ///
     /// # Errors
     ///
-    /// What the store fails with.
+    /// What the store fails with. Whether it is kept is not known after [`Cause::Unavailable`].
     pub async fn record_verification(&self, verification: &Verification) -> Result<()> {
         let path = StoredFile::Verification.path(&hex::encode(self.env().id()));
         let bytes = self
             .sealer()
             .seal_json(FileKind::Verification, &path, verification)?;
-        self.put_once(&path, bytes).await
+        let options = PutOptions {
+            mode: PutMode::Create,
+            patience: Some(PATIENCE),
+            ..PutOptions::default()
+        };
+        let key = Key::new(path)?;
+        self.unlimited().put(&key, bytes, options).await.map(drop)
     }
 
     /// Every result that can be read, the oldest first. Nothing depends on them: one that is damaged

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::env::lock;
 use crate::base::error::Context;
@@ -29,6 +30,10 @@ const TTL_S: u64 = 120;
 
 /// How many leases are read at once: where nothing may be deleted, that of each session stays.
 const LEASES_AT_ONCE: usize = 16;
+
+/// How long a reader waits for its lease to be written or removed. It can do without, where the store may only
+/// be read, is full or does not take writes now.
+const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two looks at a lease whose session may be dead.
 const WATCH_PAUSE: Duration = Duration::from_secs(5);
@@ -67,13 +72,6 @@ impl LeaseFile {
     fn rivals(&self, lineage: &Lineage) -> bool {
         self.kind == SessionKind::Writer && self.lineage == *lineage
     }
-
-    /// The sessions that whoever sees this lease of a dead session takes for dead.
-    fn bequeathed(&self) -> impl Iterator<Item = SessionId> {
-        let ended = self.ttl_s == 0 && !self.uncertain;
-        let own = (!ended).then_some(self.session);
-        own.into_iter().chain(self.dead.iter().copied())
-    }
 }
 
 /// Where a commit is.
@@ -105,12 +103,17 @@ struct Held {
     file: tokio::sync::Mutex<Option<LeaseFile>>,
     /// When the last successful renewal began, on the boot-time clock.
     renewed: Mutex<Duration>,
+    /// Whether it was ever written for sure.
+    written: AtomicBool,
     lapsed: AtomicBool,
+    /// The session ends: nothing is renewed any more.
+    stop: CancellationToken,
 }
 
 impl Lease {
     /// Takes a lease. A writer excludes another live writer of the same lineage; sessions that are
-    /// dead are named in its lease, and their own are removed.
+    /// dead are named in its lease, and their own are removed. A reader goes on where its lease cannot be
+    /// written, which is told once, and tries again meanwhile.
     ///
     /// # Errors
     ///
@@ -124,7 +127,7 @@ impl Lease {
         let mut dead = BTreeSet::new();
         if kind == SessionKind::Writer {
             let found = refuse_second_writer(repo, &lineage, None).await?;
-            dead.extend(found.iter().flat_map(LeaseFile::bequeathed));
+            dead.extend(found.iter().flat_map(Seen::bequeathed));
         }
         let session = SessionId(repo.env().id());
         let file = LeaseFile {
@@ -147,14 +150,27 @@ impl Lease {
             ttl: Duration::from_secs(TTL_S),
             renewed: Mutex::new(repo.env().boottime()),
             file: tokio::sync::Mutex::new(Some(file)),
+            written: AtomicBool::new(false),
             lapsed: AtomicBool::new(false),
+            stop: CancellationToken::new(),
         });
         let renewal = tokio::spawn(keep_renewed(held.clone()));
         let lease = Self { held, renewal };
-        if let Err(error) = lease.held.renew().await {
-            // It may have arrived all the same.
-            lease.give_up().await;
-            return Err(error.context("take a lease on the repository"));
+        match (lease.held.write(None).await, kind) {
+            (Ok(()), _) => {}
+            (Err(error), SessionKind::Writer) => {
+                // It may have arrived all the same.
+                lease.give_up().await;
+                return Err(error.context("take a lease on the repository"));
+            }
+            (Err(error), SessionKind::Reader) => {
+                if repo.first_told("no lease") {
+                    tracing::warn!(
+                        "reading without a lease, so nothing may be pruned meanwhile: {}",
+                        error.chain()
+                    );
+                }
+            }
         }
         // Two that began at once see each other here, and both give way.
         if kind == SessionKind::Writer
@@ -173,7 +189,7 @@ impl Lease {
         if found.is_empty() {
             return Ok(());
         }
-        let dead: Vec<SessionId> = found.iter().flat_map(LeaseFile::bequeathed).collect();
+        let dead: Vec<SessionId> = found.iter().flat_map(Seen::bequeathed).collect();
         let mut guard = self.held.file.lock().await;
         let known = guard
             .as_ref()
@@ -183,11 +199,14 @@ impl Lease {
         }
         drop(guard);
         if !known {
-            self.held.renew().await?;
+            self.held.write(None).await?;
         }
-        for file in found {
-            let key = store::Key::new(StoredFile::Lease.path(&file.session))?;
-            tracing::info!("removing {key} of a writer that is dead");
+        for lease in found {
+            let key = store::Key::new(StoredFile::Lease.path(&lease.session))?;
+            match &lease.file {
+                Ok(_) => tracing::info!("removing {key} of a writer that is dead"),
+                Err(why) => tracing::warn!("removing {key}, which nobody renews: {why}"),
+            }
             // It is in nobody's way where nothing may be deleted.
             if let Err(error) = repo.unlimited().delete(&key, None).await {
                 tracing::debug!("{key} is left behind: {}", error.chain());
@@ -223,9 +242,9 @@ impl Lease {
         let rivals = leases(repo).await?;
         let claimer = rivals
             .iter()
-            .find(|rival| rival.file.session == claim.session && !rival.dead);
-        match claimer.filter(|rival| rival.file.session != self.session()) {
-            Some(rival) => Err(locked(&claim.lineage.instance, &rival.file)),
+            .find(|rival| rival.session == claim.session && !rival.dead);
+        match claimer.filter(|rival| rival.session != self.session()) {
+            Some(rival) => Err(locked(&claim.lineage.instance, rival)),
             None => Ok(()),
         }
     }
@@ -234,7 +253,13 @@ impl Lease {
     pub(crate) async fn is_named(&self) -> Result<bool> {
         let all = leases(&self.held.repo).await?;
         let own = self.session();
-        Ok(all.iter().any(|lease| lease.file.dead.contains(&own)))
+        let names = |lease: &Seen| {
+            lease
+                .file
+                .as_ref()
+                .is_ok_and(|file| file.dead.contains(&own))
+        };
+        Ok(all.iter().any(names))
     }
 
     /// The sessions that this one took for dead.
@@ -266,14 +291,29 @@ impl Lease {
         self.held.check()
     }
 
+    /// Whether it was written: a reader can do without.
+    pub(crate) fn was_written(&self) -> bool {
+        self.held.written.load(Ordering::SeqCst)
+    }
+
     /// The session's id.
     pub(crate) fn session(&self) -> SessionId {
         self.held.session
     }
 
+    /// How long the lease protects this session from now on, if it is not renewed.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub(crate) fn left(&self) -> Result<Duration> {
+        self.check()?;
+        Ok(self.held.ttl.saturating_sub(self.held.silent()))
+    }
+
     /// Renews the lease now.
     pub(crate) async fn renew(&self) -> Result<()> {
-        self.held.renew().await
+        self.held.write(Some(self.left()?)).await
     }
 
     /// Releases the lease after an error that matters more than what this may fail with.
@@ -285,8 +325,8 @@ impl Lease {
 
     /// Releases the lease.
     pub(crate) async fn finish(mut self) -> Result<()> {
-        self.renewal.abort();
-        // A renewal that is under way would bring the lease back.
+        self.held.stop.cancel();
+        // A renewal that is under way, cut short or not, may arrive after the lease was removed.
         let _ = (&mut self.renewal).await;
         self.held.release().await
     }
@@ -294,7 +334,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.renewal.abort();
+        self.held.stop.cancel();
         self.held.repo.ended(self.held.session);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let held = self.held.clone();
@@ -308,12 +348,14 @@ impl Drop for Lease {
 }
 
 impl Held {
+    /// Since when it was not renewed.
+    fn silent(&self) -> Duration {
+        let now = self.repo.env().boottime();
+        now.saturating_sub(*lock(&self.renewed))
+    }
+
     fn check(&self) -> Result<()> {
-        let silent = self
-            .repo
-            .env()
-            .boottime()
-            .saturating_sub(*lock(&self.renewed));
+        let silent = self.silent();
         if silent > self.ttl {
             self.lapsed.store(true, Ordering::SeqCst);
         }
@@ -332,11 +374,23 @@ impl Held {
             .with_hint("was the machine suspended, or the repository out of reach? run it again"))
     }
 
-    async fn renew(&self) -> Result<()> {
+    /// Writes the lease, and tries so for `patience`, or as long as the store is tried at all.
+    async fn write(&self, patience: Option<Duration>) -> Result<()> {
         let mut guard = self.file.lock().await;
-        self.check()?;
         let Some(file) = guard.as_mut() else {
             return Ok(());
+        };
+        let patience = match file.kind {
+            SessionKind::Writer => {
+                self.check()?;
+                patience
+            }
+            // It commits nothing: a lease that comes late protects from then on.
+            SessionKind::Reader => Some(READER_PATIENCE),
+        };
+        let options = PutOptions {
+            patience,
+            ..PutOptions::default()
         };
         let began = self.repo.env().boottime();
         file.renewals += 1;
@@ -346,18 +400,36 @@ impl Held {
             .seal_json(FileKind::Lease, self.key.as_str(), &*file)?;
         self.repo
             .unlimited()
-            .put(&self.key, bytes, PutOptions::default())
+            .put(&self.key, bytes, options)
             .await
             .context(|| format!("write {}", self.key))?;
+        self.written.store(true, Ordering::SeqCst);
         *lock(&self.renewed) = began;
         Ok(())
     }
 
     async fn release(&self) -> Result<()> {
         let mut file = self.file.lock().await;
-        let Some(mut ended) = file.take() else {
+        let Some(ended) = file.take() else {
             return Ok(());
         };
+        if ended.kind == SessionKind::Writer {
+            return self.end(ended).await;
+        }
+        if !self.written.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let late = |_| {
+            let seconds = READER_PATIENCE.as_secs();
+            let message = format!("remove {}: no answer in {seconds} s", self.key);
+            Err(Side::Repository.error(Cause::Unavailable, message))
+        };
+        let end = tokio::time::timeout(READER_PATIENCE, self.end(ended));
+        end.await.unwrap_or_else(late)
+    }
+
+    /// Removes the lease, or writes for the last time that its session has ended.
+    async fn end(&self, mut ended: LeaseFile) -> Result<()> {
         ended.ttl_s = 0;
         ended.renewals += 1;
         let (repo, name) = (&self.repo, self.key.as_str());
@@ -390,11 +462,19 @@ async fn keep_renewed(held: Arc<Held>) {
     let third = held.ttl / 3;
     let mut pause = third;
     while !held.lapsed.load(Ordering::SeqCst) {
-        tokio::time::sleep(pause).await;
-        pause = match held.renew().await {
+        tokio::select! {
+            biased;
+            () = held.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        // By then the next one is due.
+        pause = match held.write(Some(third)).await {
             Ok(()) => third,
             Err(error) => {
-                tracing::warn!("{}", error.chain());
+                // A reader was told when it began.
+                if held.written.load(Ordering::SeqCst) {
+                    tracing::warn!("{}", error.chain());
+                }
                 third / 4
             }
         };
@@ -411,29 +491,28 @@ impl Repository {
     /// [`Cause::Locked`] as soon as one shows that it is alive.
     pub async fn wait_for_other_writers(&self, instance: &str) -> Result<()> {
         let lineage = self.lineage(instance);
-        let mut renewals: HashMap<SessionId, u64> = HashMap::new();
+        let mut first_seen: HashMap<SessionId, blake3::Hash> = HashMap::new();
         let mut told = false;
         loop {
             let mut unknown = None;
             for lease in leases(self).await? {
-                let file = lease.file;
-                if !file.rivals(&lineage) || lease.dead {
+                if !lease.rivals(&lineage) || lease.dead {
                     continue;
                 }
-                let first = *renewals.entry(file.session).or_insert(file.renewals);
-                if self.host().proves_alive(&file.host) || file.renewals != first {
-                    return Err(locked(instance, &file));
+                let first = *first_seen.entry(lease.session).or_insert(lease.hash);
+                let host = lease.file.as_ref().map(|file| &file.host);
+                if host.is_ok_and(|host| self.host().proves_alive(host)) || lease.hash != first {
+                    return Err(locked(instance, &lease));
                 }
-                unknown = Some(file);
+                unknown = Some(lease);
             }
-            let Some(file) = unknown else { return Ok(()) };
+            let Some(lease) = unknown else { return Ok(()) };
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!(
-                    "process {} on {} may be writing for this instance: its lease {} is watched for up to {} s",
-                    file.host.pid,
-                    file.host.name,
-                    StoredFile::Lease.path(&file.session),
-                    2 * file.ttl_s
+                    "{} may be writing for this instance: its lease {} is watched for up to {} s",
+                    lease.whose(),
+                    StoredFile::Lease.path(&lease.session),
+                    lease.patience().as_secs()
                 );
             }
             tokio::time::sleep(WATCH_PAUSE).await;
@@ -441,7 +520,7 @@ impl Repository {
     }
 }
 
-/// The leases of dead writers of `lineage`.
+/// The leases of dead writers of `lineage`, and of dead sessions that may have been some.
 ///
 /// # Errors
 ///
@@ -450,34 +529,69 @@ async fn refuse_second_writer(
     repo: &Repository,
     lineage: &Lineage,
     own: Option<SessionId>,
-) -> Result<Vec<LeaseFile>> {
+) -> Result<Vec<Seen>> {
     let mut dead = Vec::new();
     for lease in leases(repo).await? {
-        let file = lease.file;
-        if Some(file.session) == own || !file.rivals(lineage) {
+        if Some(lease.session) == own || !lease.rivals(lineage) {
             continue;
         }
         if !lease.dead {
-            return Err(locked(&lineage.instance, &file));
+            return Err(locked(&lineage.instance, &lease));
         }
-        dead.push(file);
+        dead.push(lease);
     }
     Ok(dead)
 }
 
 /// A lease of some session.
 pub(crate) struct Seen {
-    pub(crate) file: LeaseFile,
+    pub(crate) session: SessionId,
+    /// What it says, or why that cannot be read. Then its session may be of any lineage, and alive: it would
+    /// write its lease again.
+    pub(crate) file: std::result::Result<LeaseFile, String>,
+    /// Of its bytes.
+    hash: blake3::Hash,
     /// Whether its session is dead: it says so, its process is proved gone, or the lease has not changed for
     /// twice its time to live while this process watched.
     pub(crate) dead: bool,
+}
+
+impl Seen {
+    /// Whether its session writes for the lineage, or may do so.
+    fn rivals(&self, lineage: &Lineage) -> bool {
+        self.file.as_ref().map_or(true, |file| file.rivals(lineage))
+    }
+
+    /// The sessions that whoever sees this lease of a dead session takes for dead.
+    fn bequeathed(&self) -> Vec<SessionId> {
+        let Ok(file) = &self.file else {
+            return vec![self.session];
+        };
+        let ended = file.ttl_s == 0 && !file.uncertain;
+        let own = (!ended).then_some(self.session);
+        own.into_iter().chain(file.dead.iter().copied()).collect()
+    }
+
+    /// How long it may stay unchanged before its session is dead.
+    fn patience(&self) -> Duration {
+        let ttl_s = self.file.as_ref().map_or(TTL_S, |file| file.ttl_s);
+        Duration::from_secs(ttl_s.saturating_mul(2))
+    }
+
+    /// Who holds it, for people.
+    fn whose(&self) -> String {
+        match &self.file {
+            Ok(LeaseFile { host, .. }) => format!("process {} on {}", host.pid, host.name),
+            Err(why) => format!("a session that nothing is known of ({why})"),
+        }
+    }
 }
 
 /// Reads all leases, and remembers when each was first seen as it is.
 ///
 /// # Errors
 ///
-/// [`Cause::Damage`] for a lease that cannot be read: its session may be alive.
+/// What the store fails with.
 pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
     let ids: Vec<SessionId> = repo.list_ids(StoredFile::Lease).await?;
     let mut found = Vec::new();
@@ -493,25 +607,23 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
             Err(error) if error.cause() == Cause::NotFound => continue,
             other => other?,
         };
-        let file: LeaseFile = repo
+        let read = repo
             .sealer()
-            .open_json(FileKind::Lease, &path, &bytes)
-            .map_err(|error| {
-                error.with_hint(format!(
-                    "if no eyrie is at work in the repository, remove {path}"
-                ))
-            })?;
+            .open_json::<LeaseFile>(FileKind::Lease, &path, &bytes);
         let (hash, now) = (blake3::hash(&bytes), repo.env().boottime());
-        let since = sighting(repo, *id, hash, now);
-        let watched = now.saturating_sub(since);
-        let patience = Duration::from_secs(file.ttl_s.saturating_mul(2));
-        let ended = file.ttl_s == 0;
-        let dead = ended
+        let mut lease = Seen {
+            session: *id,
+            file: read.map_err(|error| error.chain()),
+            hash,
+            dead: false,
+        };
+        let watched = now.saturating_sub(sighting(repo, *id, hash, now));
+        let says_so = |file: &LeaseFile| file.ttl_s == 0 || repo.host().proves_dead(&file.host);
+        lease.dead = lease.file.as_ref().is_ok_and(says_so)
             || repo.has_ended(id)
             || repo.is_taken_for_dead(id)
-            || repo.host().proves_dead(&file.host)
-            || watched > patience;
-        found.push(Seen { file, dead });
+            || watched > lease.patience();
+        found.push(lease);
     }
     drop(read);
     let present: HashSet<SessionId> = ids.into_iter().collect();
@@ -528,24 +640,20 @@ fn sighting(repo: &Repository, id: SessionId, hash: blake3::Hash, now: Duration)
     sighting.since
 }
 
-fn locked(instance: &str, file: &LeaseFile) -> Error {
-    let LeaseFile {
-        host,
-        session,
-        created,
-        ttl_s,
-        ..
-    } = file;
-    Side::Repository.error(
-        Cause::Locked,
-        format!(
-            "another session writes for instance {instance:?}: process {} on {} since {created}",
-            host.pid, host.name
+fn locked(instance: &str, lease: &Seen) -> Error {
+    let message = match &lease.file {
+        Ok(file) => format!(
+            "another session writes for instance {instance:?}: {} since {}",
+            lease.whose(),
+            file.created
         ),
-    )
-    .with_hint(format!(
-        "wait for it; if that process is gone, remove {} after {} s without a change",
-        StoredFile::Lease.path(session),
-        2 * ttl_s
-    ))
+        Err(_) => format!("{} may write for instance {instance:?}", lease.whose()),
+    };
+    Side::Repository
+        .error(Cause::Locked, message)
+        .with_hint(format!(
+            "wait for it; if that process is gone, remove {} after {} s without a change",
+            StoredFile::Lease.path(&lease.session),
+            lease.patience().as_secs()
+        ))
 }

@@ -1,6 +1,7 @@
 //! The snapshots of a repository: reading their manifests, finding one, what is missing of them.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures::StreamExt;
 
@@ -18,6 +19,9 @@ use crate::repo::format::wire::damaged;
 use crate::repo::memory::Remembered;
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
+
+/// How long a writer that does not know whether its manifest was written tries to find out.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -72,12 +76,21 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Writes the manifest: the commit.
-    pub(crate) async fn write(&mut self, repo: &Repository) -> Result<()> {
+    /// Writes the manifest: the commit. Gives up after `patience`, and looks once more whether it is there
+    /// when that is not known then.
+    pub(crate) async fn write(&mut self, repo: &Repository, patience: Duration) -> Result<()> {
         let path = StoredFile::Manifest.path(&self.snapshot);
         let bytes = repo.sealer().seal_json(FileKind::Manifest, &path, self)?;
         self.hash = ManifestHash(blake3::hash(&bytes).into());
-        repo.put_once(&path, bytes).await
+        let put = repo.put_once_within(&path, bytes.clone(), Some(patience));
+        match put.await {
+            Err(error) if error.cause() == Cause::Unavailable => {
+                let found = tokio::time::timeout(LOOK_AGAIN, repo.get_file(&path)).await;
+                let there = found.is_ok_and(|found| found.is_ok_and(|found| found == bytes));
+                if there { Ok(()) } else { Err(error) }
+            }
+            put => put,
+        }
     }
 }
 

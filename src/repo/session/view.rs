@@ -56,7 +56,7 @@ pub struct Listing {
 #[derive(Debug)]
 pub struct Reader {
     view: View,
-    lease: Option<Lease>,
+    lease: Lease,
 }
 
 impl Repository {
@@ -83,22 +83,11 @@ impl Repository {
     /// [`Cause::Damage`] when the index is damaged.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
         let lineage = self.lineage(instance);
-        let lease = match Lease::take(self, SessionKind::Reader, lineage, parents).await {
-            Ok(lease) => Some(lease),
-            Err(error) => {
-                tracing::warn!(
-                    "reading without a lease, so nothing may be pruned meanwhile: {}",
-                    error.chain()
-                );
-                None
-            }
-        };
+        let lease = Lease::take(self, SessionKind::Reader, lineage, parents).await?;
         match self.view().await {
             Ok(view) => Ok(Reader { view, lease }),
             Err(error) => {
-                if let Some(lease) = lease {
-                    lease.give_up().await;
-                }
+                lease.give_up().await;
                 Err(error)
             }
         }
@@ -112,20 +101,22 @@ impl Reader {
         &self.view
     }
 
-    /// Whether the lease still protects what is read.
+    /// Whether the lease still protects what is read; a session that goes without one knows that.
     ///
     /// # Errors
     ///
     /// [`Cause::Failed`] when it lapsed.
     pub fn check_lease(&self) -> Result<()> {
-        self.lease.as_ref().map_or(Ok(()), Lease::check)
+        if self.lease.was_written() {
+            self.lease.check()
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the session and releases its lease; one that cannot be removed is left to run out.
     pub async fn finish(self) {
-        if let Some(lease) = self.lease {
-            lease.give_up().await;
-        }
+        self.lease.give_up().await;
     }
 }
 

@@ -327,14 +327,10 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
     let store = MemoryStore::new();
     let repo: Repository = init(Arc::new(store.clone())).await;
     let open_writer = writer(&repo, "a").await.unwrap();
-    store
-        .put(
-            &Key::new(StoredFile::Mark.path(&"0a".repeat(32))).unwrap(),
-            Bytes::new(),
-            PutOptions::default(),
-        )
-        .await
-        .unwrap();
+    let path = StoredFile::Mark.path(&"0a".repeat(32));
+    let mark = serde_json::json!({"of a": "later eyrie"});
+    let mark = repo.sealer().seal_json(FileKind::Mark, &path, &mark);
+    repo.put_once(&path, mark.unwrap()).await.unwrap();
     let error = write_snapshot(&open_writer, &objects(1)).await.unwrap_err();
     assert_eq!(error.cause(), Cause::NewerFormat);
     assert_eq!(
@@ -343,6 +339,22 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
     );
     repo.begin_reader("a", vec![]).await.unwrap().finish().await;
     open_writer.abort().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mark_that_cannot_be_read_is_named_and_stops_nothing() {
+    let (_, store) = memory();
+    let repo = init(store).await;
+    for (digits, bytes) in [("0a", ""), ("0b", "noise")] {
+        let path = StoredFile::Mark.path(&digits.repeat(32));
+        repo.put_once(&path, bytes.into()).await.unwrap();
+    }
+    let (manifest, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &manifest).await.unwrap(), objects(1));
+    let report = repo.check(&[], CheckBytes::None).await.unwrap();
+    let kinds: Vec<_> = report.damage.iter().map(|damage| damage.kind).collect();
+    assert_eq!(kinds, [DamageKind::Mark; 2]);
 }
 
 /// Takes damage and goes on.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -15,6 +16,7 @@ use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
 use crate::repo::session::lease::{LeaseFile, SessionKind};
 use crate::repo::{CheckBytes, Manifest, Repository, Unlock};
+use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::record::Op;
 use crate::store::{Key, PutOptions};
@@ -58,7 +60,7 @@ async fn arrives(repo: &Repository, parent: &Manifest, id: u8) -> SnapshotId {
     late.session = CUT_OFF;
     late.sequence = parent.sequence + 1;
     late.parent = Some(parent.as_parent());
-    late.write(repo).await.unwrap();
+    late.write(repo, std::time::Duration::MAX).await.unwrap();
     late.snapshot
 }
 
@@ -224,12 +226,79 @@ async fn a_commit_that_took_longer_than_the_lease_is_no_success() {
         next.sequence = 2;
         next.parent = Some(first.as_parent());
         next.dead = Dead::from([(session, vec![])]);
-        next.write(&other).await.unwrap();
+        next.write(&other, std::time::Duration::MAX).await.unwrap();
     };
     let ((done, _), ()) = tokio::join!(commit, meanwhile);
     let error = done.unwrap_err();
     assert!(error.to_string().contains("does not count"), "{error}");
     assert_eq!(judged(&other).await.1.len(), 1);
+}
+
+#[tokio::test]
+async fn a_manifest_whose_answer_was_lost_is_looked_at_again() {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let repo = init(store.clone()).await;
+    let lost = Action::LoseAnswer(Cause::Unavailable);
+    store
+        .faults()
+        .add(Rule::on_writes(lost).key_contains("snapshots/"));
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    store.faults().clear();
+    assert!(repo.list("leases/").await.unwrap().is_empty());
+    let (next, _) = backup(&repo, "a", &objects(2)).await.unwrap();
+    assert_eq!(
+        (next.parent, next.dead),
+        (Some(first.as_parent()), Dead::new())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_is_sent_no_longer_than_the_lease_lasts() {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let policy = RetryPolicy::default();
+    let retrying = RetryStore::new(store.clone(), policy, Env::system());
+    let repo = init(Arc::new(retrying)).await;
+    let (first, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+    for (id, refusal) in [
+        (2, Action::Fail(Cause::Unavailable)),
+        (3, Action::Delay(Duration::from_hours(1))),
+    ] {
+        store
+            .faults()
+            .add(Rule::on_writes(refusal).key_contains("snapshots/"));
+        let mut next = first.clone();
+        next.snapshot = SnapshotId([id; 32]);
+        let began = tokio::time::Instant::now();
+        let error = next.write(&repo, Duration::from_secs(90)).await.unwrap_err();
+        assert_eq!(error.cause(), Cause::Unavailable, "{error:?}");
+        let took = began.elapsed();
+        assert!(took <= Duration::from_secs(125), "{took:?}");
+        store.faults().clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_under_way_does_not_bring_back_a_lease_that_was_removed() {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let repo = init(store.clone()).await;
+    for ends in ["finished", "dropped"] {
+        let writer = writer(&repo, "a").await.unwrap();
+        let late = Action::Late(Duration::from_secs(20));
+        store
+            .faults()
+            .add(Rule::on_writes(late).key_contains("leases/").nth(1));
+        tokio::time::sleep(Duration::from_secs(41)).await;
+        match ends {
+            "finished" => writer.finish().await.unwrap(),
+            _ => drop(writer),
+        }
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(repo.list("leases/").await.unwrap(), [], "{ends}");
+        store.faults().clear();
+    }
 }
 
 #[tokio::test]
@@ -278,7 +347,7 @@ async fn a_snapshot_that_needs_a_newer_eyrie_does_not_lock_the_others() {
     let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
     repo.store().delete(&path, None).await.unwrap();
     second.requires.push("known-answers".into());
-    second.write(&repo).await.unwrap();
+    second.write(&repo, std::time::Duration::MAX).await.unwrap();
     let all = repo.snapshots().await.unwrap();
     assert_eq!((all.damage.len(), all.manifests.len()), (0, 1));
     for spec in ["latest", &second.snapshot.to_string()] {
@@ -382,7 +451,7 @@ async fn a_newer_snapshot_that_was_forgotten_bars_nothing() {
     let path = Key::new(StoredFile::Manifest.path(&second.snapshot)).unwrap();
     repo.store().delete(&path, None).await.unwrap();
     second.requires.push("later".into());
-    second.write(&repo).await.unwrap();
+    second.write(&repo, std::time::Duration::MAX).await.unwrap();
     // Of another instance, or forgotten and kept by a lock, it is not the latest.
     let (other, _) = backup(&repo, "b", &objects(1)).await.unwrap();
     let all = repo.snapshots().await.unwrap();

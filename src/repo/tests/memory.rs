@@ -100,7 +100,7 @@ async fn another_manifest_in_the_place_of_the_newest_is_damage() {
     store.delete(&path, None).await.unwrap();
     only.labels
         .insert("forged".into(), "by who has the keys".into());
-    only.write(&repo).await.unwrap();
+    only.write(&repo, std::time::Duration::MAX).await.unwrap();
     let told = damage_of(&on_host(&store, &state).await).await;
     assert!(
         told.len() == 1 && told[0].contains("is another than"),

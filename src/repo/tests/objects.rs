@@ -240,6 +240,33 @@ async fn an_object_that_shrinks_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn what_a_call_that_was_dropped_still_stores_is_flushed() {
+    let (_, backend) = memory();
+    let whole = InitOptions {
+        kdf: CHEAP,
+        ..InitOptions::default()
+    };
+    let (resources, env) = (Resources::of_tests(), Env::system());
+    let made = Repository::init(backend, Unlock::None, whole, &resources, &env);
+    let repo = made.await.unwrap();
+    for round in 0..5 {
+        let writer = writer(&repo, "a").await.unwrap();
+        let bytes = text(round, 20 << 20);
+        {
+            let mut dropped = Box::pin(store(&writer, "x", &bytes));
+            assert!(futures::poll!(&mut dropped).is_pending());
+        }
+        // The piece counts as stored while the first call's work goes on.
+        let stored = store(&writer, "x", &bytes).await.unwrap();
+        writer.flush().await.unwrap();
+        writer.abort().await.unwrap();
+        let view = repo.view().await.unwrap();
+        let listing = view.listing().await.unwrap();
+        assert_eq!(view.missing(&listing, &stored.pieces), [], "{round}");
+    }
+}
+
+#[tokio::test]
 async fn without_compression_nothing_is_compressed() {
     let (_, backend) = memory();
     let repo = init(backend).await;

@@ -14,7 +14,7 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::SessionId;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
-use crate::repo::session::lease::{LeaseFile, SessionKind, leases};
+use crate::repo::session::lease::{Lease, LeaseFile, SessionKind, leases};
 use crate::repo::{Compression, Repository, Unlock};
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::memory::MemoryStore;
@@ -180,7 +180,10 @@ async fn a_lease_is_renewed_while_the_session_lives_and_released_when_it_is_drop
     let repo = init(store).await;
     let writer = writer(&repo, "a").await.unwrap();
     tokio::time::pause();
-    let renewals = || async { leases(&repo).await.unwrap()[0].file.renewals };
+    let renewals = || async {
+        let lease = leases(&repo).await.unwrap().remove(0);
+        lease.file.unwrap().renewals
+    };
     assert_eq!(renewals().await, 1);
     tokio::time::sleep(Duration::from_secs(121)).await;
     assert_eq!(renewals().await, 4);
@@ -191,22 +194,68 @@ async fn a_lease_is_renewed_while_the_session_lives_and_released_when_it_is_drop
 }
 
 #[tokio::test]
-async fn a_lease_that_cannot_be_read_is_named() {
-    let (memory, store) = memory();
-    let repo = init(store).await;
-    let key = Key::new(StoredFile::Lease.path(&SessionId([1; 32]))).unwrap();
-    memory
-        .put(&key, "noise".into(), PutOptions::default())
-        .await
-        .unwrap();
-    let error = writer(&repo, "a").await.unwrap_err();
-    assert_eq!(error.cause(), Cause::Damage);
-    assert!(error.hint().unwrap().contains("leases/0101"));
-    let report = repo
-        .check(&[], crate::repo::CheckBytes::None)
-        .await
-        .unwrap();
-    assert_eq!(report.damage[0].place, key.as_str());
+async fn a_lease_that_cannot_be_read_is_named_and_waited_out_like_one_of_the_dead() {
+    for bytes in ["", "noise"] {
+        let (env, clock) = Env::simulated(Timestamp::UNIX_EPOCH, 1);
+        let store = Arc::new(MemoryStore::new());
+        let resources = Resources::of_tests();
+        let made = Repository::init(store.clone(), Unlock::None, options(), &resources, &env);
+        let repo = made.await.unwrap();
+        let session = SessionId([1; 32]);
+        let key = Key::new(StoredFile::Lease.path(&session)).unwrap();
+        let put = store.put(&key, bytes.into(), PutOptions::default());
+        put.await.unwrap();
+        let report = repo.check(&[], crate::repo::CheckBytes::None).await;
+        assert_eq!(report.unwrap().damage[0].place, key.as_str());
+        let reader = repo.begin_reader("a", vec![]).await.unwrap();
+        reader.finish().await;
+        // Its session may be alive, and of any lineage.
+        let error = writer(&repo, "a").await.unwrap_err();
+        assert_eq!(error.cause(), Cause::Locked);
+        assert!(error.hint().unwrap().contains("leases/0101"));
+        clock.advance(Duration::from_secs(241));
+        let writer = writer(&repo, "a").await.unwrap();
+        let (manifest, _) = write_snapshot(&writer, &objects(1)).await.unwrap();
+        assert!(manifest.dead.contains_key(&session));
+        writer.finish().await.unwrap();
+        assert_eq!(repo.list("leases/").await.unwrap(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_waits_seconds_for_its_lease_where_the_store_takes_no_writes() {
+    use crate::store::retry::{RetryPolicy, RetryStore};
+    for refusal in [
+        Action::Fail(Cause::Unavailable),
+        Action::Fail(Cause::Throttled),
+        Action::Fail(Cause::AccessDenied),
+        Action::Fail(Cause::NoSpace),
+        Action::Delay(Duration::from_hours(1)),
+    ] {
+        let (_, backend) = memory();
+        let faults = FaultStore::new(backend);
+        let script = faults.faults();
+        let policy = RetryPolicy::default();
+        let repo = init(Arc::new(RetryStore::new(
+            Arc::new(faults),
+            policy,
+            Env::system(),
+        )))
+        .await;
+        let (manifest, _) = backup(&repo, "a", &objects(1)).await.unwrap();
+        let (kind, lineage) = (SessionKind::Reader, repo.lineage("a"));
+        let take = || Lease::take(&repo, kind, lineage.clone(), vec![]);
+        let written = take().await.unwrap();
+        script.add(Rule::on_writes(refusal));
+        let began = tokio::time::Instant::now();
+        written.finish().await.unwrap_err();
+        take().await.unwrap().finish().await.unwrap();
+        let took = began.elapsed();
+        assert!(took <= Duration::from_secs(11), "{refusal:?}: {took:?}");
+        let reader = repo.begin_reader("a", vec![]).await.unwrap();
+        assert_eq!(restore(reader.view(), &manifest).await.unwrap(), objects(1));
+        reader.finish().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -203,6 +203,7 @@ async fn writers_and_deleters_of_one_directory_do_not_disturb_each_other() {
                 let options = PutOptions {
                     mode: PutMode::Create,
                     durability: Durability::Deferred,
+                    ..PutOptions::default()
                 };
                 store.put(&path, Bytes::new(), options).await.unwrap();
                 store.head(&path).await.unwrap();

@@ -11,6 +11,7 @@ use crate::store::{MIN_PART_SIZE, Upload};
 const CREATE: PutOptions = PutOptions {
     mode: PutMode::Create,
     durability: super::super::Durability::Synced,
+    patience: None,
 };
 
 fn over(inner: SharedStore) -> RetryStore {

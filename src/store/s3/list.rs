@@ -1,15 +1,18 @@
 //! Listings of a bucket, with and without version ids.
+//!
+//! A listing is whole or an error: what is not in it is not there. A page that says that there is more and
+//! not where is followed from its last key on.
 
 use std::collections::VecDeque;
 
-use aws_sdk_s3::types::ObjectStorageClass;
+use aws_sdk_s3::types::{Object, ObjectStorageClass};
 use aws_smithy_types::DateTime;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::error::classify;
 use super::{S3Store, is_archive, meta};
 use crate::store::{Key, ListOptions, Meta, may_begin_a_key};
-use crate::{Error, Result};
+use crate::{Cause, Error, Result};
 
 pub(super) fn stream<'s>(
     store: &'s S3Store,
@@ -33,6 +36,7 @@ pub(super) fn stream<'s>(
         prefix: format!("{}{prefix}", store.prefix),
         after: options.after,
         next,
+        last: None,
         found: VecDeque::new(),
     };
     stream::try_unfold(walk, |mut walk| async move {
@@ -51,6 +55,8 @@ struct Walk<'s> {
     prefix: String,
     after: Option<Key>,
     next: Next,
+    /// The last key that a page had, whatever it is of, as the bucket has it.
+    last: Option<String>,
     found: VecDeque<Meta>,
 }
 
@@ -59,6 +65,11 @@ struct Walk<'s> {
 enum Next {
     /// Of current objects, after the token of the page before.
     Objects(Option<String>),
+    /// Of current objects after a key, as the page before gave no token.
+    After(String),
+    /// The same from a store that lists all from the beginning when asked for those after a key, as one
+    /// does that knows the first version of this request alone.
+    Marker(String),
     /// Of versions, after a key and a version of it.
     Versions(Option<String>, Option<String>),
     /// There is none.
@@ -69,6 +80,8 @@ impl Walk<'_> {
     async fn page(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.next, Next::End) {
             Next::Objects(token) => self.page_of_objects(token).await,
+            Next::After(last) => self.page_after(last).await,
+            Next::Marker(last) => self.page_after_marker(last).await,
             Next::Versions(key, version) => self.page_of_versions(key, version).await,
             Next::End => Ok(()),
         }
@@ -85,11 +98,61 @@ impl Walk<'_> {
             .bucket(&self.store.bucket)
             .prefix(&self.prefix)
             .set_start_after(after.map(|after| self.store.full(after)))
-            .set_continuation_token(token)
+            .set_continuation_token(token.clone())
             .send()
             .await
             .map_err(|error| classify(&self.doing(), error))?;
-        for object in answer.contents.unwrap_or_default() {
+        // The same token again would lead here again.
+        let next = answer.next_continuation_token;
+        let next = next.filter(|next| token.as_ref() != Some(next));
+        self.take_page(answer.contents, answer.is_truncated, next, Next::After)
+    }
+
+    async fn page_after(&mut self, last: String) -> Result<()> {
+        let request = self.store.client.list_objects_v2();
+        let answer = request
+            .bucket(&self.store.bucket)
+            .prefix(&self.prefix)
+            .start_after(&last)
+            .send()
+            .await
+            .map_err(|error| classify(&self.doing(), error))?;
+        let first = answer.contents().first().and_then(Object::key);
+        if first.is_some_and(|first| *first <= *last) {
+            self.next = Next::Marker(last);
+            return Ok(());
+        }
+        let next = answer.next_continuation_token;
+        self.take_page(answer.contents, answer.is_truncated, next, Next::After)
+    }
+
+    async fn page_after_marker(&mut self, last: String) -> Result<()> {
+        let request = self.store.client.list_objects();
+        let answer = request
+            .bucket(&self.store.bucket)
+            .prefix(&self.prefix)
+            .marker(last)
+            .send()
+            .await
+            .map_err(|error| classify(&self.doing(), error))?;
+        self.take_page(answer.contents, answer.is_truncated, None, Next::Marker)
+    }
+
+    /// Takes the objects of a page, and finds out where the next one begins: at the token, or else by
+    /// `follow` after the last key. A page that does not say whether it is the last one is followed until
+    /// one is empty.
+    fn take_page(
+        &mut self,
+        objects: Option<Vec<Object>>,
+        is_truncated: Option<bool>,
+        token: Option<String>,
+        follow: fn(String) -> Next,
+    ) -> Result<()> {
+        let objects = objects.unwrap_or_default();
+        let any = !objects.is_empty();
+        let more = is_truncated.unwrap_or(any || token.is_some());
+        for object in objects {
+            self.advance(object.key.as_deref())?;
             let class = object
                 .storage_class
                 .as_ref()
@@ -104,11 +167,32 @@ impl Walk<'_> {
                 archived,
             );
         }
-        let token = answer.next_continuation_token;
-        if answer.is_truncated.unwrap_or_default() && token.is_some() {
-            self.next = Next::Objects(token);
-        }
+        self.next = match (more, token, &self.last) {
+            (false, _, _) => Next::End,
+            (true, Some(token), _) => Next::Objects(Some(token)),
+            (true, None, Some(last)) if any => follow(last.clone()),
+            (true, None, _) => return Err(self.incomplete("says that there is more and not where")),
+        };
         Ok(())
+    }
+
+    /// Notes the key of an object that a page has.
+    fn advance(&mut self, key: Option<&str>) -> Result<()> {
+        let Some(key) = key else { return Ok(()) };
+        if self.last.as_deref().is_some_and(|last| key <= last) {
+            return Err(self.incomplete("lists keys twice or out of their order"));
+        }
+        self.last = Some(key.to_owned());
+        Ok(())
+    }
+
+    /// What a listing fails with that may lack something.
+    fn incomplete(&self, what: &str) -> Error {
+        let doing = self.doing();
+        Error::new(
+            Cause::Failed,
+            format!("{doing}: the listing may be incomplete: the store {what}"),
+        )
     }
 
     /// A page has versions of objects and delete markers together, so one may hold no current object.
@@ -121,13 +205,21 @@ impl Walk<'_> {
         let answer = request
             .bucket(&self.store.bucket)
             .prefix(&self.prefix)
-            .set_key_marker(key)
-            .set_version_id_marker(version)
+            .set_key_marker(key.clone())
+            .set_version_id_marker(version.clone())
             .send()
             .await
             .map_err(|error| classify(&self.doing(), error))?;
-        for one in answer.versions.unwrap_or_default() {
-            if one.is_latest.unwrap_or_default() {
+        let versions = answer.versions.unwrap_or_default();
+        let deleted = answer.delete_markers.unwrap_or_default();
+        let of_version = versions.last().and_then(|version| version.key());
+        let of_marker = deleted.last().and_then(|marker| marker.key());
+        let last = of_version.max(of_marker).map(str::to_owned);
+        for one in versions {
+            // A page that begins at the last key of the one before has its versions again.
+            let new = one.key > self.last;
+            if one.is_latest.unwrap_or_default() && new {
+                self.last.clone_from(&one.key);
                 self.take(
                     one.key,
                     one.size,
@@ -138,10 +230,18 @@ impl Walk<'_> {
                 );
             }
         }
-        let key = answer.next_key_marker;
-        if answer.is_truncated.unwrap_or_default() && key.is_some() {
-            self.next = Next::Versions(key, answer.next_version_id_marker);
+        let more = answer.is_truncated.unwrap_or(last.is_some());
+        let next = match (answer.next_key_marker, last) {
+            _ if !more => Next::End,
+            (Some(key), _) => Next::Versions(Some(key), answer.next_version_id_marker),
+            // The current version of a key is the first of its versions, so that no other is missed.
+            (None, Some(last)) => Next::Versions(Some(last), None),
+            (None, None) => return Err(self.incomplete("says that there is more and not where")),
+        };
+        if next == Next::Versions(key, version) {
+            return Err(self.incomplete("lists the same page again"));
         }
+        self.next = next;
         Ok(())
     }
 

@@ -179,6 +179,7 @@ fn key() -> Key {
 const CREATE: PutOptions = PutOptions {
     mode: PutMode::Create,
     durability: crate::store::Durability::Synced,
+    patience: None,
 };
 
 async fn get(store: &dyn Store) -> Result<Bytes> {
@@ -372,5 +373,128 @@ async fn simulated_bytes_that_changed_on_the_way_over_plain_http_are_not_taken()
         let store = server.store().await;
         assert_eq!(get(&store).await.unwrap(), "wrong");
         assert_eq!((store.unverified_bytes(), server.requests()), (5, 1));
+    }
+}
+
+/// What a page of a listing says: keys, whether there is more, the token.
+const fn page(body: &'static str) -> Answer {
+    Answer::Says("content-type: application/xml\r\n", body)
+}
+
+async fn listed(script: &[Answer], versions: bool) -> (Result<Vec<String>>, Vec<String>) {
+    let server = Simulated::start(script).await;
+    let options = ListOptions {
+        versions,
+        ..ListOptions::default()
+    };
+    let store = server.store().await;
+    let keys = store.list("", options).map_ok(|meta| meta.key.to_string());
+    let keys = keys.try_collect().await;
+    let seen = lock(&server.seen).clone();
+    let query = |head: &String| head.split(' ').nth(1).unwrap_or_default().to_lowercase();
+    (keys, seen.iter().map(query).collect())
+}
+
+const A_B_MORE: Answer = page(
+    "<ListBucketResult><IsTruncated>true</IsTruncated>\
+     <Contents><Key>prefix/a</Key><Size>1</Size></Contents>\
+     <Contents><Key>prefix/b/</Key><Size>0</Size></Contents></ListBucketResult>",
+);
+const C_END: Answer = page(
+    "<ListBucketResult><IsTruncated>false</IsTruncated>\
+     <Contents><Key>prefix/c</Key><Size>1</Size></Contents></ListBucketResult>",
+);
+const C_MORE_AT_T: Answer = page(
+    "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>\
+     <Contents><Key>prefix/c</Key><Size>1</Size></Contents></ListBucketResult>",
+);
+const D_MORE_AT_T: Answer = page(
+    "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>\
+     <Contents><Key>prefix/d</Key><Size>1</Size></Contents></ListBucketResult>",
+);
+const C_UNSAID: Answer = page(
+    "<ListBucketResult><Contents><Key>prefix/c</Key><Size>1</Size></Contents></ListBucketResult>",
+);
+const NOTHING_UNSAID: Answer = page("<ListBucketResult></ListBucketResult>");
+const NOTHING_MORE: Answer =
+    page("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>");
+
+#[tokio::test]
+async fn simulated_pages_without_a_token_are_followed_from_their_last_key() {
+    let (keys, seen) = listed(&[A_B_MORE, C_END], false).await;
+    assert_eq!(keys.unwrap(), ["a", "c"]);
+    assert!(seen[1].contains("start-after=prefix%2fb%2f"), "{seen:?}");
+    // One that knows the first version of the request alone begins anew, and then takes a marker.
+    let (keys, seen) = listed(&[A_B_MORE, A_B_MORE, C_END], false).await;
+    assert_eq!(keys.unwrap(), ["a", "c"]);
+    assert!(
+        seen[2].contains("marker=prefix%2fb%2f") && !seen[2].contains("list-type"),
+        "{seen:?}"
+    );
+    // The same token again would be the same page.
+    let (keys, seen) = listed(&[C_MORE_AT_T, D_MORE_AT_T, NOTHING_UNSAID], false).await;
+    assert_eq!(keys.unwrap(), ["c", "d"]);
+    assert!(seen[1].contains("continuation-token=t"), "{seen:?}");
+    assert!(seen[2].contains("start-after=prefix%2fd"), "{seen:?}");
+    // Where a page does not say whether it is the last one, an empty one is.
+    let (keys, seen) = listed(&[C_UNSAID, NOTHING_UNSAID], false).await;
+    assert_eq!((keys.unwrap(), seen.len()), (vec!["c".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn simulated_listings_that_may_lack_something_are_errors() {
+    for script in [
+        &[NOTHING_MORE][..],
+        &[A_B_MORE, NOTHING_MORE],
+        &[A_B_MORE, A_B_MORE, A_B_MORE],
+        &[C_MORE_AT_T, C_END],
+    ] {
+        let (keys, _) = listed(script, false).await;
+        let error = keys.unwrap_err();
+        assert_eq!(error.cause(), Cause::Failed);
+        assert!(
+            error.chain().contains("s3://bucket/prefix/"),
+            "{}",
+            error.chain()
+        );
+        assert!(
+            error.chain().contains("may be incomplete"),
+            "{}",
+            error.chain()
+        );
+    }
+}
+
+const VERSIONS_A_MORE: Answer = page(
+    "<ListVersionsResult><IsTruncated>true</IsTruncated>\
+     <Version><Key>prefix/a</Key><VersionId>1</VersionId><IsLatest>true</IsLatest><Size>1</Size></Version>\
+     <DeleteMarker><Key>prefix/b</Key><VersionId>2</VersionId><IsLatest>true</IsLatest></DeleteMarker>\
+     </ListVersionsResult>",
+);
+const VERSIONS_A_C_END: Answer = page(
+    "<ListVersionsResult><IsTruncated>false</IsTruncated>\
+     <Version><Key>prefix/a</Key><VersionId>1</VersionId><IsLatest>true</IsLatest><Size>1</Size></Version>\
+     <Version><Key>prefix/c</Key><VersionId>3</VersionId><IsLatest>true</IsLatest><Size>1</Size></Version>\
+     </ListVersionsResult>",
+);
+const VERSIONS_NOTHING_MORE: Answer =
+    page("<ListVersionsResult><IsTruncated>true</IsTruncated></ListVersionsResult>");
+
+#[tokio::test]
+async fn simulated_listings_of_versions_are_whole_or_errors() {
+    let (keys, seen) = listed(&[VERSIONS_A_MORE, VERSIONS_A_C_END], true).await;
+    assert_eq!(keys.unwrap(), ["a", "c"], "none twice");
+    assert!(seen[1].contains("key-marker=prefix%2fb"), "{seen:?}");
+    for script in [
+        &[VERSIONS_NOTHING_MORE][..],
+        &[VERSIONS_A_MORE, VERSIONS_A_MORE],
+    ] {
+        let (keys, _) = listed(script, true).await;
+        let error = keys.unwrap_err();
+        assert!(
+            error.chain().contains("may be incomplete"),
+            "{}",
+            error.chain()
+        );
     }
 }

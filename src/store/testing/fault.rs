@@ -29,6 +29,9 @@ pub enum Action {
     Tear(Cause),
     /// It begins later, by tokio's clock; then other rules apply.
     Delay(Duration),
+    /// What a write of one piece writes is on its way for so long, by tokio's clock, and arrives whether or not
+    /// the caller waits. Other calls are as they are.
+    Late(Duration),
 }
 
 /// To which calls a rule applies.
@@ -172,13 +175,24 @@ impl Faults {
         lock(&self.0).fired
     }
 
+    /// How long a write of this key is on its way.
+    fn late(&self, key: &str) -> Option<Duration> {
+        let mut script = lock(&self.0);
+        let rules = script.rules.iter_mut();
+        let mut late = rules.filter_map(|rule| match rule.action {
+            Action::Late(late) => rule.applies(Op::Put, key).then_some(late),
+            _ => None,
+        });
+        late.next()
+    }
+
     /// The delay and the failure that the script has for a call.
     fn judge(&self, op: Op, key: &str, bytes: usize) -> (Duration, Option<Action>) {
         let mut script = lock(&self.0);
         let mut delay = Duration::ZERO;
         let mut failure = None;
         for rule in &mut script.rules {
-            if rule.applies(op, key) {
+            if !matches!(rule.action, Action::Late(_)) && rule.applies(op, key) {
                 match rule.action {
                     Action::Delay(more) => delay += more,
                     action => failure = failure.or(Some(action)),
@@ -210,7 +224,7 @@ impl Faults {
             sleep(delay).await;
         }
         let (cause, written) = match failure {
-            None | Some(Action::Delay(_)) => return call(bytes).await,
+            None | Some(Action::Delay(_) | Action::Late(_)) => return call(bytes).await,
             Some(Action::Fail(cause)) => (cause, None),
             Some(Action::LoseAnswer(cause)) => (cause, Some(bytes)),
             Some(Action::Tear(cause)) => (cause, Some(bytes.slice(..bytes.len() / 2))),
@@ -266,7 +280,20 @@ impl Store for FaultStore {
     }
 
     async fn put(&self, key: &Key, bytes: Bytes, options: PutOptions) -> Result<Put> {
-        let call = |bytes| self.inner.put(key, bytes, options);
+        let late = self.faults.late(key.as_str());
+        let (inner, key_again) = (self.inner.clone(), key.clone());
+        let call = |bytes| async move {
+            let Some(late) = late else {
+                return inner.put(&key_again, bytes, options).await;
+            };
+            let arrives = tokio::spawn(async move {
+                sleep(late).await;
+                inner.put(&key_again, bytes, options).await
+            });
+            arrives.await.map_err(|error| {
+                Error::new(Cause::Failed, "a late write was cut short").with_source(error)
+            })?
+        };
         self.faults.apply(Op::Put, key.as_str(), bytes, call).await
     }
 

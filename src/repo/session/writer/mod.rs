@@ -17,6 +17,7 @@ pub use self::object::{ObjectSource, StoredObject};
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use self::packer::{Class, Packers};
@@ -29,9 +30,7 @@ use crate::repo::format::blob::{BlobKind, Compression};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
-use crate::repo::format::ids::{
-    BlobId, Cv, ManifestHash, MarkId, ObjectHash, SessionId, SnapshotId,
-};
+use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
 use crate::repo::format::sealed::FileKind;
@@ -80,6 +79,8 @@ struct Session {
     /// Stored bytes that this session added: blobs with their headers.
     added: AtomicU64,
     failure: Mutex<Option<Failure>>,
+    /// Held, shared, while a blob is on its way to its pack.
+    storing: RwLock<()>,
     /// The session is given up: what waits to be uploaded is dropped.
     given_up: CancellationToken,
 }
@@ -156,14 +157,16 @@ impl Repository {
             pending: Mutex::default(),
             added: AtomicU64::new(0),
             failure: Mutex::default(),
+            storing: RwLock::default(),
             given_up: CancellationToken::new(),
         }))
     }
 }
 
-/// Refuses to write while packs are marked to go: a writer must treat their blobs as absent.
+/// Refuses to write while packs are marked to go: a writer must treat their blobs as absent. A mark that
+/// cannot be read marks nothing, as nothing is removed by it.
 async fn refuse_marks(repo: &Repository) -> Result<()> {
-    match repo.list_ids::<MarkId>(StoredFile::Mark).await?.first() {
+    match repo.marks().await?.first() {
         None => Ok(()),
         Some(mark) => Err(Side::Repository
             .error(
@@ -230,6 +233,8 @@ impl Writer {
     /// Writes out everything stored so far: packs, then index. A later session finds it.
     pub async fn flush(&self) -> Result<()> {
         self.session.check()?;
+        // A call that was dropped may be storing a blob that another one counts on.
+        drop(self.session.storing.write().await);
         self.packers.flush().await?;
         self.session
             .indexer
@@ -262,7 +267,10 @@ impl Writer {
         };
         // After an error it may be there, or arrive: a try before the last one may have been taken.
         let snapshot = manifest.snapshot;
-        let written = manifest.write(repo).await;
+        let written = match self.lease.left() {
+            Ok(left) => manifest.write(repo, left).await,
+            Err(error) => Err(error),
+        };
         written.inspect_err(|error| self.session.fail(error))?;
         if self.lease.check().is_err() {
             // It took so long that somebody may have taken this session for dead meanwhile. Whoever does
@@ -415,6 +423,7 @@ impl Writer {
         self.session.check()?;
         let (session, packers) = (self.session.clone(), self.packers.clone());
         let work = async move {
+            let _storing = session.storing.read().await;
             let (inner, resources) = (session.clone(), session.view.repo().resources());
             let sealed = resources
                 .run(move || inner.seal(kind, &plain, offset))

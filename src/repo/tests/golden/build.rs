@@ -339,7 +339,7 @@ pub async fn build(name: &str) -> (MemoryStore, Truth) {
     late.session = CUT_OFF;
     late.sequence = second.sequence + 1;
     late.parent = Some(second.as_parent());
-    late.write(&repo).await.unwrap();
+    late.write(&repo, std::time::Duration::MAX).await.unwrap();
     truth.void.push(late.snapshot);
 
     let writer = begin(&repo, "pinned").await;
@@ -526,7 +526,7 @@ async fn copied(repo: &Repository, truth: &mut Truth) {
         roots: Roots::from([("objects".into(), root)]),
         ..template
     };
-    copy.write(repo).await.unwrap();
+    copy.write(repo, std::time::Duration::MAX).await.unwrap();
     writer.finish().await.unwrap();
     let maps = Maps::from([("objects".to_owned(), entries)]);
     truth.snapshots.push(true_snapshot(&copy, maps));

@@ -136,6 +136,7 @@ pub(super) async fn long(store: &dyn Store) -> Result<()> {
         let options = PutOptions {
             mode: PutMode::Overwrite,
             durability: Durability::Deferred,
+            ..PutOptions::default()
         };
         future::try_join_all(chunk.iter().map(async |path| {
             store

@@ -63,11 +63,13 @@ fn kind_of<T>(result: &Result<T>) -> Option<Cause> {
 const OVERWRITE: PutOptions = PutOptions {
     mode: PutMode::Overwrite,
     durability: Durability::Synced,
+    patience: None,
 };
 
 const CREATE: PutOptions = PutOptions {
     mode: PutMode::Create,
     durability: Durability::Synced,
+    patience: None,
 };
 
 async fn read(store: &dyn Store, key: &Key) -> Result<Bytes> {
@@ -449,6 +451,7 @@ async fn durability(store: &dyn Store) -> Result<()> {
     let options = PutOptions {
         mode: PutMode::Create,
         durability: Durability::Deferred,
+        ..PutOptions::default()
     };
     store.put(&key, pattern(10, 1), options).await?;
     claim!(
