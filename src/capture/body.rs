@@ -75,12 +75,7 @@ pub(super) fn body(
             items: errors,
         });
     }
-    if copied.lost_packs > 0 {
-        notes.push(format!(
-            "the repository had lost {} packs: what they held was read again as far as this instance still has it; verify tells which older snapshots are damaged",
-            copied.lost_packs
-        ));
-    }
+    notes.extend(repository_notes(copied));
     notes.extend(unnamed_note(catalog, &anchored.unnamed));
     notes.extend(unreadable_note(&anchored.unreadable));
     if copied.unverified > 0 {
@@ -129,6 +124,24 @@ pub(super) fn body(
         notes,
         accepted: context.accept.clone(),
     }
+}
+
+/// What the repository had lost, which is no weakening: what this snapshot needs was stored again.
+fn repository_notes(copied: &Copied) -> Vec<String> {
+    let tells = "verify tells which older snapshots are damaged";
+    let lost = (copied.lost_packs > 0).then(|| {
+        format!(
+            "the repository had lost {} packs: what they held was read again as far as this instance still has it; {tells}",
+            copied.lost_packs
+        )
+    });
+    let damaged = (copied.damaged_blobs > 0).then(|| {
+        format!(
+            "{} blobs of the repository were damaged: what this instance still has of them was stored again; {tells}",
+            copied.damaged_blobs
+        )
+    });
+    lost.into_iter().chain(damaged).collect()
 }
 
 /// Collections whose deletes a restart of this Milvus would lose, while the snapshot has them.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use tracing::warn;
 
 use super::Context;
 use crate::base::error::Context as _;
@@ -46,6 +45,8 @@ pub(super) struct Copied {
     pub(super) unverified: u64,
     /// Packs that the repository has lost; what they held was read again.
     pub(super) lost_packs: usize,
+    /// Blobs that are damaged in the repository; they were read again, too.
+    pub(super) damaged_blobs: usize,
 }
 
 /// The objects that an anchor requires.
@@ -95,7 +96,8 @@ pub(super) async fn capture(
     };
     let prefixes = prefixes(required);
     let listed = Listed::read(store.as_ref(), prefixes, method.needs_versions()).await?;
-    let known = readable(writer, known.scan(KeyRange::all()));
+    // What cannot be read of it is read from the source again.
+    let known = known.scan_readable(KeyRange::all());
     let capturer = Capturer {
         method,
         writer,
@@ -136,24 +138,8 @@ pub(super) async fn capture(
     done.root = map.finish().await?;
     done.unverified = store.unverified_bytes();
     done.lost_packs = writer.lost_packs();
+    done.damaged_blobs = writer.damaged_blobs();
     Ok(done)
-}
-
-/// What is known, up to where a lost pack had its tree: the objects from there on are read again.
-/// Damage where no pack is lost ends the capture, which could not heal it.
-fn readable<'a>(
-    writer: &'a Writer,
-    known: BoxStream<'a, Result<Entry>>,
-) -> BoxStream<'a, Result<Entry>> {
-    let goes_on = |entry: &Result<Entry>| match entry {
-        Err(error) if error.cause() == Cause::Damage && writer.lost_packs() > 0 => {
-            warn!(error = %error.chain(), "what is known ends here; the rest is read again");
-            false
-        }
-        _ => true,
-    };
-    let known = known.take_while(move |entry| std::future::ready(goes_on(entry)));
-    known.boxed()
 }
 
 enum One {

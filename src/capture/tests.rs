@@ -36,7 +36,7 @@ use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::{Op, RecordStore};
-use crate::store::{Key, ListOptions, PutOptions, SharedStore, Store};
+use crate::store::{GetOptions, Key, ListOptions, PutOptions, SharedStore, Store};
 use crate::{Cause, Side};
 
 const CONFIG: &str = "instance:\n  name: main\n  objects: {type: local, path: /nowhere}\n";
@@ -287,6 +287,32 @@ async fn what_lost_packs_held_is_read_again_and_counted() {
         assert_eq!(read.len() as u64, again.objects);
         assert_eq!(again.root, first.root, "the same snapshot as before");
     }
+}
+
+#[tokio::test]
+async fn a_tree_that_is_found_damaged_is_made_again() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let (first, _) = run(&repository, &source, &catalog, None).await;
+    let store = repository.store();
+    let packs: Vec<_> = store
+        .list("tree/", ListOptions::default())
+        .try_collect()
+        .await
+        .unwrap();
+    for pack in &packs {
+        let read = store.get(&pack.key, GetOptions::default()).await.unwrap();
+        let mut bytes = read.to_vec();
+        // In the first blob.
+        bytes[100] ^= 1;
+        store.delete(&pack.key, None).await.unwrap();
+        let put = store.put(&pack.key, bytes.into(), PutOptions::default());
+        put.await.unwrap();
+    }
+    let (again, _) = run(&repository, &source, &catalog, first.root).await;
+    assert_eq!((again.lost_packs, again.damaged_blobs), (0, packs.len()));
+    assert!(again.objects_read > 0);
+    assert_eq!(again.root, first.root, "the same snapshot as before");
 }
 
 #[tokio::test]

@@ -19,7 +19,6 @@ mod session;
 mod tests;
 
 pub use care::check::{CheckBytes, CheckReport};
-pub use care::verified::{BadPlace, Verification, VerifiedSnapshot};
 pub use format::amendment::Amendment;
 pub use format::blob::Compression;
 pub use format::damage::{Damage, DamageKind};
@@ -37,5 +36,6 @@ pub use repository::{InitOptions, Repository};
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
 pub use session::snapshots::Snapshots;
+pub use session::verified::{BadPlace, Verification, VerifiedSnapshot};
 pub use session::view::{Listing, Look, Reader, View};
 pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

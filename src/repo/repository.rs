@@ -16,7 +16,7 @@ use crate::repo::format::crypto::Key;
 use crate::repo::format::features::Features;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::Chunking;
-use crate::repo::format::ids::{FeaturesId, KeyId, RepositoryId, SessionId};
+use crate::repo::format::ids::{BlobId, FeaturesId, KeyId, PackId, RepositoryId, SessionId};
 use crate::repo::format::keys::{KdfCost, NewKey, Unlock, key_path, wrap};
 use crate::repo::format::lineage::{Dead, Lineage};
 use crate::repo::format::ring::{ring_paths, seal_ring};
@@ -83,6 +83,8 @@ struct Inner {
     seen: Mutex<HashMap<SessionId, Sighting>>,
     /// Sessions that snapshots or marks took for dead, as far as they were read.
     dead: Mutex<HashSet<SessionId>>,
+    /// Where blobs were found damaged. What another place has, or the source still has, needs none of them.
+    bad: Mutex<HashSet<(PackId, BlobId)>>,
     /// What was said once and is not said again.
     told: Mutex<HashSet<String>>,
     memory: Option<Memory>,
@@ -321,6 +323,7 @@ impl Repository {
             host,
             seen,
             dead: Mutex::default(),
+            bad: Mutex::default(),
             told,
             memory: None,
             newest_ring,
@@ -492,6 +495,22 @@ impl Repository {
     /// Whether a snapshot or a mark took the session for dead: then nothing of it counts any more.
     pub(crate) fn is_taken_for_dead(&self, session: &SessionId) -> bool {
         lock(&self.0.dead).contains(session)
+    }
+
+    /// Remembers that a blob is damaged in a pack.
+    pub(crate) fn note_bad(&self, pack: PackId, blob: BlobId) {
+        lock(&self.0.bad).insert((pack, blob));
+    }
+
+    /// Whether a blob is known to be damaged in a pack.
+    pub(crate) fn is_bad(&self, pack: PackId, blob: BlobId) -> bool {
+        let bad = lock(&self.0.bad);
+        !bad.is_empty() && bad.contains(&(pack, blob))
+    }
+
+    /// How many places of blobs are known to be damaged.
+    pub(crate) fn bad_places(&self) -> usize {
+        lock(&self.0.bad).len()
     }
 
     /// Whether this was not said yet.

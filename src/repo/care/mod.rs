@@ -1,4 +1,3 @@
 //! What keeps a repository whole.
 
 pub(crate) mod check;
-pub(crate) mod verified;

@@ -16,14 +16,14 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
 use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::Record;
+use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::pack::pack_key;
 use crate::repo::format::sealer::Sealer;
 use crate::repo::format::tree::node::{Body, Node};
 use crate::repo::format::tree::{Envelope, EnvelopeNode};
 use crate::repo::format::wire::{damaged, missing_is_damage};
 use crate::repo::repository::Repository;
-use crate::{Cause, Result};
+use crate::{Cause, Error, Result};
 
 /// The repository as its index knew it at one time. Clones share it.
 #[derive(Debug, Clone)]
@@ -201,6 +201,25 @@ impl View {
         self.blob(BlobKind::Tree, piece).await
     }
 
+    /// Whether the bytes of a pack are those that were written; false where it is gone.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub(crate) async fn is_whole(&self, pack: &PackInfo) -> Result<bool> {
+        let repo = self.repo();
+        let _share = repo.resources().reserve(pack.size).await?;
+        let key = pack_key(pack.kind, &pack.id)?;
+        let read = repo.get_range(&key, 0, pack.size).await;
+        let bytes = match read.map_err(missing_is_damage) {
+            Err(error) if is_damage(&error) => return Ok(false),
+            read => read?,
+        };
+        let resources = repo.resources();
+        let hash = resources.run(move || Ok(blake3::hash(&bytes))).await?;
+        Ok(*hash.as_bytes() == pack.hash)
+    }
+
     /// Lists the packs that the store has.
     pub async fn listing(&self) -> Result<Listing> {
         let mut listing = Listing::default();
@@ -268,12 +287,28 @@ impl View {
             .places(&sealer.blob_id(kind, &piece.cv, piece.offset, piece.length))
     }
 
-    /// Reads a blob from the first of its places where it is whole.
+    /// Whether the blob is known to be damaged in this place.
+    pub(crate) fn is_bad(&self, record: &Record) -> bool {
+        let pack = self.index().pack(record.pack).id;
+        self.repo().is_bad(pack, record.entry.id)
+    }
+
+    /// Reads a blob from the first of its places where it is whole. A place where it is not, twice, is
+    /// remembered.
     async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
         let mut bad = None;
         for record in self.places(kind, &piece) {
-            match self.blob_at(*record, piece).await {
-                Err(error) if error.cause() == Cause::Damage => bad = bad.or(Some(error)),
+            let mut read = self.blob_at(*record, piece).await;
+            if read.as_ref().is_err_and(is_damage) {
+                // It may have been damaged on the way.
+                read = self.blob_at(*record, piece).await;
+            }
+            match read {
+                Err(error) if is_damage(&error) => {
+                    let pack = self.index().pack(record.pack).id;
+                    self.repo().note_bad(pack, record.entry.id);
+                    bad = bad.or(Some(error));
+                }
                 read => return read,
             }
         }
@@ -312,6 +347,10 @@ impl View {
             .await
             .context(|| format!("read {pack}"))
     }
+}
+
+fn is_damage(error: &Error) -> bool {
+    error.cause() == Cause::Damage
 }
 
 /// Opens the stored blob of `piece`, whose id is `id`.

@@ -271,7 +271,10 @@ async fn a_manifest_is_sent_no_longer_than_the_lease_lasts() {
         let mut next = first.clone();
         next.snapshot = SnapshotId([id; 32]);
         let began = tokio::time::Instant::now();
-        let error = next.write(&repo, Duration::from_secs(90)).await.unwrap_err();
+        let error = next
+            .write(&repo, Duration::from_secs(90))
+            .await
+            .unwrap_err();
         assert_eq!(error.cause(), Cause::Unavailable, "{error:?}");
         let took = began.elapsed();
         assert!(took <= Duration::from_secs(125), "{took:?}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::support::*;
-use crate::repo::{BadPlace, CheckBytes, Repository};
+use crate::repo::{BadPlace, CheckBytes, CheckReport, Repository, Verification};
 use crate::store::{Key, PutOptions, Store};
 
 async fn packs(store: &dyn Store, directory: &str) -> Vec<Key> {
@@ -64,6 +64,67 @@ async fn the_next_backup_stores_again_what_lost_packs_held() {
             assert_eq!(added, 0, "all of it is known again");
         }
     }
+}
+
+/// What a verification keeps of a check.
+async fn verified(repo: &Repository) -> CheckReport {
+    let report = repo.check(&[], CheckBytes::All).await.unwrap();
+    let verification = Verification {
+        time: repo.env().now(),
+        level: "bytes".into(),
+        results: vec![],
+        places: report.places.clone(),
+    };
+    repo.record_verification(&verification).await.unwrap();
+    report
+}
+
+#[tokio::test]
+async fn the_next_backup_stores_again_what_a_verification_found_damaged_wherever_it_is() {
+    let (memory, _) = memory();
+    let repo = init(memory.clone()).await;
+    let data = objects(1);
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    for directory in ["data/", "tree/"] {
+        for key in packs(&*memory, directory).await {
+            let size = usize::try_from(memory.head(&key).await.unwrap().size).unwrap();
+            // Its ends, with the header, the trailer and much of the directory, and what is between them.
+            let ends = (0..100).chain(size - 200..size).step_by(9);
+            for at in ends.chain((100..size - 200).step_by(size / 40)) {
+                let store = Arc::new(memory.fork());
+                damage(&store, &key, |bytes| bytes[at] ^= 1).await;
+                let found = verified(&open(store.clone()).await.unwrap()).await;
+                assert!(!found.damage.is_empty(), "{key} {at}");
+                let repo = open(store.clone()).await.unwrap();
+                let (again, added) = backup(&repo, "a", &data).await.unwrap();
+                assert!(added > 0, "{key} {at}");
+                let healed = open(store.clone()).await.unwrap();
+                let report = healed.check(&[], CheckBytes::All).await.unwrap();
+                assert_eq!(report.damage, [], "{key} {at}");
+                let view = healed.view().await.unwrap();
+                for manifest in [&first, &again] {
+                    assert_eq!(restore(&view, manifest).await.unwrap(), data, "{key} {at}");
+                }
+                let (_, added) = backup(&healed, "a", &data).await.unwrap();
+                assert_eq!(added, 0, "{key} {at}: all of it is known again");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_a_verification_missed_and_that_is_back_is_used() {
+    let (_, store) = memory();
+    let repo = init(store.clone()).await;
+    backup(&repo, "a", &objects(1)).await.unwrap();
+    let key = packs(&*store, "data/").await.remove(0);
+    let bytes = store.get(&key, crate::store::GetOptions::default()).await;
+    lose(&*store, &key, Loss::Gone).await;
+    assert!(!verified(&repo).await.places.is_empty());
+    let put = store.put(&key, bytes.unwrap(), PutOptions::default());
+    put.await.unwrap();
+    let (_, added) = backup(&repo, "a", &objects(1)).await.unwrap();
+    assert_eq!(added, 0);
 }
 
 #[tokio::test]

@@ -22,7 +22,8 @@ pub(super) struct PackFaults {
     pub(super) blobs: Vec<BlobId>,
 }
 
-/// Reads a pack: its hash, its directory, and every blob that the index has there.
+/// Reads a pack: its hash, its directory, and every blob that the index has there. One of which the index has
+/// only some blobs is judged by these and by its directory.
 pub(super) async fn check_pack(
     view: &View,
     pack: PackInfo,
@@ -54,7 +55,9 @@ pub(super) async fn check_pack(
                 why: None,
                 blobs: vec![],
             };
-            if *blake3::hash(&bytes).as_bytes() != pack.hash {
+            // Where the index no longer has all of its blobs, what is damaged may be one of the others.
+            let all = records.len() >= pack.blobs as usize;
+            if all && *blake3::hash(&bytes).as_bytes() != pack.hash {
                 faults.why = Some("its BLAKE3 is not what the index says".into());
             }
             let directory = opener.sealer().open_directory(pack.kind, &pack.id, &bytes);

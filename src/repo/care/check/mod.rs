@@ -8,7 +8,6 @@ use futures::{StreamExt, TryStreamExt};
 use serde::de::IgnoredAny;
 
 use self::bytes::{PackFaults, check_pack};
-use crate::repo::care::verified::{BadPlace, Verification};
 use crate::repo::format::blob::BlobKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::damage::{Damage, DamageKind};
@@ -25,6 +24,7 @@ use crate::repo::format::wire::missing_is_damage;
 use crate::repo::opening::read_rings;
 use crate::repo::repository::Repository;
 use crate::repo::session::lease::LeaseFile;
+use crate::repo::session::verified::{BadPlace, Verification};
 use crate::repo::session::view::{Look, View};
 use crate::{Cause, Error, Result};
 
@@ -221,6 +221,8 @@ struct Faults {
     packs: HashMap<PackId, usize>,
     /// By pack, as a blob may be whole in another of its places.
     blobs: HashMap<(PackId, BlobId), usize>,
+    /// Packs that are damaged outside of their blobs.
+    outside: Vec<PackId>,
     /// Whether some blob that a snapshot refers to is in no segment.
     unknown: bool,
     /// Index segments that cannot be read: a blob that nobody knows may be in any of them.
@@ -424,7 +426,8 @@ fn blobs(envelope: &Envelope) -> impl Iterator<Item = (BlobKind, &PieceRef)> {
 
 impl Faults {
     fn places(&self) -> Vec<BadPlace> {
-        let packs = self.packs.keys().map(|pack| (*pack, None));
+        let packs = self.packs.keys().chain(&self.outside);
+        let packs = packs.map(|pack| (*pack, None));
         let blobs = self.blobs.keys().map(|(pack, blob)| (*pack, Some(*blob)));
         let places = packs
             .chain(blobs)
@@ -461,6 +464,9 @@ impl Faults {
             ),
         };
         let fault = self.add(DamageKind::Bytes, what, place);
+        if found.blobs.is_empty() {
+            self.outside.push(pack.id);
+        }
         for id in found.blobs {
             self.blobs.entry((pack.id, id)).or_insert(fault);
         }

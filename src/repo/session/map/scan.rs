@@ -78,6 +78,28 @@ impl KeyRange {
     }
 }
 
+/// What becomes of a scan at a node that is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damaged {
+    /// It fails.
+    Fails,
+    /// It goes on without what is below the node.
+    PassedOver,
+}
+
+impl Damaged {
+    /// What was read, unless it is damaged and passed over.
+    fn passed<T>(self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Err(error) if self == Self::PassedOver && error.cause() == Cause::Damage => {
+                tracing::warn!("a part of a map is passed over: {}", error.chain());
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+}
+
 /// A reference to a node of a map, as its parent's envelope has it.
 pub(super) fn envelope_node(node: NodeRef) -> EnvelopeNode {
     EnvelopeNode {
@@ -159,9 +181,14 @@ impl View {
         node: EnvelopeNode,
         first: Option<Bytes>,
         range: KeyRange,
+        damaged: Damaged,
     ) -> BoxStream<'static, Result<Entries>> {
         let expanded = async move {
-            let children = match self.child(&node, first.as_ref()).await? {
+            let body = self.child(&node, first.as_ref()).await;
+            let Some(body) = damaged.passed(body)? else {
+                return Ok(stream::empty().boxed());
+            };
+            let children = match body {
                 Body::Leaf(entries) => {
                     return Ok(stream::once(std::future::ready(Ok(entries))).boxed());
                 }
@@ -173,14 +200,18 @@ impl View {
                 children
                     .map(move |(child, first)| {
                         let view = self.clone();
-                        async move { view.child(&child, Some(&first)).await.and_then(leaf) }
+                        async move {
+                            let read = view.child(&child, Some(&first)).await.and_then(leaf);
+                            Ok(damaged.passed(read)?.unwrap_or_default())
+                        }
                     })
                     .buffered(NODES_AT_ONCE)
                     .boxed()
             } else {
                 children
                     .flat_map(move |(child, first)| {
-                        self.clone().leaves(child, Some(first), range.clone())
+                        self.clone()
+                            .leaves(child, Some(first), range.clone(), damaged)
                     })
                     .boxed()
             })
@@ -279,21 +310,37 @@ impl Map {
         let Some(root) = self.root else {
             return stream::empty().boxed();
         };
+        let fails = Damaged::Fails;
         let scans = self.amended.iter();
-        let scans: Vec<_> = scans.map(|by| self.scan_of(*by, range.clone())).collect();
-        let entries = self.scan_of(root, range);
+        let scans: Vec<_> = scans
+            .map(|by| self.scan_of(*by, range.clone(), fails))
+            .collect();
+        let entries = self.scan_of(root, range, fails);
         if scans.is_empty() {
             return entries;
         }
         amended(entries, scans)
     }
 
-    fn scan_of(&self, root: NodeRef, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
+    /// The entries that can be read, without amendments, in ascending order: what is damaged is passed over.
+    pub fn scan_readable(&self, range: KeyRange) -> BoxStream<'static, Result<Entry>> {
+        match self.root {
+            Some(root) => self.scan_of(root, range, Damaged::PassedOver),
+            None => stream::empty().boxed(),
+        }
+    }
+
+    fn scan_of(
+        &self,
+        root: NodeRef,
+        range: KeyRange,
+        at_damage: Damaged,
+    ) -> BoxStream<'static, Result<Entry>> {
         let resolver = self.view.clone();
         let mut last: Option<Bytes> = None;
         self.view
             .clone()
-            .leaves(envelope_node(root), None, range.clone())
+            .leaves(envelope_node(root), None, range.clone(), at_damage)
             .map_ok(move |entries| {
                 let range = range.clone();
                 stream::iter(entries)
@@ -303,8 +350,9 @@ impl Map {
             .try_flatten()
             .and_then(move |entry| {
                 let view = resolver.clone();
-                async move { view.resolve(entry).await }
+                async move { at_damage.passed(view.resolve(entry).await) }
             })
+            .try_filter_map(|entry| std::future::ready(Ok(entry)))
             .and_then(move |entry| {
                 let above = last.as_ref().is_none_or(|last| *last < entry.key);
                 last = Some(entry.key.clone());

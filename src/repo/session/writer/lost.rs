@@ -1,8 +1,8 @@
-//! Packs that the index names and the store has lost.
+//! Packs that the index names and the store has lost, and blobs that are known to be damaged.
 //!
-//! What they held counts as absent, so it is read and stored again, and the index is written anew
-//! without the records whose blobs have a place again. The others stay: they name what is lost, and
-//! are right once more should the pack come back.
+//! They count as absent, so they are read and stored again, and the index is written anew without the
+//! records whose blobs have a place again. The others stay: they name what is lost, and are right once
+//! more should the pack come back.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use crate::repo::session::view::View;
 /// Lost packs that are named in the log.
 const NAMED: usize = 5;
 
-/// The numbers of lost packs in the index of a session.
+/// The numbers of packs in the index of a session that are lost: gone, cut short, or damaged as a whole.
 #[derive(Debug, Default)]
 pub(super) struct Lost(HashSet<u32>);
 
@@ -29,9 +29,12 @@ impl Lost {
     /// and the index was read before.
     pub(super) async fn find(view: &View) -> Result<Self> {
         let listing = view.listing().await?;
+        let damaged = damaged_packs(view).await?;
         let packs = (0..).zip(view.index().packs());
         let lost: Vec<_> = packs
-            .filter(|(_, pack)| listing.sizes.get(&pack.id) != Some(&pack.size))
+            .filter(|(_, pack)| {
+                listing.sizes.get(&pack.id) != Some(&pack.size) || damaged.contains(&pack.id)
+            })
             .collect();
         if !lost.is_empty() {
             let named: Vec<PackId> = lost.iter().map(|(_, p)| p.id).take(NAMED).collect();
@@ -54,6 +57,35 @@ impl Lost {
     }
 }
 
+/// Takes over where verifications found damage: the blobs are remembered as damaged. Returns the packs that
+/// they found damaged as a whole and that still are.
+async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
+    let (repo, index) = (view.repo(), view.index());
+    let verifications = repo.verifications().await?;
+    let places = verifications.into_iter().flat_map(|v| v.places);
+    let mut suspects: HashSet<PackId> = HashSet::new();
+    for place in places {
+        match place.blob {
+            Some(blob) => {
+                let mut records = index.places(&blob).iter();
+                if records.any(|record| index.pack(record.pack).id == place.pack) {
+                    repo.note_bad(place.pack, blob);
+                }
+            }
+            None => {
+                suspects.insert(place.pack);
+            }
+        }
+    }
+    let mut damaged = HashSet::new();
+    for pack in index.packs().iter().filter(|p| suspects.contains(&p.id)) {
+        if !view.is_whole(pack).await? {
+            damaged.insert(pack.id);
+        }
+    }
+    Ok(damaged)
+}
+
 impl Session {
     /// Writes the index anew where blobs of lost packs were stored again. Their new places are in
     /// segments that are written already.
@@ -61,9 +93,10 @@ impl Session {
         let (repo, index) = (self.view.repo(), self.view.index());
         let again = |record: &Record| {
             let id = &record.entry.id;
-            self.lost.holds(record) && (self.stored(id) || self.has(id))
+            self.is_absent(record) && (self.stored(id) || self.has(id))
         };
-        if self.lost.len() == 0 || !index.records().iter().any(again) {
+        let any = self.lost.len() > 0 || repo.bad_places() > 0;
+        if !any || !index.records().iter().any(again) {
             return Ok(());
         }
         let kept: Vec<Record> = index

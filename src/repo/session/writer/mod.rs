@@ -31,6 +31,7 @@ use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
 use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::index::segment::Record;
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
 use crate::repo::format::sealed::FileKind;
@@ -222,6 +223,12 @@ impl Writer {
     #[must_use]
     pub fn lost_packs(&self) -> usize {
         self.session.lost.len()
+    }
+
+    /// Places where blobs are known to be damaged: those blobs count as absent, too.
+    #[must_use]
+    pub fn damaged_blobs(&self) -> usize {
+        self.session.view.repo().bad_places()
     }
 
     /// Bytes that this session has added to the repository so far: blobs as stored, trees included.
@@ -443,10 +450,15 @@ impl Writer {
 }
 
 impl Session {
-    /// Whether the repository had the blob when the session began.
+    /// Whether the repository had the blob when the session began, whole as far as is known.
     fn has(&self, id: &BlobId) -> bool {
         let places = self.view.index().places(id);
-        places.iter().any(|record| !self.lost.holds(record))
+        places.iter().any(|record| !self.is_absent(record))
+    }
+
+    /// Whether the blob is lost or damaged in this place.
+    fn is_absent(&self, record: &Record) -> bool {
+        self.lost.holds(record) || self.view.is_bad(record)
     }
 
     /// Whether the session stored the blob, or is about to.

@@ -38,7 +38,7 @@ pub struct Verification {
 pub struct BadPlace {
     /// The pack.
     pub pack: PackId,
-    /// The blob in it; `None` when the pack is missing or has another size.
+    /// The blob in it; `None` when the pack is missing, has another size, or is damaged outside of its blobs.
     pub blob: Option<BlobId>,
 }
 
