@@ -12,7 +12,8 @@ use crate::{Result, store};
 pub(crate) const PACK_HEADER: usize = 16;
 
 const MAGIC: &[u8; 8] = b"EYRIEPK1";
-const TRAILER: usize = 16;
+/// Length of a pack's trailer, in bytes.
+pub(crate) const TRAILER: usize = 16;
 const TRAILER_MAGIC: &[u8; 8] = b"EYRIEDIR";
 const ENTRY: usize = 48;
 
@@ -39,6 +40,33 @@ pub(crate) fn pack_header(kind: PackKind) -> [u8; PACK_HEADER] {
     out[..8].copy_from_slice(MAGIC);
     out[8] = kind as u8;
     out
+}
+
+/// Where the sealed directory of a pack is: from `start` on, up to the trailer.
+pub(crate) struct DirectoryPlace {
+    pub(crate) start: usize,
+    pub(crate) length: usize,
+    blobs: usize,
+}
+
+impl DirectoryPlace {
+    /// Reads the trailer of a pack of `size` bytes.
+    pub(crate) fn read(pack: &PackId, size: u64, trailer: &[u8]) -> Result<Self> {
+        let what = format!("pack {pack}");
+        let mut reader = Reader::new(trailer, &what);
+        let (length, blobs) = (reader.u32()? as usize, reader.u32()? as usize);
+        reader.expect(TRAILER_MAGIC, "end mark")?;
+        let before = usize::try_from(size).ok();
+        let start = before.and_then(|size| size.checked_sub(TRAILER + length));
+        match start.filter(|start| *start >= PACK_HEADER) {
+            Some(start) => Ok(Self {
+                start,
+                length,
+                blobs,
+            }),
+            None => Err(reader.damaged("its directory does not fit")),
+        }
+    }
 }
 
 impl Sealer {
@@ -81,19 +109,28 @@ impl Sealer {
         let Some(at) = bytes.len().checked_sub(TRAILER) else {
             return Err(head.damaged("it ends early"));
         };
-        let mut trailer = Reader::new(&bytes[at..], &what);
-        let (length, count) = (trailer.u32()? as usize, trailer.u32()? as usize);
-        trailer.expect(TRAILER_MAGIC, "end mark")?;
-        let start = at.checked_sub(length).filter(|start| *start >= PACK_HEADER);
-        let Some(start) = start else {
-            return Err(trailer.damaged("its directory does not fit"));
-        };
+        let place = DirectoryPlace::read(pack, bytes.len() as u64, &bytes[at..])?;
+        self.open_directory_at(kind, pack, &place, &bytes[place.start..at])
+    }
+
+    /// Reads the directory of a pack, whose sealed bytes these are, and checks that its entries fill the
+    /// pack.
+    pub(crate) fn open_directory_at(
+        &self,
+        kind: PackKind,
+        pack: &PackId,
+        place: &DirectoryPlace,
+        sealed: &[u8],
+    ) -> Result<Vec<PackEntry>> {
+        let what = format!("pack {pack}");
+        let (start, count) = (place.start, place.blobs);
+        let fault = Reader::new(sealed, &what);
         let aad = self.directory_aad(kind, pack);
-        let Some(plain) = self.directory_key(pack).open(&aad, &bytes[start..at]) else {
-            return Err(trailer.damaged("its directory is not authentic"));
+        let Some(plain) = self.directory_key(pack).open(&aad, sealed) else {
+            return Err(fault.damaged("its directory is not authentic"));
         };
         if plain.len() != count.saturating_mul(ENTRY) {
-            return Err(trailer.damaged("its directory has another number of blobs"));
+            return Err(fault.damaged("its directory has another number of blobs"));
         }
         let mut reader = Reader::new(&plain, &what);
         let mut entries = Vec::with_capacity(count);

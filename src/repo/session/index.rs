@@ -3,20 +3,24 @@
 use futures::StreamExt;
 
 use crate::base::error::Context;
+use crate::repo::format::blob::PackKind;
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::IndexId;
-use crate::repo::format::index::segment::Segment;
+use crate::repo::format::ids::{IndexId, PackId};
+use crate::repo::format::index::segment::{PackInfo, Record, Segment};
 use crate::repo::format::index::{Index, Merging};
-use crate::repo::format::wire::missing_is_damage;
+use crate::repo::format::pack::{DirectoryPlace, TRAILER, pack_key};
+use crate::repo::format::wire::{missing_is_damage, to_u32};
 use crate::repo::repository::Repository;
 use crate::{Cause, Result};
 
 /// How many segments are read at once: each is about 7 MiB.
 const SEGMENTS_AT_ONCE: usize = 8;
+/// How many directories of packs are read at once: each is 4 MiB at most.
+const DIRECTORIES_AT_ONCE: usize = 16;
 
 impl Index {
-    /// Reads all segments. One that is damaged or went missing is left out and named: its blobs are
-    /// unknown, which is damage for what needs them and nothing else.
+    /// Reads all segments. One that is damaged or went missing is left out and named; its blobs are known
+    /// by the directories of the packs that no segment names.
     ///
     /// # Errors
     ///
@@ -32,16 +36,76 @@ impl Index {
             match segment {
                 Ok(segment) => merging.add(id, segment)?,
                 Err(error) if error.cause() == Cause::Damage => {
-                    if repo.first_told(id.to_string()) {
-                        tracing::warn!("its blobs are unknown: {}", error.chain());
-                    }
                     merging.leave_out(id, error.chain());
                 }
                 Err(error) => return Err(error),
             }
         }
+        let mut any = false;
+        for (id, why) in merging.missed() {
+            any = true;
+            if repo.first_told(id.to_string()) {
+                tracing::warn!("the packs' own directories are read instead: {why}");
+            }
+        }
+        if any {
+            recover(repo, &mut merging).await?;
+        }
         repo.resources().run(move || merging.finish()).await
     }
+}
+
+/// Adds the blobs of packs that no segment names, by their own directories. One whose directory cannot be
+/// read is left out.
+async fn recover(repo: &Repository, merging: &mut Merging) -> Result<()> {
+    let named = merging.named();
+    for kind in [PackKind::Data, PackKind::Tree] {
+        let packs = StoredFile::packs(kind);
+        let listed = repo.list(packs.row().directory).await?;
+        let unnamed = listed.into_iter().filter_map(|meta| {
+            let id: PackId = packs.id(meta.key.as_str())?.parse().ok()?;
+            (!named.contains(&id)).then_some((id, meta.size))
+        });
+        let mut read = futures::stream::iter(unnamed.collect::<Vec<_>>())
+            .map(|(id, size)| async move { (id, directory(repo, kind, id, size).await) })
+            .buffered(DIRECTORIES_AT_ONCE);
+        while let Some((id, segment)) = read.next().await {
+            match segment {
+                Ok(segment) => merging.recover(segment)?,
+                Err(error) if matches!(error.cause(), Cause::Damage | Cause::NotFound) => {
+                    tracing::debug!("pack {id} is left out: {}", error.chain());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A pack of `size` bytes and its blobs, as its directory has them. Its hash is not known.
+async fn directory(repo: &Repository, kind: PackKind, id: PackId, size: u64) -> Result<Segment> {
+    let key = pack_key(kind, &id)?;
+    let trailer = size.saturating_sub(TRAILER as u64);
+    let bytes = repo.get_range(&key, trailer, TRAILER as u64).await?;
+    let place = DirectoryPlace::read(&id, size, &bytes)?;
+    let (start, length) = (place.start as u64, place.length as u64);
+    let sealed = repo.get_range(&key, start, length).await?;
+    let entries = repo
+        .sealer()
+        .open_directory_at(kind, &id, &place, &sealed)?;
+    let pack = PackInfo {
+        id,
+        hash: [0; 32],
+        size,
+        kind,
+        blobs: to_u32(entries.len(), "a number of blobs")?,
+    };
+    let record = |entry| Record { entry, pack: 0 };
+    Ok(Segment {
+        packs: vec![pack],
+        supersedes: vec![],
+        records: entries.into_iter().map(record).collect(),
+    })
 }
 
 async fn load_segment(repo: &Repository, id: &IndexId) -> Result<Segment> {

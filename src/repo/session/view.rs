@@ -201,23 +201,23 @@ impl View {
         self.blob(BlobKind::Tree, piece).await
     }
 
-    /// Whether the bytes of a pack are those that were written; false where it is gone.
+    /// The hash of a pack as it is; `None` where it is gone or has another size.
     ///
     /// # Errors
     ///
     /// What the store fails with.
-    pub(crate) async fn is_whole(&self, pack: &PackInfo) -> Result<bool> {
+    pub(crate) async fn hash_of(&self, pack: &PackInfo) -> Result<Option<[u8; 32]>> {
         let repo = self.repo();
         let _share = repo.resources().reserve(pack.size).await?;
         let key = pack_key(pack.kind, &pack.id)?;
         let read = repo.get_range(&key, 0, pack.size).await;
         let bytes = match read.map_err(missing_is_damage) {
-            Err(error) if is_damage(&error) => return Ok(false),
+            Err(error) if is_damage(&error) => return Ok(None),
             read => read?,
         };
         let resources = repo.resources();
         let hash = resources.run(move || Ok(blake3::hash(&bytes))).await?;
-        Ok(*hash.as_bytes() == pack.hash)
+        Ok(Some(hash.into()))
     }
 
     /// Lists the packs that the store has.

@@ -113,6 +113,82 @@ async fn the_next_backup_stores_again_what_a_verification_found_damaged_wherever
 }
 
 #[tokio::test]
+async fn what_an_unreadable_index_segment_named_is_found_and_named_again() {
+    let (memory, _) = memory();
+    let repo = init(memory.clone()).await;
+    let (data, other) = (objects(1), objects(2));
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    let (second, _) = backup(&repo, "a", &other).await.unwrap();
+    let segments = packs(&*memory, "index/").await;
+    assert!(segments.len() >= 2);
+    let blobs = repo.view().await.unwrap().blobs();
+    let stray = Key::new(format!("index/{}", "5a".repeat(32))).unwrap();
+    for key in segments.iter().chain([&stray]) {
+        for half in [false, true] {
+            let store = Arc::new(memory.fork());
+            if *key == stray {
+                let put = store.put(key, "".into(), PutOptions::default());
+                put.await.unwrap();
+            } else {
+                damage(&store, key, |bytes| {
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                    bytes.truncate(if half { middle } else { usize::MAX });
+                })
+                .await;
+            }
+            let repo = open(store.clone()).await.unwrap();
+            let view = repo.view().await.unwrap();
+            assert_eq!(view.blobs(), blobs);
+            for (manifest, data) in [(&first, &data), (&second, &other)] {
+                assert_eq!(&restore(&view, manifest).await.unwrap(), data);
+            }
+            let report = repo.check(&[], CheckBytes::All).await.unwrap();
+            assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+            assert_eq!(report.damage[0].place, key.as_str());
+            assert_eq!(report.damage[0].snapshots, [], "nobody suffers");
+
+            let (third, added) = backup(&repo, "a", &other).await.unwrap();
+            assert_eq!(added, 0, "nothing is stored again");
+            let healed = open(store.clone()).await.unwrap();
+            assert_eq!(damage_count(&healed).await, 0, "{key}");
+            let view = healed.view().await.unwrap();
+            assert_eq!(view.blobs(), blobs);
+            for (manifest, data) in [(&first, &data), (&third, &other)] {
+                assert_eq!(&restore(&view, manifest).await.unwrap(), data);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_index_segment_and_a_lost_pack_are_mended_at_once() {
+    let (memory, _) = memory();
+    let repo = init(memory.clone()).await;
+    let (data, other) = (objects(1), objects(2));
+    backup(&repo, "a", &data).await.unwrap();
+    let before = packs(&*memory, "data/").await;
+    backup(&repo, "b", &other).await.unwrap();
+    let segments = packs(&*memory, "index/").await;
+    for segment in &segments {
+        for pack in packs(&*memory, "data/").await {
+            let store = Arc::new(memory.fork());
+            damage(&store, segment, |bytes| bytes[60] ^= 1).await;
+            lose(&*store, &pack, Loss::Gone).await;
+            let repo = open(store.clone()).await.unwrap();
+            let of_a = backup(&repo, "a", &data).await.unwrap().0;
+            let of_b = backup(&repo, "b", &other).await.unwrap().0;
+            let healed = open(store).await.unwrap();
+            let count = damage_count(&healed).await;
+            assert_eq!(count, 0, "{segment} {pack} of {before:?}");
+            let view = healed.view().await.unwrap();
+            assert_eq!(restore(&view, &of_a).await.unwrap(), data);
+            assert_eq!(restore(&view, &of_b).await.unwrap(), other);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_pack_that_a_verification_missed_and_that_is_back_is_used() {
     let (_, store) = memory();
     let repo = init(store.clone()).await;

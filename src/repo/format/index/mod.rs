@@ -16,8 +16,10 @@ use segment::{PackInfo, Record, Segment};
 pub(crate) struct Index {
     /// The segments that it was read from, superseded ones included.
     segments: Vec<IndexId>,
-    /// Segments that could not be read, and why.
+    /// Segments that could not be read, that no other supersedes, and why.
     unread: Vec<(IndexId, String)>,
+    /// Packs that only segments which could not be read may have named, known by their own directories.
+    recovered: HashSet<PackId>,
     packs: Vec<PackInfo>,
     records: Vec<Record>,
     /// Where the records with each first two bytes begin; one more than there are.
@@ -48,9 +50,21 @@ impl Index {
         &self.segments
     }
 
-    /// Segments that could not be read, and why.
+    /// Segments that could not be read, that no other supersedes, and why.
     pub(crate) fn unread(&self) -> &[(IndexId, String)] {
         &self.unread
+    }
+
+    /// Whether a pack is known by its own directory alone: its hash is not known.
+    pub(crate) fn is_recovered(&self, pack: &PackId) -> bool {
+        self.recovered.contains(pack)
+    }
+
+    /// The numbers of such packs, ascending.
+    pub(crate) fn recovered(&self) -> Vec<u32> {
+        let numbered = (0..).zip(&self.packs);
+        let recovered = numbered.filter(|(_, pack)| self.is_recovered(&pack.id));
+        recovered.map(|(number, _)| number).collect()
     }
 
     /// All packs.
@@ -71,10 +85,11 @@ pub(crate) struct Merging {
     /// The packs of all segments, one after the other; records name their places here.
     packs: Vec<PackInfo>,
     /// Which of `packs` each segment brought.
-    origins: Vec<(IndexId, Range<usize>)>,
+    origins: Vec<(Option<IndexId>, Range<usize>)>,
     records: Vec<Record>,
     gone: HashSet<IndexId>,
     unread: Vec<(IndexId, String)>,
+    recovered: HashSet<PackId>,
 }
 
 impl Merging {
@@ -83,7 +98,29 @@ impl Merging {
         self.unread.push((id, why));
     }
 
+    /// Those that cannot be read and that no other supersedes.
+    pub(crate) fn missed(&self) -> impl Iterator<Item = &(IndexId, String)> {
+        self.unread.iter().filter(|(id, _)| !self.gone.contains(id))
+    }
+
+    /// The packs that the segments name.
+    pub(crate) fn named(&self) -> HashSet<PackId> {
+        self.packs.iter().map(|pack| pack.id).collect()
+    }
+
+    /// Adds a segment.
     pub(crate) fn add(&mut self, id: IndexId, segment: Segment) -> Result<()> {
+        self.take(Some(id), segment)
+    }
+
+    /// Adds what directories of packs say that no segment names.
+    pub(crate) fn recover(&mut self, segment: Segment) -> Result<()> {
+        self.recovered
+            .extend(segment.packs.iter().map(|pack| pack.id));
+        self.take(None, segment)
+    }
+
+    fn take(&mut self, id: Option<IndexId>, segment: Segment) -> Result<()> {
         let first = self.packs.len();
         self.packs.extend(segment.packs);
         self.origins.push((id, first..self.packs.len()));
@@ -99,6 +136,7 @@ impl Merging {
     }
 
     pub(crate) fn finish(self) -> Result<Index> {
+        let unread = self.missed().cloned().collect();
         let (packs, numbers) = self.number()?;
         let mut records = self.records;
         records.retain_mut(|record| match numbers[record.pack as usize] {
@@ -113,8 +151,9 @@ impl Merging {
         records.shrink_to_fit();
         let fan = fan(&records)?;
         Ok(Index {
-            segments: self.origins.into_iter().map(|(id, _)| id).collect(),
-            unread: self.unread,
+            segments: self.origins.into_iter().filter_map(|(id, _)| id).collect(),
+            unread,
+            recovered: self.recovered,
             packs,
             records,
             fan,
@@ -128,7 +167,7 @@ impl Merging {
         let mut known: HashMap<PackId, u32> = HashMap::new();
         let mut numbers = vec![None; self.packs.len()];
         for (id, places) in &self.origins {
-            if self.gone.contains(id) {
+            if id.is_some_and(|id| self.gone.contains(&id)) {
                 continue;
             }
             for place in places.clone() {
@@ -139,9 +178,10 @@ impl Merging {
                     None => packs.push(pack),
                     Some(known) if *known == pack => {}
                     Some(_) => {
+                        let own = || format!("the directory of pack {}", pack.id);
+                        let from = id.map_or_else(own, |id| StoredFile::Index.path(&id));
                         return Err(damaged(format!(
-                            "{} describes pack {} in another way than an earlier segment",
-                            StoredFile::Index.path(id),
+                            "{from} describes pack {} in another way than an earlier segment",
                             pack.id
                         )));
                     }

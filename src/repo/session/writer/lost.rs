@@ -6,14 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Session;
 use crate::Result;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, PackId};
 use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::{Record, SEGMENT_RECORDS, Segment};
+use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
 use crate::repo::session::view::View;
 
@@ -79,7 +79,8 @@ async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
     }
     let mut damaged = HashSet::new();
     for pack in index.packs().iter().filter(|p| suspects.contains(&p.id)) {
-        if !view.is_whole(pack).await? {
+        let whole = index.is_recovered(&pack.id) || view.hash_of(pack).await? == Some(pack.hash);
+        if !whole {
             damaged.insert(pack.id);
         }
     }
@@ -87,6 +88,31 @@ async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
 }
 
 impl Session {
+    /// Writes segments for the packs that were known by their directories alone, in place of the segments
+    /// that could not be read.
+    pub(super) async fn replace_unread(&self) -> Result<()> {
+        let index = self.view.index();
+        if index.unread().is_empty() {
+            return Ok(());
+        }
+        let mut hashes: HashMap<u32, [u8; 32]> = HashMap::new();
+        for number in index.recovered() {
+            // One that is gone meanwhile is in no segment, as before.
+            if let Some(hash) = self.view.hash_of(index.pack(number)).await? {
+                hashes.insert(number, hash);
+            }
+        }
+        let records = index.records().iter();
+        let known = records.filter(|record| hashes.contains_key(&record.pack));
+        let known: Vec<Record> = known.copied().collect();
+        let superseded = index.unread().iter().map(|(id, _)| *id).collect();
+        info!(
+            packs = hashes.len(),
+            "writing the index of packs whose segments cannot be read"
+        );
+        self.write_index(&known, superseded, &hashes).await
+    }
+
     /// Writes the index anew where blobs of lost packs were stored again. Their new places are in
     /// segments that are written already.
     pub(super) async fn mend_index(&self) -> Result<()> {
@@ -102,19 +128,32 @@ impl Session {
         let kept: Vec<Record> = index
             .records()
             .iter()
-            .filter(|r| !again(r))
+            // Those that were recovered have segments of their own by now.
+            .filter(|r| !again(r) && !index.is_recovered(&index.pack(r.pack).id))
             .copied()
             .collect();
-        let mut chunks: Vec<&[Record]> = kept.chunks(SEGMENT_RECORDS).collect();
-        // The last one supersedes: until it is there, all that was there is.
+        self.write_index(&kept, index.segments().to_vec(), &HashMap::new())
+            .await
+    }
+
+    /// Writes segments of these records, the last of which supersedes: until it is there, all that was there
+    /// is. Packs have the hashes that are given rather than those of the index.
+    async fn write_index(
+        &self,
+        records: &[Record],
+        supersedes: Vec<IndexId>,
+        hashes: &HashMap<u32, [u8; 32]>,
+    ) -> Result<()> {
+        let index = self.view.index();
+        let mut chunks: Vec<&[Record]> = records.chunks(SEGMENT_RECORDS).collect();
         let last = chunks.pop().unwrap_or_default();
         for chunk in chunks {
-            self.write_segment(segment(index, chunk, vec![])?).await?;
+            self.write_segment(segment(index, chunk, vec![], hashes)?)
+                .await?;
         }
-        let superseded = index.segments().to_vec();
-        self.write_segment(segment(index, last, superseded)?)
+        self.write_segment(segment(index, last, supersedes, hashes)?)
             .await?;
-        repo.store().sync().await
+        self.view.repo().store().sync().await
     }
 
     async fn write_segment(&self, mut segment: Segment) -> Result<()> {
@@ -131,7 +170,12 @@ impl Session {
 }
 
 /// A segment of some of an index's records.
-fn segment(index: &Index, records: &[Record], supersedes: Vec<IndexId>) -> Result<Segment> {
+fn segment(
+    index: &Index,
+    records: &[Record],
+    supersedes: Vec<IndexId>,
+    hashes: &HashMap<u32, [u8; 32]>,
+) -> Result<Segment> {
     let mut segment = Segment {
         supersedes,
         ..Segment::default()
@@ -141,7 +185,9 @@ fn segment(index: &Index, records: &[Record], supersedes: Vec<IndexId>) -> Resul
         let next = to_u32(segment.packs.len(), "a number of packs")?;
         let number = *numbers.entry(record.pack).or_insert(next);
         if number == next {
-            segment.packs.push(*index.pack(record.pack));
+            let pack = *index.pack(record.pack);
+            let hash = hashes.get(&record.pack).copied().unwrap_or(pack.hash);
+            segment.packs.push(PackInfo { hash, ..pack });
         }
         segment.records.push(Record {
             pack: number,

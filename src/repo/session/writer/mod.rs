@@ -258,8 +258,11 @@ impl Writer {
     /// says so, and its successor takes it for dead.
     pub async fn commit(&self, draft: ManifestDraft) -> Result<Manifest> {
         self.flush().await?;
-        let mended = self.session.mend_index().await;
-        mended.inspect_err(|error| self.session.fail(error))?;
+        let mended = async {
+            self.session.replace_unread().await?;
+            self.session.mend_index().await
+        };
+        mended.await.inspect_err(|error| self.session.fail(error))?;
         let repo = self.session.view.repo();
         refuse_marks(repo).await?;
         let snapshots = repo.snapshots().await?;
