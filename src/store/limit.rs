@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::Result;
 use crate::base::resources::{MemoryPermit, Resources};
@@ -79,6 +79,14 @@ impl Store for LimitStore {
 
     async fn sync(&self) -> Result<()> {
         self.inner.sync().await
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.inner.remove_unfinished(left).await
     }
 }
 

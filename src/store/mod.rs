@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::base::resources::MemoryPermit;
 use crate::{Cause, Error, Result};
@@ -166,6 +167,15 @@ impl Meta {
             .as_deref()
             .is_some_and(|version| version != "null")
     }
+}
+
+/// What a write leaves that does not end, in words of the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The object that it would have become; `None` when it stands for all writes of the process.
+    pub key: Option<String>,
+    /// What the store calls it.
+    pub id: String,
 }
 
 /// What [`Store::put`] or [`Upload::finish`] made.
@@ -312,6 +322,13 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Makes every write that has returned durable.
     async fn sync(&self) -> Result<()>;
+
+    /// What writes of this process have in the store now that is no object yet: for whoever comes after it,
+    /// should it die.
+    fn unfinished(&self) -> Vec<Unfinished>;
+
+    /// Removes what a process that is dead left unfinished. What is gone already is no error.
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()>;
 }
 
 /// A store that several parts of the program share.

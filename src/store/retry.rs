@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions,
-    SharedStore, Store,
+    SharedStore, Store, Unfinished,
 };
 use crate::base::env::{Env, lock};
 use crate::{Cause, Error, Result};
@@ -228,6 +228,14 @@ impl Store for RetryStore {
 
     async fn sync(&self) -> Result<()> {
         self.run(|| self.inner.sync()).await
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.run(|| self.inner.remove_unfinished(left)).await
     }
 }
 

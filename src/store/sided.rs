@@ -8,7 +8,7 @@ use futures::stream::{BoxStream, StreamExt};
 
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::base::error::Context as _;
 use crate::{Result, Side};
@@ -71,6 +71,14 @@ impl Store for SidedStore {
 
     async fn sync(&self) -> Result<()> {
         self.inner.sync().await.on(self.side)
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.inner.remove_unfinished(left).await.on(self.side)
     }
 }
 

@@ -83,7 +83,12 @@ async fn recover(repo: &Repository, merging: &mut Merging) -> Result<()> {
 }
 
 /// A pack of `size` bytes and its blobs, as its directory has them. Its hash is not known.
-async fn directory(repo: &Repository, kind: PackKind, id: PackId, size: u64) -> Result<Segment> {
+pub(super) async fn directory(
+    repo: &Repository,
+    kind: PackKind,
+    id: PackId,
+    size: u64,
+) -> Result<Segment> {
     let key = pack_key(kind, &id)?;
     let trailer = size.saturating_sub(TRAILER as u64);
     let bytes = repo.get_range(&key, trailer, TRAILER as u64).await?;

@@ -21,7 +21,8 @@ use crate::repo::host::Host;
 use crate::repo::opening::get;
 use crate::repo::repository::{Repository, Sighting};
 use crate::repo::session::snapshots::Snapshots;
-use crate::store::{self, GetOptions, PutOptions};
+use crate::repo::session::unnamed::{Unnamed, UnnamedPacks, settle};
+use crate::store::{self, GetOptions, PutOptions, Unfinished};
 use crate::{Cause, Error, Result, Side};
 
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
@@ -34,6 +35,9 @@ const LEASES_AT_ONCE: usize = 16;
 /// How long a reader waits for its lease to be written or removed. It can do without, where the store may only
 /// be read, is full or does not take writes now.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long what there is to tell of packs is gathered before the lease is written again.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// Between two looks at a lease whose session may be dead.
 const WATCH_PAUSE: Duration = Duration::from_secs(5);
@@ -66,6 +70,12 @@ pub(crate) struct LeaseFile {
     /// Whether something that it wrote may still arrive: a successor takes the session for dead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) uncertain: bool,
+    /// Packs that it has begun and that no index segment names yet.
+    #[serde(default, skip_serializing_if = "Unnamed::is_empty")]
+    pub(crate) packs: Unnamed,
+    /// What it has in the store that is no object yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unfinished: Vec<Unfinished>,
 }
 
 impl LeaseFile {
@@ -91,6 +101,27 @@ pub(crate) enum Commit {
 pub(crate) struct Lease {
     held: Arc<Held>,
     renewal: JoinHandle<()>,
+    /// Leases of dead sessions, which its own names.
+    dead: Vec<Seen>,
+}
+
+/// What the parts of a session know its lease by.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(Arc<Held>);
+
+impl Handle {
+    /// The packs that no index segment names yet.
+    pub(crate) fn unnamed(&self) -> &UnnamedPacks {
+        &self.0.unnamed
+    }
+
+    /// Makes sure that the lease in the store tells of a pack.
+    pub(crate) async fn tells_of(&self, path: &str) -> Result<()> {
+        if self.unnamed().is_told(path) {
+            return Ok(());
+        }
+        self.0.write(None).await
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +130,7 @@ struct Held {
     session: SessionId,
     key: store::Key,
     ttl: Duration,
+    unnamed: Arc<UnnamedPacks>,
     /// The lease as last written; `None` once it is released. Locked while it is written.
     file: tokio::sync::Mutex<Option<LeaseFile>>,
     /// When the last successful renewal began, on the boot-time clock.
@@ -142,6 +174,8 @@ impl Lease {
             checkpoint: false,
             dead,
             uncertain: false,
+            packs: Unnamed::new(),
+            unfinished: vec![],
         };
         let held = Arc::new(Held {
             repo: repo.clone(),
@@ -150,12 +184,17 @@ impl Lease {
             ttl: Duration::from_secs(TTL_S),
             renewed: Mutex::new(repo.env().boottime()),
             file: tokio::sync::Mutex::new(Some(file)),
+            unnamed: Arc::default(),
             written: AtomicBool::new(false),
             lapsed: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });
         let renewal = tokio::spawn(keep_renewed(held.clone()));
-        let lease = Self { held, renewal };
+        let mut lease = Self {
+            held,
+            renewal,
+            dead: vec![],
+        };
         match (lease.held.write(None).await, kind) {
             (Ok(()), _) => {}
             (Err(error), SessionKind::Writer) => {
@@ -182,8 +221,8 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Looks for rivals once more, and removes the leases of those that are dead when its own names them.
-    async fn look_again(&self, lineage: &Lineage) -> Result<()> {
+    /// Looks for rivals once more, and keeps the leases of those that are dead, which its own names then.
+    async fn look_again(&mut self, lineage: &Lineage) -> Result<()> {
         let repo = &self.held.repo;
         let found = refuse_second_writer(repo, lineage, Some(self.session())).await?;
         if found.is_empty() {
@@ -201,7 +240,17 @@ impl Lease {
         if !known {
             self.held.write(None).await?;
         }
-        for lease in found {
+        self.dead = found;
+        Ok(())
+    }
+
+    /// Takes over what dead sessions of the lineage left, and removes their leases.
+    pub(crate) async fn settle_dead(&mut self) -> Result<()> {
+        let repo = &self.held.repo;
+        for lease in std::mem::take(&mut self.dead) {
+            if let Ok(file) = &lease.file {
+                settle(repo, &file.packs, &file.unfinished).await?;
+            }
             let key = store::Key::new(StoredFile::Lease.path(&lease.session))?;
             match &lease.file {
                 Ok(_) => tracing::info!("removing {key} of a writer that is dead"),
@@ -247,6 +296,16 @@ impl Lease {
             Some(rival) => Err(locked(&claim.lineage.instance, rival)),
             None => Ok(()),
         }
+    }
+
+    /// The packs of this session that no index segment names yet.
+    pub(crate) fn unnamed(&self) -> &Arc<UnnamedPacks> {
+        &self.held.unnamed
+    }
+
+    /// For the parts of the session.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle(self.held.clone())
     }
 
     /// Whether some session says in its lease that it takes this one for dead.
@@ -393,6 +452,9 @@ impl Held {
             ..PutOptions::default()
         };
         let began = self.repo.env().boottime();
+        file.packs = self.unnamed.all();
+        file.unfinished = self.unfinished(&file.packs);
+        let packs = file.packs.clone();
         file.renewals += 1;
         let bytes = self
             .repo
@@ -404,8 +466,16 @@ impl Held {
             .await
             .context(|| format!("write {}", self.key))?;
         self.written.store(true, Ordering::SeqCst);
+        self.unnamed.told(&packs);
         *lock(&self.renewed) = began;
         Ok(())
+    }
+
+    /// What is in the store that is no object yet, of these packs or of all writes of the process.
+    fn unfinished(&self, packs: &Unnamed) -> Vec<Unfinished> {
+        let mut all = self.repo.unlimited().unfinished();
+        all.retain(|left| left.key.as_ref().is_none_or(|key| packs.contains_key(key)));
+        all
     }
 
     async fn release(&self) -> Result<()> {
@@ -432,6 +502,10 @@ impl Held {
     async fn end(&self, mut ended: LeaseFile) -> Result<()> {
         ended.ttl_s = 0;
         ended.renewals += 1;
+        ended.packs = self.unnamed.all();
+        ended.unfinished = self.unfinished(&ended.packs);
+        // The process goes on, and so may other writes of its.
+        ended.unfinished.retain(|left| left.key.is_some());
         let (repo, name) = (&self.repo, self.key.as_str());
         let store = repo.unlimited();
         let bytes = repo.sealer().seal_json(FileKind::Lease, name, &ended)?;
@@ -440,7 +514,7 @@ impl Held {
         // successor to read. Where it cannot be written it stays as it is, which says the same but for
         // the end; this process knows of that.
         repo.ended(self.session);
-        if ended.uncertain || !ended.dead.is_empty() {
+        if ended.uncertain || !ended.dead.is_empty() || !ended.packs.is_empty() {
             return say_ended()
                 .await
                 .map(drop)
@@ -458,6 +532,12 @@ impl Held {
     }
 }
 
+/// Waits until there is something to tell that the lease does not, and a moment more, as more may follow.
+async fn told_more(held: &Held) {
+    held.unnamed.changed().await;
+    tokio::time::sleep(GATHER).await;
+}
+
 async fn keep_renewed(held: Arc<Held>) {
     let third = held.ttl / 3;
     let mut pause = third;
@@ -466,6 +546,7 @@ async fn keep_renewed(held: Arc<Held>) {
             biased;
             () = held.stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            () = told_more(&held) => {}
         }
         // By then the next one is due.
         pause = match held.write(Some(third)).await {
@@ -544,6 +625,7 @@ async fn refuse_second_writer(
 }
 
 /// A lease of some session.
+#[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) session: SessionId,
     /// What it says, or why that cannot be read. Then its session may be of any lineage, and alive: it would

@@ -8,6 +8,7 @@ pub(crate) mod read_plan;
 pub(crate) mod records;
 pub(crate) mod remember;
 pub(crate) mod snapshots;
+pub(crate) mod unnamed;
 pub(crate) mod verified;
 pub(crate) mod view;
 pub(crate) mod writer;

@@ -1,12 +1,16 @@
 //! A crash after any write, and a store that runs full at any write, leave a whole repository.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::support::*;
 use crate::Cause;
 use crate::base::env::lock;
-use crate::repo::{CheckBytes, Repository};
-use crate::store::SharedStore;
+use crate::repo::format::files::StoredFile;
+use crate::repo::format::sealed::FileKind;
+use crate::repo::session::lease::{LeaseFile, leases};
+use crate::repo::{CheckBytes, PackId, Repository};
+use crate::store::{Key, PutOptions, SharedStore};
 
 /// What must hold after a crash: no damage, the old snapshots whole, and the next backup works.
 async fn survives(after: &str, store: SharedStore, old: &Objects, new: &Objects) {
@@ -29,6 +33,7 @@ async fn survives(after: &str, store: SharedStore, old: &Objects, new: &Objects)
     }
     release(&repo).await;
     let (next, _) = backup(&repo, "a", new).await.unwrap();
+    assert_eq!(unnamed(&repo).await, Vec::<Key>::new(), "after {after}");
     // The number may have been claimed by the session that crashed; the chain has no gap.
     let last = snapshots.manifests.iter().max_by_key(|m| m.sequence);
     let last = last.unwrap();
@@ -40,11 +45,34 @@ async fn survives(after: &str, store: SharedStore, old: &Objects, new: &Objects)
     assert_eq!(&restore(&view, &next).await.unwrap(), new, "after {after}");
 }
 
-/// Removes leases: the process that crashed in these tests is this one, which lives.
+/// Lets the leases say that their process is gone: the one that crashed in these tests is this one.
 async fn release(repo: &Repository) {
     for meta in repo.list("leases/").await.unwrap() {
-        repo.store().delete(&meta.key, None).await.unwrap();
+        let (path, sealer) = (meta.key.as_str(), repo.sealer());
+        let bytes = repo.get_file(path).await.unwrap();
+        let lease = sealer.open_json::<LeaseFile>(FileKind::Lease, path, &bytes);
+        let mut lease = lease.unwrap();
+        lease.host.pid = u32::MAX;
+        let bytes = sealer.seal_json(FileKind::Lease, path, &lease).unwrap();
+        let put = repo.store().put(&meta.key, bytes, PutOptions::default());
+        put.await.unwrap();
     }
+}
+
+/// Packs that are in no index segment.
+async fn unnamed(repo: &Repository) -> Vec<Key> {
+    let view = repo.view().await.unwrap();
+    let named: HashSet<PackId> = view.index().packs().iter().map(|pack| pack.id).collect();
+    let mut unnamed = Vec::new();
+    for file in [StoredFile::Data, StoredFile::Tree] {
+        for meta in repo.list(file.row().directory).await.unwrap() {
+            let id = file.id(meta.key.as_str()).unwrap().parse().unwrap();
+            if !named.contains(&id) {
+                unnamed.push(meta.key);
+            }
+        }
+    }
+    unnamed
 }
 
 fn old_and_new() -> (Objects, Objects) {
@@ -122,10 +150,15 @@ async fn a_store_that_runs_full_at_any_write_fails_the_session_and_nothing_else(
             }
             Err(error) => {
                 assert_eq!(error.cause(), Cause::NoSpace, "room for {room}: {error:?}");
-                // A manifest whose write failed may still arrive: the lease tells of its session.
-                let left = repo.list("leases/").await.unwrap().len();
+                // A manifest whose write failed may still arrive: the lease tells of its session, or
+                // of packs that are not named.
+                let left = leases(&repo).await.unwrap();
+                let left: Vec<_> = left.into_iter().map(|seen| seen.file.unwrap()).collect();
                 let claims = repo.list("claims/").await.unwrap().len();
-                assert_eq!(left, claims - 1, "room for {room}");
+                let uncertain = left.iter().filter(|lease| lease.uncertain).count();
+                assert_eq!(uncertain, claims - 1, "room for {room}");
+                let needed = |lease: &LeaseFile| lease.uncertain || !lease.packs.is_empty();
+                assert!(left.len() <= 1 && left.iter().all(needed), "{left:?}");
             }
         }
         *lock(&journal.room) = None;

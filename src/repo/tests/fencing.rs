@@ -1,6 +1,6 @@
 //! Sessions that were taken for dead: what of theirs arrives late is no snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ async fn leave_lease(repo: &Repository, host: Host) {
         checkpoint: false,
         dead: BTreeSet::new(),
         uncertain: false,
+        packs: BTreeMap::new(),
+        unfinished: vec![],
     };
     let path = StoredFile::Lease.path(&CUT_OFF);
     let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);

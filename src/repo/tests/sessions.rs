@@ -1,6 +1,6 @@
 //! Leases: who excludes whom, and for how long.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ async fn plant(repo: &Repository, host: Host, renewals: u64) {
         checkpoint: false,
         dead: BTreeSet::new(),
         uncertain: false,
+        packs: BTreeMap::new(),
+        unfinished: vec![],
     };
     let path = StoredFile::Lease.path(&session);
     let bytes = repo

@@ -20,7 +20,7 @@ use crate::repo::{
 use crate::store::testing::memory::MemoryStore;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::{Cause, Error, Result};
 
@@ -320,6 +320,14 @@ impl Store for Journal {
     async fn sync(&self) -> Result<()> {
         self.now.sync().await
     }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.now.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.now.remove_unfinished(left).await
+    }
 }
 
 /// The files of a store under `prefix`.
@@ -421,5 +429,13 @@ impl Store for Lists {
 
     async fn sync(&self) -> Result<()> {
         self.inner.sync().await
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.inner.remove_unfinished(left).await
     }
 }

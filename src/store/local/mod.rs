@@ -20,12 +20,12 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use self::temporary::Temporary;
-use self::tree::Tree;
+use self::tree::{Tree, Whose};
 use super::backend::Backend;
 pub use super::backend::MissingRoot;
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::base::env::{Env, lock};
 use crate::{Cause, Error, Result};
@@ -125,7 +125,8 @@ impl LocalStore {
     ///
     /// A writer that is still at work on an older file fails.
     pub async fn remove_leftovers(&self, before: Timestamp) -> Result<u64> {
-        self.blocking(move |tree| tree.remove_leftovers(before))
+        let whose = Whose::Before(before);
+        self.blocking(move |tree| tree.remove_leftovers(&whose))
             .await
     }
 
@@ -199,6 +200,18 @@ impl Store for LocalStore {
 
     async fn sync(&self) -> Result<()> {
         self.blocking(Tree::sync).await
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        let id = self.tree.writer().to_owned();
+        vec![Unfinished { key: None, id }]
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        let writer = left.id.clone();
+        let whose = Whose::Writer(writer);
+        self.blocking(move |tree| tree.remove_leftovers(&whose).map(drop))
+            .await
     }
 }
 

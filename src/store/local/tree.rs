@@ -33,6 +33,14 @@ enum Missing {
     Make,
 }
 
+/// Which temporary files to remove.
+pub(super) enum Whose {
+    /// Those that were last written before.
+    Before(Timestamp),
+    /// Those of one writer.
+    Writer(String),
+}
+
 /// The root of a store and what is done below it.
 pub(super) struct Tree {
     root: OwnedFd,
@@ -288,18 +296,28 @@ impl Tree {
         syncfs(&self.root).map_err(|e| self.failed("flush the file system of", "", e.into()))
     }
 
-    pub(super) fn remove_leftovers(&self, before: Timestamp) -> Result<u64> {
+    /// Whose temporary files are those of this process.
+    pub(super) fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    pub(super) fn remove_leftovers(&self, whose: &Whose) -> Result<u64> {
         let Some(directory) = self.directory(&[TEMP_DIRECTORY])? else {
             return Ok(0);
         };
         let mut removed = 0;
         for (name, _) in self.names(&directory, TEMP_DIRECTORY)? {
-            let stat = fstatat(&directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
             if !is_temporary(&name) {
                 continue;
             }
-            let old = stat.is_ok_and(|stat| modified(&stat).is_some_and(|at| at < before));
-            if old {
+            let left = match whose {
+                Whose::Before(before) => {
+                    let stat = fstatat(&directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+                    stat.is_ok_and(|stat| modified(&stat).is_some_and(|at| at < *before))
+                }
+                Whose::Writer(writer) => name.split_once('-').is_some_and(|(of, _)| of == writer),
+            };
+            if left {
                 match unlinkat(&directory, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                     Ok(()) => removed += 1,
                     Err(Errno::ENOENT) => {}

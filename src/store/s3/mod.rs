@@ -11,9 +11,10 @@ mod parts;
 mod settings;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -34,7 +35,9 @@ pub use self::settings::{
 use self::verify::Unverified;
 use super::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Parts, Put, PutMode, PutOptions, Store,
+    Unfinished,
 };
+use crate::base::env::lock;
 use crate::{Cause, Error, Result};
 
 /// A bucket, or what lies under a prefix of it.
@@ -50,6 +53,8 @@ pub struct S3Store {
     versioning: Versioning,
     /// Set where the endpoint is plain HTTP.
     unverified: Option<Unverified>,
+    /// Uploads of parts that were begun and have not ended.
+    open: Arc<Mutex<BTreeSet<Unfinished>>>,
 }
 
 impl fmt::Debug for S3Store {
@@ -86,6 +91,7 @@ impl S3Store {
             conditional_writes: settings.conditional_writes,
             versioning: settings.versioning,
             unverified: settings.is_plain().then(Unverified::default),
+            open: Arc::default(),
             bucket: settings.bucket,
         })
     }
@@ -357,6 +363,15 @@ impl Store for S3Store {
 
     async fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        lock(&self.open).iter().cloned().collect()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        let Some(key) = &left.key else { return Ok(()) };
+        self.abort(&Key::new(key.as_str())?, &left.id).await
     }
 }
 

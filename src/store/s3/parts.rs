@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::settings::ConditionalWrites;
 use super::{S3Store, classify};
 use crate::base::env::lock;
-use crate::store::{Key, Part, Parts, Put, PutMode, PutOptions};
+use crate::store::{Key, Part, Parts, Put, PutMode, PutOptions, Unfinished};
 use crate::{Cause, Error, Result};
 
 /// An upload to S3.
@@ -55,13 +55,22 @@ impl S3Parts {
             .send()
             .await
             .map_err(|error| classify(&self.doing("begin to upload"), error))?;
-        begun.upload_id.ok_or_else(|| {
+        let upload = begun.upload_id.ok_or_else(|| {
             let said = format!(
                 "{}: the server names no upload",
                 self.doing("begin to upload")
             );
             Error::new(Cause::Failed, said)
-        })
+        })?;
+        lock(&self.store.open).insert(self.unfinished(&upload));
+        Ok(upload)
+    }
+
+    fn unfinished(&self, upload: &str) -> Unfinished {
+        Unfinished {
+            key: Some(self.key.to_string()),
+            id: upload.to_owned(),
+        }
     }
 
     fn doing(&self, what: &str) -> String {
@@ -127,6 +136,7 @@ impl S3Parts {
             .send()
             .await
             .map_err(|error| classify(&self.doing("finish the upload of"), error))?;
+        lock(&self.store.open).remove(&self.unfinished(upload));
         Ok(Put {
             version: answer.version_id,
         })
@@ -171,28 +181,36 @@ impl Parts for S3Parts {
         let Some(upload) = self.upload.get().filter(|_| !ended) else {
             return Ok(());
         };
-        let aborted = self
-            .store
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.store.bucket)
-            .key(self.store.full(&self.key))
-            .upload_id(upload)
-            .send()
-            .await
-            .map_err(|error| classify(&self.doing("give up the upload of"), error));
-        match aborted {
-            Err(error) if error.cause() == Cause::NotFound => Ok(()),
-            Err(error) => {
-                *lock(&self.ended) = false;
-                Err(error)
-            }
-            Ok(_) => Ok(()),
+        let aborted = self.store.abort(&self.key, upload).await;
+        match &aborted {
+            Ok(()) => _ = lock(&self.store.open).remove(&self.unfinished(upload)),
+            Err(_) => *lock(&self.ended) = false,
         }
+        aborted
     }
 }
 
 impl S3Store {
+    /// Gives an upload of parts up; one that is gone is no error.
+    pub(super) async fn abort(&self, key: &Key, upload: &str) -> Result<()> {
+        let aborted = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(key))
+            .upload_id(upload)
+            .send()
+            .await
+            .map_err(|error| {
+                let doing = format!("give up the upload of {}", self.describe(key));
+                classify(&doing, error)
+            });
+        match aborted {
+            Err(error) if error.cause() != Cause::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn checksum(&self) -> Option<ChecksumAlgorithm> {
         self.checksum.clone()
     }

@@ -13,7 +13,7 @@ use super::record::Op;
 use crate::base::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::{Cause, Error, Result};
 
@@ -358,6 +358,14 @@ impl Store for FaultStore {
     async fn sync(&self) -> Result<()> {
         let call = |_| self.inner.sync();
         self.faults.apply(Op::Sync, "", Bytes::new(), call).await
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.inner.remove_unfinished(left).await
     }
 }
 

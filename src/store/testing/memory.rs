@@ -11,6 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use crate::base::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutMode, PutOptions, Store,
+    Unfinished,
 };
 use crate::{Cause, Error, Result};
 
@@ -223,6 +224,14 @@ impl Store for MemoryStore {
     }
 
     async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        vec![]
+    }
+
+    async fn remove_unfinished(&self, _: &Unfinished) -> Result<()> {
         Ok(())
     }
 }

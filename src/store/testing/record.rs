@@ -9,7 +9,7 @@ use futures::stream::{BoxStream, StreamExt};
 use crate::base::env::lock;
 use crate::store::{
     Capabilities, GetOptions, Key, ListOptions, Meta, Part, Parts, Put, PutOptions, SharedStore,
-    Store,
+    Store, Unfinished,
 };
 use crate::{Cause, Error, Result};
 
@@ -195,6 +195,14 @@ impl Store for RecordStore {
     async fn sync(&self) -> Result<()> {
         let synced = self.inner.sync().await;
         self.log.note(Op::Sync, "", 0, synced)
+    }
+
+    fn unfinished(&self) -> Vec<Unfinished> {
+        self.inner.unfinished()
+    }
+
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        self.inner.remove_unfinished(left).await
     }
 }
 

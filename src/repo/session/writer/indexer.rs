@@ -1,27 +1,30 @@
 //! Collects the records of finished packs and writes index segments.
 
+use std::sync::Arc;
+
 use tokio::sync::Mutex;
 
 use crate::Result;
-use crate::base::error::Context;
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::IndexId;
 use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::pack::PackEntry;
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
+use crate::repo::session::unnamed::{UnnamedPacks, write_segment};
 
 /// The records of packs that are finished and in no segment yet.
 #[derive(Debug)]
 pub(super) struct Indexer {
     repo: Repository,
+    unnamed: Arc<UnnamedPacks>,
     next: Mutex<Segment>,
 }
 
 impl Indexer {
-    pub(super) fn new(repo: Repository) -> Self {
+    pub(super) fn new(repo: Repository, unnamed: Arc<UnnamedPacks>) -> Self {
         Self {
             repo,
+            unnamed,
             next: Mutex::default(),
         }
     }
@@ -51,18 +54,15 @@ impl Indexer {
         self.write(&mut next).await
     }
 
-    /// Writes a segment. The packs it names are durable before, so that a power failure never
-    /// leaves an index that knows blobs which are gone.
     async fn write(&self, next: &mut Segment) -> Result<()> {
-        let repo = self.repo.clone();
-        repo.store().sync().await.context(|| "make packs durable")?;
-        let path = StoredFile::Index.path(&IndexId(repo.env().id()));
-        let mut segment = std::mem::take(next);
-        let name = path.clone();
-        let resources = repo.resources().clone();
-        let bytes = resources
-            .run(move || segment.seal(repo.sealer(), &name))
-            .await?;
-        self.repo.put_once(&path, bytes).await
+        let segment = std::mem::take(next);
+        let packs = segment.packs.clone();
+        write_segment(&self.repo, segment).await?;
+        let paths = packs
+            .iter()
+            .map(|pack| StoredFile::packs(pack.kind).path(&pack.id));
+        let paths: Vec<String> = paths.collect();
+        self.unnamed.forget(paths.iter().map(String::as_str));
+        Ok(())
     }
 }

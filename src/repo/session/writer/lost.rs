@@ -10,11 +10,11 @@ use tracing::{info, warn};
 
 use super::Session;
 use crate::Result;
-use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, PackId};
 use crate::repo::format::index::Index;
 use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
+use crate::repo::session::unnamed::write_segment;
 use crate::repo::session::view::View;
 
 /// Lost packs that are named in the log.
@@ -144,28 +144,14 @@ impl Session {
         supersedes: Vec<IndexId>,
         hashes: &HashMap<u32, [u8; 32]>,
     ) -> Result<()> {
-        let index = self.view.index();
+        let (repo, index) = (self.view.repo(), self.view.index());
         let mut chunks: Vec<&[Record]> = records.chunks(SEGMENT_RECORDS).collect();
         let last = chunks.pop().unwrap_or_default();
         for chunk in chunks {
-            self.write_segment(segment(index, chunk, vec![], hashes)?)
-                .await?;
+            write_segment(repo, segment(index, chunk, vec![], hashes)?).await?;
         }
-        self.write_segment(segment(index, last, supersedes, hashes)?)
-            .await?;
-        self.view.repo().store().sync().await
-    }
-
-    async fn write_segment(&self, mut segment: Segment) -> Result<()> {
-        let repo = self.view.repo().clone();
-        let path = StoredFile::Index.path(&IndexId(repo.env().id()));
-        let name = path.clone();
-        let resources = repo.resources().clone();
-        let (sealing, repo) = (repo.clone(), repo);
-        let bytes = resources
-            .run(move || segment.seal(sealing.sealer(), &name))
-            .await?;
-        repo.put_once(&path, bytes).await
+        write_segment(repo, segment(index, last, supersedes, hashes)?).await?;
+        repo.store().sync().await
     }
 }
 

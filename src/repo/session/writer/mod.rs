@@ -21,7 +21,7 @@ use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use self::packer::{Class, Packers};
-use super::lease::{Commit, Lease, SessionKind};
+use super::lease::{Commit, Handle, Lease, SessionKind};
 use super::snapshots::Snapshots;
 use super::view::View;
 use crate::base::env::lock;
@@ -75,6 +75,7 @@ struct Session {
     lost: Lost,
     compression: Compression,
     indexer: Indexer,
+    lease: Handle,
     /// Blobs that this session stored or is about to store.
     pending: Mutex<HashSet<ShortId>>,
     /// Stored bytes that this session added: blobs with their headers.
@@ -129,8 +130,13 @@ impl Repository {
     ) -> Result<Writer> {
         self.check_writable()?;
         let lineage = self.lineage(instance);
-        let lease = Lease::take(self, SessionKind::Writer, lineage.clone(), parents).await?;
-        match self.begin_session(compression).await {
+        let mut lease = Lease::take(self, SessionKind::Writer, lineage.clone(), parents).await?;
+        let settled = lease.settle_dead().await;
+        let begun = async {
+            settled?;
+            self.begin_session(&lease, compression).await
+        };
+        match begun.await {
             Ok(session) => {
                 let packers = Arc::new(Packers::start(&session));
                 Ok(Writer {
@@ -147,14 +153,15 @@ impl Repository {
         }
     }
 
-    async fn begin_session(&self, compression: Compression) -> Result<Arc<Session>> {
+    async fn begin_session(&self, lease: &Lease, compression: Compression) -> Result<Arc<Session>> {
         refuse_marks(self).await?;
         let view = self.view().await?;
         Ok(Arc::new(Session {
             lost: Lost::find(&view).await?,
             view,
             compression,
-            indexer: Indexer::new(self.clone()),
+            indexer: Indexer::new(self.clone(), lease.unnamed().clone()),
+            lease: lease.handle(),
             pending: Mutex::default(),
             added: AtomicU64::new(0),
             failure: Mutex::default(),
@@ -388,6 +395,10 @@ impl Writer {
     /// Ends the session and releases its lease. What was not committed is unreachable.
     pub async fn finish(self) -> Result<()> {
         self.packers.abandon().await;
+        // What is whole gets its name; where that fails the lease tells of it.
+        if let Err(error) = self.session.indexer.flush().await {
+            tracing::debug!("{}", error.chain());
+        }
         self.lease.finish().await
     }
 

@@ -12,7 +12,7 @@ use super::Session;
 use crate::base::error::Context;
 use crate::base::resources::MemoryPermit;
 use crate::repo::format::blob::{PackKind, SealedBlob};
-use crate::repo::format::ids::PackId;
+use crate::repo::format::ids::{ObjectHash, PackId};
 use crate::repo::format::index::segment::PackInfo;
 use crate::repo::format::pack::{PackEntry, pack_header, pack_key};
 use crate::repo::format::wire::to_u32;
@@ -149,6 +149,7 @@ struct Packer {
 
 struct OpenPack {
     id: PackId,
+    path: String,
     upload: Box<dyn Upload>,
     hasher: Box<blake3::Hasher>,
     entries: Vec<PackEntry>,
@@ -257,13 +258,8 @@ impl Packer {
         if let Err(error) = self.finished().await {
             tracing::debug!("{}", error.chain());
         }
-        if let Some(pack) = self.open.take()
-            && let Err(error) = pack.upload.abort().await
-        {
-            tracing::warn!(
-                "an unfinished upload of a pack may be left: {}",
-                error.chain()
-            );
+        if let Some(pack) = self.open.take() {
+            pack.give_up(&self.session).await;
         }
     }
 }
@@ -283,10 +279,12 @@ impl OpenPack {
             .upload(&key, options)
             .await
             .context(|| format!("write {key}"))?;
+        session.lease.unnamed().note(key.as_str(), None);
         let buffer = BytesMut::from(&pack_header(kind)[..]);
         let position = buffer.len() as u64;
         Ok(Self {
             id,
+            path: key.to_string(),
             upload,
             hasher: Box::default(),
             entries: Vec::new(),
@@ -348,27 +346,55 @@ impl OpenPack {
             .await
             .context(|| format!("write pack {}", self.id))?;
         self.hasher = hasher;
+        // What the store calls the upload is known by now.
+        session.lease.unnamed().note(&self.path, None);
         Ok(())
     }
 
-    async fn finish(mut self, session: Arc<Session>, kind: PackKind) -> Result<()> {
-        let repo = session.view.repo();
-        let end = repo
-            .sealer()
-            .seal_directory(kind, &self.id, &self.entries)?;
+    /// Removes what was written of it.
+    async fn give_up(self, session: &Session) {
+        match self.upload.abort().await {
+            Ok(()) => session.lease.unnamed().forget(std::iter::once(&*self.path)),
+            Err(error) => tracing::warn!(
+                "an unfinished upload of a pack may be left: {}",
+                error.chain()
+            ),
+        }
+    }
+
+    /// Writes the end of the pack, up to what makes it visible. Returns its size.
+    async fn end(&mut self, session: &Session, kind: PackKind) -> Result<u64> {
+        let sealer = session.view.repo().sealer();
+        let end = sealer.seal_directory(kind, &self.id, &self.entries)?;
         let size = self.position + end.len() as u64;
-        self.push(&session, end.into()).await?;
+        self.push(session, end.into()).await?;
         let rest = self.buffer.split().freeze();
         if !rest.is_empty() {
-            self.send(&session, rest).await?;
+            self.send(session, rest).await?;
         }
+        // Should this process die, who comes after it knows of the pack.
+        session.lease.tells_of(&self.path).await?;
+        Ok(size)
+    }
+
+    async fn finish(mut self, session: Arc<Session>, kind: PackKind) -> Result<()> {
+        let size = match self.end(&session, kind).await {
+            Ok(size) => size,
+            Err(error) => {
+                self.give_up(&session).await;
+                return Err(error);
+            }
+        };
         self.upload
             .finish()
             .await
             .context(|| format!("write pack {}", self.id))?;
+        let hash: [u8; 32] = self.hasher.finalize().into();
+        let unnamed = session.lease.unnamed();
+        unnamed.note(&self.path, Some(ObjectHash(hash)));
         let info = PackInfo {
             id: self.id,
-            hash: self.hasher.finalize().into(),
+            hash,
             size,
             kind,
             blobs: to_u32(self.entries.len(), "a number of blobs")?,

@@ -438,6 +438,8 @@ async fn lease(
         parents: vec![],
         checkpoint: false,
         uncertain: ttl_s == 0,
+        packs: BTreeMap::new(),
+        unfinished: vec![],
         dead,
     };
     put_json(repo, StoredFile::Lease, &session.to_string(), &file).await;

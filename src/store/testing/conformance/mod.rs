@@ -11,7 +11,8 @@ use futures::stream::TryStreamExt as _;
 
 use crate::base::error::Context;
 use crate::store::{
-    Durability, GetOptions, Key, ListOptions, MIN_PART_SIZE, Meta, PutMode, PutOptions, Store,
+    Durability, GetOptions, Key, ListOptions, MIN_PART_SIZE, Meta, Part, PutMode, PutOptions,
+    Store, Unfinished,
 };
 use crate::{Cause, Error, Result};
 
@@ -33,6 +34,7 @@ pub async fn run(store: &dyn Store) -> Result<()> {
     rule("uploads", uploads(store)).await?;
     rule("uploads that create", uploads_create(store)).await?;
     rule("aborted uploads", aborted_uploads(store)).await?;
+    rule("unfinished uploads", unfinished_uploads(store)).await?;
     rule("odd keys", listing::odd_keys(store)).await?;
     rule("order of listings", listing::order(store)).await?;
     rule("long listings", listing::long(store)).await?;
@@ -377,6 +379,45 @@ async fn uploads_create(store: &dyn Store) -> Result<()> {
         );
         clean(store, &key).await?;
     }
+    Ok(())
+}
+
+/// What a store tells of an upload is enough to remove it.
+async fn unfinished_uploads(store: &dyn Store) -> Result<()> {
+    let key = Key::new("unfinished/object")?;
+    let parts = store.parts(&key, CREATE).await?;
+    let part = |number, bytes| Part {
+        number,
+        offset: 0,
+        bytes,
+    };
+    parts.part(part(1, pattern(MIN_PART_SIZE, 1))).await?;
+    let ours = |left: &Unfinished| left.key.as_deref().is_none_or(|of| of == key.as_str());
+    let all: Vec<Unfinished> = store.unfinished().into_iter().filter(ours).collect();
+    for left in &all {
+        store.remove_unfinished(left).await?;
+        store.remove_unfinished(left).await?;
+    }
+    if !all.is_empty() {
+        let end = Part {
+            offset: MIN_PART_SIZE as u64,
+            ..part(2, Bytes::new())
+        };
+        let finished = parts.finish(end).await;
+        claim!(finished.is_err(), "an upload that was removed is finished");
+        claim!(
+            kind_of(&store.head(&key).await) == Some(Cause::NotFound),
+            "an upload that was removed left an object"
+        );
+    }
+    parts.abort().await?;
+    store.delete(&key, None).await?;
+    let left = store.unfinished();
+    claim!(
+        left.iter()
+            .all(|left| left.key.as_deref() != Some(key.as_str())),
+        "an upload that has ended is told of"
+    );
     Ok(())
 }
 
