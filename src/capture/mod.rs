@@ -22,6 +22,7 @@ mod plan;
 mod protocol;
 mod quiet;
 mod reach;
+mod stored;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use plan::{Plan, plan};
 pub use survey::{Survey, survey};
 
 use self::reach::Running;
+use self::stored::Stored;
 use crate::Result;
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::Env;
@@ -92,6 +94,27 @@ pub struct Options {
     pub max_write_hold: Duration,
     /// How long a flush may take.
     pub flush_timeout: Duration,
+    /// When it is written down how far the capture has come.
+    pub checkpoints: Checkpoints,
+}
+
+/// How much of a capture that is killed is read again at most, beside the objects under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// After so long.
+    pub time: Duration,
+    /// After so many bytes were read.
+    pub bytes: u64,
+}
+
+impl Default for Checkpoints {
+    /// 15 minutes or 64 GiB.
+    fn default() -> Self {
+        Self {
+            time: Duration::from_mins(15),
+            bytes: 64 << 30,
+        }
+    }
 }
 
 impl Options {
@@ -105,6 +128,7 @@ impl Options {
             missing: Missing::Refuse,
             max_write_hold: Duration::from_mins(2),
             flush_timeout: Duration::from_mins(5),
+            checkpoints: Checkpoints::default(),
         }
     }
 }
@@ -173,15 +197,17 @@ async fn attempt(
     let begins = cancel.in_order(Turn::First, begun.writer(context, repository));
     let writer = begins.await.unwrap_or_else(|| Err(cancel.error()))?;
     let method = &*options.method;
+    let mut stored = Stored::begin(&writer, method.method(), options.checkpoints);
     let work = async {
         // What a process left that was killed.
         protocol::end_method(method, Ended::GivenUp).await;
-        protocol::prepare(context, options, holds, &mut begun, &writer).await
+        protocol::prepare(context, options, holds, &mut begun, &mut stored).await
     };
     match Box::pin(cancel.run(work)).await {
         // Nothing is cut short any more, unless the store does not answer: who is told 130 may rely on
         // it that there is no snapshot, or is told that it is not known.
         Ok(prepared) => {
+            drop(stored);
             let committed = cancel
                 .in_order(Turn::First, Box::pin(prepared.commit(writer, method)))
                 .await;
@@ -191,8 +217,12 @@ async fn attempt(
             // Clients wait for the holds: they do not wait for the repository.
             tokio::join!(
                 release(context, holds),
-                cancel.in_order(Turn::Last, protocol::give_up(writer, method)),
+                cancel.in_order(Turn::First, stored.write_down()),
             );
+            drop(stored);
+            cancel
+                .in_order(Turn::Last, protocol::give_up(writer, method))
+                .await;
             Err(error)
         }
     }

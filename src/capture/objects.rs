@@ -1,11 +1,14 @@
 //! Capturing every object that the anchor requires, in one pass, knowing what is there already.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, Peekable};
 use futures::{StreamExt, TryStreamExt};
 
 use super::Context;
+use super::stored::Stored;
 use crate::base::error::Context as _;
 use crate::base::progress::Amount;
 use crate::base::weakening::MISSING_NAMED;
@@ -13,7 +16,7 @@ use crate::instance::methods::{CaptureMethod, Captured};
 use crate::instance::objects::{Found, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
-use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Values, Writer};
+use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
 use crate::snapshot::{ObjectEntry, Selected, object_entry};
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
@@ -79,16 +82,18 @@ impl Required<'_> {
 }
 
 /// Captures `required` from `store`, which is there unless there are no objects, by `method` through
-/// `writer`. An object that `known`, captured by the same method, has under the same identity
-/// is not captured again.
+/// the writer of `stored`. An object that a map of `known`, captured by the same method, has under the same
+/// identity is not captured again; of several maps the first counts.
 pub(super) async fn capture(
     context: &Context,
     method: &dyn CaptureMethod,
-    writer: &Writer,
+    stored: &mut Stored<'_>,
     store: Option<&SharedStore>,
     required: &Required<'_>,
-    known: Map,
+    known: &[Map],
 ) -> Result<Copied> {
+    let writer = stored.writer();
+    stored.renew();
     let mut done = Copied::default();
     let Some(store) = store else {
         done.lost_packs = writer.lost_packs();
@@ -97,7 +102,10 @@ pub(super) async fn capture(
     let prefixes = prefixes(required);
     let listed = Listed::read(store.as_ref(), prefixes, method.needs_versions()).await?;
     // What cannot be read of it is read from the source again.
-    let known = known.scan_readable(KeyRange::all());
+    let known = known.iter().map(|map| map.scan_readable(KeyRange::all()));
+    let known = known
+        .reduce(preferred)
+        .unwrap_or_else(|| stream::empty().boxed());
     let capturer = Capturer {
         method,
         writer,
@@ -110,9 +118,8 @@ pub(super) async fn capture(
         .map_ok(|(object, known)| capturer.one(object, known))
         .try_buffered(IN_FLIGHT);
     let mut work = std::pin::pin!(work);
-    let mut map = writer.map(Values::Inline);
     while let Some(one) = work.try_next().await? {
-        let (object, entry) = match one {
+        let (object, entry, read) = match one {
             One::Gone(object) if done.missing.len() < MISSING_NAMED => {
                 done.missing.push(object);
                 continue;
@@ -121,21 +128,23 @@ pub(super) async fn capture(
                 done.missing_unnamed += 1;
                 continue;
             }
-            One::Known(object, entry) => (object, entry),
-            One::Read(object, entry) => {
-                done.objects_read += 1;
-                done.bytes_read += entry.content.size();
-                (object, entry)
-            }
+            One::Known(object, entry) => (object, entry, false),
+            One::Read(object, entry) => (object, entry, true),
         };
         let size = entry.content.size();
         done.objects += 1;
         done.bytes += size;
         *done.by_kind.entry(object.kind.to_string()).or_default() += 1;
-        map.push(entry).await?;
+        if read {
+            done.objects_read += 1;
+            done.bytes_read += size;
+            stored.push_read(entry).await?;
+        } else {
+            stored.push_known(entry).await?;
+        }
         context.progress.advance(Amount::object(size));
     }
-    done.root = map.finish().await?;
+    done.root = stored.finish().await?;
     done.unverified = store.unverified_bytes();
     done.lost_packs = writer.lost_packs();
     done.damaged_blobs = writer.damaged_blobs();
@@ -246,6 +255,36 @@ pub(super) fn content(stored: StoredObject) -> Content {
 fn describes(entry: &Entry, identity: &str) -> bool {
     serde_json::from_slice::<ObjectEntry>(&entry.value)
         .is_ok_and(|described| described.identity == identity)
+}
+
+/// What either has; of what both have, what the first has. Both are in the order of their keys.
+fn preferred(
+    first: BoxStream<'static, Result<Entry>>,
+    second: BoxStream<'static, Result<Entry>>,
+) -> BoxStream<'static, Result<Entry>> {
+    let both = (first.peekable(), second.peekable());
+    let next = |(mut first, mut second): (Peekable<_>, Peekable<_>)| async move {
+        let key =
+            |next: Option<&Result<Entry>>| next.map(|n| n.as_ref().map(|e| e.key.clone()).ok());
+        let a = key(Pin::new(&mut first).peek().await);
+        let b = key(Pin::new(&mut second).peek().await);
+        let order = match (a, b) {
+            (None, None) => return Ok(None),
+            (Some(Some(a)), Some(Some(b))) => a.cmp(&b),
+            // An error comes first.
+            (Some(None), _) | (Some(_), None) => Ordering::Less,
+            (_, Some(_)) => Ordering::Greater,
+        };
+        if order == Ordering::Equal {
+            second.try_next().await?;
+        }
+        let entry = match order {
+            Ordering::Less | Ordering::Equal => first.try_next().await?,
+            Ordering::Greater => second.try_next().await?,
+        };
+        Ok(entry.map(|entry| (entry, (first, second))))
+    };
+    stream::try_unfold(both, next).boxed()
 }
 
 /// Joins the required objects with what is known of them; both are in the order of their keys.

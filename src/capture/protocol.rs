@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::body::{body, gone, invalid, missing_weakening, problems};
 use super::denial::Writes;
 use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
+use super::stored::{Stored, objects_of};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
 use super::{cold, cold_source, unnamed, window};
 use crate::base::error::Context as _;
@@ -18,7 +19,7 @@ use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
 use crate::instance::methods::{CaptureMethod, Ended};
-use crate::repo::{Compression, NodeRef, Repository, SnapshotId, Totals, Writer};
+use crate::repo::{Checkpoint, Compression, Map, NodeRef, Repository, SnapshotId, Totals, Writer};
 use crate::snapshot::{Body, Draft, Mode, OBJECTS_ROOT, WalState, store_keys};
 use crate::{Error, Result, Side};
 
@@ -48,6 +49,8 @@ impl Prepared {
             }
         };
         info!(snapshot = %manifest.snapshot, "committed");
+        // It has all that they have.
+        remove_checkpoints(&writer).await;
         end_method(method, Ended::Committed).await;
         if let Err(error) = writer.finish().await {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
@@ -70,6 +73,17 @@ pub(super) async fn end_method(method: &dyn CaptureMethod, ended: Ended) {
     }
 }
 
+/// Removes the checkpoints of this session and of those of the instance that have ended before it.
+async fn remove_checkpoints(writer: &Writer) {
+    match writer.view().repo().checkpoints(writer.instance()).await {
+        Ok(all) => {
+            let sessions = all.iter().map(|checkpoint| checkpoint.session);
+            writer.remove_checkpoints(sessions).await;
+        }
+        Err(error) => debug!("checkpoints stay behind: {}", error.chain()),
+    }
+}
+
 /// Ends a session of which nothing is kept.
 pub(super) async fn give_up(writer: Writer, method: &dyn CaptureMethod) {
     end_method(method, Ended::GivenUp).await;
@@ -83,7 +97,8 @@ pub(super) struct Begun {
     since: Instant,
     planned: Planned,
     parents: Vec<SnapshotId>,
-    known: Option<NodeRef>,
+    /// Maps of objects that need not be read again: of captures that did not end, and of the parent.
+    known: Vec<NodeRef>,
 }
 
 /// Plans, and waits until no other session writes for the instance.
@@ -105,16 +120,21 @@ pub(super) async fn begin(
     let previous: Option<Body> = parent.and_then(|p| serde_json::from_value(p.body.clone()).ok());
     let planned = Box::pin(plan(context, options, previous.as_ref())).await?;
     // What another method captured says nothing of what this one has to.
-    let method = options.method.method().word();
-    let known = parent.filter(|parent| parent.body["method"] == method);
+    let method = options.method.method();
+    let known = parent.filter(|parent| parent.body["method"] == method.word());
+    let of_parent = known.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten());
     repository
         .wait_for_other_writers(&context.instance.name)
         .await?;
+    let checkpoints = repository.checkpoints(&context.instance.name).await?;
+    let later = |c: &&Checkpoint| parent.is_none_or(|parent| parent.time < c.time);
+    let unended = checkpoints.iter().filter(later);
+    let unended = unended.filter_map(|checkpoint| objects_of(checkpoint, method));
     Ok(Begun {
         since,
         planned,
         parents: parent.iter().map(|p| p.snapshot).collect(),
-        known: known.and_then(|p| p.roots.get(OBJECTS_ROOT).copied().flatten()),
+        known: unended.chain(of_parent).collect(),
     })
 }
 
@@ -137,7 +157,7 @@ pub(super) async fn prepare(
     options: &Options,
     holds: &mut Holds,
     begun: &mut Begun,
-    writer: &Writer,
+    stored: &mut Stored<'_>,
 ) -> Result<Prepared> {
     let Begun {
         since,
@@ -145,7 +165,7 @@ pub(super) async fn prepare(
         known,
         ..
     } = begun;
-    let work = store(context, options, holds, planned, writer, *known, *since);
+    let work = store(context, options, holds, planned, stored, known, *since);
     let draft = Box::pin(work).await?;
     let ours = options.mode == Mode::Quiesced && !held_by_operator(&draft.body);
     Ok(Prepared {
@@ -159,15 +179,17 @@ async fn store(
     options: &Options,
     holds: &mut Holds,
     planned: &mut Planned,
-    writer: &Writer,
-    known: Option<NodeRef>,
+    stored: &mut Stored<'_>,
+    known: &[NodeRef],
     begun: Instant,
 ) -> Result<Draft> {
+    let writer = stored.writer();
     if planned.milvus.is_some() {
         Box::pin(hold_gc(context, planned, holds)).await?;
     }
     let method = &*options.method;
-    let mut known = writer.view().map(known);
+    let known = known.iter().map(|root| writer.view().map(Some(*root)));
+    let mut known: Vec<Map> = known.collect();
     let mut attempt = 1;
     let (anchored, keys, copied) = loop {
         let mut anchored = match options.mode {
@@ -182,7 +204,11 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
-        if attempt == 1 && objects::is_of_another(&anchored.catalog, &known).await? {
+        let earlier = known.last();
+        if attempt == 1
+            && let Some(earlier) = earlier
+            && objects::is_of_another(&anchored.catalog, earlier).await?
+        {
             warn!(
                 "no collection of the last snapshot of instance {:?} is in this Milvus: if another Milvus was captured under that name, give this one a name of its own",
                 context.instance.name
@@ -199,10 +225,10 @@ async fn store(
         let copied = objects::capture(
             context,
             method,
-            writer,
+            stored,
             store.as_ref(),
             &anchored.required(scope),
-            known.clone(),
+            &known,
         )
         .await?;
         // What etcd does not name Milvus may remove whatever is held.
@@ -218,7 +244,8 @@ async fn store(
             if copied.root.is_some() {
                 // What this attempt read is not read again.
                 writer.flush().await?;
-                known = writer.view().repo().view().await?.map(copied.root);
+                let view = writer.view().repo().view().await?;
+                known = vec![view.map(copied.root)];
             }
             Box::pin(holds.retake_gc()).await;
             attempt += 1;

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::metadata::Undated;
 use super::objects::{Copied, Required, capture, is_of_another};
-use super::{Context, body, view};
+use super::stored::{Stored, objects_of};
+use super::{Checkpoints, Context, body, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::{Env, lock};
 use crate::base::progress::testing::Recorder;
@@ -30,7 +31,8 @@ use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::{MilvusVersion, recorded};
 use crate::repo::{
-    Compression, Content, Entry, InitOptions, KeyRange, NodeRef, ObjectHash, Repository, Unlock,
+    Compression, Content, Entry, InitOptions, KeyRange, Map, NodeRef, ObjectHash, Repository,
+    Unlock, Writer,
 };
 use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
@@ -152,13 +154,15 @@ pub(super) async fn run_all(
         .begin_writer("main", vec![], Compression::Auto)
         .await
         .unwrap();
+    let mut stored = Stored::begin(&writer, method.method(), Checkpoints::default());
+    let known = parent.map(|parent| writer.view().map(Some(parent)));
     let copied = capture(
         &context(),
         method,
-        &writer,
+        &mut stored,
         Some(&store),
         required,
-        writer.view().map(parent),
+        known.as_slice(),
     )
     .await
     .unwrap();
@@ -289,6 +293,108 @@ async fn what_lost_packs_held_is_read_again_and_counted() {
     }
 }
 
+/// A capture whose source fails at its `n`th reading of an object: what it had read.
+async fn broken_off(
+    repository: &Repository,
+    source: &MemoryStore,
+    catalog: &Catalog,
+    n: u64,
+    checkpoints: Checkpoints,
+    orderly: bool,
+) -> Vec<String> {
+    let recorded = RecordStore::new(Arc::new(source.clone()));
+    let log = recorded.log();
+    let faulty = FaultStore::new(Arc::new(recorded));
+    let fails = Rule::on(Op::Get, Action::Fail(Cause::Failed)).from(n);
+    faulty.faults().add(fails);
+    let store: SharedStore = Arc::new(faulty);
+    let writer = repository.begin_writer("main", vec![], Compression::Auto);
+    let writer = writer.await.unwrap();
+    let by = Method::Copy.open().unwrap();
+    let mut stored = Stored::begin(&writer, Method::Copy, checkpoints);
+    let known = maps(repository, &writer).await;
+    capture(
+        &context(),
+        &*by,
+        &mut stored,
+        Some(&store),
+        &required(catalog),
+        &known,
+    )
+    .await
+    .unwrap_err();
+    if orderly {
+        stored.write_down().await;
+        drop(stored);
+    }
+    writer.abort().await.unwrap();
+    log.keys(Op::Get)
+}
+
+/// What the checkpoints of a repository know.
+async fn maps(repository: &Repository, writer: &Writer) -> Vec<Map> {
+    let checkpoints = repository.checkpoints("main").await.unwrap();
+    let roots = checkpoints
+        .iter()
+        .filter_map(|c| objects_of(c, Method::Copy));
+    roots.map(|root| writer.view().map(Some(root))).collect()
+}
+
+#[tokio::test]
+async fn what_a_capture_that_broke_off_had_read_is_not_read_again() {
+    let (catalog, repository) = (catalog(), repository().await);
+    let source = source(&catalog).await;
+    let all = catalog.objects().count();
+    let half = all as u64 / 2;
+    let never = Checkpoints {
+        time: std::time::Duration::MAX,
+        bytes: u64::MAX,
+    };
+    let mut read: Vec<String> = Vec::new();
+    // Ended in order at the first half, then twice at once, then to the end: all are read once, but
+    // for those under way.
+    for n in [half, 3, 3] {
+        let again = broken_off(&repository, &source, &catalog, n, never, true).await;
+        read.extend(again);
+    }
+    let writer = repository.begin_writer("main", vec![], Compression::Auto);
+    let writer = writer.await.unwrap();
+    let known = maps(&repository, &writer).await;
+    assert_eq!(known.len(), 3);
+    let recorded = RecordStore::new(Arc::new(source.clone()));
+    let log = recorded.log();
+    let store: SharedStore = Arc::new(recorded);
+    let by = Method::Copy.open().unwrap();
+    let mut stored = Stored::begin(&writer, Method::Copy, never);
+    let copied = capture(
+        &context(),
+        &*by,
+        &mut stored,
+        Some(&store),
+        &required(&catalog),
+        &known,
+    )
+    .await
+    .unwrap();
+    writer.flush().await.unwrap();
+    read.extend(log.keys(Op::Get));
+    assert_eq!(copied.objects, all as u64);
+    assert!(
+        copied.objects_read <= copied.objects - half + 64,
+        "{copied:?}"
+    );
+    assert!(read.len() <= all + 3 * 64, "{} of {all}", read.len());
+    drop(stored);
+    let sessions: Vec<_> = repository.checkpoints("main").await.unwrap();
+    writer
+        .remove_checkpoints(sessions.iter().map(|c| c.session))
+        .await;
+    assert!(repository.checkpoints("main").await.unwrap().is_empty());
+    writer.finish().await.unwrap();
+    let whole = run(&repository, &source, &catalog, None).await.0;
+    assert_eq!(copied.root, whole.root);
+}
+
 #[tokio::test]
 async fn a_tree_that_is_found_damaged_is_made_again() {
     let (catalog, repository) = (catalog(), repository().await);
@@ -326,15 +432,15 @@ async fn a_storage_that_fails_is_the_instances_failure_and_not_the_repositorys()
             let store: SharedStore = Arc::new(SidedStore::new(Arc::new(faulty), Side::Source));
             let writer = repository.begin_writer("main", vec![], Compression::Auto);
             let writer = writer.await.unwrap();
-            let known = writer.view().map(None);
+            let mut stored = Stored::begin(&writer, Method::Copy, Checkpoints::default());
             let by = Method::Copy.open().unwrap();
             let error = capture(
                 &context(),
                 &*by,
-                &writer,
+                &mut stored,
                 Some(&store),
                 &required(&catalog),
-                known,
+                &[],
             )
             .await
             .unwrap_err();
@@ -386,13 +492,14 @@ async fn a_file_that_became_shorter_than_etcd_says_is_refused() {
         .await
         .unwrap();
     let by = Method::Copy.open().unwrap();
+    let mut stored = Stored::begin(&writer, Method::Copy, Checkpoints::default());
     let error = capture(
         &context(),
         &*by,
-        &writer,
+        &mut stored,
         Some(&store),
         &required(&catalog),
-        writer.view().map(None),
+        &[],
     )
     .await
     .unwrap_err();

@@ -33,6 +33,7 @@ pub use format::manifest::{Manifest, Roots, Totals};
 pub use format::tree::{Content, Entry, Envelope, EnvelopeNode, Extent, NodeRef, Values};
 pub use memory::Memory;
 pub use repository::{InitOptions, Repository};
+pub use session::checkpoint::Checkpoint;
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
 pub use session::snapshots::Snapshots;

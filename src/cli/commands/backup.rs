@@ -9,7 +9,7 @@ use clap::builder::PossibleValue;
 use super::{denied, weakenings};
 use crate::base::resources::Limits;
 use crate::base::text::Bytes;
-use crate::capture::{self, Captured, Missing};
+use crate::capture::{self, Captured, Checkpoints, Missing};
 use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
@@ -53,6 +53,14 @@ pub struct Args {
     /// Give up (exit 20) when a flush takes longer than this
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub flush_timeout: Duration,
+
+    /// Write down how far the backup has come after so long; a backup that was killed is not read again up to there
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
+    pub checkpoint_every: Duration,
+
+    /// The same after so many bytes were read
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    pub checkpoint_size: Bytes,
 
     /// Read and write no faster than this, such as 50MiB/s [default: no limit]
     #[arg(long, value_name = "RATE")]
@@ -171,6 +179,10 @@ impl Args {
             },
             max_write_hold: self.max_write_hold,
             flush_timeout: self.flush_timeout,
+            checkpoints: Checkpoints {
+                time: self.checkpoint_every,
+                bytes: self.checkpoint_size.0,
+            },
         })
     }
 }

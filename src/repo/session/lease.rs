@@ -329,6 +329,13 @@ impl Lease {
             .unwrap_or_default()
     }
 
+    /// Says from the next renewal on that the session has a checkpoint.
+    pub(crate) async fn has_checkpoint(&self) {
+        if let Some(file) = self.held.file.lock().await.as_mut() {
+            file.checkpoint = true;
+        }
+    }
+
     /// Says where a commit is: if the session ends within one, its manifest may still arrive. After
     /// it, nobody has to be told of the sessions that its manifest names.
     pub(crate) async fn committing(&self, stage: Commit) {

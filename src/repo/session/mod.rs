@@ -1,5 +1,6 @@
 //! Sessions at work in a repository: under a lease, on a view of the index, reading or writing.
 
+pub(crate) mod checkpoint;
 pub(crate) mod index;
 pub(crate) mod lease;
 pub(crate) mod map;

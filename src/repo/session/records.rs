@@ -80,7 +80,7 @@ impl Repository {
     }
 
     /// Opens every file of a kind that holds JSON. Those that are damaged are reported.
-    async fn open_all<I, T>(
+    pub(super) async fn open_all<I, T>(
         &self,
         file: StoredFile,
         damage: &mut Vec<Damage>,

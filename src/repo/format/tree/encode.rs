@@ -24,7 +24,7 @@ pub enum Values {
 }
 
 /// A node under construction.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NodeWriter {
     nodes: (u32, Vec<u8>),
     blobs: (u32, Vec<u8>),

@@ -13,7 +13,7 @@ use crate::{Cause, Result, Side};
 /// Builds one map of a snapshot. Holds one node of each level, about 1 MiB each.
 ///
 /// The same entries give the same nodes, so a map that did not change adds nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MapBuilder<'a> {
     writer: &'a Writer,
     values: Values,
@@ -21,7 +21,7 @@ pub struct MapBuilder<'a> {
     last: Option<Bytes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Level {
     open: NodeWriter,
     /// The first node of this level while it is the only one: perhaps the root.

@@ -257,6 +257,10 @@ impl Writer {
             .inspect_err(|error| self.session.fail(error))
     }
 
+    pub(super) async fn has_checkpoint(&self) {
+        self.lease.has_checkpoint().await;
+    }
+
     /// Commits a snapshot: flushes, proves the lease, and writes the manifest, the last write.
     ///
     /// # Errors

@@ -1,0 +1,105 @@
+//! Checkpoints: how far a session had come, for the next one of its lineage (section 11).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::writer::Writer;
+use crate::repo::format::config::FORMAT;
+use crate::repo::format::files::StoredFile;
+use crate::repo::format::ids::SessionId;
+use crate::repo::format::lineage::Lineage;
+use crate::repo::format::manifest::Roots;
+use crate::repo::format::sealed::FileKind;
+use crate::repo::repository::Repository;
+use crate::store::{Key, PutOptions};
+use crate::{Cause, Result};
+
+/// How far a session had come. Never a snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub(crate) format: u64,
+    /// Whose it is.
+    pub session: SessionId,
+    #[serde(flatten)]
+    pub(crate) lineage: Lineage,
+    /// When it was written.
+    pub time: Timestamp,
+    /// The maps, of what is stored so far.
+    pub roots: Roots,
+    /// What the capture says of itself.
+    #[serde(default)]
+    pub body: serde_json::Value,
+}
+
+impl Repository {
+    /// The checkpoints of sessions of `instance` in this repository that can be read, the newest first.
+    /// Nothing depends on them.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn checkpoints(&self, instance: &str) -> Result<Vec<Checkpoint>> {
+        let lineage = self.lineage(instance);
+        let mut damage = Vec::new();
+        let all = self
+            .open_all::<SessionId, serde_json::Value>(StoredFile::Checkpoint, &mut damage)
+            .await?;
+        for damage in damage {
+            tracing::debug!("a checkpoint is left out: {}", damage.what);
+        }
+        // What a later eyrie writes otherwise is none for this one.
+        let known = all
+            .into_iter()
+            .filter_map(|(_, json)| serde_json::from_value::<Checkpoint>(json).ok());
+        let of = |c: &Checkpoint| c.lineage == lineage && c.format == FORMAT;
+        let mut checkpoints: Vec<Checkpoint> = known.filter(of).collect();
+        checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.time));
+        Ok(checkpoints)
+    }
+}
+
+impl Writer {
+    /// Writes out everything stored so far and writes down that these maps are of it, in place of what this
+    /// session wrote down before.
+    ///
+    /// # Errors
+    ///
+    /// What [`flush`](Writer::flush) and the store fail with, and [`Cause::Failed`] when the lease has lapsed.
+    pub async fn checkpoint(&self, roots: Roots, body: serde_json::Value) -> Result<()> {
+        self.flush().await?;
+        self.check_lease()?;
+        let (repo, session) = (self.view().repo(), self.session());
+        let checkpoint = Checkpoint {
+            format: FORMAT,
+            session,
+            lineage: repo.lineage(self.instance()),
+            time: repo.env().now(),
+            roots,
+            body,
+        };
+        let path = StoredFile::Checkpoint.path(&session);
+        let bytes = repo
+            .sealer()
+            .seal_json(FileKind::Checkpoint, &path, &checkpoint)?;
+        let key = Key::new(path)?;
+        let options = PutOptions::default();
+        repo.store().put(&key, bytes, options).await?;
+        self.has_checkpoint().await;
+        Ok(())
+    }
+
+    /// Removes the checkpoints of these sessions, which a snapshot has made superfluous. Where they cannot be
+    /// removed they are in nobody's way.
+    pub async fn remove_checkpoints(&self, sessions: impl IntoIterator<Item = SessionId>) {
+        for session in sessions {
+            let path = StoredFile::Checkpoint.path(&session);
+            let Ok(key) = Key::new(path) else { continue };
+            match self.view().repo().store().delete(&key, None).await {
+                Err(error) if error.cause() != Cause::NotFound => {
+                    tracing::debug!("{key} stays behind: {}", error.chain());
+                }
+                _ => {}
+            }
+        }
+    }
+}
