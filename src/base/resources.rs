@@ -11,6 +11,7 @@ use std::time::Duration;
 use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::base::env::lock;
 use crate::{Cause, Error, Result};
@@ -34,6 +35,8 @@ struct RateLimit {
     bytes_per_second: NonZeroU64,
     /// When the budget for the next byte is there.
     free_at: Mutex<Option<Instant>>,
+    /// There is no limit any more.
+    lifted: CancellationToken,
 }
 
 impl RateLimit {
@@ -41,6 +44,7 @@ impl RateLimit {
         Self {
             bytes_per_second,
             free_at: Mutex::default(),
+            lifted: CancellationToken::new(),
         }
     }
 
@@ -58,7 +62,10 @@ impl RateLimit {
             *free_at = Some(begins + takes);
             begins
         };
-        sleep_until(begins).await;
+        tokio::select! {
+            () = self.lifted.cancelled() => {}
+            () = sleep_until(begins) => {}
+        }
     }
 }
 
@@ -143,6 +150,14 @@ impl Resources {
     pub(crate) async fn pass(&self, bytes: usize) {
         if let Some(rate) = &self.0.rate {
             rate.pass(bytes).await;
+        }
+    }
+
+    /// Lets all bytes pass from now on: for a process that has been told to stop, and shall put in order
+    /// within seconds what it has under way.
+    pub(crate) fn lift_rate(&self) {
+        if let Some(rate) = &self.0.rate {
+            rate.lifted.cancel();
         }
     }
 

@@ -214,6 +214,9 @@ async fn attempt(
             committed.unwrap_or_else(|| Err(protocol::unknown(&cancel.error())))
         }
         Err(error) => {
+            if cancel.is_requested() {
+                context.resources.lift_rate();
+            }
             // Clients wait for the holds: they do not wait for the repository.
             tokio::join!(
                 release(context, holds),

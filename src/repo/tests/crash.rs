@@ -10,7 +10,7 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::session::lease::{LeaseFile, leases};
 use crate::repo::{CheckBytes, PackId, Repository};
-use crate::store::{Key, PutOptions, SharedStore};
+use crate::store::{Key, PutOptions, SharedStore, Store};
 
 /// What must hold after a crash: no damage, the old snapshots whole, and the next backup works.
 async fn survives(after: &str, store: SharedStore, old: &Objects, new: &Objects) {
@@ -106,6 +106,33 @@ async fn a_crash_after_any_write_of_a_backup_leaves_a_whole_repository() {
     for (path, state) in states {
         survives(&path, Arc::new(state), &old, &new).await;
     }
+}
+
+#[tokio::test]
+async fn uploads_of_a_session_that_died_are_removed_by_the_next_one() {
+    let (memory, backend) = memory();
+    let repo = init(backend).await;
+    let first = writer(&repo, "a").await.unwrap();
+    store(&first, "x", &noise(1, 20 << 20)).await.unwrap();
+    // Until the lease tells of it, a second later.
+    let told = async || {
+        let lease = leases(&repo).await.unwrap().remove(0);
+        !lease.file.unwrap().unfinished.is_empty()
+    };
+    while !told().await {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let died = Arc::new(memory.fork());
+    first.abort().await.unwrap();
+    assert_eq!(memory.unfinished(), [], "who ends in order removes its own");
+
+    assert_eq!(died.unfinished().len(), 1);
+    let repo = open(died.clone()).await.unwrap();
+    release(&repo).await;
+    let next = writer(&repo, "a").await.unwrap();
+    assert_eq!(died.unfinished(), []);
+    assert_eq!(leases(&repo).await.unwrap().len(), 1);
+    next.finish().await.unwrap();
 }
 
 #[tokio::test]

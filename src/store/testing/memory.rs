@@ -1,6 +1,6 @@
 //! A store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +34,8 @@ enum Versions {
 #[derive(Debug, Clone, Default)]
 struct State {
     objects: BTreeMap<Key, Vec<Version>>,
+    /// Uploads that have parts and have not ended.
+    uploads: BTreeSet<Unfinished>,
     writes: u64,
 }
 
@@ -171,10 +173,19 @@ impl Store for MemoryStore {
     }
 
     async fn parts(&self, key: &Key, options: PutOptions) -> Result<Arc<dyn Parts>> {
+        let id = {
+            let mut state = lock(&self.state);
+            state.writes += 1;
+            state.writes.to_string()
+        };
         Ok(Arc::new(MemoryParts {
             store: self.clone(),
             key: key.clone(),
             mode: options.mode,
+            upload: Unfinished {
+                key: Some(key.to_string()),
+                id,
+            },
             parts: Mutex::new(Some(BTreeMap::new())),
         }))
     }
@@ -228,10 +239,11 @@ impl Store for MemoryStore {
     }
 
     fn unfinished(&self) -> Vec<Unfinished> {
-        vec![]
+        lock(&self.state).uploads.iter().cloned().collect()
     }
 
-    async fn remove_unfinished(&self, _: &Unfinished) -> Result<()> {
+    async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        lock(&self.state).uploads.remove(left);
         Ok(())
     }
 }
@@ -256,6 +268,8 @@ struct MemoryParts {
     store: MemoryStore,
     key: Key,
     mode: PutMode,
+    /// What the store knows it by once it has parts.
+    upload: Unfinished,
     /// Parts by number; `None` when finished or aborted.
     parts: Mutex<Option<BTreeMap<u32, Part>>>,
 }
@@ -274,6 +288,10 @@ impl Parts for MemoryParts {
     async fn part(&self, part: Part) -> Result<()> {
         let mut parts = lock(&self.parts);
         let parts = parts.as_mut().ok_or_else(|| self.gone())?;
+        if parts.is_empty() {
+            let upload = self.upload.clone();
+            lock(&self.store.state).uploads.insert(upload);
+        }
         parts.insert(part.number, part);
         Ok(())
     }
@@ -281,6 +299,9 @@ impl Parts for MemoryParts {
     async fn finish(&self, last: Part) -> Result<Put> {
         let mut parts = lock(&self.parts);
         let all = parts.as_mut().ok_or_else(|| self.gone())?;
+        if !all.is_empty() && !lock(&self.store.state).uploads.contains(&self.upload) {
+            return Err(self.gone());
+        }
         all.insert(last.number, last);
         let mut bytes = Vec::new();
         for (expected, (number, part)) in (1..).zip(all.iter()) {
@@ -294,11 +315,13 @@ impl Parts for MemoryParts {
         }
         let put = self.store.write(&self.key, bytes.into(), self.mode)?;
         *parts = None;
+        lock(&self.store.state).uploads.remove(&self.upload);
         Ok(put)
     }
 
     async fn abort(&self) -> Result<()> {
         *lock(&self.parts) = None;
+        lock(&self.store.state).uploads.remove(&self.upload);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Each open pack belongs to one task, so that nobody who stops waiting can tear one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,9 @@ const PACK_BLOBS: usize = 1 << 16;
 /// How many packs of large objects are open at once, so that one is filled while another's part is
 /// hashed or its end is written.
 const LARGE_PACKS: usize = 2;
+/// How long a session that is given up waits for a pack that is being finished.
+const GIVE_UP: Duration = Duration::from_secs(1);
+
 /// How many sealed blobs wait for an open pack.
 const QUEUE: usize = 8;
 
@@ -231,10 +235,15 @@ impl Packer {
             return Ok(());
         };
         let stop = finishing.abort_handle();
+        let late = async {
+            self.session.given_up.cancelled().await;
+            // It gives its pack up by itself, unless it waits for the store to make that visible.
+            tokio::time::sleep(GIVE_UP).await;
+        };
         let ended = tokio::select! {
             biased;
             ended = finishing => ended,
-            () = self.session.given_up.cancelled() => {
+            () = late => {
                 stop.abort();
                 return Err(self.session.failure());
             }
@@ -378,7 +387,12 @@ impl OpenPack {
     }
 
     async fn finish(mut self, session: Arc<Session>, kind: PackKind) -> Result<()> {
-        let size = match self.end(&session, kind).await {
+        let ended = tokio::select! {
+            biased;
+            () = session.given_up.cancelled() => Err(session.failure()),
+            ended = self.end(&session, kind) => ended,
+        };
+        let size = match ended {
             Ok(size) => size,
             Err(error) => {
                 self.give_up(&session).await;
