@@ -1,0 +1,78 @@
+"""A backup that is broken off is taken up by the next one, and leaves nothing that nobody knows of."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Lab
+from lab.eyrie import REPOSITORY_BUCKET, TIMEOUT
+from lab.servers import wait_until
+from test_bad_input import lost_nothing
+from test_kill import await_writes
+
+# Of what a backup reads, between two checkpoints.
+PART = 10
+# Checkpoints that are there before it is broken off.
+CHECKPOINTS = 3
+# Seconds that the whole backup would take.
+SLOW = 20
+
+
+def files(lab: Lab, repository: str, directory: str) -> list[str]:
+    """The files of a repository in one of its directories."""
+    if lab.instance.minio:
+        prefix = f"{repository}/{directory}/"
+        found = lab.instance.s3().list_objects(REPOSITORY_BUCKET, prefix, recursive=True)
+        return [one.object_name for one in found]
+    root = lab.instance.directory / "repositories" / repository / directory
+    return [str(path) for path in root.rglob("*") if path.is_file()]
+
+
+def unfinished(lab: Lab, repository: str) -> list[str]:
+    """What is in the store that is no object: temporary files, or uploads of parts."""
+    if not lab.instance.minio:
+        return files(lab, repository, ".eyrie-tmp")
+    uploads = lab.instance.directory / "minio" / ".minio.sys" / "multipart"
+    return [str(path) for path in uploads.rglob("xl.meta")]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("layout", ["local", "s3"])
+def test_a_backup_that_is_broken_off_is_not_read_again(
+    layout: str, how: signal.Signals, code: int, source: Callable[[str], Lab], binary: Path
+) -> None:
+    lab = source(layout)
+    name = f"broken-{code}"
+    whole, eyrie = lab.eyrie(binary, f"whole-{code}"), lab.eyrie(binary, name)
+    for one in (whole, eyrie):
+        one.expect(0, "init")
+    size = whole.json("backup")["bytes_read"]
+    await_writes(lab.instance)
+    process = eyrie.start(
+        "-v", "backup", "--checkpoint-size", str(size // PART), "--limit-rate", str(2 * size // SLOW)
+    )
+    wait_until(lambda: len(files(lab, name, "index")) >= CHECKPOINTS, "there are checkpoints")
+    assert process.poll() is None, process.communicate()
+    process.send_signal(how)
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == code, err
+    noted = [int(objects) for objects in re.findall(r"wrote a checkpoint.*objects=(\d+)", err)]
+    assert len(noted) >= CHECKPOINTS - 1, err
+    assert len(files(lab, name, "checkpoints")) == 1
+    assert eyrie.json("snapshots") == []
+    if how == signal.SIGTERM:
+        assert files(lab, name, "leases") == []
+        assert unfinished(lab, name) == []
+
+    await_writes(lab.instance)
+    done = eyrie.json("backup")
+    assert done["objects_read"] <= done["objects"] - sum(noted), (done, noted)
+    for directory in ("checkpoints", "leases"):
+        assert files(lab, name, directory) == []
+    assert unfinished(lab, name) == []
+    eyrie.expect(0, "verify", "--level", "bytes")
+    lost_nothing(eyrie, lab)
