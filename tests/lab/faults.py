@@ -20,6 +20,8 @@ class FaultyS3:
     def __init__(self, upstream_port: int, share: float, seed: int = 3, checksums: bool = True) -> None:
         """Without `checksums` it refuses every upload that brings one, as older servers do."""
         self.faults = 0
+        # What every write is answered while this is set: a status and the code of an error.
+        self.refuses_writes: tuple[int, str] | None = None
         self.share = share
         self.checksums = checksums
         self._random = random.Random(seed)
@@ -34,7 +36,13 @@ class FaultyS3:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 drawn = outer._random.random()
                 summed = any("checksum" in name.lower() for name in self.headers)
-                if summed and self.command != "GET" and not outer.checksums:
+                refusal = outer.refuses_writes if self.command in ("PUT", "POST", "DELETE") else None
+                if refusal:
+                    status, code = refusal
+                    outer.faults += 1
+                    body = f"<Error><Code>{code}</Code><Message>No writes now.</Message></Error>".encode()
+                    self.answer(status, [("Content-Type", "application/xml")], body)
+                elif summed and self.command != "GET" and not outer.checksums:
                     outer.faults += 1
                     self.answer(400, [("Content-Type", "application/xml")], NO_CHECKSUMS)
                 elif drawn < outer.share:

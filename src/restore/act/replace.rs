@@ -55,8 +55,20 @@ pub(crate) async fn prove(repository: &Repository, instance: &str) -> Result<()>
     let lineage = lineage(instance);
     let session = repository
         .begin_writer(&lineage, vec![], Compression::Auto)
-        .await?;
-    session.finish().await
+        .await;
+    let ended = match session {
+        Ok(session) => session.finish().await,
+        Err(error) => Err(error),
+    };
+    let unsaved = |error: Error| {
+        let saves =
+            "--replace saves the old keys into the repository first, which does not take them";
+        let error = error.context(saves);
+        let mend = error.hint().unwrap_or("make the repository writable");
+        let hint = format!("{mend}; or empty the target yourself, and restore without --replace");
+        error.with_hint(hint)
+    };
+    ended.map_err(unsaved)
 }
 
 /// The lineage of what is saved before an instance is replaced.
