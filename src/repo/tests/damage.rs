@@ -335,6 +335,67 @@ async fn marks_of_a_later_eyrie_stop_writers_only() {
     open_writer.abort().await.unwrap();
 }
 
+/// What stands in docs/errors.md of a file that has a right name and is empty, or half of one: whether
+/// `latest` is known, what writing fails with, and what verify names.
+fn of_stray(file: StoredFile) -> (bool, Option<Cause>, Option<DamageKind>) {
+    let named = file.row().damage;
+    match file {
+        StoredFile::Config | StoredFile::Ring => panic!("it has no such name"),
+        StoredFile::Features => (true, Some(Cause::Damage), Some(named)),
+        StoredFile::Lease => (true, Some(Cause::Locked), Some(named)),
+        StoredFile::Manifest => (false, None, Some(named)),
+        StoredFile::Data | StoredFile::Tree => (true, None, None),
+        StoredFile::Key
+        | StoredFile::Index
+        | StoredFile::Claim
+        | StoredFile::Forgotten
+        | StoredFile::Amendment
+        | StoredFile::Checkpoint
+        | StoredFile::Mark
+        | StoredFile::Verification => (true, None, Some(named)),
+    }
+}
+
+#[tokio::test]
+async fn stray_files_stop_what_the_page_on_errors_says_and_nothing_else() {
+    let fixture = fixture().await;
+    for file in StoredFile::ALL {
+        if !matches!(file.row().names, Names::Id | Names::FannedOut) {
+            continue;
+        }
+        let key = Key::new(file.path(&"5a".repeat(32))).unwrap();
+        let half = match paths(&fixture.store, file.row().directory).await.first() {
+            Some(one) => {
+                let read = fixture.store.get(one, GetOptions::default()).await.unwrap();
+                read.slice(..read.len() / 2)
+            }
+            None => noise(7, 100),
+        };
+        for stray in [Bytes::new(), half] {
+            let store = MemoryStore::fork(&fixture.store);
+            let put = store.put(&key, stray, PutOptions::default());
+            put.await.unwrap();
+            let (latest, writing, named) = of_stray(*file);
+            let repo = open(Arc::new(store.clone())).await.unwrap();
+            let snapshots = repo.snapshots().await.unwrap();
+            assert_eq!(snapshots.manifests.len(), 2, "{key}");
+            assert_eq!(snapshots.find("latest", None).is_ok(), latest, "{key}");
+            let reader = repo.begin_reader("a", vec![]).await.unwrap();
+            let read = restore(reader.view(), &fixture.first).await.unwrap();
+            assert_eq!(read, objects(1), "{key}");
+            reader.finish().await;
+            let report = repo.check(&[], CheckBytes::All).await.unwrap();
+            let kinds: Vec<DamageKind> = report.damage.iter().map(|d| d.kind).collect();
+            assert_eq!(kinds, Vec::from_iter(named), "{key}");
+            let hurt = report.damage.iter().flat_map(|d| &d.snapshots);
+            let others = hurt.filter(|id| !key.as_str().ends_with(&id.to_string()));
+            assert_eq!(others.count(), 0, "{key}");
+            let written = backup(&repo, "a", &objects(1)).await;
+            assert_eq!(written.err().map(|error| error.cause()), writing, "{key}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_mark_that_cannot_be_read_is_named_and_stops_nothing() {
     let (_, store) = memory();
