@@ -243,7 +243,7 @@ async fn store(
             planned.missing_before = copied.missing.iter().map(|o| o.path.clone()).collect();
             if copied.root.is_some() {
                 // What this attempt read is not read again.
-                writer.flush().await?;
+                stored.write().await?;
                 let view = writer.view().repo().view().await?;
                 known = vec![view.map(copied.root)];
             }

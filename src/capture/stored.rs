@@ -22,6 +22,10 @@ pub(super) struct Stored<'w> {
     since: Instant,
     bytes: u64,
     objects: u64,
+    /// Of the map.
+    entries: u64,
+    /// Of the map in the last checkpoint.
+    written: u64,
 }
 
 impl<'w> Stored<'w> {
@@ -34,6 +38,8 @@ impl<'w> Stored<'w> {
             since: Instant::now(),
             bytes: 0,
             objects: 0,
+            entries: 0,
+            written: 0,
         }
     }
 
@@ -45,21 +51,24 @@ impl<'w> Stored<'w> {
     /// Begins a new map, of another anchor.
     pub(super) fn renew(&mut self) {
         self.map = self.writer.map(Values::Inline);
+        self.entries = 0;
     }
 
     /// Appends an object that was there already.
     pub(super) async fn push_known(&mut self, entry: Entry) -> Result<()> {
+        self.entries += 1;
         self.map.push(entry).await
     }
 
     /// Appends an object that was read, and writes down how far the capture has come when it is time.
     pub(super) async fn push_read(&mut self, entry: Entry) -> Result<()> {
+        self.entries += 1;
         self.objects += 1;
         self.bytes += entry.content.size();
         self.map.push(entry).await?;
         let due =
             self.bytes >= self.checkpoints.bytes || self.since.elapsed() >= self.checkpoints.time;
-        if due { self.checkpoint().await } else { Ok(()) }
+        if due { self.write().await } else { Ok(()) }
     }
 
     /// The root of the whole map.
@@ -71,13 +80,18 @@ impl<'w> Stored<'w> {
     /// where that fails.
     pub(super) async fn write_down(&mut self) {
         if self.objects > 0
-            && let Err(error) = self.checkpoint().await
+            && let Err(error) = self.write().await
         {
             debug!("no checkpoint was written: {}", error.chain());
         }
     }
 
-    async fn checkpoint(&mut self) -> Result<()> {
+    /// Writes out what is stored, and a checkpoint unless the last one says more, as it does when another
+    /// anchor has been taken since.
+    pub(super) async fn write(&mut self) -> Result<()> {
+        if self.entries < self.written {
+            return self.writer.flush().await;
+        }
         let root = self.finish().await?;
         let roots = Roots::from([(OBJECTS_ROOT.to_owned(), root)]);
         let body = serde_json::json!({"method": self.method.word()});
@@ -87,6 +101,7 @@ impl<'w> Stored<'w> {
             bytes = %Bytes(self.bytes),
             "wrote a checkpoint: what was read is not read again by a later backup"
         );
+        self.written = self.entries;
         (self.since, self.bytes, self.objects) = (Instant::now(), 0, 0);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Checkpoints: how far a session had come, for the next one of its lineage (section 11).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,9 @@ use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
 use crate::store::{Key, PutOptions};
 use crate::{Cause, Result};
+
+/// How long a checkpoint is tried to be written.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How far a session had come. Never a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,9 +67,11 @@ impl Writer {
     /// Writes out everything stored so far and writes down that these maps are of it, in place of what this
     /// session wrote down before.
     ///
+    /// Nothing depends on a checkpoint: one that the store does not take is told and no error.
+    ///
     /// # Errors
     ///
-    /// What [`flush`](Writer::flush) and the store fail with, and [`Cause::Failed`] when the lease has lapsed.
+    /// What [`flush`](Writer::flush) fails with, and [`Cause::Failed`] when the lease has lapsed.
     pub async fn checkpoint(&self, roots: Roots, body: serde_json::Value) -> Result<()> {
         self.flush().await?;
         self.check_lease()?;
@@ -82,9 +89,14 @@ impl Writer {
             .sealer()
             .seal_json(FileKind::Checkpoint, &path, &checkpoint)?;
         let key = Key::new(path)?;
-        let options = PutOptions::default();
-        repo.store().put(&key, bytes, options).await?;
-        self.has_checkpoint().await;
+        let options = PutOptions {
+            patience: Some(PATIENCE),
+            ..PutOptions::default()
+        };
+        match repo.store().put(&key, bytes, options).await {
+            Ok(_) => self.has_checkpoint().await,
+            Err(error) => tracing::warn!("no checkpoint is written: {}", error.chain()),
+        }
         Ok(())
     }
 

@@ -30,7 +30,14 @@ impl Index {
         ids.sort_unstable();
         let mut merging = Merging::default();
         let mut segments = futures::stream::iter(ids)
-            .map(|id| async move { (id, load_segment(repo, &id).await) })
+            .map(|id| async move {
+                let mut segment = load_segment(repo, &id).await;
+                if matches!(&segment, Err(error) if error.cause() == Cause::Damage) {
+                    // It may have been damaged on the way.
+                    segment = load_segment(repo, &id).await;
+                }
+                (id, segment)
+            })
             .buffered(SEGMENTS_AT_ONCE);
         while let Some((id, segment)) = segments.next().await {
             match segment {
@@ -55,27 +62,38 @@ impl Index {
     }
 }
 
-/// Adds the blobs of packs that no segment names, by their own directories. One whose directory cannot be
-/// read is left out.
+/// Adds the blobs of packs of which the segments lack some, by their own directories. One whose directory
+/// cannot be read is left out.
 async fn recover(repo: &Repository, merging: &mut Merging) -> Result<()> {
-    let named = merging.named();
+    let (whole, described) = (merging.whole()?, merging.described());
     for kind in [PackKind::Data, PackKind::Tree] {
         let packs = StoredFile::packs(kind);
         let listed = repo.list(packs.row().directory).await?;
         let unnamed = listed.into_iter().filter_map(|meta| {
             let id: PackId = packs.id(meta.key.as_str())?.parse().ok()?;
-            (!named.contains(&id)).then_some((id, meta.size))
+            (!whole.contains(&id)).then_some((id, meta.size))
         });
         let mut read = futures::stream::iter(unnamed.collect::<Vec<_>>())
             .map(|(id, size)| async move { (id, directory(repo, kind, id, size).await) })
             .buffered(DIRECTORIES_AT_ONCE);
         while let Some((id, segment)) = read.next().await {
             match segment {
-                Ok(segment) => merging.recover(segment)?,
-                Err(error) if matches!(error.cause(), Cause::Damage | Cause::NotFound) => {
+                Ok(mut segment) => {
+                    if let [pack] = &mut segment.packs[..]
+                        && let Some(known) = described.get(&id).filter(|k| k.size == pack.size)
+                    {
+                        pack.hash = known.hash;
+                    }
+                    merging.recover(segment)?;
+                }
+                Err(error) if error.retryable() => return Err(error),
+                Err(error) => {
+                    if !matches!(error.cause(), Cause::Damage | Cause::NotFound) {
+                        // It is archived, or not ours to read.
+                        merging.recovered_in_part();
+                    }
                     tracing::debug!("pack {id} is left out: {}", error.chain());
                 }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -94,6 +112,7 @@ pub(super) async fn directory(
     let bytes = repo.get_range(&key, trailer, TRAILER as u64).await?;
     let place = DirectoryPlace::read(&id, size, &bytes)?;
     let (start, length) = (place.start as u64, place.length as u64);
+    let _share = repo.resources().reserve(length).await?;
     let sealed = repo.get_range(&key, start, length).await?;
     let entries = repo
         .sealer()

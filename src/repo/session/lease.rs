@@ -120,7 +120,7 @@ impl Handle {
         if self.unnamed().is_told(path) {
             return Ok(());
         }
-        self.0.write(None).await
+        self.0.write_surely().await
     }
 }
 
@@ -238,7 +238,7 @@ impl Lease {
         }
         drop(guard);
         if !known {
-            self.held.write(None).await?;
+            self.held.write_surely().await?;
         }
         self.dead = found;
         Ok(())
@@ -248,8 +248,10 @@ impl Lease {
     pub(crate) async fn settle_dead(&mut self) -> Result<()> {
         let repo = &self.held.repo;
         for lease in std::mem::take(&mut self.dead) {
-            if let Ok(file) = &lease.file {
-                settle(repo, &file.packs, &file.unfinished).await?;
+            if let Ok(file) = &lease.file
+                && !settle(repo, &file.packs, &file.unfinished).await?
+            {
+                continue;
             }
             let key = store::Key::new(StoredFile::Lease.path(&lease.session))?;
             match &lease.file {
@@ -476,6 +478,16 @@ impl Held {
         self.unnamed.told(&packs);
         *lock(&self.renewed) = began;
         Ok(())
+    }
+
+    /// Writes the lease, and tries so for as long as it lasts; no try is longer than what a renewal may take.
+    async fn write_surely(&self) -> Result<()> {
+        loop {
+            match self.write(Some(self.ttl / 3)).await {
+                Err(error) if error.retryable() => tracing::warn!("{}", error.chain()),
+                written => return written,
+            }
+        }
     }
 
     /// What is in the store that is no object yet, of these packs or of all writes of the process.

@@ -120,10 +120,15 @@ impl Repository {
         let mut read = futures::stream::iter(ids)
             .map(|id| async move {
                 let path = file.path(&id);
-                let opened = match self.get_file(&path).await {
-                    Ok(bytes) => self.sealer().open_json::<T>(kind, &path, &bytes),
-                    Err(error) => Err(error),
+                let open = async || {
+                    let bytes = self.get_file(&path).await?;
+                    self.sealer().open_json::<T>(kind, &path, &bytes)
                 };
+                let mut opened = open().await;
+                if matches!(&opened, Err(error) if error.cause() == Cause::Damage) {
+                    // It may have been damaged on the way.
+                    opened = open().await;
+                }
                 (id, path, opened)
             })
             .buffered(FILES_AT_ONCE);

@@ -1,7 +1,7 @@
 //! Packs that no index segment names yet: a session keeps their names in its lease, and who comes after it
 //! when it has died names them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use crate::base::error::Context;
 use crate::repo::format::blob::PackKind;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, ObjectHash, PackId};
+use crate::repo::format::index::Index;
 use crate::repo::format::index::segment::{SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
@@ -33,7 +34,14 @@ pub(crate) struct UnnamedPacks {
 impl UnnamedPacks {
     /// A pack is begun, or has come so far that there is more to tell of it.
     pub(crate) fn note(&self, path: &str, hash: Option<ObjectHash>) {
-        lock(&self.packs).insert(path.to_owned(), hash);
+        let before = lock(&self.packs).insert(path.to_owned(), hash);
+        if before != Some(hash) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The store has begun an upload, which it can tell of now.
+    pub(crate) fn begun(&self) {
         self.changed.notify_one();
     }
 
@@ -67,22 +75,35 @@ impl UnnamedPacks {
 }
 
 /// Removes what a session that is dead left unfinished, and names the packs that it had not named. What
-/// cannot be removed is in nobody's way.
+/// cannot be removed is in nobody's way. Returns whether nothing is left to do.
 pub(crate) async fn settle(
     repo: &Repository,
     unnamed: &Unnamed,
     unfinished: &[Unfinished],
-) -> Result<()> {
+) -> Result<bool> {
     for left in unfinished {
         if let Err(error) = repo.unlimited().remove_unfinished(left).await {
             let of = left.key.as_deref().unwrap_or("writes");
             tracing::debug!("what is unfinished of {of} stays behind: {}", error.chain());
         }
     }
+    if unnamed.is_empty() {
+        return Ok(true);
+    }
+    let index = Index::load(repo).await?;
+    let named: HashSet<PackId> = index.packs().iter().map(|pack| pack.id).collect();
+    let mut all = true;
     let mut segment = Segment::default();
     for (path, hash) in unnamed {
-        let Some(one) = written(repo, path, *hash).await? else {
-            continue;
+        let one = match written(repo, path, *hash, &named).await {
+            Ok(Some(one)) => one,
+            Ok(None) => continue,
+            Err(error) if error.retryable() => return Err(error),
+            Err(error) => {
+                tracing::warn!("{path} is left unnamed: {}", error.chain());
+                all = false;
+                continue;
+            }
         };
         if segment.records.len() + one.records.len() > SEGMENT_RECORDS {
             write_segment(repo, std::mem::take(&mut segment)).await?;
@@ -95,27 +116,29 @@ pub(crate) async fn settle(
         }));
     }
     if segment.packs.is_empty() {
-        return Ok(());
+        return Ok(all);
     }
     tracing::info!(
         packs = segment.packs.len(),
         "taking over the packs of a session that died"
     );
-    write_segment(repo, segment).await
+    write_segment(repo, segment).await?;
+    Ok(all)
 }
 
-/// A pack and its blobs; `None` when it was never finished, or cannot be read.
+/// A pack and its blobs; `None` when it is named already, was never finished, or is damaged.
 async fn written(
     repo: &Repository,
     path: &str,
     hash: Option<ObjectHash>,
+    named: &HashSet<PackId>,
 ) -> Result<Option<Segment>> {
     let kinds = [PackKind::Data, PackKind::Tree];
     let found = kinds.into_iter().find_map(|kind| {
         let id = StoredFile::packs(kind).id(path)?.parse::<PackId>().ok()?;
         Some((kind, id))
     });
-    let Some((kind, id)) = found else {
+    let Some((kind, id)) = found.filter(|(_, id)| !named.contains(id)) else {
         return Ok(None);
     };
     let key = store::Key::new(path)?;

@@ -201,7 +201,7 @@ impl View {
         self.blob(BlobKind::Tree, piece).await
     }
 
-    /// The hash of a pack as it is; `None` where it is gone or has another size.
+    /// The hash of a pack as it is; `None` where it is gone or has another size, twice.
     ///
     /// # Errors
     ///
@@ -210,7 +210,10 @@ impl View {
         let repo = self.repo();
         let _share = repo.resources().reserve(pack.size).await?;
         let key = pack_key(pack.kind, &pack.id)?;
-        let read = repo.get_range(&key, 0, pack.size).await;
+        let mut read = repo.get_range(&key, 0, pack.size).await;
+        if read.is_err() {
+            read = repo.get_range(&key, 0, pack.size).await;
+        }
         let bytes = match read.map_err(missing_is_damage) {
             Err(error) if is_damage(&error) => return Ok(None),
             read => read?,

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use super::support::*;
+use crate::Cause;
+use crate::repo::format::index::segment::Segment;
+use crate::repo::session::unnamed::write_segment;
 use crate::repo::{BadPlace, CheckBytes, CheckReport, Repository, Verification};
+use crate::store::testing::fault::{Action, FaultStore, Rule};
+use crate::store::testing::record::Op;
 use crate::store::{Key, PutOptions, Store};
 
 async fn packs(store: &dyn Store, directory: &str) -> Vec<Key> {
@@ -159,6 +164,81 @@ async fn what_an_unreadable_index_segment_named_is_found_and_named_again() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn packs_that_other_segments_name_in_part_are_found_whole() {
+    let (memory, _) = memory();
+    let repo = init(memory.clone()).await;
+    let data = objects(1);
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    // As a rewritten index is: each segment has some blobs of each pack, and the last supersedes.
+    let view = repo.view().await.unwrap();
+    let index = view.index();
+    let (low, high) = index.records().split_at(index.records().len() / 2);
+    for (records, supersedes) in [(low, vec![]), (high, index.segments().to_vec())] {
+        let segment = Segment {
+            packs: index.packs().to_vec(),
+            supersedes,
+            records: records.to_vec(),
+        };
+        write_segment(&repo, segment).await.unwrap();
+    }
+    let all = packs(&*memory, "index/").await;
+    let old: Vec<String> = index.segments().iter().map(ToString::to_string).collect();
+    let new = all
+        .iter()
+        .filter(|key| !old.iter().any(|id| key.as_str().ends_with(id)));
+    for key in new {
+        let store = Arc::new(memory.fork());
+        damage(&store, key, |bytes| bytes[60] ^= 1).await;
+        let repo = open(store.clone()).await.unwrap();
+        let view = repo.view().await.unwrap();
+        assert_eq!(view.blobs(), index.records().len(), "{key}");
+        let (again, added) = backup(&repo, "a", &data).await.unwrap();
+        assert_eq!(added, 0);
+        let healed = open(store).await.unwrap();
+        assert_eq!(damage_count(&healed).await, 0, "{key}");
+        let view = healed.view().await.unwrap();
+        for manifest in [&first, &again] {
+            assert_eq!(restore(&view, manifest).await.unwrap(), data, "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_cannot_be_read_hinders_no_recovery_of_the_others() {
+    let (memory, backend) = memory();
+    let repo = init(backend.clone()).await;
+    let (data, other) = (objects(1), objects(2));
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    let of_first = packs(&*memory, "data/").await;
+    backup(&repo, "b", &other).await.unwrap();
+    let segments = packs(&*memory, "index/").await;
+    let of_b = packs(&*memory, "data/").await;
+    let of_b = of_b.into_iter().find(|key| !of_first.contains(key));
+    let denied = of_b.unwrap();
+    // All segments are unreadable, and one pack is not ours to read.
+    for segment in &segments {
+        damage(&memory, segment, |bytes| bytes[60] ^= 1).await;
+    }
+    let faults = FaultStore::new(backend.clone());
+    let rule = Rule::on(Op::Get, Action::Fail(Cause::AccessDenied));
+    faults.faults().add(rule.key_contains(denied.as_str()));
+    let repo = open(Arc::new(faults)).await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &first).await.unwrap(), data);
+    let (again, added) = backup(&repo, "a", &data).await.unwrap();
+    assert_eq!(added, 0);
+    // The segments that may have named it are not given up, so that it is found when it can be read.
+    let repo = open(backend).await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &again).await.unwrap(), data);
+    assert_eq!(view.index().unread().len(), segments.len());
+    let (of_b, added) = backup(&repo, "b", &other).await.unwrap();
+    assert_eq!((added, damage_count(&repo).await), (0, 0));
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &of_b).await.unwrap(), other);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ pub(crate) struct Old {
 /// What keeps the session from beginning.
 pub(crate) async fn prove(repository: &Repository, instance: &str) -> Result<()> {
     let lineage = lineage(instance);
+    repository.wait_for_other_writers(&lineage).await?;
     let session = repository
         .begin_writer(&lineage, vec![], Compression::Auto)
         .await;

@@ -208,6 +208,10 @@ impl Store for LocalStore {
     }
 
     async fn remove_unfinished(&self, left: &Unfinished) -> Result<()> {
+        if left.id == self.tree.writer() {
+            // This process is not dead.
+            return Ok(());
+        }
         let writer = left.id.clone();
         let whose = Whose::Writer(writer);
         self.blocking(move |tree| tree.remove_leftovers(&whose).map(drop))

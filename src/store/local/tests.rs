@@ -275,3 +275,38 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn what_another_process_left_unfinished_is_removed_and_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = || LocalStore::open(scratch.path(), LocalSettings::default()).unwrap();
+    let (dead, alive, successor) = (open(), open(), open());
+    let parts = async |store: &LocalStore, name: &str| {
+        let parts = store
+            .parts(&key(name), PutOptions::default())
+            .await
+            .unwrap();
+        let part = Part {
+            number: 1,
+            offset: 0,
+            bytes: Bytes::from_static(b"x"),
+        };
+        parts.part(part).await.unwrap();
+        parts
+    };
+    let end = || Part {
+        number: 2,
+        offset: 1,
+        bytes: Bytes::new(),
+    };
+    let left = parts(&dead, "dead").await;
+    let goes_on = parts(&alive, "alive").await;
+    for unfinished in dead.unfinished() {
+        // It is not dead for itself.
+        dead.remove_unfinished(&unfinished).await.unwrap();
+        successor.remove_unfinished(&unfinished).await.unwrap();
+    }
+    left.finish(end()).await.unwrap_err();
+    goes_on.finish(end()).await.unwrap();
+    assert_eq!(successor.head(&key("alive")).await.unwrap().size, 1);
+}

@@ -216,6 +216,9 @@ impl Walk<'_> {
         let of_marker = deleted.last().and_then(|marker| marker.key());
         let last = of_version.max(of_marker).map(str::to_owned);
         for one in versions {
+            if one.key < self.last {
+                return Err(self.incomplete("lists keys out of their order"));
+            }
             // A page that begins at the last key of the one before has its versions again.
             let new = one.key > self.last;
             if one.is_latest.unwrap_or_default() && new {

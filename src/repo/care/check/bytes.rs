@@ -47,7 +47,7 @@ pub(super) async fn check_pack(
         }
         Err(error) => return Err(error),
     };
-    let hash_known = !view.index().is_recovered(&pack.id);
+    let hash_known = pack.hash_known();
     let opener = repo.clone();
     let mut faults = repo
         .resources()

@@ -18,8 +18,10 @@ pub(crate) struct Index {
     segments: Vec<IndexId>,
     /// Segments that could not be read, that no other supersedes, and why.
     unread: Vec<(IndexId, String)>,
-    /// Packs that only segments which could not be read may have named, known by their own directories.
+    /// Packs that were read by their own directories, as segments that cannot be read may have named them.
     recovered: HashSet<PackId>,
+    /// Whether that was not possible with all of them.
+    in_part: bool,
     packs: Vec<PackInfo>,
     records: Vec<Record>,
     /// Where the records with each first two bytes begin; one more than there are.
@@ -55,9 +57,14 @@ impl Index {
         &self.unread
     }
 
-    /// Whether a pack is known by its own directory alone: its hash is not known.
+    /// Whether a pack was read by its own directory.
     pub(crate) fn is_recovered(&self, pack: &PackId) -> bool {
         self.recovered.contains(pack)
+    }
+
+    /// Whether some packs could not be read so, and hold perhaps what segments lack.
+    pub(crate) fn is_recovered_in_part(&self) -> bool {
+        self.in_part
     }
 
     /// The numbers of such packs, ascending.
@@ -90,6 +97,7 @@ pub(crate) struct Merging {
     gone: HashSet<IndexId>,
     unread: Vec<(IndexId, String)>,
     recovered: HashSet<PackId>,
+    in_part: bool,
 }
 
 impl Merging {
@@ -103,9 +111,32 @@ impl Merging {
         self.unread.iter().filter(|(id, _)| !self.gone.contains(id))
     }
 
-    /// The packs that the segments name.
-    pub(crate) fn named(&self) -> HashSet<PackId> {
-        self.packs.iter().map(|pack| pack.id).collect()
+    /// What the segments say of packs, superseded ones included.
+    pub(crate) fn described(&self) -> HashMap<PackId, PackInfo> {
+        self.packs.iter().map(|pack| (pack.id, *pack)).collect()
+    }
+
+    /// The packs of which the segments that count have every blob.
+    pub(crate) fn whole(&self) -> Result<HashSet<PackId>> {
+        let (packs, numbers) = self.number()?;
+        let place = |record: &Record| {
+            let number = numbers[record.pack as usize]?;
+            Some((number, record.entry.position))
+        };
+        let mut places: Vec<(u32, u32)> = self.records.iter().filter_map(place).collect();
+        places.sort_unstable();
+        places.dedup();
+        let of_one = places.chunk_by(|a, b| a.0 == b.0);
+        let whole = of_one.filter_map(|places| {
+            let pack = packs.get(places.first()?.0 as usize)?;
+            (places.len() >= pack.blobs as usize).then_some(pack.id)
+        });
+        Ok(whole.collect())
+    }
+
+    /// Notes that not every directory could be read that may have what segments lack.
+    pub(crate) fn recovered_in_part(&mut self) {
+        self.in_part = true;
     }
 
     /// Adds a segment.
@@ -154,6 +185,7 @@ impl Merging {
             segments: self.origins.into_iter().filter_map(|(id, _)| id).collect(),
             unread,
             recovered: self.recovered,
+            in_part: self.in_part,
             packs,
             records,
             fan,
@@ -176,7 +208,11 @@ impl Merging {
                 let number = *known.entry(pack.id).or_insert(next);
                 match packs.get(number as usize) {
                     None => packs.push(pack),
-                    Some(known) if *known == pack => {}
+                    // Whose hash is right, the bytes tell.
+                    Some(known)
+                        if known.size == pack.size
+                            && known.kind == pack.kind
+                            && known.blobs == pack.blobs => {}
                     Some(_) => {
                         let own = || format!("the directory of pack {}", pack.id);
                         let from = id.map_or_else(own, |id| StoredFile::Index.path(&id));
@@ -307,6 +343,26 @@ mod tests {
         ])
         .unwrap_err();
         assert_eq!(error.cause(), crate::Cause::Damage);
+    }
+
+    #[test]
+    fn a_pack_that_two_segments_hash_otherwise_is_left_to_its_bytes() {
+        let other = PackInfo {
+            hash: [7; 32],
+            ..pack(1)
+        };
+        let index = merge(vec![
+            (
+                IndexId([1; 32]),
+                segment(vec![pack(1)], vec![record(1, 0)], vec![]),
+            ),
+            (
+                IndexId([2; 32]),
+                segment(vec![other], vec![record(2, 0)], vec![]),
+            ),
+        ])
+        .unwrap();
+        assert_eq!((index.packs().len(), index.records().len()), (1, 2));
     }
 
     #[test]

@@ -25,12 +25,19 @@ const TRAILER: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackInfo {
     pub(crate) id: PackId,
-    /// BLAKE3 of the pack file.
+    /// BLAKE3 of the pack file; zero where it is not known.
     pub(crate) hash: [u8; 32],
     pub(crate) size: u64,
     pub(crate) kind: PackKind,
     /// The number of blobs in the pack, of which this segment may hold some.
     pub(crate) blobs: u32,
+}
+
+impl PackInfo {
+    /// Whether the hash is known: it is not of a pack that is known by its directory alone.
+    pub(crate) fn hash_known(&self) -> bool {
+        self.hash != [0; 32]
+    }
 }
 
 /// A record of a segment: a blob's place in the pack with number `pack`.
@@ -48,7 +55,7 @@ impl Record {
 }
 
 /// The content of a segment.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) packs: Vec<PackInfo>,
     pub(crate) supersedes: Vec<IndexId>,

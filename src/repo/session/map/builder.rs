@@ -141,14 +141,17 @@ impl MapBuilder<'_> {
                 0 => NodeWriter::leaf(self.values),
                 _ => NodeWriter::default(),
             };
-            let mut open = std::mem::replace(&mut self.levels[level].open, next);
+            // Whoever stops waiting leaves it open.
+            let mut open = self.levels[level].open.clone();
             let height = u8::try_from(level)
                 .map_err(|_| Side::Repository.error(Cause::Failed, "a map has too many levels"))?;
             let stored = self
                 .writer
                 .finish_node(&mut open, height, Shape::at(height));
+            let node = stored.await?;
+            self.levels[level].open = next;
             let child = Child {
-                node: stored.await?,
+                node,
                 first: open.first,
                 entries: open.entries,
                 bytes: open.bytes,

@@ -55,9 +55,9 @@ impl Indexer {
     }
 
     async fn write(&self, next: &mut Segment) -> Result<()> {
-        let segment = std::mem::take(next);
-        let packs = segment.packs.clone();
-        write_segment(&self.repo, segment).await?;
+        // Whoever stops waiting leaves it for the next call.
+        write_segment(&self.repo, next.clone()).await?;
+        let packs = std::mem::take(next).packs;
         let paths = packs
             .iter()
             .map(|pack| StoredFile::packs(pack.kind).path(&pack.id));

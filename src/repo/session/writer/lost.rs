@@ -13,7 +13,7 @@ use crate::Result;
 use crate::repo::format::ids::{IndexId, PackId};
 use crate::repo::format::index::Index;
 use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
-use crate::repo::format::wire::to_u32;
+use crate::repo::format::wire::{damaged, to_u32};
 use crate::repo::session::unnamed::write_segment;
 use crate::repo::session::view::View;
 
@@ -79,7 +79,12 @@ async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
     }
     let mut damaged = HashSet::new();
     for pack in index.packs().iter().filter(|p| suspects.contains(&p.id)) {
-        let whole = index.is_recovered(&pack.id) || view.hash_of(pack).await? == Some(pack.hash);
+        let whole = match view.hash_of(pack).await {
+            Ok(hash) => hash.is_some_and(|hash| !pack.hash_known() || hash == pack.hash),
+            Err(error) if error.retryable() => return Err(error),
+            // It is archived, say: whether it is whole is not known.
+            Err(_) => true,
+        };
         if !whole {
             damaged.insert(pack.id);
         }
@@ -88,24 +93,44 @@ async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
 }
 
 impl Session {
-    /// Writes segments for the packs that were known by their directories alone, in place of the segments
-    /// that could not be read.
+    /// Writes segments for the packs that were read by their directories, in place of the segments that could
+    /// not be read.
     pub(super) async fn replace_unread(&self) -> Result<()> {
         let index = self.view.index();
         if index.unread().is_empty() {
             return Ok(());
         }
         let mut hashes: HashMap<u32, [u8; 32]> = HashMap::new();
+        let mut all = !index.is_recovered_in_part();
         for number in index.recovered() {
-            // One that is gone meanwhile is in no segment, as before.
-            if let Some(hash) = self.view.hash_of(index.pack(number)).await? {
-                hashes.insert(number, hash);
+            let pack = index.pack(number);
+            if pack.hash_known() {
+                hashes.insert(number, pack.hash);
+                continue;
+            }
+            match self.view.hash_of(pack).await {
+                Ok(Some(hash)) => {
+                    hashes.insert(number, hash);
+                }
+                // What this session did not store again as it was there.
+                Ok(None) => {
+                    let message = format!("pack {} has vanished during the session", pack.id);
+                    return Err(damaged(message).with_hint("run it again"));
+                }
+                Err(error) if error.retryable() => return Err(error),
+                Err(error) => {
+                    warn!("pack {} cannot be named anew: {}", pack.id, error.chain());
+                    all = false;
+                }
             }
         }
+        let stays = |record: &&Record| !self.is_absent(record) || !self.has(&record.entry.id);
         let records = index.records().iter();
         let known = records.filter(|record| hashes.contains_key(&record.pack));
-        let known: Vec<Record> = known.copied().collect();
-        let superseded = index.unread().iter().map(|(id, _)| *id).collect();
+        let known: Vec<Record> = known.filter(stays).copied().collect();
+        // While a pack is left that nothing else names, the segment stays that may have named it.
+        let unread = index.unread().iter().filter(|_| all);
+        let superseded = unread.map(|(id, _)| *id).collect();
         info!(
             packs = hashes.len(),
             "writing the index of packs whose segments cannot be read"

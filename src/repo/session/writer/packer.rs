@@ -29,6 +29,9 @@ const LARGE_PACKS: usize = 2;
 /// How long a session that is given up waits for a pack that is being finished.
 const GIVE_UP: Duration = Duration::from_secs(1);
 
+/// After so many parts of a pack the lease is written again: the first is sent with the second.
+const TELLING_PARTS: u32 = 3;
+
 /// How many sealed blobs wait for an open pack.
 const QUEUE: usize = 8;
 
@@ -133,13 +136,15 @@ impl Packers {
 
     /// Gives up all open packs and removes what their uploads left.
     pub(super) async fn abandon(&self) {
-        for sender in [&self.large[..], &self.small[..], &self.tree[..]].concat() {
+        let all = [&self.large[..], &self.small[..], &self.tree[..]].concat();
+        let abandoned = all.into_iter().map(|sender| async move {
             let (reply, done) = oneshot::channel();
             if sender.send(Message::Abandon(reply)).await.is_ok() {
                 // The task ends only after it has answered.
                 let _ = done.await;
             }
-        }
+        });
+        futures::future::join_all(abandoned).await;
     }
 }
 
@@ -154,6 +159,8 @@ struct Packer {
 struct OpenPack {
     id: PackId,
     path: String,
+    /// How many parts were handed to the upload.
+    parts: u32,
     upload: Box<dyn Upload>,
     hasher: Box<blake3::Hasher>,
     entries: Vec<PackEntry>,
@@ -294,6 +301,7 @@ impl OpenPack {
         Ok(Self {
             id,
             path: key.to_string(),
+            parts: 0,
             upload,
             hasher: Box::default(),
             entries: Vec::new(),
@@ -355,8 +363,11 @@ impl OpenPack {
             .await
             .context(|| format!("write pack {}", self.id))?;
         self.hasher = hasher;
-        // What the store calls the upload is known by now.
-        session.lease.unnamed().note(&self.path, None);
+        // What the store calls an upload is known soon after its first part was sent.
+        self.parts += 1;
+        if self.parts <= TELLING_PARTS {
+            session.lease.unnamed().begun();
+        }
         Ok(())
     }
 

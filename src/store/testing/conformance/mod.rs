@@ -392,7 +392,7 @@ async fn unfinished_uploads(store: &dyn Store) -> Result<()> {
         bytes,
     };
     parts.part(part(1, pattern(MIN_PART_SIZE, 1))).await?;
-    let ours = |left: &Unfinished| left.key.as_deref().is_none_or(|of| of == key.as_str());
+    let ours = |left: &Unfinished| left.key.as_deref() == Some(key.as_str());
     let all: Vec<Unfinished> = store.unfinished().into_iter().filter(ours).collect();
     for left in &all {
         store.remove_unfinished(left).await?;
