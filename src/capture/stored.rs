@@ -95,13 +95,15 @@ impl<'w> Stored<'w> {
         let root = self.finish().await?;
         let roots = Roots::from([(OBJECTS_ROOT.to_owned(), root)]);
         let body = serde_json::json!({"method": self.method.word()});
-        self.writer.checkpoint(roots, body).await?;
-        info!(
-            objects = self.objects,
-            bytes = %Bytes(self.bytes),
-            "wrote a checkpoint: what was read is not read again by a later backup"
-        );
-        self.written = self.entries;
+        if self.writer.checkpoint(roots, body).await? {
+            info!(
+                objects = self.objects,
+                bytes = %Bytes(self.bytes),
+                "wrote a checkpoint: what was read is not read again by a later backup"
+            );
+            self.written = self.entries;
+        }
+        // One that was refused is not tried again with each object.
         (self.since, self.bytes, self.objects) = (Instant::now(), 0, 0);
         Ok(())
     }

@@ -246,6 +246,17 @@ pub(crate) async fn get(store: &SharedStore, path: &str, options: GetOptions) ->
         .context(|| format!("read {path}"))
 }
 
+/// What `read` gives; where that is damaged it may have become so on the way, and is read once more.
+pub(crate) async fn read_twice<T, F>(read: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    match read().await {
+        Err(error) if error.cause() == Cause::Damage => read().await,
+        first => first,
+    }
+}
+
 /// Lists what is under `prefix`.
 pub(crate) async fn list(store: &SharedStore, prefix: &str) -> Result<Vec<Meta>> {
     store

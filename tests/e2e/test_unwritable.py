@@ -54,6 +54,14 @@ def full(path: Path) -> Iterator[None]:
         filler.unlink()
 
 
+def two_backups(eyrie: Eyrie, lab: Lab) -> list[str]:
+    snapshots = []
+    for _ in range(2):
+        await_writes(lab.instance)
+        snapshots.append(eyrie.json("backup")["snapshot"])
+    return snapshots
+
+
 def reads(eyrie: Eyrie, onto: Lab, snapshots: list[str], binary: Path) -> dict[str, float]:
     """Runs every verb that only reads, and says how many seconds each took."""
     first, last = snapshots
@@ -99,11 +107,7 @@ def test_a_directory_that_takes_no_writes_is_read(
     with small_disk(known.config.parent / f"disk-{how}", "100m") as disk:
         eyrie = variant(known, how, repositories=repository(known, url=str(disk / "repository")))
         eyrie.expect(0, "init")
-        snapshots = []
-        for _ in range(2):
-            await_writes(lab.instance)
-            snapshots.append(eyrie.json("backup")["snapshot"])
-        expected = lab.view()
+        snapshots, expected = two_backups(eyrie, lab), lab.view()
         with (read_only if how == "read-only" else full)(disk):
             took = reads(eyrie, target, snapshots, binary)
             target.instance.start_milvus()
@@ -123,11 +127,7 @@ def test_a_bucket_that_takes_no_writes_is_read(
     with FaultyS3(lab.instance.minio.port, share=0) as store:
         eyrie = variant(plain, "unwritable", repositories=repository(plain, s3={"endpoint": store.url}))
         eyrie.expect(0, "init")
-        snapshots = []
-        for _ in range(2):
-            await_writes(lab.instance)
-            snapshots.append(eyrie.json("backup")["snapshot"])
-        expected = lab.view()
+        snapshots, expected = two_backups(eyrie, lab), lab.view()
         for how, refusal in S3_REFUSALS.items():
             target = fresh("s3")
             target.instance.start_backing()

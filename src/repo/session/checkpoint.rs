@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::writer::Writer;
+use crate::Result;
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::SessionId;
@@ -14,7 +15,6 @@ use crate::repo::format::manifest::Roots;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
 use crate::store::{Key, PutOptions};
-use crate::{Cause, Result};
 
 /// How long a checkpoint is tried to be written.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -67,12 +67,13 @@ impl Writer {
     /// Writes out everything stored so far and writes down that these maps are of it, in place of what this
     /// session wrote down before.
     ///
-    /// Nothing depends on a checkpoint: one that the store does not take is told and no error.
+    /// Nothing depends on a checkpoint: one that the store does not take is told and no error. Returns
+    /// whether it was written.
     ///
     /// # Errors
     ///
-    /// What [`flush`](Writer::flush) fails with, and [`Cause::Failed`] when the lease has lapsed.
-    pub async fn checkpoint(&self, roots: Roots, body: serde_json::Value) -> Result<()> {
+    /// What [`flush`](Writer::flush) fails with, and [`Cause::Failed`](crate::Cause::Failed) when the lease has lapsed.
+    pub async fn checkpoint(&self, roots: Roots, body: serde_json::Value) -> Result<bool> {
         self.flush().await?;
         self.check_lease()?;
         let (repo, session) = (self.view().repo(), self.session());
@@ -93,11 +94,12 @@ impl Writer {
             patience: Some(PATIENCE),
             ..PutOptions::default()
         };
-        match repo.store().put(&key, bytes, options).await {
+        let put = repo.store().put(&key, bytes, options).await;
+        match &put {
             Ok(_) => self.has_checkpoint().await,
             Err(error) => tracing::warn!("no checkpoint is written: {}", error.chain()),
         }
-        Ok(())
+        Ok(put.is_ok())
     }
 
     /// Removes the checkpoints of these sessions, which a snapshot has made superfluous. Where they cannot be
@@ -106,11 +108,8 @@ impl Writer {
         for session in sessions {
             let path = StoredFile::Checkpoint.path(&session);
             let Ok(key) = Key::new(path) else { continue };
-            match self.view().repo().store().delete(&key, None).await {
-                Err(error) if error.cause() != Cause::NotFound => {
-                    tracing::debug!("{key} stays behind: {}", error.chain());
-                }
-                _ => {}
+            if let Err(error) = self.view().repo().store().delete(&key, None).await {
+                tracing::debug!("{key} stays behind: {}", error.chain());
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::repo::format::index::segment::{PackInfo, Record, Segment};
 use crate::repo::format::index::{Index, Merging};
 use crate::repo::format::pack::{DirectoryPlace, TRAILER, pack_key};
 use crate::repo::format::wire::{missing_is_damage, to_u32};
+use crate::repo::opening::read_twice;
 use crate::repo::repository::Repository;
 use crate::{Cause, Result};
 
@@ -20,7 +21,7 @@ const DIRECTORIES_AT_ONCE: usize = 16;
 
 impl Index {
     /// Reads all segments. One that is damaged or went missing is left out and named; its blobs are known
-    /// by the directories of the packs that no segment names.
+    /// by the directories of the packs of which the others lack some.
     ///
     /// # Errors
     ///
@@ -31,11 +32,7 @@ impl Index {
         let mut merging = Merging::default();
         let mut segments = futures::stream::iter(ids)
             .map(|id| async move {
-                let mut segment = load_segment(repo, &id).await;
-                if matches!(&segment, Err(error) if error.cause() == Cause::Damage) {
-                    // It may have been damaged on the way.
-                    segment = load_segment(repo, &id).await;
-                }
+                let segment = read_twice(|| load_segment(repo, &id)).await;
                 (id, segment)
             })
             .buffered(SEGMENTS_AT_ONCE);

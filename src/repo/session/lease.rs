@@ -36,7 +36,8 @@ const LEASES_AT_ONCE: usize = 16;
 /// be read, is full or does not take writes now.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long what there is to tell of packs is gathered before the lease is written again.
+/// How long what there is to tell of packs is gathered before the lease is written again, and between two
+/// tries to write it.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// Between two looks at a lease whose session may be dead.
@@ -130,7 +131,7 @@ struct Held {
     session: SessionId,
     key: store::Key,
     ttl: Duration,
-    unnamed: Arc<UnnamedPacks>,
+    unnamed: UnnamedPacks,
     /// The lease as last written; `None` once it is released. Locked while it is written.
     file: tokio::sync::Mutex<Option<LeaseFile>>,
     /// When the last successful renewal began, on the boot-time clock.
@@ -184,7 +185,7 @@ impl Lease {
             ttl: Duration::from_secs(TTL_S),
             renewed: Mutex::new(repo.env().boottime()),
             file: tokio::sync::Mutex::new(Some(file)),
-            unnamed: Arc::default(),
+            unnamed: UnnamedPacks::default(),
             written: AtomicBool::new(false),
             lapsed: AtomicBool::new(false),
             stop: CancellationToken::new(),
@@ -298,11 +299,6 @@ impl Lease {
             Some(rival) => Err(locked(&claim.lineage.instance, rival)),
             None => Ok(()),
         }
-    }
-
-    /// The packs of this session that no index segment names yet.
-    pub(crate) fn unnamed(&self) -> &Arc<UnnamedPacks> {
-        &self.held.unnamed
     }
 
     /// For the parts of the session.
@@ -484,7 +480,10 @@ impl Held {
     async fn write_surely(&self) -> Result<()> {
         loop {
             match self.write(Some(self.ttl / 3)).await {
-                Err(error) if error.retryable() => tracing::warn!("{}", error.chain()),
+                Err(error) if error.retryable() => {
+                    tracing::warn!("{}", error.chain());
+                    tokio::time::sleep(GATHER).await;
+                }
                 written => return written,
             }
         }

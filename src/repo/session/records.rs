@@ -15,6 +15,7 @@ use crate::repo::format::ids::{AmendmentId, ForgottenId, MarkId};
 use crate::repo::format::lineage::Dead;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
+use crate::repo::opening::read_twice;
 use crate::repo::repository::Repository;
 use crate::{Cause, Result};
 
@@ -120,15 +121,11 @@ impl Repository {
         let mut read = futures::stream::iter(ids)
             .map(|id| async move {
                 let path = file.path(&id);
-                let open = async || {
+                let open = || async {
                     let bytes = self.get_file(&path).await?;
                     self.sealer().open_json::<T>(kind, &path, &bytes)
                 };
-                let mut opened = open().await;
-                if matches!(&opened, Err(error) if error.cause() == Cause::Damage) {
-                    // It may have been damaged on the way.
-                    opened = open().await;
-                }
+                let opened = read_twice(open).await;
                 (id, path, opened)
             })
             .buffered(FILES_AT_ONCE);

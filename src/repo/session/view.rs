@@ -22,6 +22,7 @@ use crate::repo::format::sealer::Sealer;
 use crate::repo::format::tree::node::{Body, Node};
 use crate::repo::format::tree::{Envelope, EnvelopeNode};
 use crate::repo::format::wire::{damaged, missing_is_damage};
+use crate::repo::opening::read_twice;
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result};
 
@@ -210,11 +211,11 @@ impl View {
         let repo = self.repo();
         let _share = repo.resources().reserve(pack.size).await?;
         let key = pack_key(pack.kind, &pack.id)?;
-        let mut read = repo.get_range(&key, 0, pack.size).await;
-        if read.is_err() {
-            read = repo.get_range(&key, 0, pack.size).await;
-        }
-        let bytes = match read.map_err(missing_is_damage) {
+        let read = || async {
+            let read = repo.get_range(&key, 0, pack.size).await;
+            read.map_err(missing_is_damage)
+        };
+        let bytes = match read_twice(read).await {
             Err(error) if is_damage(&error) => return Ok(None),
             read => read?,
         };
@@ -301,12 +302,7 @@ impl View {
     async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
         let mut bad = None;
         for record in self.places(kind, &piece) {
-            let mut read = self.blob_at(*record, piece).await;
-            if read.as_ref().is_err_and(is_damage) {
-                // It may have been damaged on the way.
-                read = self.blob_at(*record, piece).await;
-            }
-            match read {
+            match read_twice(|| self.blob_at(*record, piece)).await {
                 Err(error) if is_damage(&error) => {
                     let pack = self.index().pack(record.pack).id;
                     self.repo().note_bad(pack, record.entry.id);

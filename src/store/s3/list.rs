@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{Object, ObjectStorageClass};
 use aws_smithy_types::DateTime;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -93,30 +94,32 @@ impl Walk<'_> {
 
     async fn page_of_objects(&mut self, token: Option<String>) -> Result<()> {
         let after = self.after.as_ref().filter(|_| token.is_none());
-        let request = self.store.client.list_objects_v2();
-        let answer = request
-            .bucket(&self.store.bucket)
-            .prefix(&self.prefix)
-            .set_start_after(after.map(|after| self.store.full(after)))
-            .set_continuation_token(token.clone())
-            .send()
-            .await
-            .map_err(|error| classify(&self.doing(), error))?;
+        let after = after.map(|after| self.store.full(after));
+        let answer = self.ask(after, token.clone()).await?;
         // The same token again would lead here again.
         let next = answer.next_continuation_token;
         let next = next.filter(|next| token.as_ref() != Some(next));
         self.take_page(answer.contents, answer.is_truncated, next, Next::After)
     }
 
-    async fn page_after(&mut self, last: String) -> Result<()> {
+    async fn ask(
+        &self,
+        after: Option<String>,
+        token: Option<String>,
+    ) -> Result<ListObjectsV2Output> {
         let request = self.store.client.list_objects_v2();
-        let answer = request
+        request
             .bucket(&self.store.bucket)
             .prefix(&self.prefix)
-            .start_after(&last)
+            .set_start_after(after)
+            .set_continuation_token(token)
             .send()
             .await
-            .map_err(|error| classify(&self.doing(), error))?;
+            .map_err(|error| classify(&self.doing(), error))
+    }
+
+    async fn page_after(&mut self, last: String) -> Result<()> {
+        let answer = self.ask(Some(last.clone()), None).await?;
         let first = answer.contents().first().and_then(Object::key);
         if first.is_some_and(|first| *first <= *last) {
             self.next = Next::Marker(last);

@@ -1,7 +1,5 @@
 //! Collects the records of finished packs and writes index segments.
 
-use std::sync::Arc;
-
 use tokio::sync::Mutex;
 
 use crate::Result;
@@ -10,21 +8,22 @@ use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Seg
 use crate::repo::format::pack::PackEntry;
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
-use crate::repo::session::unnamed::{UnnamedPacks, write_segment};
+use crate::repo::session::lease::Handle;
+use crate::repo::session::unnamed::write_segment;
 
 /// The records of packs that are finished and in no segment yet.
 #[derive(Debug)]
 pub(super) struct Indexer {
     repo: Repository,
-    unnamed: Arc<UnnamedPacks>,
+    lease: Handle,
     next: Mutex<Segment>,
 }
 
 impl Indexer {
-    pub(super) fn new(repo: Repository, unnamed: Arc<UnnamedPacks>) -> Self {
+    pub(super) fn new(repo: Repository, lease: Handle) -> Self {
         Self {
             repo,
-            unnamed,
+            lease,
             next: Mutex::default(),
         }
     }
@@ -62,7 +61,8 @@ impl Indexer {
             .iter()
             .map(|pack| StoredFile::packs(pack.kind).path(&pack.id));
         let paths: Vec<String> = paths.collect();
-        self.unnamed.forget(paths.iter().map(String::as_str));
+        let paths = paths.iter().map(String::as_str);
+        self.lease.unnamed().forget(paths);
         Ok(())
     }
 }

@@ -160,7 +160,7 @@ impl Repository {
             lost: Lost::find(&view).await?,
             view,
             compression,
-            indexer: Indexer::new(self.clone(), lease.unnamed().clone()),
+            indexer: Indexer::new(self.clone(), lease.handle()),
             lease: lease.handle(),
             pending: Mutex::default(),
             added: AtomicU64::new(0),
