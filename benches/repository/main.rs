@@ -227,6 +227,7 @@ impl Bench {
             .zip(stored)
             .partition(|(_, object)| object.pieces.len() <= 1);
         let plan = view.read_plan(small.iter().map(|(n, object)| (*n, &object.pieces)));
+        let plan = plan.await.unwrap();
         plan.execute(&files).await?;
         futures::stream::iter(large)
             .map(|(n, object)| {

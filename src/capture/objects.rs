@@ -217,7 +217,7 @@ impl Capturer<'_> {
     /// Whether what a snapshot before this holds of an object need not be captured again.
     async fn is_kept(&self, content: &Content) -> Result<bool> {
         match (content, self.method.pins()) {
-            (Content::Object { pieces, .. }, _) => Ok(self.writer.contains(pieces)),
+            (Content::Object { pieces, .. }, _) => self.writer.contains(pieces).await,
             (Content::External { pin, .. }, Some(pins)) => pins.verify(pin).await,
             (Content::External { .. }, None)
             | (Content::Volume { .. } | Content::Lost { .. } | Content::None, _) => Ok(false),

@@ -52,6 +52,12 @@ impl Prepared {
         // It has all that they have.
         remove_checkpoints(&writer).await;
         end_method(method, Ended::Committed).await;
+        if let Err(error) = writer.merge_index().await {
+            warn!(
+                "the index of the repository is not merged, the next backup tries again: {}",
+                error.chain()
+            );
+        }
         if let Err(error) = writer.finish().await {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
         }

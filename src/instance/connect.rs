@@ -283,7 +283,10 @@ pub async fn repository(
     };
     let opened = Repository::open(store, unlock, resources, env).await?;
     match memory(&opened, state_dir, env).await {
-        Ok(memory) => opened.remembering(memory).await,
+        Ok(memory) => opened
+            .remembering(memory)
+            .await?
+            .with_local_index(state_dir),
         Err(error) => {
             tracing::warn!(
                 "what this host sees of the repository is not remembered: {}; state_dir says where it would be",

@@ -60,6 +60,12 @@ pub(crate) enum Standing {
     Gone,
 }
 
+/// What files of a state directory are called that are of one repository at one place.
+pub(crate) fn name(repository: RepositoryId, location: &str) -> String {
+    let place = blake3::hash(location.as_bytes()).to_hex();
+    format!("{repository}-{}", &place[..16])
+}
+
 impl Memory {
     /// The memory of the repository with this id at `location`, in the state directory `store`.
     ///
@@ -67,8 +73,8 @@ impl Memory {
     ///
     /// None that a state directory could cause.
     pub fn new(store: SharedStore, repository: RepositoryId, location: &str) -> Result<Self> {
-        let place = blake3::hash(location.as_bytes()).to_hex();
-        let key = Key::new(format!("{DIRECTORY}/{repository}-{}.json", &place[..16]))?;
+        let name = name(repository, location);
+        let key = Key::new(format!("{DIRECTORY}/{name}.json"))?;
         Ok(Self { store, key })
     }
 

@@ -38,5 +38,5 @@ pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
 pub use session::snapshots::Snapshots;
 pub use session::verified::{BadPlace, Verification, VerifiedSnapshot};
-pub use session::view::{Listing, Look, Reader, View};
+pub use session::view::{Found, Listing, Look, Reader, View};
 pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

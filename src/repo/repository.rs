@@ -1,6 +1,7 @@
 //! Making and opening a repository, and the files in it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::repo::format::ring::{ring_paths, seal_ring};
 use crate::repo::format::sealer::{Keyring, Sealer};
 use crate::repo::format::wire::damaged;
 use crate::repo::host::Host;
-use crate::repo::memory::Memory;
+use crate::repo::memory::{self, Memory};
 use crate::repo::opening::{check_unlock, find_master, get, list, read_features, read_rings};
 use crate::store::limit::limited;
 use crate::store::probe::Findings;
@@ -33,6 +34,9 @@ use crate::{Cause, Error, Result, Side};
 /// Sessions of this process that have ended: their leases may be there still, where they could not be
 /// written, and a process does not prove its own death.
 static ENDED: Mutex<BTreeSet<(RepositoryId, SessionId)>> = Mutex::new(BTreeSet::new());
+
+/// Where in a state directory copies of index segments are.
+const LOCAL_INDEX: &str = "index";
 
 /// How a repository is made.
 #[derive(Debug, Clone)]
@@ -88,6 +92,7 @@ struct Inner {
     /// What was said once and is not said again.
     told: Mutex<HashSet<String>>,
     memory: Option<Memory>,
+    local_index: Option<PathBuf>,
     /// The highest sequence of a keyring.
     newest_ring: u32,
     /// A newer keyring that this host saw is gone.
@@ -326,6 +331,7 @@ impl Repository {
             bad: Mutex::default(),
             told,
             memory: None,
+            local_index: None,
             newest_ring,
             ring_gone: None,
         }))
@@ -508,6 +514,11 @@ impl Repository {
         !bad.is_empty() && bad.contains(&(pack, blob))
     }
 
+    /// The packs in which blobs are known to be damaged.
+    pub(crate) fn bad_packs(&self) -> HashSet<PackId> {
+        lock(&self.0.bad).iter().map(|(pack, _)| *pack).collect()
+    }
+
     /// How many places of blobs are known to be damaged.
     pub(crate) fn bad_places(&self) -> usize {
         lock(&self.0.bad).len()
@@ -550,6 +561,29 @@ impl Repository {
         inner.ring_gone = lost;
         inner.memory = Some(memory);
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The same repository, which keeps copies of its index segments below this state directory, so that they
+    /// are not read from the store again. They may be deleted at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`] when the repository is in use already.
+    pub fn with_local_index(self, state_dir: &Path) -> Result<Self> {
+        let name = memory::name(self.id(), &self.location());
+        let mut inner = Arc::try_unwrap(self.0).map_err(|_| {
+            Error::new(
+                Cause::Failed,
+                "a repository that is in use begins to keep its index",
+            )
+        })?;
+        inner.local_index = Some(state_dir.join(LOCAL_INDEX).join(name));
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Where copies of index segments are kept.
+    pub(crate) fn local_index(&self) -> Option<&Path> {
+        self.0.local_index.as_deref()
     }
 
     pub(crate) fn memory(&self) -> Option<&Memory> {

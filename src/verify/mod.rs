@@ -15,7 +15,8 @@ use crate::base::cancel::{Cancel, Turn};
 use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
 use crate::repo::{
-    BadPlace, CheckBytes, Damage, DamageKind, Manifest, PackId, Repository, SnapshotId,
+    BadPlace, CheckBytes, Damage, DamageKind, IndexId, Manifest, PackId, Reader, Repository,
+    SnapshotId, View,
 };
 use crate::{Cause, Result};
 
@@ -88,6 +89,9 @@ pub struct VerifyReport {
     /// Where packs and blobs are damaged or missing.
     #[serde(skip)]
     pub places: Vec<BadPlace>,
+    /// Index segments that cannot be read.
+    #[serde(skip)]
+    pub segments: Vec<IndexId>,
     /// How long it took.
     #[serde(skip)]
     pub duration: Duration,
@@ -108,14 +112,15 @@ pub async fn verify(
     let began = env.boottime();
     progress.begin("verify", None);
     let parents = options.snapshots.clone();
-    let reader = repository.begin_reader("verify", parents);
+    let reader = repository.begin_check("verify", parents);
     let reader = match cancel.run(reader).await {
         Ok(reader) => Some(reader),
         // The index is damaged: what is wrong with it is the report's business.
         Err(error) if error.cause() == Cause::Damage => None,
         Err(error) => return Err(error),
     };
-    let looked = cancel.run(look(repository, options, env)).await;
+    let view = reader.as_ref().map(Reader::view);
+    let looked = cancel.run(look(repository, view, options, env)).await;
     if let Some(reader) = reader {
         cancel.in_order(Turn::Last, reader.finish()).await;
     }
@@ -125,7 +130,12 @@ pub async fn verify(
     Ok(report)
 }
 
-async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<VerifyReport> {
+async fn look(
+    repository: &Repository,
+    view: Option<&View>,
+    options: &Options,
+    env: &Env,
+) -> Result<VerifyReport> {
     let all = repository.snapshots().await?;
     let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
     let manifests = all
@@ -144,6 +154,7 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
         bytes_read: 0,
         damage: vec![],
         places: vec![],
+        segments: vec![],
         duration: Duration::ZERO,
     };
     let sample = options.sample;
@@ -154,18 +165,22 @@ async fn look(repository: &Repository, options: &Options, env: &Env) -> Result<V
         (Level::Bytes, Sample::All) => CheckBytes::All,
         (Level::Bytes, _) => CheckBytes::Some(&choose),
     };
-    let found = repository.check(&options.snapshots, bytes).await?;
+    let found = match view {
+        Some(view) => view.check(&options.snapshots, bytes).await?,
+        None => repository.check(&options.snapshots, bytes).await?,
+    };
     report.bytes_read = found.bytes_read;
     report.damage = found.damage;
     report.places = found.places;
+    report.segments = found.segments;
     if options.level == Level::Existence {
         let deeper = [DamageKind::Tree, DamageKind::Bytes];
         report
             .damage
             .retain(|damage| !deeper.contains(&damage.kind));
-    } else {
+    } else if let Some(view) = view {
         let level = options.level;
-        objects::check(repository, &all.manifests, asked, level, &mut report.damage).await?;
+        objects::check(view, &all.manifests, asked, level, &mut report.damage).await?;
     }
     Ok(report)
 }

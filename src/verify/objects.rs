@@ -7,7 +7,7 @@ use crate::base::text::cut;
 use crate::base::weakening;
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::ObjectRef;
-use crate::repo::{Damage, DamageKind, Manifest, Repository, SnapshotId, View};
+use crate::repo::{Damage, Manifest, SnapshotId, View};
 use crate::snapshot::{Snapshot, is_keys_only, missing};
 use crate::{Cause, Error, Result};
 
@@ -16,21 +16,16 @@ const NAMED: usize = 20;
 
 /// Looks at every snapshot in question whose trees are whole; damage of the others is told already.
 pub(super) async fn check(
-    repository: &Repository,
+    view: &View,
     manifests: &[Manifest],
     asked: impl Fn(&SnapshotId) -> bool,
     level: Level,
     found: &mut Vec<Damage>,
 ) -> Result<()> {
-    let unreadable = |d: &Damage| d.kind == DamageKind::Index && d.place.ends_with('/');
-    if found.iter().any(unreadable) {
-        return Ok(());
-    }
-    let view = repository.view().await?;
     for manifest in manifests.iter().filter(|m| asked(&m.snapshot)) {
         let broken = |d: &Damage| d.snapshots.contains(&manifest.snapshot);
         if !found.iter().any(broken) {
-            found.extend(damage(&view, manifest, level).await?);
+            found.extend(damage(view, manifest, level).await?);
         }
     }
     Ok(())

@@ -101,6 +101,7 @@ fn result(
         level: level.word().to_owned(),
         results: results.collect(),
         places: report.places.clone(),
+        segments: report.segments.clone(),
     }
 }
 

@@ -88,34 +88,44 @@ struct Batch {
 
 impl View {
     /// Plans reading the pieces of `items`: pairs of the caller's number for an object and its
-    /// pieces. Costs about 120 bytes of memory a piece.
-    pub fn read_plan<P: AsRef<[PieceRef]>>(
+    /// pieces. Costs about 200 bytes of memory a piece.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with, where a local file of the index is damaged.
+    pub async fn read_plan<P: AsRef<[PieceRef]>>(
         &self,
         items: impl IntoIterator<Item = (u64, P)>,
-    ) -> ReadPlan {
+    ) -> Result<ReadPlan> {
+        let mut wanted: Vec<(u64, PieceRef)> = Vec::new();
+        for (item, pieces) in items {
+            wanted.extend(pieces.as_ref().iter().map(|piece| (item, *piece)));
+        }
+        let ids = wanted
+            .iter()
+            .map(|(_, piece)| self.id(BlobKind::Data, piece));
+        let places = self.look_up(ids.collect()).await?;
         let mut needs = Vec::new();
         let mut missing = Vec::new();
-        for (item, pieces) in items {
-            for piece in pieces.as_ref() {
-                match self.places(BlobKind::Data, piece).first() {
-                    Some(record) => needs.push(Need {
-                        pack: record.pack,
-                        position: record.entry.position,
-                        stored: record.entry.stored,
-                        item,
-                        id: record.entry.id,
-                        piece: *piece,
-                    }),
-                    None => missing.push((item, *piece)),
-                }
+        for ((item, piece), places) in wanted.into_iter().zip(places) {
+            match places.first() {
+                Some(record) => needs.push(Need {
+                    pack: record.pack,
+                    position: record.entry.position,
+                    stored: record.entry.stored,
+                    item,
+                    id: record.entry.id,
+                    piece,
+                }),
+                None => missing.push((item, piece)),
             }
         }
         needs.sort_unstable_by_key(|need| (need.pack, need.position));
-        ReadPlan {
+        Ok(ReadPlan {
             view: self.clone(),
             needs,
             missing,
-        }
+        })
     }
 }
 
@@ -177,8 +187,9 @@ impl ReadPlan {
         };
         for (need, result) in needs.iter().zip(&mut opened) {
             let damage = |error: &Error| error.cause() == Cause::Damage;
-            let other = self.view.index().places(&need.id).len() > 1;
-            if other && result.as_ref().is_err_and(damage) {
+            if result.as_ref().is_err_and(damage)
+                && self.view.look_up(vec![need.id]).await?[0].len() > 1
+            {
                 // Another of its places may be whole; the first error tells more if none is.
                 match self.view.piece(&need.piece).await {
                     Err(error) if error.cause() == Cause::Damage => {}

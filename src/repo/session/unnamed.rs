@@ -6,14 +6,14 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use super::index::directory;
+use super::index::Index;
+use super::index::load::{Trust, directory, keep};
 use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::repo::format::blob::PackKind;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, ObjectHash, PackId};
-use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::{SEGMENT_RECORDS, Segment};
+use crate::repo::format::segment::{SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
 use crate::store::{self, Unfinished};
@@ -90,7 +90,7 @@ pub(crate) async fn settle(
     if unnamed.is_empty() {
         return Ok(true);
     }
-    let index = Index::load(repo).await?;
+    let index = Index::load(repo, Trust::Files).await?;
     let named: HashSet<PackId> = index.packs().iter().map(|pack| pack.id).collect();
     let mut all = true;
     let mut segment = Segment::default();
@@ -171,11 +171,15 @@ async fn written(
 /// leaves an index that knows blobs which are gone.
 pub(crate) async fn write_segment(repo: &Repository, mut segment: Segment) -> Result<()> {
     repo.store().sync().await.context(|| "make packs durable")?;
-    let path = StoredFile::Index.path(&IndexId(repo.env().id()));
+    let id = IndexId(repo.env().id());
+    let path = StoredFile::Index.path(&id);
     let (sealing, name) = (repo.clone(), path.clone());
-    let bytes = repo
-        .resources()
-        .run(move || segment.seal(sealing.sealer(), &name))
-        .await?;
-    repo.put_once(&path, bytes).await
+    let seal = move || {
+        let bytes = segment.seal(sealing.sealer(), &name)?;
+        Ok((segment, bytes))
+    };
+    let (segment, bytes) = repo.resources().run(seal).await?;
+    let size = bytes.len() as u64;
+    repo.put_once(&path, bytes).await?;
+    keep(repo, id, size, segment).await
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
+use crate::repo::format::ids::{BlobId, IndexId, PackId, SnapshotId};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::repository::Repository;
 use crate::store::{Key, PutMode, PutOptions};
@@ -31,6 +31,9 @@ pub struct Verification {
     /// Where damage is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<BadPlace>,
+    /// Index segments that cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<IndexId>,
 }
 
 /// Where damage is: in a blob of a pack, or in the whole pack.

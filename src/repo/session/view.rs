@@ -8,6 +8,10 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use rayon::prelude::*;
+
+use super::index::load::{Trust, repair};
+use super::index::{Index, Unreadable};
 use super::lease::{Lease, SessionKind};
 use crate::base::error::Context;
 use crate::base::resources::Resources;
@@ -15,10 +19,9 @@ use crate::repo::format::blob::{BlobKind, PackKind, into_mut};
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::PieceRef;
 use crate::repo::format::ids::{BlobId, PackId, SnapshotId};
-use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::pack::pack_key;
 use crate::repo::format::sealer::Sealer;
+use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::tree::node::{Body, Node};
 use crate::repo::format::tree::{Envelope, EnvelopeNode};
 use crate::repo::format::wire::{damaged, missing_is_damage};
@@ -35,6 +38,9 @@ struct Seen {
     repo: Repository,
     index: Index,
 }
+
+/// So many look-ups at least are done by one thread.
+const LOOK_UPS: usize = 64;
 
 /// How far a walk of trees looks into their nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,17 @@ pub struct Listing {
     archived: HashSet<PackId>,
 }
 
+/// How an object's pieces are found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Pieces that cannot be there: in no index segment, or only in packs that are missing or have the wrong
+    /// size.
+    pub missing: Vec<PieceRef>,
+    /// A pack of an archive storage class that some pieces are in, and in no other; it may have been brought
+    /// back ([`View::is_archived`]).
+    pub archived: Option<PackId>,
+}
+
 /// A reader session: a view under a lease, so that nothing it reads is pruned meanwhile.
 #[derive(Debug)]
 pub struct Reader {
@@ -68,7 +85,12 @@ impl Repository {
     ///
     /// [`Cause::Damage`] that names the segment that is damaged.
     pub async fn view(&self) -> Result<View> {
-        let index = Index::load(self).await?;
+        self.view_by(Trust::Files).await
+    }
+
+    /// The same, with what is read of the index by local files.
+    pub(crate) async fn view_by(&self, trust: Trust<'_>) -> Result<View> {
+        let index = Index::load(self, trust).await?;
         Ok(View(Arc::new(Seen {
             repo: self.clone(),
             index,
@@ -83,9 +105,28 @@ impl Repository {
     ///
     /// [`Cause::Damage`] when the index is damaged.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
+        self.begin_reader_by(instance, parents, Trust::Files).await
+    }
+
+    /// The same for a check: the index is read from the repository, whatever this host has of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Damage`] when the index is damaged.
+    pub async fn begin_check(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
+        self.begin_reader_by(instance, parents, Trust::Nothing)
+            .await
+    }
+
+    async fn begin_reader_by(
+        &self,
+        instance: &str,
+        parents: Vec<SnapshotId>,
+        trust: Trust<'_>,
+    ) -> Result<Reader> {
         let lineage = self.lineage(instance);
         let lease = Lease::take(self, SessionKind::Reader, lineage, parents).await?;
-        match self.view().await {
+        match self.view_by(trust).await {
             Ok(view) => Ok(Reader { view, lease }),
             Err(error) => {
                 lease.give_up().await;
@@ -137,10 +178,10 @@ impl View {
         &self.0.index
     }
 
-    /// How many blobs the index knows.
+    /// How many places of blobs the index knows; one that several segments name is counted as often.
     #[must_use]
-    pub fn blobs(&self) -> usize {
-        self.0.index.records().len()
+    pub fn blobs(&self) -> u64 {
+        self.0.index.records()
     }
 
     /// The pieces of an object, verified and in order; `at_once` are read at once. The stream ends
@@ -251,44 +292,115 @@ impl View {
         Ok(self.repo().store().head(&key).await?.archived)
     }
 
-    /// A pack of an archive storage class that some of `pieces` are in, and in no other; it may have been brought
-    /// back ([`is_archived`](Self::is_archived)).
-    #[must_use]
-    pub fn archived(&self, listing: &Listing, pieces: &[PieceRef]) -> Option<PackId> {
-        if listing.archived.is_empty() {
-            return None;
-        }
-        pieces.iter().find_map(|piece| {
-            let places = self.places(BlobKind::Data, piece).iter();
-            let mut packs = places.map(|record| self.index().pack(record.pack).id);
-            let first = packs.next()?;
-            let archived = |id: &PackId| listing.archived.contains(id);
-            (archived(&first) && packs.all(|id| archived(&id))).then_some(first)
-        })
+    /// How the pieces of objects are found, in the order of these.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with, where a local file of the index is damaged.
+    pub async fn find(&self, listing: &Listing, objects: &[&[PieceRef]]) -> Result<Vec<Found>> {
+        let pieces = objects.iter().copied().flatten();
+        let ids = pieces.map(|piece| self.id(BlobKind::Data, piece)).collect();
+        let mut places = self.look_up(ids).await?.into_iter();
+        let pack = |record: &Record| self.index().pack(record.pack);
+        let there = |record: &Record| {
+            let pack = pack(record);
+            listing.sizes.get(&pack.id) == Some(&pack.size)
+        };
+        let archived = |record: &Record| listing.archived.contains(&pack(record).id);
+        let found = objects.iter().map(|pieces| {
+            let mut found = Found::default();
+            for (piece, places) in pieces.iter().zip(&mut places) {
+                if !places.iter().any(there) {
+                    found.missing.push(*piece);
+                }
+                if let Some(first) = places.first().filter(|_| places.iter().all(archived)) {
+                    found.archived = found.archived.or(Some(pack(first).id));
+                }
+            }
+            found
+        });
+        Ok(found.collect())
     }
 
-    /// Those of `pieces` that cannot be there: in no index segment, or only in packs that are missing
-    /// or have the wrong size.
-    #[must_use]
-    pub fn missing(&self, listing: &Listing, pieces: &[PieceRef]) -> Vec<PieceRef> {
-        let there = |piece: &&PieceRef| {
-            self.places(BlobKind::Data, piece).iter().any(|record| {
-                let pack = self.index().pack(record.pack);
-                listing.sizes.get(&pack.id) == Some(&pack.size)
-            })
-        };
-        pieces
-            .iter()
-            .filter(|piece| !there(piece))
-            .copied()
-            .collect()
+    /// The id of the blob of a piece.
+    pub(crate) fn id(&self, kind: BlobKind, piece: &PieceRef) -> BlobId {
+        let sealer = self.repo().sealer();
+        sealer.blob_id(kind, &piece.cv, piece.offset, piece.length)
     }
 
     /// Where the blob of a piece is: all its places, none when the index does not know it.
-    pub(crate) fn places(&self, kind: BlobKind, piece: &PieceRef) -> &[Record] {
-        let sealer = self.repo().sealer();
-        self.index()
-            .places(&sealer.blob_id(kind, &piece.cv, piece.offset, piece.length))
+    ///
+    /// # Errors
+    ///
+    /// As of [`look_up`](Self::look_up).
+    pub(crate) async fn places(&self, kind: BlobKind, piece: &PieceRef) -> Result<Vec<Record>> {
+        let places = self.look_up(vec![self.id(kind, piece)]).await?;
+        Ok(places.into_iter().next().unwrap_or_default())
+    }
+
+    /// Where blobs are: all places of each, in the order of `ids`.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with, where a local file of the index is damaged.
+    pub(crate) async fn look_up(&self, ids: Vec<BlobId>) -> Result<Vec<Vec<Record>>> {
+        let ids: Arc<[BlobId]> = ids.into();
+        loop {
+            let (view, wanted) = (self.clone(), ids.clone());
+            let places = move || {
+                let ids = wanted.par_iter().with_min_len(LOOK_UPS);
+                let places = ids.map(|id| view.index().places(id));
+                Ok(places.collect::<std::result::Result<Vec<_>, Unreadable>>())
+            };
+            let found = if self.index().is_in_memory() {
+                ids.iter().map(|id| self.index().places(id)).collect()
+            } else {
+                self.resources().run(places).await?
+            };
+            match found {
+                Ok(found) => return Ok(found),
+                Err(unreadable) => self.repair(&unreadable).await?,
+            }
+        }
+    }
+
+    /// Reads again what a local file of the index does not have as it was.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub(crate) async fn repair(&self, unreadable: &Unreadable) -> Result<()> {
+        repair(self.repo(), self.index(), unreadable).await
+    }
+
+    /// The records of these packs, each list ascending by position.
+    ///
+    /// # Errors
+    ///
+    /// As of [`look_up`](Self::look_up).
+    pub(crate) async fn records_of(&self, packs: &[u32]) -> Result<HashMap<u32, Vec<Record>>> {
+        let wanted: Arc<[u32]> = packs.into();
+        loop {
+            let (view, wanted) = (self.clone(), wanted.clone());
+            let all = move || {
+                let lists = wanted.iter().map(|number| (*number, Vec::new()));
+                let mut lists: HashMap<u32, Vec<Record>> = lists.collect();
+                let shown = view.index().each_record(|record| {
+                    if let Some(list) = lists.get_mut(&record.pack) {
+                        list.push(*record);
+                    }
+                });
+                for list in lists.values_mut() {
+                    list.sort_unstable_by_key(|r| (r.entry.position, r.entry.id));
+                    list.dedup();
+                }
+                Ok(shown.map(|()| lists))
+            };
+            match self.resources().run(all).await? {
+                Ok(lists) => return Ok(lists),
+                Err(unreadable) => self.repair(&unreadable).await?,
+            }
+        }
     }
 
     /// Whether the blob is known to be damaged in this place.
@@ -301,8 +413,8 @@ impl View {
     /// remembered.
     async fn blob(&self, kind: BlobKind, piece: PieceRef) -> Result<Bytes> {
         let mut bad = None;
-        for record in self.places(kind, &piece) {
-            match read_twice(|| self.blob_at(*record, piece)).await {
+        for record in self.places(kind, &piece).await? {
+            match read_twice(|| self.blob_at(record, piece)).await {
                 Err(error) if is_damage(&error) => {
                     let pack = self.index().pack(record.pack).id;
                     self.repo().note_bad(pack, record.entry.id);

@@ -58,6 +58,7 @@ async fn small_files(store: &MemoryStore) {
         level: "bytes".into(),
         results: vec![],
         places: vec![],
+        segments: vec![],
     };
     repo.record_verification(&verification).await.unwrap();
     repo.record_forgetting(&[]).await.unwrap();
@@ -452,6 +453,7 @@ async fn a_sink_that_takes_damage_gets_everything_else() {
     };
     let items = (0..).zip(entries.iter().map(|entry| pieces(entry).to_vec()));
     let plan = view.read_plan(items.chain([(1000, vec![nowhere])]));
+    let plan = plan.await.unwrap();
     assert_eq!(plan.missing(), [(1000, nowhere)]);
     let sink = Tolerant::default();
     plan.execute(&sink).await.unwrap();

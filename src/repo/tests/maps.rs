@@ -144,16 +144,15 @@ async fn an_unchanged_map_adds_nothing_and_a_changed_one_a_path() {
 
     let mut nodes = (HashSet::new(), HashSet::new());
     let mut seen = HashSet::new();
-    view.walk_envelopes(first, Look::Bodies, &mut seen, |node, _| {
-        Ok(_ = nodes.0.insert(node.node.cv.0))
-    })
-    .await
-    .unwrap();
-    view.walk_envelopes(second, Look::Bodies, &mut seen, |node, _| {
-        Ok(_ = nodes.1.insert(node.node.cv.0))
-    })
-    .await
-    .unwrap();
+    let mut walk = view.walk(first, Look::Bodies, &mut seen);
+    while let Some((node, _)) = walk.next().await.unwrap() {
+        nodes.0.insert(node.node.cv.0);
+    }
+    drop(walk);
+    let mut walk = view.walk(second, Look::Bodies, &mut seen);
+    while let Some((node, _)) = walk.next().await.unwrap() {
+        nodes.1.insert(node.node.cv.0);
+    }
     assert!(
         nodes.0.len() > 50 && nodes.1.len() < 10,
         "{} {}",
@@ -269,13 +268,13 @@ async fn contents_of_every_kind_come_back() -> Result<()> {
 
     let mut blobs = 0;
     let mut pins = 0;
-    view.walk_envelopes(root, Look::Bodies, &mut HashSet::new(), |_, envelope| {
+    let mut seen = HashSet::new();
+    let mut walk = view.walk(root, Look::Bodies, &mut seen);
+    while let Some((_, envelope)) = walk.next().await? {
         let envelope = envelope?;
         blobs += envelope.blobs.len();
         pins += envelope.pins.len();
-        Ok(())
-    })
-    .await?;
+    }
     assert_eq!((blobs, pins), (pieces.len() + 1 + extents.len(), 2));
     let read: Vec<Extent> = view
         .extents(5000 * 4096 - 7, 4096, nodes)
@@ -322,12 +321,11 @@ async fn values_apart_are_sealed_as_data_and_keys_are_walked_without() {
     let blind = repo.without_data_keys();
     let view = blind.view().await.unwrap();
     let mut apart = 0;
-    view.walk_envelopes(root, Look::Bodies, &mut HashSet::new(), |_, envelope| {
-        apart += envelope?.values.len();
-        Ok(())
-    })
-    .await
-    .unwrap();
+    let mut seen = HashSet::new();
+    let mut walk = view.walk(root, Look::Bodies, &mut seen);
+    while let Some((_, envelope)) = walk.next().await.unwrap() {
+        apart += envelope.unwrap().values.len();
+    }
     assert!(apart > 3, "{apart}");
     let read = view.map(root).get(b"large").await;
     assert_eq!(read.unwrap_err().cause(), Cause::Damage);

@@ -6,6 +6,7 @@ mod damage;
 mod fencing;
 mod golden;
 mod growth;
+mod index;
 mod lost;
 mod maps;
 mod memory;

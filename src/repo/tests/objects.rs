@@ -15,7 +15,7 @@ use crate::Cause;
 use crate::base::env::Env;
 use crate::base::resources::{Limits, Resources};
 use crate::base::secret::Secret;
-use crate::repo::{Compression, InitOptions, ObjectSource, Repository, Unlock};
+use crate::repo::{Compression, Found, InitOptions, ObjectSource, Repository, Unlock};
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::memory::MemoryStore;
 
@@ -204,9 +204,9 @@ async fn many_tasks_backendat_once_and_equal_pieces_are_stored_once() {
         .flat_map(|object| &object.pieces)
         .map(|piece| piece.cv)
         .collect();
-    assert_eq!(view.blobs(), unique.len());
+    assert_eq!(view.blobs(), unique.len() as u64);
     for object in &stored {
-        assert!(writer.contains(&object.pieces));
+        assert!(writer.contains(&object.pieces).await.unwrap());
     }
     Arc::into_inner(writer).unwrap().finish().await.unwrap();
 }
@@ -262,7 +262,8 @@ async fn what_a_call_that_was_dropped_still_stores_is_flushed() {
         writer.abort().await.unwrap();
         let view = repo.view().await.unwrap();
         let listing = view.listing().await.unwrap();
-        assert_eq!(view.missing(&listing, &stored.pieces), [], "{round}");
+        let found = view.find(&listing, &[&stored.pieces]).await.unwrap();
+        assert_eq!(found, [Found::default()], "{round}");
     }
 }
 
@@ -295,14 +296,12 @@ async fn packs_and_index_segments_end_where_they_should() {
     writer.flush().await.unwrap();
     writer.finish().await.unwrap();
     let view = repo.view().await.unwrap();
-    assert_eq!(view.blobs(), usize::try_from(count).unwrap());
+    assert_eq!(view.blobs(), count);
     let listing = view.listing().await.unwrap();
     assert_eq!(listing.sizes.len(), 2);
-    assert!(
-        stored
-            .iter()
-            .all(|object| view.missing(&listing, &object.pieces).is_empty())
-    );
+    let pieces: Vec<_> = stored.iter().map(|object| &object.pieces[..]).collect();
+    let found = view.find(&listing, &pieces).await.unwrap();
+    assert!(found.iter().all(|found| *found == Found::default()));
     assert_eq!(repo.list("index/").await.unwrap().len(), 1);
 
     let other = open(Arc::new(memory.fork())).await.unwrap();

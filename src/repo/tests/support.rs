@@ -190,6 +190,8 @@ pub struct Collect(pub Mutex<BTreeMap<u64, BTreeMap<u64, Bytes>>>);
 #[async_trait]
 impl Sink for Collect {
     async fn piece(&self, item: u64, offset: u64, bytes: Bytes) -> Result<()> {
+        // What is kept must not count in the memory budget for ever.
+        let bytes = Bytes::copy_from_slice(&bytes);
         lock(&self.0).entry(item).or_default().insert(offset, bytes);
         Ok(())
     }
@@ -214,9 +216,10 @@ pub fn pieces(entry: &Entry) -> &[PieceRef] {
 pub async fn restore(view: &View, manifest: &Manifest) -> Result<Objects> {
     let entries = entries(view, manifest).await?;
     let collect = Collect::default();
-    view.read_plan((0..).zip(entries.iter().map(pieces)))
-        .execute(&collect)
+    let plan = view
+        .read_plan((0..).zip(entries.iter().map(pieces)))
         .await?;
+    plan.execute(&collect).await?;
     let mut read = collect.0.into_inner().unwrap();
     Ok((0..)
         .zip(&entries)

@@ -168,7 +168,7 @@ impl Placing<'_> {
             write(&**self.store, item, Bytes::new(), self.progress).await?;
         }
         let pieces = (0..).zip(sink.items.iter().map(Item::pieces));
-        let plan = self.snapshot.view().read_plan(pieces);
+        let plan = self.snapshot.view().read_plan(pieces).await?;
         self.cancel.run(plan.execute(&sink)).await?;
         self.cancel.run(sink.finish()).await
     }

@@ -20,6 +20,9 @@ use crate::{Cause, Error, Result, Side};
 /// Packs that are asked for at once.
 const HEADS_AT_ONCE: usize = 16;
 
+/// Objects whose pieces are looked up at once.
+const ITEMS_AT_ONCE: usize = 1_024;
+
 /// How many damaged objects an error names.
 const NAMED: usize = 5;
 
@@ -53,19 +56,23 @@ pub(crate) async fn prove(
         (snapshot.items(selected), &mut proved.objects),
         (snapshot.wal_files(), &mut proved.wal),
     ];
-    for (mut items, amount) in parts {
-        while let Some(item) = items.try_next().await? {
+    for (items, amount) in parts {
+        let mut items = items.try_chunks(ITEMS_AT_ONCE);
+        while let Some(items) = items.try_next().await.map_err(|broken| broken.1)? {
             cancel.check()?;
-            let missing_pieces = snapshot.view().missing(&listing, item.pieces());
-            if !missing_pieces.is_empty() || !snapshot.is_in_place(&item).await? {
-                damaged += 1;
-                if missing.len() < NAMED {
-                    missing.push(item.key.to_string());
+            let pieces: Vec<_> = items.iter().map(Item::pieces).collect();
+            let found = snapshot.view().find(&listing, &pieces).await?;
+            for (item, found) in items.iter().zip(found) {
+                if !found.missing.is_empty() || !snapshot.is_in_place(item).await? {
+                    damaged += 1;
+                    if missing.len() < NAMED {
+                        missing.push(item.key.to_string());
+                    }
                 }
+                archived.extend(found.archived);
+                *amount += Amount::object(item.size);
+                progress.advance(Amount::object(item.size));
             }
-            archived.extend(snapshot.view().archived(&listing, item.pieces()));
-            *amount += Amount::object(item.size);
-            progress.advance(Amount::object(item.size));
         }
     }
     progress.end();

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::repo::format::blob::into_mut;
 use crate::repo::format::ids::BlobId;
-use crate::repo::format::index::segment::{PackInfo, Record};
 use crate::repo::format::pack::{PackEntry, pack_key};
+use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::wire::{damaged, missing_is_damage};
 use crate::repo::repository::Repository;
 use crate::repo::session::view::View;

@@ -14,15 +14,16 @@ use crate::repo::format::damage::{Damage, DamageKind};
 use crate::repo::format::features::Features;
 use crate::repo::format::files::{CheckedBy, Names, Seal, StoredFile};
 use crate::repo::format::hash::PieceRef;
-use crate::repo::format::ids::{BlobId, Cv, PackId, SnapshotId};
-use crate::repo::format::index::segment::{PackInfo, Record};
+use crate::repo::format::ids::{BlobId, Cv, IndexId, PackId, SnapshotId};
 use crate::repo::format::keys;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::pack_key;
+use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::tree::{Envelope, EnvelopeNode, NodeRef};
 use crate::repo::format::wire::missing_is_damage;
 use crate::repo::opening::read_rings;
 use crate::repo::repository::Repository;
+use crate::repo::session::index::load::Trust;
 use crate::repo::session::lease::LeaseFile;
 use crate::repo::session::verified::{BadPlace, Verification};
 use crate::repo::session::view::{Look, View};
@@ -33,6 +34,12 @@ const FILES_AT_ONCE: usize = 16;
 
 /// How many packs are read at once; the byte budget bounds them too.
 const PACKS_AT_ONCE: usize = 4;
+
+/// How many blobs are looked up at once: 32 bytes each, and some 100 while they are.
+const LOOK_UPS_AT_ONCE: usize = 1 << 17;
+
+/// Of how many blobs the places are in memory while packs are read: 56 bytes each.
+const RECORDS_AT_ONCE: u64 = 1 << 20;
 
 /// Which packs' bytes to read.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +61,8 @@ pub struct CheckReport {
     pub damage: Vec<Damage>,
     /// Where packs and blobs are damaged or missing.
     pub places: Vec<BadPlace>,
+    /// Index segments that cannot be read.
+    pub segments: Vec<IndexId>,
     /// Snapshots whose structure was checked.
     pub snapshots: u64,
     /// Tree nodes read.
@@ -64,15 +73,37 @@ pub struct CheckReport {
     pub bytes_read: u64,
 }
 
-impl Repository {
+impl View {
     /// Checks config, keys, leases, marks, verifications, index, manifests, trees, and that every blob that the snapshots
     /// refer to is in a pack that is there; with `bytes`, every byte of the packs as well. An empty
-    /// `only` means all snapshots.
+    /// `only` means all snapshots. The view is one that a check began ([`Repository::begin_check`]), else the index is
+    /// checked only as far as the view has read it.
     ///
     /// # Errors
     ///
     /// What the store fails with; damage is in the report.
     pub async fn check(&self, only: &[SnapshotId], bytes: CheckBytes<'_>) -> Result<CheckReport> {
+        self.repo().check_by(Ok(self), only, bytes).await
+    }
+}
+
+impl Repository {
+    /// Reads the index, and checks as [`View::check`] does; an index that contradicts itself is damage.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; damage is in the report.
+    pub async fn check(&self, only: &[SnapshotId], bytes: CheckBytes<'_>) -> Result<CheckReport> {
+        let view = self.view_by(Trust::Nothing).await;
+        self.check_by(view.as_ref(), only, bytes).await
+    }
+
+    async fn check_by(
+        &self,
+        view: Result<&View, &Error>,
+        only: &[SnapshotId],
+        bytes: CheckBytes<'_>,
+    ) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         self.check_files(&mut report.damage).await?;
         let snapshots = self.snapshots().await?;
@@ -88,7 +119,7 @@ impl Repository {
             .filter(|manifest| asked(&manifest.snapshot))
             .collect();
         report.snapshots = manifests.len() as u64;
-        let view = match self.view().await {
+        let view = match view {
             Ok(view) => view,
             Err(error) if error.cause() == Cause::Damage => {
                 report.damage.push(Damage {
@@ -99,10 +130,10 @@ impl Repository {
                 });
                 return Ok(report);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(Error::new(error.cause(), error.chain())),
         };
         let mut check = Check {
-            view: &view,
+            view,
             faults: Faults::default(),
             used: HashSet::new(),
             seen: HashSet::new(),
@@ -111,6 +142,7 @@ impl Repository {
             let place = StoredFile::Index.path(id);
             let fault = check.faults.add(DamageKind::Index, why.clone(), place);
             check.faults.unread.push(fault);
+            report.segments.push(*id);
         }
         let roots = manifests.iter().flat_map(Manifest::all_roots);
         check.structure(roots, Look::Bodies, &mut report).await?;
@@ -259,38 +291,40 @@ impl Check<'_> {
         report: &mut CheckReport,
     ) -> Result<()> {
         let (view, faults, used) = (self.view, &mut self.faults, &mut self.used);
-        let seen = &mut self.seen;
-        let mut nodes = 0;
-        view.walk_envelopes(roots, look, seen, |node, envelope| {
-            nodes += 1;
-            let piece = node_piece(node);
-            let places = view.places(BlobKind::Tree, &piece);
-            used.extend(places.iter().map(|record| record.pack));
-            match envelope {
-                Ok(envelope) => {
-                    for (kind, blob) in blobs(envelope) {
-                        let places = view.places(kind, blob);
-                        used.extend(places.iter().map(|record| record.pack));
-                        faults.unknown |= places.is_empty();
+        let mut walk = view.walk(roots, look, &mut self.seen);
+        let mut wanted: Vec<BlobId> = Vec::new();
+        let mut more = true;
+        while more {
+            let next = walk.next().await?;
+            more = next.is_some();
+            if let Some((node, envelope)) = next {
+                report.nodes += 1;
+                wanted.push(view.id(BlobKind::Tree, &node_piece(&node)));
+                match envelope {
+                    Ok(envelope) => {
+                        wanted.extend(blobs(&envelope).map(|(kind, blob)| view.id(kind, blob)));
                     }
-                }
-                Err(error) => match places {
-                    [] => faults.unknown = true,
                     // It could be read from none of its places.
-                    [first, ..] => {
-                        let place = place_of(view.index().pack(first.pack));
-                        let fault = faults.add(DamageKind::Tree, error.chain(), place);
-                        for record in places {
-                            let pack = view.index().pack(record.pack).id;
-                            faults.blobs.insert((pack, record.entry.id), fault);
+                    Err(error) => {
+                        let places = view.places(BlobKind::Tree, &node_piece(&node)).await?;
+                        if let Some(first) = places.first() {
+                            let place = place_of(view.index().pack(first.pack));
+                            let fault = faults.add(DamageKind::Tree, error.chain(), place);
+                            for record in places {
+                                let pack = view.index().pack(record.pack).id;
+                                faults.blobs.insert((pack, record.entry.id), fault);
+                            }
                         }
                     }
-                },
+                }
             }
-            Ok(())
-        })
-        .await?;
-        report.nodes += nodes;
+            if wanted.len() >= LOOK_UPS_AT_ONCE || !more {
+                for places in view.look_up(std::mem::take(&mut wanted)).await? {
+                    faults.unknown |= places.is_empty();
+                    used.extend(places.iter().map(|record| record.pack));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -330,30 +364,33 @@ impl Check<'_> {
         if packs.is_empty() {
             return Ok(());
         }
-        let mut records: HashMap<u32, Vec<Record>> = packs
-            .iter()
-            .map(|(number, _)| (*number, Vec::new()))
-            .collect();
-        for record in self.view.index().records() {
-            if let Some(list) = records.get_mut(&record.pack) {
-                list.push(*record);
-            }
-        }
         let view = self.view;
-        let mut read = futures::stream::iter(packs)
-            .map(|(number, pack)| {
-                let records = records.remove(&number).unwrap_or_default();
-                async move {
-                    check_pack(view, pack, records)
-                        .await
-                        .map(|found| (pack, found))
-                }
-            })
-            .buffer_unordered(PACKS_AT_ONCE);
-        while let Some((pack, found)) = read.try_next().await? {
-            report.packs += 1;
-            report.bytes_read += pack.size;
-            self.faults.add_pack(&pack, found);
+        let mut rest = &packs[..];
+        while let Some((first, _)) = rest.split_first() {
+            // The index is gone through for so many records at once.
+            let mut count = u64::from(first.1.blobs);
+            let more = rest[1..].iter().take_while(|(_, pack)| {
+                count += u64::from(pack.blobs);
+                count <= RECORDS_AT_ONCE
+            });
+            let (some, after) = rest.split_at(1 + more.count());
+            rest = after;
+            let numbers: Vec<u32> = some.iter().map(|(number, _)| *number).collect();
+            let mut records = view.records_of(&numbers).await?;
+            let mut read = futures::stream::iter(some)
+                .map(|(number, pack)| {
+                    let records = records.remove(number).unwrap_or_default();
+                    async move {
+                        let found = check_pack(view, *pack, records).await?;
+                        Ok::<_, Error>((pack, found))
+                    }
+                })
+                .buffer_unordered(PACKS_AT_ONCE);
+            while let Some((pack, found)) = read.try_next().await? {
+                report.packs += 1;
+                report.bytes_read += pack.size;
+                self.faults.add_pack(pack, found);
+            }
         }
         Ok(())
     }
@@ -376,23 +413,17 @@ impl Check<'_> {
             let mut hit: HashSet<usize> = HashSet::new();
             let mut unknown = 0_u64;
             let mut seen = HashSet::new();
-            view.walk_envelopes(
-                manifest.all_roots(),
-                Look::Envelopes,
-                &mut seen,
-                |node, envelope| {
-                    let piece = node_piece(node);
-                    let node = [(BlobKind::Tree, &piece)];
-                    let below = envelope.into_iter().flat_map(blobs);
-                    for (kind, piece) in below.chain(node) {
-                        let places = view.places(kind, piece);
-                        unknown += u64::from(places.is_empty());
-                        hit.extend(faults.of(view, places));
-                    }
-                    Ok(())
-                },
-            )
-            .await?;
+            let mut walk = view.walk(manifest.all_roots(), Look::Envelopes, &mut seen);
+            while let Some((node, envelope)) = walk.next().await? {
+                let below = envelope.iter().flat_map(blobs);
+                let mut ids: Vec<BlobId> =
+                    below.map(|(kind, piece)| view.id(kind, piece)).collect();
+                ids.push(view.id(BlobKind::Tree, &node_piece(&node)));
+                for places in view.look_up(ids).await? {
+                    unknown += u64::from(places.is_empty());
+                    hit.extend(faults.of(view, &places));
+                }
+            }
             for fault in hit {
                 faults.damage[fault].snapshots.push(manifest.snapshot);
             }

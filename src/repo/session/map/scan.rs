@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesUnordered, Peekable};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use crate::repo::format::amendment::amend;
 use crate::repo::format::hash::PieceRef;
@@ -78,6 +79,45 @@ impl KeyRange {
     }
 }
 
+/// A walk of the nodes of trees, in no particular order.
+pub struct Walk<'a> {
+    view: &'a View,
+    look: Look,
+    seen: &'a mut HashSet<Cv>,
+    queue: Vec<EnvelopeNode>,
+    reading: FuturesUnordered<BoxFuture<'a, (EnvelopeNode, Result<Envelope>)>>,
+}
+
+impl Walk<'_> {
+    /// The next node; one that cannot be read comes with its error.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with other than [`Cause::Damage`].
+    pub async fn next(&mut self) -> Result<Option<(EnvelopeNode, Result<Envelope>)>> {
+        while self.reading.len() < NODES_AT_ONCE
+            && let Some(next) = self.queue.pop()
+        {
+            if self.seen.insert(next.node.cv) {
+                let (view, look) = (self.view, self.look);
+                let read = async move { (next, view.envelope(&next, look).await) };
+                self.reading.push(read.boxed());
+            }
+        }
+        let Some((node, read)) = self.reading.next().await else {
+            return Ok(None);
+        };
+        match read {
+            Err(error) if error.cause() != Cause::Damage => Err(error),
+            read => {
+                let below = read.iter().flat_map(|envelope| &envelope.nodes);
+                self.queue.extend(below.copied());
+                Ok(Some((node, read)))
+            }
+        }
+    }
+}
+
 /// What becomes of a scan at a node that is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damaged {
@@ -119,44 +159,20 @@ impl View {
         }
     }
 
-    /// Visits every node under `roots` whose chaining value is not in `seen` yet, in no particular
-    /// order, and adds it there. A node that cannot be read is visited with its error. Values that
+    /// Walks every node under `roots` whose chaining value is not in `seen` yet, and adds it there. Values that
     /// stand apart are not read, so no data key is needed.
-    ///
-    /// # Errors
-    ///
-    /// What `visit` fails with, and what the store fails with other than [`Cause::Damage`].
-    pub async fn walk_envelopes<F>(
-        &self,
+    pub fn walk<'a>(
+        &'a self,
         roots: impl IntoIterator<Item = NodeRef>,
         look: Look,
-        seen: &mut HashSet<Cv>,
-        mut visit: F,
-    ) -> Result<()>
-    where
-        F: FnMut(&EnvelopeNode, Result<&Envelope>) -> Result<()>,
-    {
-        let mut queue: Vec<EnvelopeNode> = roots.into_iter().map(envelope_node).collect();
-        let mut reading = FuturesUnordered::new();
-        loop {
-            while reading.len() < NODES_AT_ONCE
-                && let Some(next) = queue.pop()
-            {
-                if seen.insert(next.node.cv) {
-                    reading.push(async move { (next, self.envelope(&next, look).await) });
-                }
-            }
-            let Some((node, read)) = reading.next().await else {
-                return Ok(());
-            };
-            match read {
-                Ok(envelope) => {
-                    visit(&node, Ok(&envelope))?;
-                    queue.extend(envelope.nodes);
-                }
-                Err(error) if error.cause() == Cause::Damage => visit(&node, Err(error))?,
-                Err(error) => return Err(error),
-            }
+        seen: &'a mut HashSet<Cv>,
+    ) -> Walk<'a> {
+        Walk {
+            view: self,
+            look,
+            seen,
+            queue: roots.into_iter().map(envelope_node).collect(),
+            reading: FuturesUnordered::new(),
         }
     }
 

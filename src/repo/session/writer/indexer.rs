@@ -4,8 +4,8 @@ use tokio::sync::Mutex;
 
 use crate::Result;
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::pack::PackEntry;
+use crate::repo::format::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
 use crate::repo::session::lease::Handle;

@@ -4,17 +4,19 @@
 //! records whose blobs have a place again. The others stay: they name what is lost, and are right once
 //! more should the pack come back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tracing::{info, warn};
 
 use super::Session;
 use crate::Result;
-use crate::repo::format::ids::{IndexId, PackId};
-use crate::repo::format::index::Index;
-use crate::repo::format::index::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
+use crate::repo::format::ids::{BlobId, IndexId, PackId};
+use crate::repo::format::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
 use crate::repo::format::wire::{damaged, to_u32};
+use crate::repo::session::index::Index;
+use crate::repo::session::index::load::whole;
 use crate::repo::session::unnamed::write_segment;
+use crate::repo::session::verified::Verification;
 use crate::repo::session::view::View;
 
 /// Lost packs that are named in the log.
@@ -27,9 +29,9 @@ pub(super) struct Lost(HashSet<u32>);
 impl Lost {
     /// Compares the index with what the store lists. Packs are there before the index names them,
     /// and the index was read before.
-    pub(super) async fn find(view: &View) -> Result<Self> {
+    pub(super) async fn find(view: &View, verifications: &[Verification]) -> Result<Self> {
         let listing = view.listing().await?;
-        let damaged = damaged_packs(view).await?;
+        let damaged = damaged_packs(view, verifications).await?;
         let packs = (0..).zip(view.index().packs());
         let lost: Vec<_> = packs
             .filter(|(_, pack)| {
@@ -59,22 +61,26 @@ impl Lost {
 
 /// Takes over where verifications found damage: the blobs are remembered as damaged. Returns the packs that
 /// they found damaged as a whole and that still are.
-async fn damaged_packs(view: &View) -> Result<HashSet<PackId>> {
+async fn damaged_packs(view: &View, verifications: &[Verification]) -> Result<HashSet<PackId>> {
     let (repo, index) = (view.repo(), view.index());
-    let verifications = repo.verifications().await?;
-    let places = verifications.into_iter().flat_map(|v| v.places);
+    let places = verifications.iter().flat_map(|v| &v.places);
     let mut suspects: HashSet<PackId> = HashSet::new();
+    let mut blobs: BTreeSet<(PackId, BlobId)> = BTreeSet::new();
     for place in places {
         match place.blob {
             Some(blob) => {
-                let mut records = index.places(&blob).iter();
-                if records.any(|record| index.pack(record.pack).id == place.pack) {
-                    repo.note_bad(place.pack, blob);
-                }
+                blobs.insert((place.pack, blob));
             }
             None => {
                 suspects.insert(place.pack);
             }
+        }
+    }
+    let ids = blobs.iter().map(|(_, blob)| *blob).collect();
+    for ((pack, blob), records) in blobs.iter().zip(view.look_up(ids).await?) {
+        let mut records = records.iter();
+        if records.any(|record| index.pack(record.pack).id == *pack) {
+            repo.note_bad(*pack, *blob);
         }
     }
     let mut damaged = HashSet::new();
@@ -124,10 +130,12 @@ impl Session {
                 }
             }
         }
-        let stays = |record: &&Record| !self.is_absent(record) || !self.has(&record.entry.id);
-        let records = index.records().iter();
+        // Of packs that were read by their directories.
+        let records = index.resident().iter();
         let known = records.filter(|record| hashes.contains_key(&record.pack));
-        let known: Vec<Record> = known.filter(stays).copied().collect();
+        let mut known: Vec<Record> = known.copied().collect();
+        let again = self.again(&known).await?;
+        known.retain(|record| !again.contains(&record.order()));
         // While a pack is left that nothing else names, the segment stays that may have named it.
         let unread = index.unread().iter().filter(|_| all);
         let superseded = unread.map(|(id, _)| *id).collect();
@@ -138,27 +146,45 @@ impl Session {
         self.write_index(&known, superseded, &hashes).await
     }
 
-    /// Writes the index anew where blobs of lost packs were stored again. Their new places are in
+    /// Writes those segments anew that have records of blobs which were stored again. Their new places are in
     /// segments that are written already.
     pub(super) async fn mend_index(&self) -> Result<()> {
         let (repo, index) = (self.view.repo(), self.view.index());
-        let again = |record: &Record| {
-            let id = &record.entry.id;
-            self.is_absent(record) && (self.stored(id) || self.has(id))
-        };
-        let any = self.lost.len() > 0 || repo.bad_places() > 0;
-        if !any || !index.records().iter().any(again) {
-            return Ok(());
+        let bad: HashSet<PackId> = repo.bad_packs();
+        let concerned =
+            |number: &u32| self.lost.0.contains(number) || bad.contains(&index.pack(*number).id);
+        for live in index.live() {
+            if !live.packs.iter().any(concerned) {
+                continue;
+            }
+            let in_index = |record: Record| {
+                let pack = live.packs.get(record.pack as usize).copied();
+                pack.map(|pack| Record { pack, ..record })
+            };
+            let records = whole(repo, live).await?.records.into_iter();
+            let mut records: Vec<Record> = records.filter_map(in_index).collect();
+            let again = self.again(&records).await?;
+            if again.is_empty() {
+                continue;
+            }
+            records.retain(|record| !again.contains(&record.order()));
+            let supersedes = [&live.supersedes[..], &[live.id]].concat();
+            write_segment(repo, segment(index, &records, supersedes, &HashMap::new())?).await?;
         }
-        let kept: Vec<Record> = index
-            .records()
+        Ok(())
+    }
+
+    /// Those of `records` whose blobs are lost or damaged there, and have another place.
+    async fn again(&self, records: &[Record]) -> Result<HashSet<(BlobId, u32, u32)>> {
+        let absent = records.iter().filter(|record| self.is_absent(record));
+        let absent: Vec<Record> = absent.copied().collect();
+        let ids = absent.iter().map(|record| record.entry.id).collect();
+        let places = self.view.look_up(ids).await?;
+        let again = absent
             .iter()
-            // Those that were recovered have segments of their own by now.
-            .filter(|r| !again(r) && !index.is_recovered(&index.pack(r.pack).id))
-            .copied()
-            .collect();
-        self.write_index(&kept, index.segments().to_vec(), &HashMap::new())
-            .await
+            .zip(places)
+            .filter(|(record, places)| self.stored(&record.entry.id) || self.is_in(places));
+        Ok(again.map(|(record, _)| record.order()).collect())
     }
 
     /// Writes segments of these records, the last of which supersedes: until it is there, all that was there

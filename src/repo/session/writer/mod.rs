@@ -21,20 +21,23 @@ use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use self::packer::{Class, Packers};
+use super::index::Unreadable;
+use super::index::load::Trust;
+use super::index::merge::merge;
 use super::lease::{Commit, Handle, Lease, SessionKind};
 use super::snapshots::Snapshots;
 use super::view::View;
 use crate::base::env::lock;
 use crate::base::resources::MemoryPermit;
-use crate::repo::format::blob::{BlobKind, Compression};
+use crate::repo::format::blob::{BlobKind, Compression, SealedBlob};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
 use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
-use crate::repo::format::index::segment::Record;
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
 use crate::repo::format::sealed::FileKind;
+use crate::repo::format::segment::Record;
 use crate::repo::format::wire::{damaged, to_u32};
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
@@ -155,9 +158,14 @@ impl Repository {
 
     async fn begin_session(&self, lease: &Lease, compression: Compression) -> Result<Arc<Session>> {
         refuse_marks(self).await?;
-        let view = self.view().await?;
+        let verifications = self.verifications().await?;
+        let doubted = verifications
+            .iter()
+            .flat_map(|v| v.segments.iter().copied());
+        let doubted = doubted.collect();
+        let view = self.view_by(Trust::FilesBut(&doubted)).await?;
         Ok(Arc::new(Session {
-            lost: Lost::find(&view).await?,
+            lost: Lost::find(&view, &verifications).await?,
             view,
             compression,
             indexer: Indexer::new(self.clone(), lease.handle()),
@@ -217,13 +225,16 @@ impl Writer {
     }
 
     /// Whether every one of `pieces` is in the repository, or was stored by this session.
-    #[must_use]
-    pub fn contains(&self, pieces: &[PieceRef]) -> bool {
-        let sealer = self.session.view.repo().sealer();
-        pieces.iter().all(|piece| {
-            let id = sealer.blob_id(BlobKind::Data, &piece.cv, piece.offset, piece.length);
-            self.session.has(&id) || self.session.stored(&id)
-        })
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with, where a local file of the index is damaged.
+    pub async fn contains(&self, pieces: &[PieceRef]) -> Result<bool> {
+        let view = &self.session.view;
+        let ids = pieces.iter().map(|piece| view.id(BlobKind::Data, piece));
+        let others = ids.filter(|id| !self.session.stored(id));
+        let places = view.look_up(others.collect()).await?;
+        Ok(places.iter().all(|places| self.session.is_in(places)))
     }
 
     /// Packs that the repository has lost: what they held counts as absent.
@@ -396,6 +407,21 @@ impl Writer {
         )))
     }
 
+    /// Merges segments of the index where many would have to be asked for each blob.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with, and when the lease lapsed. Nothing is lost then, and some records of the index
+    /// may stand in two segments.
+    pub async fn merge_index(&self) -> Result<()> {
+        let repo = self.session.view.repo();
+        let merged = merge(repo, || self.lease.check()).await?;
+        if merged > 0 {
+            tracing::info!(segments = merged, "merged the index");
+        }
+        Ok(())
+    }
+
     /// Ends the session and releases its lease. What was not committed is unreachable.
     pub async fn finish(self) -> Result<()> {
         self.packers.abandon().await;
@@ -449,10 +475,7 @@ impl Writer {
         let (session, packers) = (self.session.clone(), self.packers.clone());
         let work = async move {
             let _storing = session.storing.read().await;
-            let (inner, resources) = (session.clone(), session.view.repo().resources());
-            let sealed = resources
-                .run(move || inner.seal(kind, &plain, offset))
-                .await;
+            let sealed = session.seal(kind, plain, offset).await;
             let (stored, blob) = sealed.inspect_err(|error| session.fail(error))?;
             if let Some(blob) = blob {
                 packers.append(class, blob, share).await?;
@@ -468,9 +491,8 @@ impl Writer {
 }
 
 impl Session {
-    /// Whether the repository had the blob when the session began, whole as far as is known.
-    fn has(&self, id: &BlobId) -> bool {
-        let places = self.view.index().places(id);
+    /// Whether a blob that was in these places when the session began is whole in one, as far as is known.
+    fn is_in(&self, places: &[Record]) -> bool {
         places.iter().any(|record| !self.is_absent(record))
     }
 
@@ -485,12 +507,29 @@ impl Session {
     }
 
     /// Hashes and seals; what is stored or pending already is not sealed again.
-    fn seal(
+    async fn seal(
+        self: &Arc<Self>,
+        kind: BlobKind,
+        plain: Bytes,
+        offset: u64,
+    ) -> Result<(StoredBlob, Option<SealedBlob>)> {
+        loop {
+            let (session, plain) = (self.clone(), plain.clone());
+            let seal = move || session.seal_here(kind, &plain, offset);
+            match self.view.resources().run(seal).await? {
+                Ok(sealed) => return Ok(sealed),
+                Err(unreadable) => self.view.repair(&unreadable).await?,
+            }
+        }
+    }
+
+    /// The same on this thread, unless a local file of the index cannot be read.
+    fn seal_here(
         &self,
         kind: BlobKind,
         plain: &Bytes,
         offset: u64,
-    ) -> Result<(StoredBlob, Option<crate::repo::format::blob::SealedBlob>)> {
+    ) -> Result<std::result::Result<(StoredBlob, Option<SealedBlob>), Unreadable>> {
         let sealer = self.view.repo().sealer();
         let length = to_u32(plain.len(), "a piece's length")?;
         let (cv, whole) = piece_hashes(plain, offset);
@@ -500,13 +539,18 @@ impl Session {
             whole,
             new_bytes: 0,
         };
-        if self.has(&id) || !lock(&self.pending).insert(short(&id)) {
-            return Ok((stored, None));
+        match self.view.index().places(&id) {
+            Ok(places) if self.is_in(&places) => return Ok(Ok((stored, None))),
+            Ok(_) => {}
+            Err(unreadable) => return Ok(Err(unreadable)),
+        }
+        if !lock(&self.pending).insert(short(&id)) {
+            return Ok(Ok((stored, None)));
         }
         let blob = sealer.seal_blob(kind, id, offset, plain, self.compression)?;
         stored.new_bytes = blob.bytes.len() as u64;
         self.added.fetch_add(stored.new_bytes, Ordering::Relaxed);
-        Ok((stored, Some(blob)))
+        Ok(Ok((stored, Some(blob))))
     }
 
     /// Remembers the session's first error.

@@ -586,6 +586,7 @@ async fn others(repo: &Repository, newest: &Manifest) {
             pack: PackId([0xef; 32]),
             blob: None,
         }],
+        segments: vec![],
     };
     repo.record_verification(&verification).await.unwrap();
 }

@@ -22,10 +22,10 @@ use crate::repo::format::blob::PackKind;
 use crate::repo::format::config::Config;
 use crate::repo::format::features::Features;
 use crate::repo::format::files::{Names, Seal, StoredFile};
-use crate::repo::format::index::segment::Segment;
 use crate::repo::format::keys;
 use crate::repo::format::pack::{PACK_HEADER, PackEntry};
 use crate::repo::format::ring::open_ring;
+use crate::repo::format::segment::Segment;
 use crate::repo::format::tree::EnvelopeNode;
 use crate::repo::format::tree::node::{Body, Shape};
 use crate::repo::{

@@ -1,5 +1,7 @@
 //! Index segments as files (section 8).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::repo::format::blob::{BlobKind, Codec, OVERHEAD, PackKind};
@@ -15,7 +17,8 @@ use crate::{Cause, Result, Side};
 pub(crate) const SEGMENT_RECORDS: usize = 131_072;
 
 const BLOCK_RECORDS: usize = 1_024;
-const RECORD: usize = 52;
+/// What a record takes, in bytes.
+pub(crate) const RECORD: usize = 52;
 const PACK: usize = 80;
 const FENCE: usize = 48;
 const MAGIC: &[u8; 8] = b"EYRIEIDX";
@@ -63,6 +66,89 @@ pub(crate) struct Segment {
     pub(crate) records: Vec<Record>,
 }
 
+/// What the end of a segment file says: enough to know what it supersedes, before the rest is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Footer {
+    pub(crate) packs: Vec<PackInfo>,
+    pub(crate) supersedes: Vec<IndexId>,
+    blocks: Vec<Fence>,
+}
+
+/// Where a block is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fence {
+    first: BlobId,
+    bytes: Range<usize>,
+    records: usize,
+}
+
+/// The end of a segment file, as far as it has been read.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// All of the footer is there.
+    Whole(Footer),
+    /// The footer begins so many bytes before the end of the file.
+    Longer(u64),
+}
+
+impl Footer {
+    /// Opens the footer of the segment file at `name`, which has `size` bytes, of which `end` are the last.
+    pub(crate) fn open(sealer: &Sealer, name: &str, size: u64, end: &[u8]) -> Result<End> {
+        let short = || Reader::new(end, name).damaged("it ends early");
+        let at = end.len().checked_sub(TRAILER).ok_or_else(short)?;
+        let mut trailer = Reader::new(&end[at..], name);
+        let length = trailer.u32()? as usize;
+        trailer.expect(MAGIC, "end mark")?;
+        let size = usize::try_from(size).map_err(|_| short())?;
+        let start = size
+            .checked_sub(TRAILER + length)
+            .filter(|start| *start >= FILE_HEADER)
+            .ok_or_else(short)?;
+        let Some(from) = at.checked_sub(length) else {
+            return Ok(End::Longer((TRAILER + length) as u64));
+        };
+        let seals = Seals::new(sealer, name);
+        let footer = seals
+            .key
+            .open(&seals.footer_aad(), &end[from..at])
+            .ok_or_else(|| trailer.damaged("its footer is not authentic"))?;
+        let mut reader = Reader::new(&footer, name);
+        let packs = read_packs(&mut reader)?;
+        let supersedes = read_ids(&mut reader)?;
+        let mut blocks = Vec::new();
+        let mut position = FILE_HEADER;
+        for _ in 0..reader.count(FENCE)? {
+            let first = BlobId(reader.array()?);
+            let from = reader.u64()?;
+            let (length, records) = (reader.u32()? as usize, reader.u32()? as usize);
+            let end = position.saturating_add(length);
+            if from != position as u64 || end > start || !(1..=BLOCK_RECORDS).contains(&records) {
+                return Err(reader.damaged("its blocks do not fill it"));
+            }
+            blocks.push(Fence {
+                first,
+                bytes: position..end,
+                records,
+            });
+            position = end;
+        }
+        reader.end()?;
+        if position != start {
+            return Err(reader.damaged("its blocks do not fill it"));
+        }
+        Ok(End::Whole(Self {
+            packs,
+            supersedes,
+            blocks,
+        }))
+    }
+
+    /// How many records the segment has.
+    pub(crate) fn records(&self) -> usize {
+        self.blocks.iter().map(|block| block.records).sum()
+    }
+}
+
 impl Segment {
     /// Sorts the records and seals the segment as the file at `name`.
     pub(crate) fn seal(&mut self, sealer: &Sealer, name: &str) -> Result<Bytes> {
@@ -92,20 +178,8 @@ impl Segment {
             out.extend(block_bytes);
         }
         let mut footer = Vec::new();
-        footer.extend_from_slice(&to_u32(self.packs.len(), "a number of packs")?.to_le_bytes());
-        for pack in &self.packs {
-            footer.extend_from_slice(&pack.id.0);
-            footer.extend_from_slice(&pack.hash);
-            footer.extend_from_slice(&pack.size.to_le_bytes());
-            footer.extend_from_slice(&[pack.kind as u8, 0, 0, 0]);
-            footer.extend_from_slice(&pack.blobs.to_le_bytes());
-        }
-        footer.extend_from_slice(
-            &to_u32(self.supersedes.len(), "a number of segments")?.to_le_bytes(),
-        );
-        for id in &self.supersedes {
-            footer.extend_from_slice(&id.0);
-        }
+        put_packs(&mut footer, &self.packs)?;
+        put_ids(&mut footer, &self.supersedes)?;
         footer.extend(fences);
         let footer = seals.key.seal(&seals.footer_aad(), &footer)?;
         let length = to_u32(footer.len(), "a footer's length")?;
@@ -119,96 +193,80 @@ impl Segment {
     pub(crate) fn open(sealer: &Sealer, name: &str, bytes: &[u8]) -> Result<Self> {
         let mut head = Reader::new(bytes, name);
         head.expect(&file_header(FileKind::Index, 0), "header")?;
-        let short = || Reader::new(bytes, name).damaged("it ends early");
-        let at = bytes.len().checked_sub(TRAILER).ok_or_else(short)?;
-        let mut trailer = Reader::new(&bytes[at..], name);
-        let length = trailer.u32()? as usize;
-        trailer.expect(MAGIC, "end mark")?;
-        let start = at
-            .checked_sub(length)
-            .filter(|start| *start >= FILE_HEADER)
-            .ok_or_else(short)?;
-        let seals = Seals::new(sealer, name);
-        let footer = seals
-            .key
-            .open(&seals.footer_aad(), &bytes[start..at])
-            .ok_or_else(|| trailer.damaged("its footer is not authentic"))?;
-        let mut reader = Reader::new(&footer, name);
-        let mut segment = Self {
-            packs: read_packs(&mut reader)?,
-            ..Self::default()
+        let End::Whole(footer) = Footer::open(sealer, name, bytes.len() as u64, bytes)? else {
+            return Err(head.damaged("it ends early"));
         };
-        for _ in 0..reader.count(32)? {
-            segment.supersedes.push(IndexId(reader.array()?));
-        }
-        let mut position = FILE_HEADER;
-        let blocks = to_u32(reader.count(FENCE)?, "a number of blocks")?;
-        for number in 0..blocks {
-            let first = BlobId(reader.array()?);
-            let (from, length, count) = (
-                reader.u64()?,
-                reader.u32()? as usize,
-                reader.u32()? as usize,
-            );
-            let end = position.saturating_add(length);
-            if from != position as u64 || end > start || !(1..=BLOCK_RECORDS).contains(&count) {
-                return Err(reader.damaged("its blocks do not fill it"));
-            }
+        let seals = Seals::new(sealer, name);
+        let reader = Reader::new(bytes, name);
+        let mut records: Vec<Record> = Vec::with_capacity(footer.records());
+        for (number, block) in (0_u32..).zip(&footer.blocks) {
             let plain = seals
                 .key
-                .open(&seals.block_aad(number), &bytes[position..end])
-                .filter(|plain| plain.len() == count * RECORD)
+                .open(&seals.block_aad(number), &bytes[block.bytes.clone()])
+                .filter(|plain| plain.len() == block.records * RECORD)
                 .ok_or_else(|| reader.damaged(&format!("its block {number} is not authentic")))?;
-            let before = segment.records.len();
-            segment.read_block(&plain, name)?;
-            if segment.records[before].entry.id != first {
+            let before = records.len();
+            for record in read_records(&plain, name)? {
+                check_record(&record, &footer.packs).map_err(|why| reader.damaged(why))?;
+                let last = records.last();
+                if last.is_some_and(|last| last.order() >= record.order()) {
+                    return Err(reader.damaged("its records are out of order"));
+                }
+                records.push(record);
+            }
+            if records[before].entry.id != block.first {
                 return Err(reader.damaged("a fence is wrong"));
             }
-            position = end;
         }
-        reader.end()?;
-        if position != start {
-            return Err(reader.damaged("its blocks do not fill it"));
-        }
-        Ok(segment)
-    }
-
-    fn read_block(&mut self, plain: &[u8], name: &str) -> Result<()> {
-        let mut reader = Reader::new(plain, name);
-        while reader.remaining() > 0 {
-            let id = BlobId(reader.array()?);
-            let pack = reader.u32()?;
-            let (position, stored, plain) = (reader.u32()?, reader.u32()?, reader.u32()?);
-            let kind = BlobKind::read(&mut reader)?;
-            let codec = Codec::read(&mut reader)?;
-            let epoch = reader.u16()?;
-            let info = self.packs.get(pack as usize);
-            let info = info.ok_or_else(|| reader.damaged("a record names no pack"))?;
-            let end = u64::from(position) + u64::from(stored);
-            if info.kind != kind.pack() || end > info.size || (stored as usize) < OVERHEAD {
-                return Err(reader.damaged("a record does not fit its pack"));
-            }
-            let entry = PackEntry {
-                kind,
-                id,
-                position,
-                stored,
-                plain,
-                codec,
-                epoch,
-            };
-            let record = Record { entry, pack };
-            let last = self.records.last();
-            if last.is_some_and(|last| last.order() >= record.order()) {
-                return Err(reader.damaged("its records are out of order"));
-            }
-            self.records.push(record);
-        }
-        Ok(())
+        Ok(Self {
+            packs: footer.packs,
+            supersedes: footer.supersedes,
+            records,
+        })
     }
 }
 
-fn put_record(out: &mut Vec<u8>, record: &Record) {
+/// Whether a record can be one of a segment with these packs.
+fn check_record(record: &Record, packs: &[PackInfo]) -> std::result::Result<(), &'static str> {
+    let entry = &record.entry;
+    let info = packs.get(record.pack as usize);
+    let info = info.ok_or("a record names no pack")?;
+    let end = u64::from(entry.position) + u64::from(entry.stored);
+    let fits = info.kind == entry.kind.pack() && end <= info.size;
+    if fits && entry.stored as usize >= OVERHEAD {
+        Ok(())
+    } else {
+        Err("a record does not fit its pack")
+    }
+}
+
+/// Reads records, in the order in which they stand.
+pub(crate) fn read_records(bytes: &[u8], name: &str) -> Result<Vec<Record>> {
+    let mut reader = Reader::new(bytes, name);
+    let mut records = Vec::with_capacity(bytes.len() / RECORD);
+    while reader.remaining() > 0 {
+        let id = BlobId(reader.array()?);
+        let pack = reader.u32()?;
+        let (position, stored, plain) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let kind = BlobKind::read(&mut reader)?;
+        let codec = Codec::read(&mut reader)?;
+        let epoch = reader.u16()?;
+        let entry = PackEntry {
+            kind,
+            id,
+            position,
+            stored,
+            plain,
+            codec,
+            epoch,
+        };
+        records.push(Record { entry, pack });
+    }
+    Ok(records)
+}
+
+/// Appends a record.
+pub(crate) fn put_record(out: &mut Vec<u8>, record: &Record) {
     let entry = &record.entry;
     out.extend_from_slice(&entry.id.0);
     out.extend_from_slice(&record.pack.to_le_bytes());
@@ -219,7 +277,36 @@ fn put_record(out: &mut Vec<u8>, record: &Record) {
     out.extend_from_slice(&entry.epoch.to_le_bytes());
 }
 
-fn read_packs(reader: &mut Reader<'_>) -> Result<Vec<PackInfo>> {
+/// Appends packs with their number.
+pub(crate) fn put_packs(out: &mut Vec<u8>, packs: &[PackInfo]) -> Result<()> {
+    out.extend_from_slice(&to_u32(packs.len(), "a number of packs")?.to_le_bytes());
+    for pack in packs {
+        out.extend_from_slice(&pack.id.0);
+        out.extend_from_slice(&pack.hash);
+        out.extend_from_slice(&pack.size.to_le_bytes());
+        out.extend_from_slice(&[pack.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&pack.blobs.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Appends ids with their number.
+pub(crate) fn put_ids(out: &mut Vec<u8>, ids: &[IndexId]) -> Result<()> {
+    out.extend_from_slice(&to_u32(ids.len(), "a number of segments")?.to_le_bytes());
+    for id in ids {
+        out.extend_from_slice(&id.0);
+    }
+    Ok(())
+}
+
+/// Reads what [`put_ids`] appended.
+pub(crate) fn read_ids(reader: &mut Reader<'_>) -> Result<Vec<IndexId>> {
+    let count = reader.count(32)?;
+    (0..count).map(|_| reader.array().map(IndexId)).collect()
+}
+
+/// Reads what [`put_packs`] appended.
+pub(crate) fn read_packs(reader: &mut Reader<'_>) -> Result<Vec<PackInfo>> {
     let count = reader.count(PACK)?;
     let mut packs = Vec::with_capacity(count);
     for _ in 0..count {
