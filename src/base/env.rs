@@ -72,6 +72,33 @@ impl Env {
     }
 }
 
+#[cfg(test)]
+impl Env {
+    /// The clock of tokio, which tests pause, and ids from a counter under `seed`.
+    pub(crate) fn of_tokio(seed: u64) -> Self {
+        Self {
+            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+            random: Arc::new(SeededRandom(Mutex::new((seed, 0)))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[derive(Debug)]
+struct TokioClock(tokio::time::Instant);
+
+#[cfg(test)]
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::UNIX_EPOCH.checked_add(self.boottime());
+        now.unwrap_or(Timestamp::MAX)
+    }
+
+    fn boottime(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 #[derive(Debug)]
 struct SystemClock;
 

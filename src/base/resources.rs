@@ -94,6 +94,9 @@ struct Inner {
     sending: Arc<Semaphore>,
     memory: u64,
     rate: Option<RateLimit>,
+    /// Work is done where it is asked for.
+    #[cfg(test)]
+    inline: bool,
 }
 
 /// Part of the memory budget, given back when dropped.
@@ -131,6 +134,8 @@ impl Resources {
             sending: budget((memory / 2).max(1)),
             memory,
             rate: limits.rate.map(RateLimit::new),
+            #[cfg(test)]
+            inline: false,
         })))
     }
 
@@ -179,6 +184,10 @@ impl Resources {
         T: Send + 'static,
         F: FnOnce() -> Result<T> + Send + 'static,
     {
+        #[cfg(test)]
+        if self.0.inline {
+            return work();
+        }
         let (sender, receiver) = oneshot::channel();
         self.0.threads.spawn(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
@@ -204,6 +213,20 @@ impl Resources {
         static SHARED: std::sync::OnceLock<Resources> = std::sync::OnceLock::new();
         let made = || Self::new(&Limits::default()).expect("threads");
         SHARED.get_or_init(made).clone()
+    }
+}
+
+#[cfg(test)]
+impl Resources {
+    /// Those of a simulation, whose clock must not run on while other threads work.
+    pub(crate) fn simulated() -> Self {
+        let limits = Limits {
+            threads: NonZeroUsize::new(1),
+            ..Limits::default()
+        };
+        let mut inner = Arc::try_unwrap(Self::new(&limits).expect("threads").0).expect("unshared");
+        inner.inline = true;
+        Self(Arc::new(inner))
     }
 }
 

@@ -39,7 +39,6 @@ use tracing::warn;
 pub use plan::{Plan, plan};
 pub use survey::{Survey, survey};
 
-use self::reach::Running;
 use self::stored::Stored;
 use crate::Result;
 use crate::base::cancel::{Cancel, Turn};
@@ -160,7 +159,7 @@ pub async fn capture(
     let mut holds = Holds::default();
     let outcome = attempt(context, repository, options, &mut holds).await;
     release(context, &mut holds).await;
-    let (captured, held) = outcome?;
+    let (captured, held) = outcome?.end(&context.cancel).await;
     if let Some(running) = held {
         tokio::select! {
             () = protocol::wait_until_writable(&running) => {}
@@ -190,7 +189,7 @@ async fn attempt(
     repository: &Repository,
     options: &Options,
     holds: &mut Holds,
-) -> Result<(Captured, Option<Running>)> {
+) -> Result<protocol::Committed> {
     let cancel = &context.cancel;
     let planned = protocol::begin(context, repository, options);
     let mut begun = Box::pin(cancel.run(planned)).await?;

@@ -14,6 +14,7 @@ use super::reach::{Running, open_objects};
 use super::stored::{Stored, objects_of};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
 use super::{cold, cold_source, unnamed, window};
+use crate::base::cancel::{Cancel, Turn};
 use crate::base::error::Context as _;
 use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
@@ -34,12 +35,12 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Commits; gives the Milvus whose writes were held beside what was captured.
+    /// Commits.
     pub(super) async fn commit(
         self,
         writer: Writer,
         method: &dyn CaptureMethod,
-    ) -> Result<(Captured, Option<Running>)> {
+    ) -> Result<Committed> {
         let committed = async { writer.commit(self.draft.manifest()?).await };
         let manifest = match committed.await {
             Ok(manifest) => manifest,
@@ -52,17 +53,42 @@ impl Prepared {
         // It has all that they have.
         remove_checkpoints(&writer).await;
         end_method(method, Ended::Committed).await;
-        if let Err(error) = writer.merge_index().await {
+        let body = self.draft.body;
+        Ok(Committed {
+            captured: Captured { manifest, body },
+            held: self.held,
+            writer,
+        })
+    }
+}
+
+/// A capture that is committed, whose session has not ended yet.
+pub(super) struct Committed {
+    pub(super) captured: Captured,
+    /// The Milvus whose writes we held.
+    pub(super) held: Option<Running>,
+    writer: Writer,
+}
+
+impl Committed {
+    /// Merges the index, which may take as long as the caller likes, and ends the session. Nothing that fails
+    /// here takes anything from the snapshot.
+    pub(super) async fn end(self, cancel: &Cancel) -> (Captured, Option<Running>) {
+        let writer = self.writer;
+        let merged = cancel.run(writer.merge_index()).await;
+        if let Err(error) = merged
+            && !cancel.is_requested()
+        {
             warn!(
                 "the index of the repository is not merged, the next backup tries again: {}",
                 error.chain()
             );
         }
-        if let Err(error) = writer.finish().await {
+        let finished = cancel.in_order(Turn::Last, writer.finish()).await;
+        if let Some(Err(error)) = finished {
             warn!(error = %error.chain(), "the lease of the writer session was not removed; it runs out");
         }
-        let body = self.draft.body;
-        Ok((Captured { manifest, body }, self.held))
+        (self.captured, self.held)
     }
 }
 

@@ -604,6 +604,14 @@ impl Repository {
         &self.0.seen
     }
 
+    /// The same repository for a process of another host.
+    #[cfg(test)]
+    pub(crate) fn on_host(self, host: Host) -> Self {
+        let mut inner = Arc::try_unwrap(self.0).unwrap();
+        inner.host = host;
+        Self(Arc::new(inner))
+    }
+
     /// The same repository for somebody who has all keys but those of data.
     #[cfg(test)]
     pub(crate) fn without_data_keys(&self) -> Self {

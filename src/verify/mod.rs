@@ -16,7 +16,7 @@ use crate::base::env::Env;
 use crate::base::progress::SharedProgress;
 use crate::repo::{
     BadPlace, CheckBytes, Damage, DamageKind, IndexId, Manifest, PackId, Reader, Repository,
-    SnapshotId, View,
+    SnapshotId, Snapshots, View,
 };
 use crate::{Cause, Result};
 
@@ -113,14 +113,17 @@ pub async fn verify(
     progress.begin("verify", None);
     let parents = options.snapshots.clone();
     let reader = repository.begin_check("verify", parents);
-    let reader = match cancel.run(reader).await {
-        Ok(reader) => Some(reader),
+    let session = match cancel.run(reader).await {
+        Ok(session) => Some(session),
         // The index is damaged: what is wrong with it is the report's business.
         Err(error) if error.cause() == Cause::Damage => None,
         Err(error) => return Err(error),
     };
+    let (reader, snapshots) = session.unzip();
     let view = reader.as_ref().map(Reader::view);
-    let looked = cancel.run(look(repository, view, options, env)).await;
+    let looked = cancel
+        .run(look(repository, view, snapshots, options, env))
+        .await;
     if let Some(reader) = reader {
         cancel.in_order(Turn::Last, reader.finish()).await;
     }
@@ -133,10 +136,14 @@ pub async fn verify(
 async fn look(
     repository: &Repository,
     view: Option<&View>,
+    snapshots: Option<Snapshots>,
     options: &Options,
     env: &Env,
 ) -> Result<VerifyReport> {
-    let all = repository.snapshots().await?;
+    let all = match snapshots {
+        Some(snapshots) => snapshots,
+        None => repository.snapshots().await?,
+    };
     let asked = |id: &SnapshotId| options.snapshots.is_empty() || options.snapshots.contains(id);
     let manifests = all
         .manifests
@@ -166,7 +173,7 @@ async fn look(
         (Level::Bytes, _) => CheckBytes::Some(&choose),
     };
     let found = match view {
-        Some(view) => view.check(&options.snapshots, bytes).await?,
+        Some(view) => view.check(all.clone(), &options.snapshots, bytes).await?,
         None => repository.check(&options.snapshots, bytes).await?,
     };
     report.bytes_read = found.bytes_read;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from conftest import Lab
 from lab.eyrie import REPOSITORY_BUCKET, TIMEOUT, Eyrie
 from lab.servers import wait_until
-from test_bad_input import lost_nothing
+from test_bad_input import lost_nothing, repository, small_disk, variant
 from test_kill import await_writes
 
 # Of what a backup reads, between two checkpoints.
@@ -53,9 +55,9 @@ def test_a_backup_that_is_broken_off_is_not_read_again(
     whole.expect(0, "init")
     for attempt in range(TRIES):
         name = f"broken-{code}-{attempt}"
-        before = whole.json("backup")["bytes"]
-        done, noted = broken_off(lab, lab.eyrie(binary, name), name, before, how, code)
-        if whole.json("backup")["objects_read"] == 0:
+        before = whole.json("backup")
+        done, noted = broken_off(lab, lab.eyrie(binary, name), name, before["bytes"], how, code)
+        if vanished(before, whole.json("backup")) == 0:
             assert done["objects_read"] <= done["objects"] - sum(noted), (done, noted)
             return
     pytest.fail("the instance compacted during each try")
@@ -92,3 +94,46 @@ def broken_off(
     eyrie.expect(0, "verify", "--level", "bytes")
     lost_nothing(eyrie, lab)
     return done, noted
+
+
+def test_a_backup_whose_disk_runs_full_is_taken_up_when_there_is_room(
+    source: Callable[[str], Lab], known: Eyrie, binary: Path
+) -> None:
+    lab = source("local")
+    whole = lab.eyrie(binary, "whole-full")
+    whole.expect(0, "init")
+    for attempt in range(TRIES):
+        before = whole.json("backup")
+        size = whole_size(lab, "whole-full")
+        with small_disk(known.config.parent / f"disk-checkpoint-{attempt}", str(size * 2 // 3)) as disk:
+            config = repository(known, url=str(disk / "repository"))
+            eyrie = variant(known, f"runs-full-{attempt}", repositories=config)
+            eyrie.expect(0, "init")
+            await_writes(lab.instance)
+            result = eyrie.expect(1, "-v", "backup", "--checkpoint-size", str(before["bytes"] // PART))
+            assert "space" in result.err.lower(), str(result)
+            noted = [int(objects) for objects in re.findall(r"wrote a checkpoint.*objects=(\d+)", result.err)]
+            assert len(noted) >= 2, str(result)
+            assert [path.name for path in (disk / "repository" / ".eyrie-tmp").rglob("*") if path.is_file()] == []
+            grow(disk, size * 2)
+            await_writes(lab.instance)
+            done = eyrie.json("backup")
+            eyrie.expect(0, "verify", "--level", "bytes")
+        if vanished(before, whole.json("backup")) == 0:
+            assert done["objects_read"] <= done["objects"] - sum(noted), (done, noted)
+            return
+    pytest.fail("the instance compacted during each try")
+
+
+def vanished(before: dict[str, Any], after: dict[str, Any]) -> int:
+    """Objects of a backup that the next one does not have any more."""
+    return int(before["objects"] + after["objects_read"] - after["objects"])
+
+
+def whole_size(lab: Lab, repository: str) -> int:
+    return sum(Path(path).stat().st_size for path in files(lab, repository, ""))
+
+
+def grow(disk: Path, size: int) -> None:
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    subprocess.run([*as_root, "mount", "-o", f"remount,size={size}", str(disk)], check=True)

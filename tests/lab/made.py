@@ -107,16 +107,20 @@ COLLECTIONS = (
 
 @dataclass
 class Made:
-    """`objects` objects, rounded up to whole segments, and one of `large` bytes where that is not 0."""
+    """`objects` objects, rounded up to whole segments, and one of `large` bytes where that is not 0; where they are
+    to be `compressible`, all but the first bytes of each are zeros."""
 
     objects: int
     large: int = 0
+    compressible: bool = False
     noise: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # The first half does not compress, like vectors; the second does, like ids.
         bits = numpy.random.default_rng(1).integers(0, 256, 8 << 20, dtype=numpy.uint8)
         bits[4 << 20 :] &= 0x0F
+        if self.compressible:
+            bits[:] = 0
         self.noise = bits.tobytes()
 
     @property
@@ -153,7 +157,9 @@ class Made:
         random = numpy.random.default_rng(seed)
         with open(target, "wb", buffering=0) as file:
             for start in range(0, size, LARGE_CHUNK):
-                file.write(random.bytes(min(LARGE_CHUNK, size - start)))
+                length = min(LARGE_CHUNK, size - start)
+                data = random.bytes(8) + bytes(length - 8) if self.compressible else random.bytes(length)
+                file.write(data)
 
     def placed(self) -> Iterator[tuple[Collection, int, int]]:
         """Collection, partition and id of every segment."""

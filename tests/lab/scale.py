@@ -13,10 +13,11 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from blake3 import blake3
 
 from . import eyrie as lab_eyrie
@@ -74,6 +75,8 @@ class Scale:
     directory: Path
     binary: Path
     made: Made
+    # Of eyrie's configuration.
+    resources: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.source = Instance("local", self.directory / "source", name="made")
@@ -82,7 +85,10 @@ class Scale:
         self.eyrie = self.on(self.source)
 
     def on(self, instance: Instance) -> Eyrie:
-        return Eyrie(self.binary, lab_eyrie.configure(instance, [self.repository]))
+        config = lab_eyrie.configure(instance, [self.repository])
+        if self.resources:
+            config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"resources": self.resources}))
+        return Eyrie(self.binary, config)
 
     def fill(self) -> int:
         """Starts both etcds, fills the source, and makes the repository."""

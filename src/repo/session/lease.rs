@@ -718,9 +718,11 @@ pub(crate) async fn leases(repo: &Repository) -> Result<Vec<Seen>> {
             dead: false,
         };
         let watched = now.saturating_sub(sighting(repo, *id, hash, now));
+        let of_this_process =
+            |lease: &Seen| (lease.file.as_ref()).map_or(true, |file| file.host == *repo.host());
         let says_so = |file: &LeaseFile| file.ttl_s == 0 || repo.host().proves_dead(&file.host);
         lease.dead = lease.file.as_ref().is_ok_and(says_so)
-            || repo.has_ended(id)
+            || (of_this_process(&lease) && repo.has_ended(id))
             || repo.is_taken_for_dead(id)
             || watched > lease.patience();
         found.push(lease);

@@ -49,7 +49,7 @@ impl Repository {
     }
 
     /// The marks that can be read. What a damaged one says is not known; a check names it.
-    pub(super) async fn marks(&self) -> Result<Vec<MarkId>> {
+    pub(crate) async fn marks(&self) -> Result<Vec<MarkId>> {
         Ok(self
             .read_marks()
             .await?

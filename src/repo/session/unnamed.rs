@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 
 use super::index::Index;
-use super::index::load::{Trust, directory, keep};
+use super::index::load::{Trust, keep};
+use super::index::recover::directory;
 use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::repo::format::blob::PackKind;

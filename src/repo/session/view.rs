@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::index::load::{Trust, repair};
 use super::index::{Index, Unreadable};
 use super::lease::{Lease, SessionKind};
+use super::snapshots::Snapshots;
 use crate::base::error::Context;
 use crate::base::resources::Resources;
 use crate::repo::format::blob::{BlobKind, PackKind, into_mut};
@@ -41,6 +42,9 @@ struct Seen {
 
 /// So many look-ups at least are done by one thread.
 const LOOK_UPS: usize = 64;
+
+/// Of how many blobs the places are in memory where those of many packs are needed: 56 bytes each.
+const RECORDS_AT_ONCE: u64 = 1 << 20;
 
 /// How far a walk of trees looks into their nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,29 +109,38 @@ impl Repository {
     ///
     /// [`Cause::Damage`] when the index is damaged.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
-        self.begin_reader_by(instance, parents, Trust::Files).await
+        let lineage = self.lineage(instance);
+        let lease = Lease::take(self, SessionKind::Reader, lineage, parents).await?;
+        match self.view().await {
+            Ok(view) => Ok(Reader { view, lease }),
+            Err(error) => {
+                lease.give_up().await;
+                Err(error)
+            }
+        }
     }
+}
 
-    /// The same for a check: the index is read from the repository, whatever this host has of it.
+impl Repository {
+    /// Begins a reader session that checks snapshots: those that are given back, which were listed before the
+    /// index was read. The index is read from the repository, whatever this host has of it.
     ///
     /// # Errors
     ///
-    /// [`Cause::Damage`] when the index is damaged.
-    pub async fn begin_check(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
-        self.begin_reader_by(instance, parents, Trust::Nothing)
-            .await
-    }
-
-    async fn begin_reader_by(
+    /// [`Cause::Damage`] when the index is damaged; what the store fails with.
+    pub async fn begin_check(
         &self,
         instance: &str,
         parents: Vec<SnapshotId>,
-        trust: Trust<'_>,
-    ) -> Result<Reader> {
+    ) -> Result<(Reader, Snapshots)> {
         let lineage = self.lineage(instance);
         let lease = Lease::take(self, SessionKind::Reader, lineage, parents).await?;
-        match self.view_by(trust).await {
-            Ok(view) => Ok(Reader { view, lease }),
+        let read = async {
+            let snapshots = self.snapshots().await?;
+            Ok((self.view_by(Trust::Nothing).await?, snapshots))
+        };
+        match read.await {
+            Ok((view, snapshots)) => Ok((Reader { view, lease }, snapshots)),
             Err(error) => {
                 lease.give_up().await;
                 Err(error)
@@ -371,6 +384,26 @@ impl View {
     /// What the store fails with.
     pub(crate) async fn repair(&self, unreadable: &Unreadable) -> Result<()> {
         repair(self.repo(), self.index(), unreadable).await
+    }
+
+    /// These packs in portions, the records of each of which fit into memory at once.
+    pub(crate) fn portions(&self, packs: impl Iterator<Item = u32>) -> Vec<Vec<u32>> {
+        let mut portions: Vec<Vec<u32>> = Vec::new();
+        let mut room = 0;
+        for number in packs {
+            let blobs = u64::from(self.index().pack(number).blobs);
+            match portions.last_mut() {
+                Some(portion) if blobs <= room => {
+                    room -= blobs;
+                    portion.push(number);
+                }
+                _ => {
+                    room = RECORDS_AT_ONCE.saturating_sub(blobs);
+                    portions.push(vec![number]);
+                }
+            }
+        }
+        portions
     }
 
     /// The records of these packs, each list ascending by position.

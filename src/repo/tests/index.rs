@@ -9,7 +9,7 @@ use super::support::*;
 use crate::base::env::{Env, lock};
 use crate::base::resources::{Limits, Resources};
 use crate::repo::format::ids::IndexId;
-use crate::repo::session::index::merge::merge;
+use crate::repo::session::index::merge::{merge, merge_by};
 use crate::repo::{CheckBytes, Manifest, Repository, Unlock};
 use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::{Op, RecordStore};
@@ -217,8 +217,13 @@ async fn a_crash_after_any_write_of_a_merge_leaves_the_index_whole() {
         ..Journal::default()
     };
     let repo = little(Arc::new(journal.clone()), None).await;
-    assert_eq!(merge(&repo, || Ok(())).await.unwrap() as u64, SESSIONS);
+    // Segments of so few records that the run has several, and that blobs with several places are at their ends.
+    let merged = merge_by(&repo, || Ok(()), 50).await.unwrap();
+    assert!(merged >= 8, "{merged}");
     assert_eq!(merge(&repo, || Ok(())).await.unwrap(), 0);
+    let view = repo.view().await.unwrap();
+    let live = view.index().live().len() as u64;
+    assert!(live > SESSIONS - 8 + 2, "{live}: the run has several segments");
     holds(&repo, &all).await;
     let states = std::mem::take(&mut *lock(&journal.states));
     for (path, state) in states {
@@ -249,8 +254,12 @@ async fn a_segment_that_goes_while_the_index_is_read_is_no_damage() {
         gate.listed.notified().await;
         let other = open(Arc::new(lists.inner.clone())).await.unwrap();
         let before = paths(&lists.inner, "index/").await;
-        assert_eq!(merge(&other, || Ok(())).await.unwrap() as u64, SESSIONS);
-        for key in &before {
+        assert_eq!(merge(&other, || Ok(())).await.unwrap(), 8);
+        let live = other.view().await.unwrap();
+        let live: Vec<String> = (live.index().live().iter())
+            .map(|live| format!("index/{}", live.id))
+            .collect();
+        for key in before.iter().filter(|key| !live.contains(&key.to_string())) {
             lists.inner.delete(key, None).await.unwrap();
         }
         gate.go_on.notify_one();
@@ -258,8 +267,73 @@ async fn a_segment_that_goes_while_the_index_is_read_is_no_damage() {
     let (view, ()) = tokio::join!(repo.view(), merged);
     let view = view.unwrap();
     assert_eq!(view.index().unread(), []);
-    assert_eq!(view.index().live().len(), 1);
+    assert_eq!(view.index().live().len() as u64, SESSIONS - 8 + 1);
     for (manifest, data) in &all {
         assert_eq!(&restore(&view, manifest).await.unwrap(), data);
+    }
+}
+
+/// A host that has a copy of a segment which is damaged in the repository does not keep that to itself.
+#[tokio::test]
+async fn a_segment_that_is_damaged_in_the_repository_is_found_by_a_check_and_written_anew_from_a_copy() {
+    let store = Arc::new(MemoryStore::new());
+    let all = filled(&store).await;
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for state in [here.path(), there.path()] {
+        holds(&little(store.clone(), Some(state)).await, &all).await;
+    }
+    let key = paths(&store, "index/").await.remove(0);
+    damage(&store, &key, |bytes| bytes[60] ^= 1).await;
+    let checked = little(store.clone(), Some(here.path())).await;
+    let report = checked.check(&[], CheckBytes::None).await.unwrap();
+    assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+    assert_eq!(report.damage[0].place, key.as_str());
+    assert_eq!(report.segments.len(), 1);
+    checked
+        .record_verification(&crate::repo::Verification {
+            time: jiff::Timestamp::UNIX_EPOCH,
+            level: "structure".into(),
+            results: vec![],
+            places: report.places,
+            segments: report.segments,
+        })
+        .await
+        .unwrap();
+    // Another host heals it.
+    let healer = little(store.clone(), Some(there.path())).await;
+    let (_, added) = backup(&healer, "a", &all[0].1).await.unwrap();
+    assert_eq!(added, 0);
+    let report = checked.check(&[], CheckBytes::None).await.unwrap();
+    assert_eq!(report.damage, []);
+    holds(&little(store, None).await, &all).await;
+}
+
+/// What a snapshot needs that is committed while a check begins is in no index that it has read.
+#[tokio::test]
+async fn a_snapshot_that_is_committed_while_a_check_begins_is_no_damage() {
+    let store = Arc::new(MemoryStore::new());
+    filled(&store).await;
+    let lists = Arc::new(Lists::new(store.fork()));
+    let gate = Arc::new(Gate::default());
+    let repo = open(lists.clone()).await.unwrap();
+    for session in [false, true] {
+        *lock(&lists.gate) = Some(("index/".to_owned(), gate.clone()));
+        let commits = async {
+            gate.listed.notified().await;
+            let other = open(Arc::new(lists.inner.clone())).await.unwrap();
+            backup(&other, "b", &objects(5_000 + u64::from(session))).await.unwrap();
+            gate.go_on.notify_one();
+        };
+        let check = async {
+            if !session {
+                return repo.check(&[], CheckBytes::All).await.unwrap();
+            }
+            let (reader, snapshots) = repo.begin_check("verify", vec![]).await.unwrap();
+            let report = reader.view().check(snapshots, &[], CheckBytes::All).await;
+            reader.finish().await;
+            report.unwrap()
+        };
+        let (report, ()) = tokio::join!(check, commits);
+        assert_eq!(report.damage, []);
     }
 }

@@ -11,6 +11,7 @@ mod lost;
 mod maps;
 mod memory;
 mod objects;
+mod schedules;
 mod sessions;
 mod support;
 mod vectors;

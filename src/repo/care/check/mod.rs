@@ -25,6 +25,7 @@ use crate::repo::opening::read_rings;
 use crate::repo::repository::Repository;
 use crate::repo::session::index::load::Trust;
 use crate::repo::session::lease::LeaseFile;
+use crate::repo::session::snapshots::Snapshots;
 use crate::repo::session::verified::{BadPlace, Verification};
 use crate::repo::session::view::{Look, View};
 use crate::{Cause, Error, Result};
@@ -35,11 +36,8 @@ const FILES_AT_ONCE: usize = 16;
 /// How many packs are read at once; the byte budget bounds them too.
 const PACKS_AT_ONCE: usize = 4;
 
-/// How many blobs are looked up at once: 32 bytes each, and some 100 while they are.
-const LOOK_UPS_AT_ONCE: usize = 1 << 17;
-
-/// Of how many blobs the places are in memory while packs are read: 56 bytes each.
-const RECORDS_AT_ONCE: u64 = 1 << 20;
+/// How many blobs are looked up at once: no longer than nodes that are being read may stand still.
+const LOOK_UPS_AT_ONCE: usize = 1 << 12;
 
 /// Which packs' bytes to read.
 #[derive(Clone, Copy, Default)]
@@ -76,37 +74,44 @@ pub struct CheckReport {
 impl View {
     /// Checks config, keys, leases, marks, verifications, index, manifests, trees, and that every blob that the snapshots
     /// refer to is in a pack that is there; with `bytes`, every byte of the packs as well. An empty
-    /// `only` means all snapshots. The view is one that a check began ([`Repository::begin_check`]), else the index is
-    /// checked only as far as the view has read it.
+    /// `only` means all `snapshots`. View and snapshots are those that [`Repository::begin_check`] gave: what was
+    /// committed since is in no index that was read before.
     ///
     /// # Errors
     ///
     /// What the store fails with; damage is in the report.
-    pub async fn check(&self, only: &[SnapshotId], bytes: CheckBytes<'_>) -> Result<CheckReport> {
-        self.repo().check_by(Ok(self), only, bytes).await
+    pub async fn check(
+        &self,
+        snapshots: Snapshots,
+        only: &[SnapshotId],
+        bytes: CheckBytes<'_>,
+    ) -> Result<CheckReport> {
+        self.repo().check_by(Ok(self), snapshots, only, bytes).await
     }
 }
 
 impl Repository {
-    /// Reads the index, and checks as [`View::check`] does; an index that contradicts itself is damage.
+    /// Lists the snapshots, reads the index, and checks as [`View::check`] does; an index that contradicts itself
+    /// is damage.
     ///
     /// # Errors
     ///
     /// What the store fails with; damage is in the report.
     pub async fn check(&self, only: &[SnapshotId], bytes: CheckBytes<'_>) -> Result<CheckReport> {
+        let snapshots = self.snapshots().await?;
         let view = self.view_by(Trust::Nothing).await;
-        self.check_by(view.as_ref(), only, bytes).await
+        self.check_by(view.as_ref(), snapshots, only, bytes).await
     }
 
     async fn check_by(
         &self,
-        view: Result<&View, &Error>,
+        view: std::result::Result<&View, &Error>,
+        snapshots: Snapshots,
         only: &[SnapshotId],
         bytes: CheckBytes<'_>,
     ) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         self.check_files(&mut report.damage).await?;
-        let snapshots = self.snapshots().await?;
         let asked = |id: &SnapshotId| only.is_empty() || only.contains(id);
         let concerns = |d: &Damage| d.snapshots.is_empty() || d.snapshots.iter().any(asked);
         let beyond = snapshots.beyond().to_vec();
@@ -365,23 +370,17 @@ impl Check<'_> {
             return Ok(());
         }
         let view = self.view;
-        let mut rest = &packs[..];
-        while let Some((first, _)) = rest.split_first() {
-            // The index is gone through for so many records at once.
-            let mut count = u64::from(first.1.blobs);
-            let more = rest[1..].iter().take_while(|(_, pack)| {
-                count += u64::from(pack.blobs);
-                count <= RECORDS_AT_ONCE
-            });
-            let (some, after) = rest.split_at(1 + more.count());
-            rest = after;
-            let numbers: Vec<u32> = some.iter().map(|(number, _)| *number).collect();
-            let mut records = view.records_of(&numbers).await?;
+        let numbers: HashMap<u32, PackInfo> = packs.iter().copied().collect();
+        for numbers_of_some in view.portions(packs.iter().map(|(number, _)| *number)) {
+            let mut records = view.records_of(&numbers_of_some).await?;
+            let some = numbers_of_some
+                .iter()
+                .map(|number| (*number, numbers[number]));
             let mut read = futures::stream::iter(some)
                 .map(|(number, pack)| {
-                    let records = records.remove(number).unwrap_or_default();
+                    let records = records.remove(&number).unwrap_or_default();
                     async move {
-                        let found = check_pack(view, *pack, records).await?;
+                        let found = check_pack(view, pack, records).await?;
                         Ok::<_, Error>((pack, found))
                     }
                 })
@@ -389,7 +388,7 @@ impl Check<'_> {
             while let Some((pack, found)) = read.try_next().await? {
                 report.packs += 1;
                 report.bytes_read += pack.size;
-                self.faults.add_pack(pack, found);
+                self.faults.add_pack(&pack, found);
             }
         }
         Ok(())

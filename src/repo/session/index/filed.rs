@@ -34,15 +34,31 @@ const TRAILER: usize = 4;
 /// Where the bytes of a filed segment are.
 #[derive(Debug)]
 pub(super) enum Body {
-    File(File),
+    /// A file, which is opened for each read: a process may have few open files, and there may be many
+    /// segments. Another process may put another copy in its place, with the same content in the same places.
+    File(PathBuf),
+    /// A file without a name.
+    Spooled(File),
     Memory(Vec<u8>),
 }
 
 impl Body {
+    fn length(&self) -> io::Result<u64> {
+        Ok(match self {
+            Self::File(path) => std::fs::metadata(path)?.len(),
+            Self::Spooled(file) => file.metadata()?.len(),
+            Self::Memory(all) => all.len() as u64,
+        })
+    }
+
     fn read_at(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
         match self {
-            Self::File(file) => {
-                let mut bytes = vec![0; length];
+            Self::File(path) => {
+                File::open(path)?.read_exact_at(&mut bytes, at)?;
+                Ok(bytes)
+            }
+            Self::Spooled(file) => {
                 file.read_exact_at(&mut bytes, at)?;
                 Ok(bytes)
             }
@@ -60,11 +76,9 @@ impl Body {
 /// A segment, whose records are read when they are needed.
 #[derive(Debug)]
 pub(super) struct Filed {
-    pub(super) packs: Vec<PackInfo>,
-    pub(super) supersedes: Vec<IndexId>,
     /// Whether its records are here: a segment that another supersedes needs none.
     pub(super) whole: bool,
-    /// How many records are here.
+    /// How many records the segment has.
     pub(super) records: usize,
     /// The first eight bytes of the last id.
     pub(super) last: u64,
@@ -75,19 +89,42 @@ pub(super) struct Filed {
     body: Body,
 }
 
-/// Something that a file has is not what was written there.
+/// What a file says of its segment but for the records, which is needed once.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) packs: Vec<PackInfo>,
+    pub(super) supersedes: Vec<IndexId>,
+}
+
+/// Why a file cannot be read.
 #[derive(Debug)]
-pub(super) struct BadFile(pub(super) String);
+pub(super) enum BadFile {
+    /// It is not there, or the system does not let us read it now.
+    Unread(String),
+    /// Something that it has is not what was written there.
+    Wrong(String),
+}
+
+impl BadFile {
+    pub(super) fn why(self) -> String {
+        match self {
+            Self::Unread(why) | Self::Wrong(why) => why,
+        }
+    }
+}
 
 impl From<io::Error> for BadFile {
     fn from(error: io::Error) -> Self {
-        Self(error.to_string())
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Wrong("it ends early".into()),
+            _ => Self::Unread(error.to_string()),
+        }
     }
 }
 
 impl From<crate::Error> for BadFile {
     fn from(error: crate::Error) -> Self {
-        Self(error.chain())
+        Self::Wrong(error.chain())
     }
 }
 
@@ -126,14 +163,14 @@ pub(super) fn prefix(id: &BlobId) -> u64 {
 }
 
 impl Filed {
-    /// The file of a segment that has `size` bytes in the repository; its records are in order, or all left
-    /// out.
+    /// The file of a segment that has `size` bytes and so many records in the repository; they are in order here,
+    /// or all left out.
     pub(super) fn encode(
         sealer: &Sealer,
         id: &IndexId,
         size: u64,
         segment: &Segment,
-        whole: bool,
+        count: usize,
     ) -> Result<Vec<u8>> {
         let seal = Seal::new(sealer, id, size);
         let records = &segment.records;
@@ -150,8 +187,8 @@ impl Filed {
         let mut summary = Vec::new();
         put_packs(&mut summary, &segment.packs)?;
         put_ids(&mut summary, &segment.supersedes)?;
-        summary.push(whole.into());
-        summary.extend_from_slice(&to_u32(records.len(), "a number of records")?.to_le_bytes());
+        summary.push((records.len() == count).into());
+        summary.extend_from_slice(&to_u32(count, "a number of records")?.to_le_bytes());
         let last = records.last().map_or(0, |last| prefix(&last.entry.id));
         summary.extend_from_slice(&last.to_le_bytes());
         summary.extend(fences);
@@ -181,13 +218,12 @@ impl Filed {
         id: &IndexId,
         size: u64,
         body: Body,
-    ) -> std::result::Result<Self, BadFile> {
-        let bytes = match &body {
-            Body::File(file) => file.metadata()?.len(),
-            Body::Memory(all) => all.len() as u64,
-        };
-        let ends_early = || BadFile("it ends early".into());
-        let at = bytes.checked_sub(TRAILER as u64).ok_or_else(ends_early)?;
+    ) -> std::result::Result<(Self, Summary), BadFile> {
+        let ends_early = || BadFile::Wrong("it ends early".into());
+        let at = body
+            .length()?
+            .checked_sub(TRAILER as u64)
+            .ok_or_else(ends_early)?;
         let mut length = [0; TRAILER];
         length.copy_from_slice(&body.read_at(at, TRAILER)?);
         let length = u32::from_le_bytes(length);
@@ -197,14 +233,18 @@ impl Filed {
         let summary = seal
             .key
             .open(&seal.summary(), &summary)
-            .ok_or_else(|| BadFile("its summary is not authentic".into()))?;
+            .ok_or_else(|| BadFile::Wrong("its summary is not authentic".into()))?;
         let mut reader = Reader::new(&summary, "the summary");
         let packs = read_packs(&mut reader)?;
         let supersedes = read_ids(&mut reader)?;
         let whole = reader.u8()? != 0;
         let records = reader.u32()? as usize;
         let last = reader.u64()?;
-        let chunks = records.div_ceil(CHUNK_RECORDS);
+        let chunks = if whole {
+            records.div_ceil(CHUNK_RECORDS)
+        } else {
+            0
+        };
         let fences = (0..chunks).map(|_| reader.u64()).collect::<Result<_>>()?;
         let filter = match reader.remaining() {
             0 => None,
@@ -218,9 +258,7 @@ impl Filed {
                 fingerprints: reader.take(reader.remaining())?.into(),
             }),
         };
-        Ok(Self {
-            packs,
-            supersedes,
+        let filed = Self {
             whole,
             records,
             last,
@@ -228,7 +266,8 @@ impl Filed {
             filter,
             seal,
             body,
-        })
+        };
+        Ok((filed, Summary { packs, supersedes }))
     }
 
     /// The first eight bytes of the first id.
@@ -272,21 +311,18 @@ impl Filed {
         let at = (HEADER.len() + number * CHUNK) as u64;
         let sealed = self.body.read_at(at, count * RECORD + NONCE + TAG)?;
         let plain = self.seal.key.open(&self.seal.chunk(number), &sealed);
-        let plain = plain.ok_or_else(|| BadFile(format!("its chunk {number} is not authentic")))?;
+        let wrong = || BadFile::Wrong(format!("its chunk {number} is not authentic"));
+        let plain = plain.ok_or_else(wrong)?;
         Ok(read_records(&plain, "a chunk")?)
     }
 
-    /// All of the segment.
-    pub(super) fn segment(&self) -> std::result::Result<Segment, BadFile> {
+    /// All records.
+    pub(super) fn all(&self) -> std::result::Result<Vec<Record>, BadFile> {
         let mut records = Vec::with_capacity(self.records);
         for number in 0..self.chunks() {
             records.extend(self.chunk(number)?);
         }
-        Ok(Segment {
-            packs: self.packs.clone(),
-            supersedes: self.supersedes.clone(),
-            records,
-        })
+        Ok(records)
     }
 }
 
@@ -298,7 +334,11 @@ fn filter_of(records: &[Record]) -> Option<BinaryFuse8> {
         return None;
     }
     // Without one each look-up reads a chunk.
-    BinaryFuse8::try_from(keys).ok()
+    let filter = BinaryFuse8::try_from(&keys).ok()?;
+    // One that denies what is here would deny it for as long as the file is there.
+    keys.iter()
+        .all(|key| filter.contains(key))
+        .then_some(filter)
 }
 
 /// The local files of a repository's segments.
@@ -316,31 +356,56 @@ impl Cache {
     }
 
     /// The file of a segment; `None` where there is none that is right. One that is wrong is removed.
-    pub(super) fn open(&self, sealer: &Sealer, id: &IndexId, size: u64) -> Option<Filed> {
+    pub(super) fn open(
+        &self,
+        sealer: &Sealer,
+        id: &IndexId,
+        size: u64,
+    ) -> Option<(Filed, Summary)> {
         let path = self.path(id);
-        let opened = File::open(&path).map_err(BadFile::from);
-        match opened.and_then(|file| Filed::open(sealer, id, size, Body::File(file))) {
+        match Filed::open(sealer, id, size, Body::File(path.clone())) {
             Ok(filed) => Some(filed),
-            Err(BadFile(why)) => {
-                if std::fs::remove_file(&path).is_ok() {
-                    tracing::debug!("removed {}: {why}", path.display());
-                }
+            Err(BadFile::Unread(why)) => {
+                tracing::trace!("{} is not read: {why}", path.display());
+                None
+            }
+            Err(BadFile::Wrong(why)) => {
+                tracing::debug!("removing {}: {why}", path.display());
+                self.forget(id);
                 None
             }
         }
     }
 
-    /// Writes the file of a segment, and opens it.
-    pub(super) fn keep(&self, id: &IndexId, bytes: &[u8]) -> io::Result<File> {
-        std::fs::create_dir_all(&self.0)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
+    /// All of a segment, where its file has it and is right.
+    pub(super) fn segment(&self, sealer: &Sealer, id: &IndexId, size: u64) -> Option<Segment> {
+        let (filed, summary) = self.open(sealer, id, size)?;
+        let records = filed.whole.then(|| filed.all().ok())??;
+        Some(Segment {
+            packs: summary.packs,
+            supersedes: summary.supersedes,
+            records,
+        })
+    }
+
+    /// Writes the file of a segment.
+    pub(super) fn keep(&self, id: &IndexId, bytes: &[u8]) -> io::Result<PathBuf> {
+        let mut file = tempfile::NamedTempFile::new_in(self.directory()?)?;
         file.write_all(bytes)?;
-        file.persist(self.path(id)).map_err(|error| error.error)
+        let path = self.path(id);
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(path)
+    }
+
+    /// The directory, which is made where it is not there.
+    pub(super) fn directory(&self) -> io::Result<&Path> {
+        std::fs::create_dir_all(&self.0)?;
+        Ok(&self.0)
     }
 
     /// Removes the file of a segment.
     pub(super) fn forget(&self, id: &IndexId) {
-        // Where it stays, it is authentic all the same.
+        // Where it stays, it is not believed the next time either.
         let _ = std::fs::remove_file(self.path(id));
     }
 

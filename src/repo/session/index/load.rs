@@ -1,20 +1,18 @@
 //! Reading the index of a repository.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 
 use super::filed::{BadFile, Body, Cache, Filed, prefix};
+use super::recover::{Recovered, recover};
 use super::{Index, Live, OnDisk, Resident, Span, Unreadable, runs};
 use crate::base::error::Context;
-use crate::repo::format::blob::PackKind;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{IndexId, PackId};
-use crate::repo::format::pack::{DirectoryPlace, TRAILER, pack_key};
 use crate::repo::format::segment::{End, Footer, PackInfo, Record, Segment};
 use crate::repo::format::wire::{damaged, missing_is_damage, to_u32};
 use crate::repo::opening::read_twice;
@@ -28,12 +26,14 @@ const ENDS_AT_ONCE: usize = 16;
 /// How much is read of the end of a segment before more is known of it, in bytes: all of a small one, and of
 /// a large one the footer, unless it has many packs.
 const END: u64 = 64 << 10;
-/// How many directories of packs are read at once: each is 4 MiB at most.
-const DIRECTORIES_AT_ONCE: usize = 16;
 /// How often segments are listed again when some vanish between listing and reading.
 const LISTED_AGAIN: u32 = 5;
 /// The part of the memory budget that records may take.
 const PART_OF_MEMORY: u64 = 4;
+/// The part of the memory budget that small segments may take which have been read whole.
+const PART_FOR_ENDS: u64 = 16;
+/// So many names come in one answer of any store: they were there at one moment.
+const ONE_ANSWER: usize = 256;
 
 /// Which local files of segments are read instead of the segments.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +48,12 @@ pub(crate) enum Trust<'a> {
 
 /// What is known of a segment before its records are read.
 #[derive(Debug)]
-struct Begun {
-    id: IndexId,
-    size: u64,
-    packs: Vec<PackInfo>,
-    supersedes: Vec<IndexId>,
+pub(super) struct Begun {
+    pub(super) id: IndexId,
+    pub(super) size: u64,
+    /// Their numbers in the table.
+    pub(super) packs: Arc<[u32]>,
+    pub(super) supersedes: Vec<IndexId>,
     records: usize,
     read: Read,
 }
@@ -60,17 +61,17 @@ struct Begun {
 /// As far as it was read.
 #[derive(Debug)]
 enum Read {
-    /// Its local file.
+    /// By its local file.
     File(Filed),
-    /// The bytes at its end.
-    End(Bytes),
-    /// All that is needed.
-    Part,
+    /// All its bytes.
+    Whole(Bytes),
+    /// Its end.
+    End,
 }
 
 /// The records of a segment.
 #[derive(Debug)]
-enum Part {
+pub(super) enum Part {
     Records(Vec<Record>),
     Filed(Filed),
 }
@@ -88,24 +89,60 @@ impl Part {
     }
 }
 
+/// Packs as segments describe them, each with a number: one has several where segments contradict each other.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) packs: Vec<PackInfo>,
+    known: HashMap<(PackId, u64, u8, u32), u32>,
+}
+
+impl Table {
+    /// The numbers of these packs, in their order.
+    pub(super) fn number(&mut self, packs: &[PackInfo]) -> Result<Arc<[u32]>> {
+        let number = |pack: &PackInfo| {
+            let next = to_u32(self.packs.len(), "a number of packs")?;
+            let described = (pack.id, pack.size, pack.kind as u8, pack.blobs);
+            let number = *self.known.entry(described).or_insert(next);
+            match self.packs.get_mut(number as usize) {
+                None => self.packs.push(*pack),
+                // Which hash is right, the bytes tell.
+                Some(known) if !known.hash_known() => known.hash = pack.hash,
+                Some(_) => {}
+            }
+            Ok(number)
+        };
+        packs.iter().map(number).collect()
+    }
+}
+
 impl Index {
-    /// Reads all segments. One that is damaged or went missing is left out and named; its blobs are known
-    /// by the directories of the packs of which the others lack some.
+    /// Reads all segments. One that is damaged or went missing is left out and named; its records are looked
+    /// for elsewhere.
     ///
     /// # Errors
     ///
     /// [`Cause::Damage`] when segments contradict each other; what the store fails with.
     pub(crate) async fn load(repo: &Repository, trust: Trust<'_>) -> Result<Self> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
+        for _ in 1..LISTED_AGAIN {
             // Segments are merged and removed: what replaces them came before they went.
-            match load_listed(repo, trust, tries == LISTED_AGAIN).await {
+            match load_listed(repo, trust, false).await {
                 Err(error) if error.cause() == Cause::NotFound => {}
                 loaded => return loaded,
             }
         }
+        load_listed(repo, trust, true).await
     }
+}
+
+/// The segments that a store lists.
+async fn list(repo: &Repository) -> Result<HashMap<IndexId, u64>> {
+    let mut listed = HashMap::new();
+    for meta in repo.list(StoredFile::Index.row().directory).await? {
+        if let Some(Ok(id)) = StoredFile::Index.id(meta.key.as_str()).map(str::parse) {
+            listed.insert(id, meta.size);
+        }
+    }
+    Ok(listed)
 }
 
 /// Reads the segments that a listing shows.
@@ -114,47 +151,60 @@ impl Index {
 ///
 /// [`Cause::NotFound`] when one was gone when it was read; it counts as damaged the `last` time.
 async fn load_listed(repo: &Repository, trust: Trust<'_>, last: bool) -> Result<Index> {
-    let mut listed: Vec<(IndexId, u64)> = Vec::new();
-    for meta in repo.list(StoredFile::Index.row().directory).await? {
-        if let Some(Ok(id)) = StoredFile::Index.id(meta.key.as_str()).map(str::parse) {
-            listed.push((id, meta.size));
-        }
-    }
-    listed.sort_unstable();
+    // A listing in several answers is of no moment: it may show the last segment of a merge and not those that
+    // were written before it. What the listing before this one showed came after all that it relies on.
+    let before = list(repo).await?;
+    let listed = match before.len() {
+        ..ONE_ANSWER => before.clone(),
+        _ => list(repo).await?,
+    };
     let cache = repo.local_index().map(Cache::new);
     let mut loading = Loading {
         repo,
         cache: cache.as_ref(),
         last,
         begun: Vec::new(),
+        table: Table::default(),
         unread: Vec::new(),
         parts: HashMap::new(),
         proved: HashSet::new(),
         room: repo.resources().memory() / PART_OF_MEMORY / size_of::<Record>() as u64,
     };
-    loading.begin(&listed, trust).await?;
+    loading.begin(&listed, &before, trust).await?;
     loading.read().await?;
     if let Some(cache) = &cache {
         loading.keep_superseded(cache).await?;
-        let listed: HashSet<IndexId> = listed.iter().map(|(id, _)| *id).collect();
         let cache = cache.clone();
         let clean = move || {
-            cache.retain(|id| listed.contains(id));
+            cache.retain(|id| listed.contains_key(id));
             Ok(())
         };
         repo.resources().run(clean).await?;
     }
     let superseded = loading.superseded();
-    loading.unread.retain(|(id, _)| !superseded.contains(id));
-    let recovered = loading.recovered().await?;
+    loading.unread.retain(|(id, ..)| !superseded.contains(id));
     let Loading {
         begun,
+        table,
         unread,
         parts,
         ..
     } = loading;
-    let finish = move || finish(begun, unread, parts, recovered);
-    repo.resources().run(finish).await
+    let mut loaded = Loaded {
+        begun,
+        table,
+        unread,
+        parts,
+    };
+    let mut recovered = Recovered::default();
+    if !loaded.unread.is_empty() {
+        let believed = !matches!(trust, Trust::Nothing);
+        let cache = cache.as_ref().filter(|_| believed);
+        (loaded, recovered) = recover(repo, cache, loaded).await?;
+    }
+    repo.resources()
+        .run(move || finish(loaded, recovered))
+        .await
 }
 
 struct Loading<'a> {
@@ -163,8 +213,9 @@ struct Loading<'a> {
     /// A segment that is gone counts as damaged.
     last: bool,
     begun: Vec<Begun>,
-    /// Those that are damaged, and why; in the end no longer those that others supersede.
-    unread: Vec<(IndexId, String)>,
+    table: Table,
+    /// Those that are damaged, with their sizes, and why; in the end no longer those that others supersede.
+    unread: Vec<(IndexId, u64, String)>,
     /// The records of those that live.
     parts: HashMap<IndexId, Part>,
     /// Others that are whole.
@@ -173,19 +224,29 @@ struct Loading<'a> {
     room: u64,
 }
 
-/// Packs that were read by their directories.
-#[derive(Debug, Default)]
-struct Recovered {
-    packs: Vec<Segment>,
-    /// Not every directory could be read that may have what segments lack.
-    in_part: bool,
+/// All that was read.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) begun: Vec<Begun>,
+    pub(super) table: Table,
+    pub(super) unread: Vec<(IndexId, u64, String)>,
+    pub(super) parts: HashMap<IndexId, Part>,
 }
 
 impl Loading<'_> {
-    /// Reads what segments say at their ends.
-    async fn begin(&mut self, listed: &[(IndexId, u64)], trust: Trust<'_>) -> Result<()> {
+    /// Reads what segments say at their ends. Only those of the listing `before` supersede others.
+    async fn begin(
+        &mut self,
+        listed: &HashMap<IndexId, u64>,
+        before: &HashMap<IndexId, u64>,
+        trust: Trust<'_>,
+    ) -> Result<()> {
         let (repo, cache) = (self.repo, self.cache);
-        let mut ends = futures::stream::iter(listed.iter().copied())
+        let mut listed: Vec<(IndexId, u64)> =
+            listed.iter().map(|(id, size)| (*id, *size)).collect();
+        listed.sort_unstable();
+        let mut room = repo.resources().memory() / PART_FOR_ENDS;
+        let mut ends = futures::stream::iter(listed)
             .map(|(id, size)| async move {
                 let trusted = match trust {
                     Trust::Files => true,
@@ -193,14 +254,38 @@ impl Loading<'_> {
                     Trust::Nothing => false,
                 };
                 let cache = cache.filter(|_| trusted);
-                (id, read_twice(|| begin(repo, cache, id, size)).await)
+                (id, size, read_twice(|| begin(repo, cache, id, size)).await)
             })
             .buffered(ENDS_AT_ONCE);
-        while let Some((id, begun)) = ends.next().await {
-            match begun {
-                Ok(begun) => self.begun.push(begun),
-                Err(error) => self.leave_out(id, gone(error, self.last))?,
-            }
+        while let Some((id, size, ended)) = ends.next().await {
+            let ended = match ended {
+                Ok(ended) => ended,
+                Err(error) => {
+                    self.leave_out(id, size, gone(error, self.last))?;
+                    continue;
+                }
+            };
+            let read = match ended.read {
+                Read::Whole(bytes) if bytes.len() as u64 > room => Read::End,
+                Read::Whole(bytes) => {
+                    room -= bytes.len() as u64;
+                    Read::Whole(bytes)
+                }
+                read => read,
+            };
+            let supersedes = if before.contains_key(&id) {
+                ended.supersedes
+            } else {
+                vec![]
+            };
+            self.begun.push(Begun {
+                id,
+                size,
+                packs: self.table.number(&ended.packs)?,
+                supersedes,
+                records: ended.records,
+                read,
+            });
         }
         Ok(())
     }
@@ -243,26 +328,23 @@ impl Loading<'_> {
         let claimants: Vec<(IndexId, u64)> =
             claimants.map(|begun| (begun.id, begun.size)).collect();
         for (id, size) in claimants {
-            match fetch(self.repo, id, size, Bytes::new()).await {
+            match fetch(self.repo, id, size).await {
                 Ok(_) => {
                     self.proved.insert(id);
                 }
-                Err(error) => self.leave_out(id, gone(error, self.last))?,
+                Err(error) => self.leave_out(id, size, gone(error, self.last))?,
             }
         }
         Ok(())
     }
 
-    /// Takes a segment for unread that is damaged; its local file is no longer read in its place.
-    fn leave_out(&mut self, id: IndexId, error: Error) -> Result<()> {
+    /// Takes a segment for unread that is damaged.
+    fn leave_out(&mut self, id: IndexId, size: u64, error: Error) -> Result<()> {
         if error.cause() != Cause::Damage {
             return Err(error);
         }
-        if let Some(cache) = self.cache {
-            cache.forget(&id);
-        }
         self.begun.retain(|begun| begun.id != id);
-        self.unread.push((id, error.chain()));
+        self.unread.push((id, size, error.chain()));
         Ok(())
     }
 
@@ -278,20 +360,20 @@ impl Loading<'_> {
             if resident {
                 self.room -= begun.records as u64;
             }
-            let read = std::mem::replace(&mut begun.read, Read::Part);
+            let read = std::mem::replace(&mut begun.read, Read::End);
             let (id, size) = (begun.id, begun.size);
             reads.push(async move {
                 let part = read_part(repo, cache, id, size, read, resident).await;
-                (id, part)
+                (id, size, part)
             });
         }
         let mut reads = futures::stream::iter(reads).buffer_unordered(SEGMENTS_AT_ONCE);
-        while let Some((id, part)) = reads.next().await {
+        while let Some((id, size, part)) = reads.next().await {
             match part {
                 Ok(part) => {
                     self.parts.insert(id, part);
                 }
-                Err(error) => self.leave_out(id, gone(error, self.last))?,
+                Err(error) => self.leave_out(id, size, gone(error, self.last))?,
             }
         }
         Ok(())
@@ -305,76 +387,21 @@ impl Loading<'_> {
                 continue;
             }
             let (repo, cache, id, size) = (self.repo.clone(), cache.clone(), begun.id, begun.size);
+            let pack = |number: &u32| self.table.packs[*number as usize];
             let segment = Segment {
-                packs: begun.packs.clone(),
+                packs: begun.packs.iter().map(pack).collect(),
                 supersedes: begun.supersedes.clone(),
                 records: vec![],
             };
+            let count = begun.records;
             let keep = move || {
-                let bytes = Filed::encode(repo.sealer(), &id, size, &segment, false)?;
-                told_once(&repo, &cache.keep(&id, &bytes));
+                let bytes = Filed::encode(repo.sealer(), &id, size, &segment, count)?;
+                told_once(&repo, cache.keep(&id, &bytes));
                 Ok(())
             };
             self.repo.resources().run(keep).await?;
         }
         Ok(())
-    }
-
-    /// Reads the packs' own directories, where segments cannot be read.
-    async fn recovered(&self) -> Result<Recovered> {
-        if self.unread.is_empty() {
-            return Ok(Recovered::default());
-        }
-        for (id, why) in &self.unread {
-            if self.repo.first_told(id.to_string()) {
-                tracing::warn!("the packs' own directories are read instead: {why}");
-            }
-        }
-        let described = self.begun.iter().flat_map(|begun| &begun.packs);
-        let described = described.map(|pack| (pack.id, *pack)).collect();
-        recover(self.repo, &self.whole()?, &described).await
-    }
-
-    /// The packs of which the segments that count have every blob.
-    fn whole(&self) -> Result<HashSet<PackId>> {
-        let mut numbers: HashMap<PackId, u32> = HashMap::new();
-        let mut packs: Vec<PackInfo> = Vec::new();
-        let mut places: Vec<(u32, u32)> = Vec::new();
-        for begun in &self.begun {
-            let Some(part) = self.parts.get(&begun.id) else {
-                continue;
-            };
-            let mut own = Vec::with_capacity(begun.packs.len());
-            for pack in &begun.packs {
-                let next = to_u32(packs.len(), "a number of packs")?;
-                let number = *numbers.entry(pack.id).or_insert(next);
-                if number == next {
-                    packs.push(*pack);
-                }
-                own.push(number);
-            }
-            let mut add = |records: &[Record]| {
-                let place = |r: &Record| Some((*own.get(r.pack as usize)?, r.entry.position));
-                places.extend(records.iter().filter_map(place));
-            };
-            match part {
-                Part::Records(records) => add(records),
-                Part::Filed(filed) => {
-                    for number in 0..filed.chunks() {
-                        // What its packs' directories say is as good.
-                        add(&filed.chunk(number).unwrap_or_default());
-                    }
-                }
-            }
-        }
-        places.sort_unstable();
-        places.dedup();
-        let of_one = places.chunk_by(|a, b| a.0 == b.0);
-        let whole = of_one.filter_map(|places| {
-            let pack = packs.get(places.first()?.0 as usize)?;
-            (places.len() >= pack.blobs as usize).then_some(pack.id)
-        });
-        Ok(whole.collect())
     }
 }
 
@@ -388,27 +415,37 @@ fn gone(error: Error, last: bool) -> Error {
 }
 
 /// Says once that local files of the index cannot be written.
-fn told_once(repo: &Repository, kept: &std::io::Result<File>) {
-    if let Err(error) = kept
-        && repo.first_told("local index")
-    {
-        tracing::warn!(
-            "the index cannot be kept below state_dir, and is read from the repository again next time: {error}"
-        );
+fn told_once<T>(repo: &Repository, kept: std::io::Result<T>) -> Option<T> {
+    match kept {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            if repo.first_told("local index") {
+                tracing::warn!(
+                    "the index cannot be kept below state_dir, and is read from the repository again next time: {error}"
+                );
+            }
+            None
+        }
     }
 }
 
+/// What the end of a segment says.
+struct Ended {
+    packs: Vec<PackInfo>,
+    supersedes: Vec<IndexId>,
+    records: usize,
+    read: Read,
+}
+
 /// Reads what a segment of `size` bytes says at its end, from its local file where there is one.
-async fn begin(repo: &Repository, cache: Option<&Cache>, id: IndexId, size: u64) -> Result<Begun> {
+async fn begin(repo: &Repository, cache: Option<&Cache>, id: IndexId, size: u64) -> Result<Ended> {
     if let Some(cache) = cache {
         let (cache, opener) = (cache.clone(), repo.clone());
         let open = move || Ok(cache.open(opener.sealer(), &id, size));
-        if let Some(filed) = repo.resources().run(open).await? {
-            return Ok(Begun {
-                id,
-                size,
-                packs: filed.packs.clone(),
-                supersedes: filed.supersedes.clone(),
+        if let Some((filed, summary)) = repo.resources().run(open).await? {
+            return Ok(Ended {
+                packs: summary.packs,
+                supersedes: summary.supersedes,
                 records: filed.records,
                 read: Read::File(filed),
             });
@@ -428,13 +465,15 @@ async fn begin(repo: &Repository, cache: Option<&Cache>, id: IndexId, size: u64)
             End::Longer(_) => return Err(damaged(format!("{path} is damaged: it ends early"))),
             End::Whole(footer) => {
                 let records = footer.records();
-                return Ok(Begun {
-                    id,
-                    size,
+                return Ok(Ended {
                     packs: footer.packs,
                     supersedes: footer.supersedes,
                     records,
-                    read: Read::End(end),
+                    read: if length == size {
+                        Read::Whole(end)
+                    } else {
+                        Read::End
+                    },
                 });
             }
         }
@@ -450,89 +489,97 @@ async fn read_part(
     read: Read,
     resident: bool,
 ) -> Result<Part> {
-    let end = match read {
+    let segment = match read {
         Read::File(filed) if filed.whole && !resident => return Ok(Part::Filed(filed)),
         Read::File(filed) if filed.whole => {
-            let records = move || Ok(filed.segment().map(|segment| segment.records));
+            let records = move || Ok(filed.all());
             match repo.resources().run(records).await? {
                 Ok(records) => return Ok(Part::Records(records)),
-                Err(BadFile(why)) => {
+                Err(bad) => {
+                    let why = bad.why();
                     tracing::debug!("the local file of segment {id} is left out: {why}");
-                    Bytes::new()
+                    None
                 }
             }
         }
-        Read::End(end) => end,
-        Read::File(_) | Read::Part => Bytes::new(),
+        // What is damaged may have become so on the way.
+        Read::Whole(bytes) => match open(repo, id, bytes).await {
+            Err(error) if error.cause() == Cause::Damage => None,
+            opened => Some(opened?),
+        },
+        Read::File(_) | Read::End => None,
     };
     // The bytes, and what they are in memory.
     let _share = repo.resources().reserve(2 * size).await?;
-    let segment = fetch(repo, id, size, end).await?;
+    let segment = match segment {
+        Some(segment) => segment,
+        None => fetch(repo, id, size).await?,
+    };
     let (keeper, cache) = (repo.clone(), cache.cloned());
     let keep = move || {
         let sealer = keeper.sealer();
         let mut body = None;
         if cache.is_some() || !resident {
-            let bytes = Filed::encode(sealer, &id, size, &segment, true)?;
-            let kept = cache.map(|cache| cache.keep(&id, &bytes));
-            if let Some(kept) = &kept {
-                told_once(&keeper, kept);
-            }
-            let kept = kept.and_then(std::io::Result::ok).map(Body::File);
+            let bytes = Filed::encode(sealer, &id, size, &segment, segment.records.len())?;
+            let kept = cache.and_then(|cache| told_once(&keeper, cache.keep(&id, &bytes)));
+            let kept = kept.map(Body::File);
             body = (!resident).then(|| kept.unwrap_or_else(|| spool(&keeper, bytes)));
         }
         let Some(body) = body else {
             return Ok(Part::Records(segment.records));
         };
         let filed = Filed::open(sealer, &id, size, body);
-        filed
-            .map(Part::Filed)
-            .map_err(|BadFile(why)| damaged(format!("the local file of index segment {id}: {why}")))
+        let bad = |bad: BadFile| {
+            let why = bad.why();
+            damaged(format!("the local file of index segment {id}: {why}"))
+        };
+        filed.map(|(filed, _)| Part::Filed(filed)).map_err(bad)
     };
     repo.resources().run(keep).await
 }
 
 /// A file without a name, or memory where there is none to be had.
 fn spool(repo: &Repository, bytes: Vec<u8>) -> Body {
-    let made = tempfile::tempfile().and_then(|mut file| {
+    let unnamed = || {
+        let below = repo.local_index().map(Cache::new);
+        let below = below.and_then(|cache| tempfile::tempfile_in(cache.directory().ok()?).ok());
+        below.map_or_else(tempfile::tempfile, Ok)
+    };
+    let made = unnamed().and_then(|mut file| {
         file.write_all(&bytes)?;
         Ok(file)
     });
     match made {
-        Ok(file) => Body::File(file),
+        Ok(file) => Body::Spooled(file),
         Err(error) => {
             if repo.first_told("spooled index") {
-                tracing::warn!("the index is kept in memory: no temporary file: {error}");
+                tracing::warn!("the index is kept in memory, as no file can be written: {error}");
             }
             Body::Memory(bytes)
         }
     }
 }
 
-/// Reads a segment from the repository, of which `end` has been read. It takes no share of the memory budget, as
-/// some callers hold one.
-async fn fetch(repo: &Repository, id: IndexId, size: u64, end: Bytes) -> Result<Segment> {
+/// Reads a segment from the repository. It takes no share of the memory budget, as some callers hold one.
+pub(super) async fn fetch(repo: &Repository, id: IndexId, size: u64) -> Result<Segment> {
     let path = StoredFile::Index.path(&id);
     let key = store::Key::new(&*path)?;
-    let read = |end: Bytes| {
-        let (repo, path, key) = (repo.clone(), path.clone(), key.clone());
-        async move {
-            let rest = size - end.len() as u64;
-            let mut bytes = BytesMut::new();
-            if rest > 0 {
-                bytes.extend_from_slice(&repo.get_range(&key, 0, rest).await?);
-            }
-            bytes.extend_from_slice(&end);
-            let (sealed_by, name) = (repo.clone(), path.clone());
-            let open = move || Segment::open(sealed_by.sealer(), &name, &bytes);
-            let segment = repo.resources().run(open).await;
-            segment.context(|| format!("load {path}"))
-        }
+    let read = || async {
+        let bytes = match size {
+            0 => Bytes::new(),
+            _ => repo.get_range(&key, 0, size).await?,
+        };
+        open(repo, id, bytes).await
     };
-    match read(end).await {
-        Err(error) if error.cause() == Cause::Damage => read(Bytes::new()).await,
-        first => first,
-    }
+    read_twice(read).await
+}
+
+async fn open(repo: &Repository, id: IndexId, bytes: Bytes) -> Result<Segment> {
+    let path = StoredFile::Index.path(&id);
+    let (opener, name) = (repo.clone(), path.clone());
+    let open = move || Segment::open(opener.sealer(), &name, &bytes);
+    let segment = repo.resources().run(open).await;
+    segment.context(|| format!("load {path}"))
 }
 
 /// All of a segment that lives, from its local file where that is right.
@@ -540,15 +587,12 @@ pub(crate) async fn whole(repo: &Repository, live: &Live) -> Result<Segment> {
     let (id, size) = (live.id, live.size);
     if let Some(cache) = repo.local_index().map(Cache::new) {
         let opener = repo.clone();
-        let read = move || {
-            let filed = cache.open(opener.sealer(), &id, size);
-            Ok(filed.filter(|f| f.whole).and_then(|f| f.segment().ok()))
-        };
+        let read = move || Ok(cache.segment(opener.sealer(), &id, size));
         if let Some(segment) = repo.resources().run(read).await? {
             return Ok(segment);
         }
     }
-    fetch(repo, id, size, Bytes::new()).await
+    fetch(repo, id, size).await
 }
 
 /// Keeps a segment that was written, so that the next session need not read it.
@@ -563,14 +607,15 @@ pub(crate) async fn keep(
     };
     let keeper = repo.clone();
     let keep = move || {
-        let bytes = Filed::encode(keeper.sealer(), &id, size, &segment, true)?;
-        told_once(&keeper, &cache.keep(&id, &bytes));
+        let count = segment.records.len();
+        let bytes = Filed::encode(keeper.sealer(), &id, size, &segment, count)?;
+        told_once(&keeper, cache.keep(&id, &bytes));
         Ok(())
     };
     repo.resources().run(keep).await
 }
 
-/// Reads the segment again whose local file is not right, and keeps it in memory from here on.
+/// Reads the segment again whose local file is not right, unless somebody else has done so meanwhile.
 ///
 /// # Errors
 ///
@@ -581,54 +626,58 @@ pub(crate) async fn repair(
     unreadable: &Unreadable,
 ) -> Result<()> {
     let on_disk = &index.on_disk[unreadable.segment];
+    let _one = on_disk.repairing.lock().await;
+    if !Arc::ptr_eq(&on_disk.file(), &unreadable.file) {
+        return Ok(());
+    }
     let live = &index.live[on_disk.live];
     let (id, size) = (live.id, live.size);
     tracing::warn!(
-        "the local file of index segment {id} is damaged and is read from the repository again: {}",
+        "the local file of index segment {id} cannot be read, and the segment is read from the repository again: {}",
         unreadable.why
     );
     if let Some(cache) = repo.local_index().map(Cache::new) {
         cache.forget(&id);
     }
-    let segment = fetch(repo, id, size, Bytes::new()).await?;
+    let segment = fetch(repo, id, size).await?;
     let sealing = repo.clone();
     let file = move || {
         let sealer = sealing.sealer();
-        let bytes = Filed::encode(sealer, &id, size, &segment, true)?;
-        Filed::open(sealer, &id, size, Body::Memory(bytes))
-            .map_err(|BadFile(why)| damaged(format!("index segment {id} in memory: {why}")))
+        let bytes = Filed::encode(sealer, &id, size, &segment, segment.records.len())?;
+        let filed = Filed::open(sealer, &id, size, spool(&sealing, bytes));
+        let bad = |bad: BadFile| damaged(format!("a copy of index segment {id}: {}", bad.why()));
+        filed.map_err(bad)
     };
-    let filed = Arc::new(repo.resources().run(file).await?);
-    *on_disk.file.write().unwrap_or_else(PoisonError::into_inner) = filed;
+    let (filed, _) = repo.resources().run(file).await?;
+    *on_disk.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(filed);
     Ok(())
 }
 
 /// Puts everything together.
-fn finish(
-    begun: Vec<Begun>,
-    unread: Vec<(IndexId, String)>,
-    mut parts: HashMap<IndexId, Part>,
-    recovered: Recovered,
-) -> Result<Index> {
-    let mut index = Index {
+fn finish(loaded: Loaded, recovered: Recovered) -> Result<Index> {
+    let Loaded {
+        begun,
+        table,
         unread,
+        mut parts,
+    } = loaded;
+    let mut index = Index {
+        unread: unread.into_iter().map(|(id, _, why)| (id, why)).collect(),
         in_part: recovered.in_part,
         ..Index::default()
     };
     let mut numbering = Numbering::default();
     let mut resident = Vec::new();
-    let mut add = |numbers: &[u32], records: Vec<Record>| {
-        resident.extend(records.into_iter().filter_map(|record| {
-            let pack = *numbers.get(record.pack as usize)?;
-            Some(Record { pack, ..record })
-        }));
-    };
     for begun in begun {
         let Some(part) = parts.remove(&begun.id) else {
             continue;
         };
-        let from = || StoredFile::Index.path(&begun.id);
-        let packs: Arc<[u32]> = numbering.number(&begun.packs, from)?.into();
+        let from = StoredFile::Index.path(&begun.id);
+        let of = begun.packs.iter();
+        let packs: Result<Arc<[u32]>> = of
+            .map(|number| numbering.number(&table.packs[*number as usize], &from))
+            .collect();
+        let packs = packs?;
         let (first, last) = part.ends();
         let live = index.live.len();
         index.live.push(Live {
@@ -644,27 +693,32 @@ fn finish(
             },
         });
         match part {
-            Part::Records(records) => add(&packs, records),
+            Part::Records(records) => resident.extend(records.into_iter().filter_map(|record| {
+                let pack = *packs.get(record.pack as usize)?;
+                Some(Record { pack, ..record })
+            })),
             Part::Filed(filed) => index.on_disk.push(OnDisk {
                 live,
                 packs,
                 first,
                 last,
                 file: Arc::new(filed).into(),
+                repairing: tokio::sync::Mutex::default(),
             }),
         }
     }
-    for segment in recovered.packs {
-        let from = || "the directory of a pack".to_owned();
-        let numbers = numbering.number(&segment.packs, from)?;
-        index
-            .recovered
-            .extend(segment.packs.iter().map(|pack| pack.id));
-        add(&numbers, segment.records);
+    for record in recovered.records {
+        let pack = &table.packs[record.pack as usize];
+        let pack = numbering.number(pack, "what was recovered")?;
+        index.recovered.push(Record { pack, ..record });
     }
+    index.recovered.sort_unstable_by_key(Record::order);
+    index.recovered.dedup_by_key(|record| record.order());
+    resident.extend(&index.recovered);
     index.packs = numbering.packs;
     index.resident = Resident::new(resident)?;
-    let places: HashMap<IndexId, usize> = (index.on_disk.iter().enumerate())
+    let on_disk = index.on_disk.iter().enumerate();
+    let places: HashMap<IndexId, usize> = on_disk
         .map(|(place, on_disk)| (index.live[on_disk.live].id, place))
         .collect();
     let spans = index.on_disk.iter().map(|d| index.live[d.live].span);
@@ -683,111 +737,29 @@ struct Numbering {
 }
 
 impl Numbering {
-    /// The numbers of these packs, in their order.
-    fn number(&mut self, packs: &[PackInfo], from: impl Fn() -> String) -> Result<Vec<u32>> {
-        let mut numbers = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let next = to_u32(self.packs.len(), "a number of packs")?;
-            let number = *self.known.entry(pack.id).or_insert(next);
-            match self.packs.get(number as usize) {
-                None => self.packs.push(*pack),
-                // Whose hash is right, the bytes tell.
-                Some(known)
-                    if known.size == pack.size
-                        && known.kind == pack.kind
-                        && known.blobs == pack.blobs => {}
-                Some(_) => {
-                    return Err(damaged(format!(
-                        "{} describes pack {} in another way than an earlier segment",
-                        from(),
-                        pack.id
-                    )));
-                }
-            }
-            numbers.push(number);
+    /// The number of a pack.
+    fn number(&mut self, pack: &PackInfo, from: &str) -> Result<u32> {
+        let next = to_u32(self.packs.len(), "a number of packs")?;
+        let number = *self.known.entry(pack.id).or_insert(next);
+        let Some(known) = self.packs.get(number as usize) else {
+            self.packs.push(*pack);
+            return Ok(number);
+        };
+        let described = |pack: &PackInfo| (pack.size, pack.kind, pack.blobs);
+        if described(known) == described(pack) {
+            return Ok(number);
         }
-        Ok(numbers)
+        Err(damaged(format!(
+            "{from} describes pack {} in another way than an earlier segment",
+            pack.id
+        )))
     }
-}
-
-/// The blobs of packs that are not `whole`, by their own directories. One whose directory cannot be read is left
-/// out.
-async fn recover(
-    repo: &Repository,
-    whole: &HashSet<PackId>,
-    described: &HashMap<PackId, PackInfo>,
-) -> Result<Recovered> {
-    let mut recovered = Recovered::default();
-    for kind in [PackKind::Data, PackKind::Tree] {
-        let packs = StoredFile::packs(kind);
-        let listed = repo.list(packs.row().directory).await?;
-        let unnamed = listed.into_iter().filter_map(|meta| {
-            let id: PackId = packs.id(meta.key.as_str())?.parse().ok()?;
-            (!whole.contains(&id)).then_some((id, meta.size))
-        });
-        let mut read = futures::stream::iter(unnamed.collect::<Vec<_>>())
-            .map(|(id, size)| async move { (id, directory(repo, kind, id, size).await) })
-            .buffered(DIRECTORIES_AT_ONCE);
-        while let Some((id, segment)) = read.next().await {
-            match segment {
-                Ok(mut segment) => {
-                    if let [pack] = &mut segment.packs[..]
-                        && let Some(known) = described.get(&id).filter(|k| k.size == pack.size)
-                    {
-                        pack.hash = known.hash;
-                    }
-                    recovered.packs.push(segment);
-                }
-                Err(error) if error.retryable() => return Err(error),
-                Err(error) => {
-                    if !matches!(error.cause(), Cause::Damage | Cause::NotFound) {
-                        // It is archived, or not ours to read.
-                        recovered.in_part = true;
-                    }
-                    tracing::debug!("pack {id} is left out: {}", error.chain());
-                }
-            }
-        }
-    }
-    Ok(recovered)
-}
-
-/// A pack of `size` bytes and its blobs, as its directory has them. Its hash is not known.
-pub(crate) async fn directory(
-    repo: &Repository,
-    kind: PackKind,
-    id: PackId,
-    size: u64,
-) -> Result<Segment> {
-    let key = pack_key(kind, &id)?;
-    let trailer = size.saturating_sub(TRAILER as u64);
-    let bytes = repo.get_range(&key, trailer, TRAILER as u64).await?;
-    let place = DirectoryPlace::read(&id, size, &bytes)?;
-    let (start, length) = (place.start as u64, place.length as u64);
-    let _share = repo.resources().reserve(length).await?;
-    let sealed = repo.get_range(&key, start, length).await?;
-    let entries = repo
-        .sealer()
-        .open_directory_at(kind, &id, &place, &sealed)?;
-    let pack = PackInfo {
-        id,
-        hash: [0; 32],
-        size,
-        kind,
-        blobs: to_u32(entries.len(), "a number of blobs")?,
-    };
-    let record = |entry| Record { entry, pack: 0 };
-    Ok(Segment {
-        packs: vec![pack],
-        supersedes: vec![],
-        records: entries.into_iter().map(record).collect(),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::format::blob::{BlobKind, Codec};
+    use crate::repo::format::blob::{BlobKind, Codec, PackKind};
     use crate::repo::format::ids::{BlobId, RepositoryId};
     use crate::repo::format::pack::PackEntry;
     use crate::repo::format::sealer::{Keyring, Sealer};
@@ -825,15 +797,15 @@ mod tests {
             .iter()
             .flat_map(|(_, s)| s.supersedes.clone())
             .collect();
-        let (mut begun, mut parts) = (Vec::new(), HashMap::new());
+        let (mut begun, mut parts, mut table) = (Vec::new(), HashMap::new(), Table::default());
         for (place, (id, segment)) in segments.iter().enumerate() {
             begun.push(Begun {
                 id: *id,
                 size: 1,
-                packs: segment.packs.clone(),
+                packs: table.number(&segment.packs)?,
                 supersedes: segment.supersedes.clone(),
                 records: segment.records.len(),
-                read: Read::Part,
+                read: Read::End,
             });
             if superseded.contains(id) {
                 continue;
@@ -843,12 +815,19 @@ mod tests {
             let part = if place.is_multiple_of(2) == even {
                 Part::Records(segment.records)
             } else {
-                let bytes = Filed::encode(&sealer, id, 1, &segment, true)?;
-                Part::Filed(Filed::open(&sealer, id, 1, Body::Memory(bytes)).unwrap())
+                let count = segment.records.len();
+                let bytes = Filed::encode(&sealer, id, 1, &segment, count)?;
+                Part::Filed(Filed::open(&sealer, id, 1, Body::Memory(bytes)).unwrap().0)
             };
             parts.insert(*id, part);
         }
-        finish(begun, vec![], parts, Recovered::default())
+        let loaded = Loaded {
+            begun,
+            table,
+            unread: vec![],
+            parts,
+        };
+        finish(loaded, Recovered::default())
     }
 
     fn segment(packs: Vec<PackInfo>, records: Vec<Record>, supersedes: Vec<IndexId>) -> Segment {
@@ -963,10 +942,15 @@ mod tests {
         let mut records: Vec<Record> = (0..70).map(|n| record(n, 0)).collect();
         records.sort_unstable_by_key(Record::order);
         let segment = segment(vec![pack(1)], records, vec![IndexId([5; 32])]);
-        let bytes = Filed::encode(&sealer, &id, size, &segment, true).unwrap();
+        let bytes = Filed::encode(&sealer, &id, size, &segment, 70).unwrap();
         let read = |id: &IndexId, size: u64, bytes: Vec<u8>| {
-            let filed = Filed::open(&sealer, id, size, Body::Memory(bytes))?;
-            filed.segment()
+            let (filed, summary) = Filed::open(&sealer, id, size, Body::Memory(bytes))?;
+            let read = Segment {
+                packs: summary.packs,
+                supersedes: summary.supersedes,
+                records: filed.all()?,
+            };
+            Ok::<_, BadFile>(read)
         };
         assert_eq!(read(&id, size, bytes.clone()).unwrap(), segment);
         assert!(read(&IndexId([2; 32]), size, bytes.clone()).is_err());

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::load::{Trust, whole};
-use super::runs::{Span, to_merge};
+use super::runs::{MERGED_RECORDS, Span, to_merge};
 use super::{Index, Live};
 use crate::Result;
 use crate::repo::format::ids::{BlobId, IndexId, PackId};
@@ -12,9 +12,6 @@ use crate::repo::format::wire::to_u32;
 use crate::repo::repository::Repository;
 use crate::repo::session::unnamed::write_segment;
 
-/// A segment is full at so many records. There is room for other places of its last blob, so that segments of
-/// one run do not overlap.
-const MERGED_RECORDS: usize = SEGMENT_RECORDS - 1_024;
 /// What a segment of the merge takes in memory, in bytes: as it is read, and as it is written.
 const SEGMENT_MEMORY: u64 = (SEGMENT_RECORDS * 2 * size_of::<Record>()) as u64;
 
@@ -25,6 +22,15 @@ const SEGMENT_MEMORY: u64 = (SEGMENT_RECORDS * 2 * size_of::<Record>()) as u64;
 ///
 /// What the store or `goes_on` fails with. The index is whole then, and has some records twice.
 pub(crate) async fn merge(repo: &Repository, goes_on: impl Fn() -> Result<()>) -> Result<usize> {
+    merge_by(repo, goes_on, MERGED_RECORDS).await
+}
+
+/// The same, with segments of so many records.
+pub(crate) async fn merge_by(
+    repo: &Repository,
+    goes_on: impl Fn() -> Result<()>,
+    full: usize,
+) -> Result<usize> {
     let mut merged = 0;
     loop {
         let index = Index::load(repo, Trust::Files).await?;
@@ -39,7 +45,7 @@ pub(crate) async fn merge(repo: &Repository, goes_on: impl Fn() -> Result<()>) -
         let _share = repo.resources().reserve(share).await?;
         let live: HashMap<IndexId, &Live> = index.live.iter().map(|l| (l.id, l)).collect();
         let runs = runs.into_iter().map(|run| Run::new(&run, &live)).collect();
-        Merge::new(repo, runs).run(&goes_on).await?;
+        Merge::new(repo, runs, full).run(&goes_on).await?;
         merged += inputs;
     }
 }
@@ -80,6 +86,8 @@ impl<'a> Run<'a> {
 
 struct Merge<'a> {
     repo: &'a Repository,
+    /// A segment has so many records, and those of its last blob.
+    full: usize,
     supersedes: Vec<IndexId>,
     runs: Vec<Run<'a>>,
     out: Segment,
@@ -87,7 +95,7 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn new(repo: &'a Repository, runs: Vec<Run<'a>>) -> Self {
+    fn new(repo: &'a Repository, runs: Vec<Run<'a>>, full: usize) -> Self {
         // What those supersede that are merged must not count again once these are gone.
         let inputs = runs.iter().flat_map(|run| &run.rest);
         let supersedes = inputs.flat_map(|live| live.supersedes.iter().chain([&live.id]));
@@ -96,6 +104,7 @@ impl<'a> Merge<'a> {
         supersedes.sort_unstable();
         Self {
             repo,
+            full,
             supersedes,
             runs,
             out: Segment::default(),
@@ -126,7 +135,7 @@ impl<'a> Merge<'a> {
     }
 
     fn is_full(&self) -> bool {
-        self.out.records.len() >= MERGED_RECORDS
+        self.out.records.len() >= self.full
     }
 
     /// Takes records, the least first, up to where a segment is full or a run has to be read on. The records of

@@ -6,15 +6,15 @@
 mod filed;
 pub(crate) mod load;
 pub(crate) mod merge;
+pub(crate) mod recover;
 mod runs;
 
-use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use self::filed::{BadFile, Filed, prefix};
 use self::runs::{Span, runs};
 use crate::Result;
-use crate::repo::format::ids::{BlobId, IndexId, PackId};
+use crate::repo::format::ids::{BlobId, IndexId};
 use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::wire::to_u32;
 
@@ -25,9 +25,9 @@ pub(crate) struct Index {
     live: Vec<Live>,
     /// Segments that could not be read, that no other supersedes, and why.
     unread: Vec<(IndexId, String)>,
-    /// Packs that were read by their own directories, as segments that cannot be read may have named them.
-    recovered: HashSet<PackId>,
-    /// Whether that was not possible with all of them.
+    /// Records that these had, or may have had, ascending: from elsewhere. They are in memory, too.
+    recovered: Vec<Record>,
+    /// Whether some packs that these may have named could not be read.
     in_part: bool,
     packs: Vec<PackInfo>,
     resident: Resident,
@@ -58,6 +58,8 @@ struct OnDisk {
     first: u64,
     last: u64,
     file: RwLock<Arc<Filed>>,
+    /// Held by who reads it again.
+    repairing: tokio::sync::Mutex<()>,
 }
 
 impl OnDisk {
@@ -71,7 +73,7 @@ impl OnDisk {
     /// A record of the file, with its pack's number in the index.
     fn placed(&self, mut record: Record) -> std::result::Result<Record, BadFile> {
         let number = self.packs.get(record.pack as usize);
-        record.pack = *number.ok_or_else(|| BadFile("a record names no pack".into()))?;
+        record.pack = *number.ok_or_else(|| BadFile::Wrong("a record names no pack".into()))?;
         Ok(record)
     }
 }
@@ -81,6 +83,8 @@ impl OnDisk {
 pub(crate) struct Unreadable {
     /// The place of the segment among those on disk.
     segment: usize,
+    /// The file that was read.
+    file: Arc<Filed>,
     why: String,
 }
 
@@ -102,9 +106,14 @@ impl Index {
             if wanted > on_disk.last {
                 continue;
             }
-            let bad = |BadFile(why)| Unreadable { segment, why };
+            let file = on_disk.file();
+            let bad = |bad: BadFile| Unreadable {
+                segment,
+                file: file.clone(),
+                why: bad.why(),
+            };
             let before = found.len();
-            on_disk.file().find(id, &mut found).map_err(bad)?;
+            file.find(id, &mut found).map_err(bad)?;
             for record in &mut found[before..] {
                 *record = on_disk.placed(*record).map_err(bad)?;
             }
@@ -136,21 +145,15 @@ impl Index {
         &self.unread
     }
 
-    /// Whether a pack was read by its own directory.
-    pub(crate) fn is_recovered(&self, pack: &PackId) -> bool {
-        self.recovered.contains(pack)
+    /// What is known from elsewhere of that which segments had that cannot be read: from copies of them, from
+    /// segments that were superseded, from the packs' own directories.
+    pub(crate) fn recovered(&self) -> &[Record] {
+        &self.recovered
     }
 
-    /// Whether some packs could not be read so, and hold perhaps what segments lack.
+    /// Whether some packs could not be read, which have perhaps what those segments had.
     pub(crate) fn is_recovered_in_part(&self) -> bool {
         self.in_part
-    }
-
-    /// The numbers of such packs, ascending.
-    pub(crate) fn recovered(&self) -> Vec<u32> {
-        let numbered = (0..).zip(&self.packs);
-        let recovered = numbered.filter(|(_, pack)| self.is_recovered(&pack.id));
-        recovered.map(|(number, _)| number).collect()
     }
 
     /// All packs.
@@ -176,8 +179,12 @@ impl Index {
     ) -> std::result::Result<(), Unreadable> {
         self.resident.records.iter().for_each(&mut show);
         for (segment, on_disk) in self.on_disk.iter().enumerate() {
-            let bad = |BadFile(why)| Unreadable { segment, why };
             let file = on_disk.file();
+            let bad = |bad: BadFile| Unreadable {
+                segment,
+                file: file.clone(),
+                why: bad.why(),
+            };
             for number in 0..file.chunks() {
                 for record in file.chunk(number).map_err(bad)? {
                     show(&on_disk.placed(record).map_err(bad)?);
@@ -187,7 +194,8 @@ impl Index {
         Ok(())
     }
 
-    /// The records in memory: those of packs that were read by their directories are among them.
+    /// The records in memory.
+    #[cfg(test)]
     pub(crate) fn resident(&self) -> &[Record] {
         &self.resident.records
     }

@@ -5,11 +5,15 @@
 //! up to [`FAN_IN`] times as many records as the one below.
 
 use crate::repo::format::ids::IndexId;
+use crate::repo::format::segment::SEGMENT_RECORDS;
 
 /// So many runs of one tier are merged into one.
 pub(super) const FAN_IN: usize = 8;
 /// Runs of fewer records than this are all of the lowest tier.
 const LOWEST: u64 = 8_192;
+/// A segment of a merge is full at so many records. There is room for other places of its last blob, so that
+/// segments of one run do not overlap.
+pub(super) const MERGED_RECORDS: usize = SEGMENT_RECORDS - 1_024;
 /// Runs of so many records are not merged any more: each segment names the packs that its records are in, and would
 /// name nearly all packs of a large repository otherwise.
 pub(super) const LARGEST: u64 = 1 << 24;
@@ -54,17 +58,29 @@ fn tier(records: u64) -> u32 {
     tier
 }
 
-/// The runs to merge into one, of the lowest tier that has too many; none when no tier has.
+/// Whether a run has many more segments than its records need: those of a few ids each rarely overlap.
+fn is_scattered(run: &[Span]) -> bool {
+    run.len() as u64 >= FAN_IN as u64 + records(run).div_ceil(MERGED_RECORDS as u64)
+}
+
+/// The runs to merge into one, of the lowest tier that has too many; none when no tier has. They are so many that
+/// a segment of each fits into memory.
 pub(super) fn to_merge(spans: Vec<Span>) -> Option<Vec<Vec<Span>>> {
     let mut tiers: std::collections::BTreeMap<u32, Vec<Vec<Span>>> =
         std::collections::BTreeMap::new();
     for run in runs(spans) {
+        if is_scattered(&run) {
+            return Some(vec![run]);
+        }
         let records = records(&run);
         if records < LARGEST {
             tiers.entry(tier(records)).or_default().push(run);
         }
     }
-    tiers.into_values().find(|runs| runs.len() >= FAN_IN)
+    let mut runs = tiers.into_values().find(|runs| runs.len() >= FAN_IN)?;
+    runs.sort_by_key(|run| records(run));
+    runs.truncate(FAN_IN);
+    Some(runs)
 }
 
 #[cfg(test)]
@@ -157,5 +173,16 @@ mod tests {
         let small: Vec<Span> = (0..8).map(|n| span(n, 0, u64::MAX, 5)).collect();
         assert_eq!(to_merge(small[..7].to_vec()), None);
         assert_eq!(to_merge(small).map(|runs| runs.len()), Some(8));
+        // However many there are, so many at once, and the smallest.
+        let many = (0..100).map(|n| span(n, 0, u64::MAX, u64::from(n)));
+        let merged = to_merge(many.collect()).unwrap();
+        let records: Vec<u64> = merged.iter().map(|run| super::records(run)).collect();
+        assert_eq!(records, [0, 1, 2, 3, 4, 5, 6, 7]);
+        // Segments of one blob each never overlap.
+        let points: Vec<Span> = (0..9).map(|n| span(n, n.into(), n.into(), 1)).collect();
+        assert_eq!(to_merge(points[..8].to_vec()), None);
+        assert_eq!(to_merge(points.clone()), Some(vec![points]));
+        let merged = (0..100).map(|n| span(n, u64::from(n) * 10, u64::from(n) * 10 + 9, 130_048));
+        assert_eq!(to_merge(merged.collect()), None);
     }
 }

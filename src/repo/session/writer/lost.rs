@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tracing::{info, warn};
 
 use super::Session;
@@ -19,6 +21,8 @@ use crate::repo::session::unnamed::write_segment;
 use crate::repo::session::verified::Verification;
 use crate::repo::session::view::View;
 
+/// How many packs are read at once; the byte budget bounds them too.
+const PACKS_AT_ONCE: usize = 4;
 /// Lost packs that are named in the log.
 const NAMED: usize = 5;
 
@@ -83,9 +87,11 @@ async fn damaged_packs(view: &View, verifications: &[Verification]) -> Result<Ha
             repo.note_bad(*pack, *blob);
         }
     }
+    let packs = index.packs().iter().filter(|p| suspects.contains(&p.id));
     let mut damaged = HashSet::new();
-    for pack in index.packs().iter().filter(|p| suspects.contains(&p.id)) {
-        let whole = match view.hash_of(pack).await {
+    let mut read = hashes_of(view, packs.copied().collect());
+    while let Some((pack, hash)) = read.next().await {
+        let whole = match hash {
             Ok(hash) => hash.is_some_and(|hash| !pack.hash_known() || hash == pack.hash),
             Err(error) if error.retryable() => return Err(error),
             // It is archived, say: whether it is whole is not known.
@@ -95,7 +101,19 @@ async fn damaged_packs(view: &View, verifications: &[Verification]) -> Result<Ha
             damaged.insert(pack.id);
         }
     }
+    drop(read);
     Ok(damaged)
+}
+
+/// The hashes of packs as they are, a few read at once; `None` for those that are gone or have another size.
+fn hashes_of(
+    view: &View,
+    packs: Vec<PackInfo>,
+) -> BoxStream<'_, (PackInfo, Result<Option<[u8; 32]>>)> {
+    futures::stream::iter(packs)
+        .map(move |pack| async move { (pack, view.hash_of(&pack).await) })
+        .buffer_unordered(PACKS_AT_ONCE)
+        .boxed()
 }
 
 impl Session {
@@ -108,15 +126,18 @@ impl Session {
         }
         let mut hashes: HashMap<u32, [u8; 32]> = HashMap::new();
         let mut all = !index.is_recovered_in_part();
-        for number in index.recovered() {
-            let pack = index.pack(number);
-            if pack.hash_known() {
-                hashes.insert(number, pack.hash);
-                continue;
-            }
-            match self.view.hash_of(pack).await {
+        let numbers = index.recovered().iter().map(|record| record.pack);
+        let numbers: HashMap<PackId, u32> = numbers
+            .map(|number| (index.pack(number).id, number))
+            .collect();
+        let packs = numbers.values().map(|number| *index.pack(*number));
+        let (known, unknown): (Vec<_>, Vec<_>) = packs.partition(PackInfo::hash_known);
+        hashes.extend(known.iter().map(|pack| (numbers[&pack.id], pack.hash)));
+        let mut read = hashes_of(&self.view, unknown);
+        while let Some((pack, hash)) = read.next().await {
+            match hash {
                 Ok(Some(hash)) => {
-                    hashes.insert(number, hash);
+                    hashes.insert(numbers[&pack.id], hash);
                 }
                 // What this session did not store again as it was there.
                 Ok(None) => {
@@ -130,8 +151,8 @@ impl Session {
                 }
             }
         }
-        // Of packs that were read by their directories.
-        let records = index.resident().iter();
+        drop(read);
+        let records = index.recovered().iter();
         let known = records.filter(|record| hashes.contains_key(&record.pack));
         let mut known: Vec<Record> = known.copied().collect();
         let again = self.again(&known).await?;
@@ -153,8 +174,20 @@ impl Session {
         let bad: HashSet<PackId> = repo.bad_packs();
         let concerned =
             |number: &u32| self.lost.0.contains(number) || bad.contains(&index.pack(*number).id);
+        let packs: Vec<u32> = (0..).take(index.packs().len()).filter(concerned).collect();
+        if packs.is_empty() {
+            return Ok(());
+        }
+        // What cannot be stored again stays, and costs no more than this each time.
+        let mut again = HashSet::new();
+        for portion in self.view.portions(packs.into_iter()) {
+            let records = self.view.records_of(&portion).await?;
+            let records: Vec<Record> = records.into_values().flatten().collect();
+            again.extend(self.again(&records).await?);
+        }
+        let packs: HashSet<u32> = again.iter().map(|(_, pack, _)| *pack).collect();
         for live in index.live() {
-            if !live.packs.iter().any(concerned) {
+            if !live.packs.iter().any(|number| packs.contains(number)) {
                 continue;
             }
             let in_index = |record: Record| {
@@ -163,11 +196,11 @@ impl Session {
             };
             let records = whole(repo, live).await?.records.into_iter();
             let mut records: Vec<Record> = records.filter_map(in_index).collect();
-            let again = self.again(&records).await?;
-            if again.is_empty() {
+            let before = records.len();
+            records.retain(|record| !again.contains(&record.order()));
+            if records.len() == before {
                 continue;
             }
-            records.retain(|record| !again.contains(&record.order()));
             let supersedes = [&live.supersedes[..], &[live.id]].concat();
             write_segment(repo, segment(index, &records, supersedes, &HashMap::new())?).await?;
         }
