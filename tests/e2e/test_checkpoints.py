@@ -119,7 +119,9 @@ def test_a_backup_whose_disk_runs_full_is_taken_up_when_there_is_room(
             await_writes(lab.instance)
             done = eyrie.json("backup")
             eyrie.expect(0, "verify", "--level", "bytes")
-        if vanished(before, whole.json("backup")) == 0:
+        after = whole.json("backup")
+        print("TRY", before, after, noted, done)
+        if vanished(before, after) == 0:
             assert done["objects_read"] <= done["objects"] - sum(noted), (done, noted)
             return
     pytest.fail("the instance compacted during each try")

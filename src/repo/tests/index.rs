@@ -223,7 +223,10 @@ async fn a_crash_after_any_write_of_a_merge_leaves_the_index_whole() {
     assert_eq!(merge(&repo, || Ok(())).await.unwrap(), 0);
     let view = repo.view().await.unwrap();
     let live = view.index().live().len() as u64;
-    assert!(live > SESSIONS - 8 + 2, "{live}: the run has several segments");
+    assert!(
+        live > SESSIONS - 8 + 2,
+        "{live}: the run has several segments"
+    );
     holds(&repo, &all).await;
     let states = std::mem::take(&mut *lock(&journal.states));
     for (path, state) in states {
@@ -275,7 +278,8 @@ async fn a_segment_that_goes_while_the_index_is_read_is_no_damage() {
 
 /// A host that has a copy of a segment which is damaged in the repository does not keep that to itself.
 #[tokio::test]
-async fn a_segment_that_is_damaged_in_the_repository_is_found_by_a_check_and_written_anew_from_a_copy() {
+async fn a_segment_that_is_damaged_in_the_repository_is_found_by_a_check_and_written_anew_from_a_copy()
+ {
     let store = Arc::new(MemoryStore::new());
     let all = filled(&store).await;
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -321,7 +325,9 @@ async fn a_snapshot_that_is_committed_while_a_check_begins_is_no_damage() {
         let commits = async {
             gate.listed.notified().await;
             let other = open(Arc::new(lists.inner.clone())).await.unwrap();
-            backup(&other, "b", &objects(5_000 + u64::from(session))).await.unwrap();
+            backup(&other, "b", &objects(5_000 + u64::from(session)))
+                .await
+                .unwrap();
             gate.go_on.notify_one();
         };
         let check = async {

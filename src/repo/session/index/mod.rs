@@ -6,6 +6,7 @@
 mod filed;
 pub(crate) mod load;
 pub(crate) mod merge;
+mod read;
 pub(crate) mod recover;
 mod runs;
 

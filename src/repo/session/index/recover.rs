@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use futures::StreamExt;
 
 use super::filed::Cache;
-use super::load::{Loaded, Part, fetch};
+use super::read::{Loaded, Part, fetch};
 use crate::repo::format::blob::PackKind;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::PackId;
