@@ -28,7 +28,8 @@ pub struct File {
     /// What eyrie may use of this host.
     #[serde(default)]
     pub resources: ResourcesSection,
-    /// Where eyrie remembers what it saw of the repositories, so that it notices when snapshots are gone:
+    /// Where eyrie remembers what it saw of the repositories, so that it notices when snapshots are gone, and
+    /// keeps copies of their indexes, about 60 bytes for each blob, which may be deleted at any time:
     /// without it `EYRIE_STATE_DIR` is used, then `/var/lib/eyrie`.
     pub state_dir: Option<PathBuf>,
 }

@@ -9,11 +9,13 @@ use super::support::*;
 use crate::base::env::{Env, lock};
 use crate::base::resources::{Limits, Resources};
 use crate::repo::format::ids::IndexId;
+use crate::repo::format::segment::Segment;
 use crate::repo::session::index::merge::{merge, merge_by};
+use crate::repo::session::unnamed::write_segment;
 use crate::repo::{CheckBytes, Manifest, Repository, Unlock};
 use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::record::{Op, RecordStore};
-use crate::store::{SharedStore, Store};
+use crate::store::{Key, SharedStore, Store};
 use crate::{Cause, Error};
 
 /// Memory for a handful of records: whole segments are in files.
@@ -341,5 +343,80 @@ async fn a_snapshot_that_is_committed_while_a_check_begins_is_no_damage() {
         };
         let (report, ()) = tokio::join!(check, commits);
         assert_eq!(report.damage, []);
+    }
+}
+
+/// Writes the index anew in two segments, of which the second supersedes all others: their files.
+async fn written_in_two(store: &Arc<MemoryStore>) -> [Key; 2] {
+    let repo = open(store.clone()).await.unwrap();
+    let view = repo.view().await.unwrap();
+    let index = view.index();
+    assert!(index.is_in_memory());
+    let old: Vec<IndexId> = index.live().iter().map(|live| live.id).collect();
+    let (low, high) = index.resident().split_at(index.resident().len() / 2);
+    let mut written = Vec::new();
+    for (records, supersedes) in [(low, vec![]), (high, old)] {
+        let before = paths(store, "index/").await;
+        let segment = Segment {
+            packs: index.packs().to_vec(),
+            supersedes,
+            records: records.to_vec(),
+        };
+        write_segment(&repo, segment).await.unwrap();
+        let mut now = paths(store, "index/").await;
+        now.retain(|key| !before.contains(key));
+        written.extend(now);
+    }
+    written.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_listing_that_shows_the_end_of_a_merge_without_its_beginning_loses_nothing() {
+    let store = Arc::new(MemoryStore::new());
+    let all = filled(&store).await;
+    let [first, _] = written_in_two(&store).await;
+    // More than one answer of a store may take.
+    let repo = open(store.clone()).await.unwrap();
+    for _ in 0..256 {
+        write_segment(&repo, Segment::default()).await.unwrap();
+    }
+    let lists = Arc::new(Lists::new(store.fork()));
+    let gate = Arc::new(Gate::default());
+    let repo = open(lists.clone()).await.unwrap();
+    *lock(&lists.gate) = Some(("index/".to_owned(), gate.clone()));
+    *lock(&lists.hides) = Some(first.to_string());
+    let shows = async {
+        gate.listed.notified().await;
+        *lock(&lists.hides) = None;
+        gate.go_on.notify_one();
+    };
+    let (view, ()) = tokio::join!(repo.view(), shows);
+    let view = view.unwrap();
+    for (manifest, data) in &all {
+        assert_eq!(&restore(&view, manifest).await.unwrap(), data);
+    }
+}
+
+#[tokio::test]
+async fn what_a_damaged_part_of_a_merge_had_is_in_the_segments_that_it_superseded() {
+    let store = Arc::new(MemoryStore::new());
+    let all = filled(&store).await;
+    let [first, _] = written_in_two(&store).await;
+    damage(&store, &first, |bytes| bytes[60] ^= 1).await;
+    // The directories of the packs are of no help.
+    for directory in ["data/", "tree/"] {
+        for key in paths(&store, directory).await {
+            damage(&store, &key, |bytes| {
+                let end = bytes.len() - 40;
+                bytes[end] ^= 1;
+            })
+            .await;
+        }
+    }
+    let repo = open(store.clone()).await.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(view.index().unread().len(), 1);
+    for (manifest, data) in &all {
+        assert_eq!(&restore(&view, manifest).await.unwrap(), data);
     }
 }
