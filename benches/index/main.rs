@@ -1,6 +1,8 @@
 //! What an index of many blobs costs: opening it, looking up in it, and a backup that finds everything known.
 //!
-//! `EYRIE_BENCH_BLOBS` sets how many blobs there are (default 10^6), `TMPDIR` where they lie: 250 bytes for each.
+//! `EYRIE_BENCH_BLOBS` sets how many blobs there are (default 10^6), `EYRIE_BENCH_SIZE` how many bytes each has
+//! (default 16, of which 65,536 fill a pack), and `TMPDIR` where they lie: 250 bytes more for each. Packs have 1 MiB,
+//! so with 16 KiB there are 64 blobs in a pack, as there are when Milvus's binlogs fill packs of 64 MiB.
 //! They are stored by sessions, as backups do, and each session merges the index. Times mean nothing by
 //! themselves; each stands beside the time of what it cannot do without, measured in the same run.
 
@@ -27,8 +29,10 @@ const SESSIONS: u64 = 20;
 const IN_FLIGHT: usize = 64;
 /// Look-ups of one kind.
 const LOOK_UPS: usize = 100_000;
-/// Bytes of an object.
-const SIZE: usize = 16;
+/// Bytes of an object, unless set.
+const SIZE: u64 = 16;
+/// Bytes of a pack, so that there are many without many bytes.
+const PACK: u32 = 1 << 20;
 /// Objects of a session that another session stored, too: one of so many.
 const AGAIN: u64 = 50;
 
@@ -40,12 +44,13 @@ fn main() -> Result<()> {
 }
 
 async fn run() -> Result<()> {
-    let blobs = std::env::var("EYRIE_BENCH_BLOBS").ok();
-    let blobs: u64 = blobs
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000_000);
+    let blobs = setting("EYRIE_BENCH_BLOBS").unwrap_or(1_000_000);
+    let bytes = setting("EYRIE_BENCH_SIZE").unwrap_or(SIZE);
     let folder = tempfile::tempdir()?;
-    println!("{blobs} blobs in {}", folder.path().display());
+    println!(
+        "{blobs} blobs of {bytes} bytes in {}",
+        folder.path().display()
+    );
     let (store, state) = (
         folder.path().join("repository"),
         folder.path().join("state"),
@@ -62,12 +67,17 @@ async fn run() -> Result<()> {
     let mut newest = None;
     for session in 0..SESSIONS {
         let repo = open(&store, &state, &resources).await?;
-        newest = Some(session_of(&repo, session, blobs / SESSIONS, newest).await?);
+        let objects = Objects {
+            count: blobs / SESSIONS,
+            bytes,
+        };
+        newest = Some(session_of(&repo, session, objects, newest).await?);
     }
     let filled = begun.elapsed();
     let Some(newest) = newest else { return Ok(()) };
+    let (packs, _) = size(&store.join("packs"));
     let (files, bytes) = size(&store.join("index"));
-    println!("stored in {filled:.1?}; {files} index segments of {bytes} MB in all");
+    println!("stored in {filled:.1?}; {packs} packs; {files} index segments of {bytes} MB in all");
     println!("\n| | time | beside it | ratio |\n|---|---|---|---|");
 
     // A copy of the bytes by one thread.
@@ -110,7 +120,8 @@ async fn run() -> Result<()> {
     });
     let (count, scanned) = scan.await?;
     let repo = open(&store, &state, &resources).await?;
-    let idle = time(async || session_of(&repo, SESSIONS, 0, Some(newest.clone())).await);
+    let none = Objects { count: 0, bytes };
+    let idle = time(async || session_of(&repo, SESSIONS, none, Some(newest.clone())).await);
     let (_, idle) = idle.await?;
     row(
         &format!("a backup of {count} objects, all known"),
@@ -173,7 +184,10 @@ async fn time<T>(work: impl AsyncFnOnce() -> Result<T>) -> Result<(T, Duration)>
 }
 
 async fn make(path: &Path, resources: &Resources) -> Result<()> {
-    let options = InitOptions::default();
+    let options = InitOptions {
+        pack_size: PACK,
+        ..InitOptions::default()
+    };
     let env = Env::system();
     let made = Repository::init(directory(path)?, Unlock::None, options, resources, &env);
     made.await.map(drop)
@@ -193,11 +207,18 @@ fn directory(path: &Path) -> Result<Arc<LocalStore>> {
     Ok(Arc::new(LocalStore::open(path, settings)?))
 }
 
+/// So many objects of so many bytes.
+#[derive(Clone, Copy)]
+struct Objects {
+    count: u64,
+    bytes: u64,
+}
+
 /// A backup: what the one before had is known, and `new` objects are stored.
 async fn session_of(
     repo: &Repository,
     session: u64,
-    new: u64,
+    new: Objects,
     before: Option<Manifest>,
 ) -> Result<Manifest> {
     let writer = repo.begin_writer("bench", vec![], Compression::Off).await?;
@@ -217,11 +238,14 @@ async fn session_of(
         map.push(entry).await?;
     }
     drop(known);
-    let stored = futures::stream::iter(0..new)
+    let stored = futures::stream::iter(0..new.count)
         .map(|n| {
-            let object = if n % AGAIN == 0 { n } else { session << 40 | n };
+            let object = Object {
+                number: if n % AGAIN == 0 { n } else { session << 40 | n },
+                bytes: new.bytes,
+            };
             async move {
-                let stored = keeper.store_object(&Object(object)).await?;
+                let stored = keeper.store_object(&object).await?;
                 Ok::<_, eyrie::Error>(Entry {
                     key: format!("{session:03}/{n:012}").into(),
                     value: "{}".into(),
@@ -308,21 +332,28 @@ fn peak() -> u64 {
     status("VmHWM:")
 }
 
-/// An object of a few bytes that follow from its number.
-struct Object(u64);
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// An object whose bytes follow from its number.
+struct Object {
+    number: u64,
+    bytes: u64,
+}
 
 #[async_trait]
 impl ObjectSource for Object {
     fn name(&self) -> String {
-        self.0.to_string()
+        self.number.to_string()
     }
 
     fn size(&self) -> u64 {
-        SIZE as u64
+        self.bytes
     }
 
     async fn piece(&self, _: u64, len: usize) -> Result<Bytes> {
-        let bytes = [self.0.to_le_bytes(), (!self.0).to_le_bytes()].concat();
-        Ok(Bytes::from(bytes).slice(..len))
+        let bytes = Bytes::from(self.number.to_le_bytes().repeat(len.div_ceil(8)));
+        Ok(bytes.slice(..len))
     }
 }

@@ -20,13 +20,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::{Cause, Error};
+use crate::{Cause, Error, sys};
 use commands::Cli;
 use context::Context;
 use output::Format;
 
 /// Parses the command line, runs the verb and gives its exit code.
 pub fn main() -> ExitCode {
+    sys::return_large_buffers();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

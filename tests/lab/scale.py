@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from blake3 import blake3
 
+from . import cgroup
 from . import eyrie as lab_eyrie
 from .eyrie import Eyrie
 from .instance import Instance
@@ -50,14 +51,14 @@ class Step:
 HEADER = "| step | wall | processors busy | peak RSS |\n|---|---|---|---|"
 
 
-def step(name: str, eyrie: Eyrie, *args: str) -> Step:
-    """Runs eyrie to its end and asks the kernel what it used."""
+def step(name: str, eyrie: Eyrie, *args: str, group: Path | None = None) -> Step:
+    """Runs eyrie to its end, in a cgroup when one is given, and asks the kernel what it used."""
     usage = Path(__file__).with_name("usage.py")
+    command = [str(eyrie.binary), "--config", str(eyrie.config), "--json", "--quiet", *args]
     with tempfile.TemporaryFile() as out, tempfile.NamedTemporaryFile() as report:
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-S", usage, report.name]
-            + [str(eyrie.binary), "--config", str(eyrie.config), "--json", "--quiet", *args],
+            [sys.executable, "-S", usage, report.name, *(cgroup.inside(group, command) if group else command)],
             env=eyrie.env(),
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -77,6 +78,8 @@ class Scale:
     made: Made
     # Of eyrie's configuration.
     resources: dict[str, Any] = field(default_factory=dict)
+    # The cgroup that every step runs in.
+    group: Path | None = None
 
     def __post_init__(self) -> None:
         self.source = Instance("local", self.directory / "source", name="made")
@@ -99,13 +102,13 @@ class Scale:
         return objects
 
     def backup(self, name: str = "backup") -> Step:
-        return step(name, self.eyrie, *COLD)
+        return step(name, self.eyrie, *COLD, group=self.group)
 
     def verify(self, level: str) -> Step:
-        return step(f"verify --level {level}", self.eyrie, "verify", "latest", "--level", level)
+        return step(f"verify --level {level}", self.eyrie, "verify", "latest", "--level", level, group=self.group)
 
     def restore(self) -> Step:
-        return step("restore", self.on(self.target), "restore", "latest")
+        return step("restore", self.on(self.target), "restore", "latest", group=self.group)
 
     def check(self) -> None:
         """Compares what was restored with the source: every file by its BLAKE3, every key of data by its value."""
