@@ -9,6 +9,7 @@ pub mod model;
 mod parse;
 mod resolve;
 pub mod resolved;
+mod scalar;
 pub mod source;
 pub mod yaml;
 

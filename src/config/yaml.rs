@@ -1,7 +1,7 @@
 //! YAML as a tree of nodes that know their line: for naming places in messages, and for reading
-//! `milvus.yaml`, whose scalars must keep their spelling (an access key may look like a number).
+//! `milvus.yaml`, whose scalars Milvus reads in its own way.
 
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle};
+use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
 
 use crate::{Cause, Error, Result};
 
@@ -24,12 +24,21 @@ pub struct Node {
 pub enum Value {
     /// Nothing: empty, `~` or `null`.
     Null,
-    /// A scalar in its own spelling, quotes removed.
-    Scalar(String),
+    /// A text or number.
+    Scalar(Scalar),
     /// A sequence.
     List(Vec<Node>),
     /// A mapping in file order.
     Map(Vec<Entry>),
+}
+
+/// A scalar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scalar {
+    /// Its spelling, quotes removed.
+    pub text: String,
+    /// Whether it follows from the spelling what it is: it is neither quoted nor a string by its tag.
+    pub plain: bool,
 }
 
 /// A key of a mapping with its value.
@@ -168,13 +177,17 @@ impl<'a> Builder<'a> {
             return Err(Error::new(Cause::Invalid, message));
         }
         let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, _) => {
-                let plain = matches!(style, ScalarStyle::Plain);
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = match tag.as_deref().and_then(Tag::core_suffix) {
+                    Some(suffix) => suffix != "str",
+                    None => tag.is_none() && matches!(style, ScalarStyle::Plain),
+                };
                 let null = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if null {
                     Value::Null
                 } else {
-                    Value::Scalar(text.into_owned())
+                    let text = text.into_owned();
+                    Value::Scalar(Scalar { text, plain })
                 };
                 (value, anchor)
             }
@@ -238,7 +251,7 @@ impl<'a> Builder<'a> {
 
 fn key_name(node: Node) -> Result<String> {
     match node.value {
-        Value::Scalar(text) => Ok(text),
+        Value::Scalar(scalar) => Ok(scalar.text),
         Value::Null => Ok(String::new()),
         Value::List(_) | Value::Map(_) => {
             let message = format!("line {}: a key must be a plain word", node.line);
@@ -282,10 +295,14 @@ mod tests {
     fn nodes_keep_spelling_and_lines() -> Result<()> {
         let node = Node::parse(TEXT)?;
         let scalar = |path: &str| node.at(path).map(|n| n.value.clone());
-        assert_eq!(scalar("a.b"), Some(Value::Scalar("012".into())));
-        assert_eq!(scalar("a.c.1"), Some(Value::Scalar("null".into())));
+        let expected = |text: &str, plain| {
+            let text = text.to_owned();
+            Some(Value::Scalar(Scalar { text, plain }))
+        };
+        assert_eq!(scalar("a.b"), expected("012", true));
+        assert_eq!(scalar("a.c.1"), expected("null", false));
         assert_eq!(scalar("d.b"), Some(Value::Null));
-        assert_eq!(scalar("d.c.0"), Some(Value::Scalar("one".into())));
+        assert_eq!(scalar("d.c.0"), expected("one", true));
         assert_eq!(node.line_of("a.b"), Some(2));
         assert_eq!(node.line_of("a.c.1"), Some(5));
         assert_eq!(node.path_at(5, 8).as_deref(), Some("a.c.1"));

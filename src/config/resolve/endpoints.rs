@@ -239,7 +239,7 @@ fn client_urls(path: &Path) -> Option<String> {
     let tree = Node::parse(&text).ok()?;
     let urls = ["listen-client-urls", "advertise-client-urls"];
     let urls = urls.iter().find_map(|key| match &tree.at(key)?.value {
-        Value::Scalar(text) if !text.is_empty() => Some(text.clone()),
+        Value::Scalar(scalar) if !scalar.text.is_empty() => Some(scalar.text.clone()),
         _ => None,
     })?;
     Some(
