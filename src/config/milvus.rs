@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::parse::read_tree;
-use super::scalar;
 use super::source::{Place, Source};
 use super::yaml::{Node, Value};
+use super::{env_file, recognise, scalar};
 use crate::{Cause, Error, Result};
 
 /// The prefix by which a variable outranks its plain spelling (`pkg/config/env_source.go`).
@@ -51,9 +51,14 @@ impl MilvusSettings {
             path_map: path_map.clone(),
             ..Self::default()
         };
+        let mut told = yaml.is_empty();
         for path in yaml {
             let text = read("instance.milvus_yaml", path)?;
-            settings.add_yaml(&text, path)?;
+            told |= settings.add_yaml(&text, path)?;
+        }
+        // One may be empty, as a user.yaml often is: the others speak for this Milvus.
+        if !told {
+            return Err(recognise::empty(&yaml[0].display().to_string()));
         }
         if let Some(path) = env_file {
             let text = read("instance.milvus_env_file", path)?;
@@ -110,20 +115,15 @@ impl MilvusSettings {
         }
     }
 
-    fn add_yaml(&mut self, text: &str, path: &Path) -> Result<()> {
+    /// Adds what a file says, and says whether it says anything.
+    fn add_yaml(&mut self, text: &str, path: &Path) -> Result<bool> {
         let name = path.display().to_string();
         let tree = read_tree(text, &name)?;
-        match tree.value {
-            Value::Map(_) => self.flatten("", &tree, path),
-            Value::Null => {}
-            Value::Scalar(_) | Value::List(_) => {
-                let message = format!("{name}:{}: this is no milvus.yaml", tree.line);
-                return Err(Error::new(Cause::Invalid, message).with_hint(
-                    "instance.milvus_yaml names the file that holds `etcd:`, `minio:` and so on",
-                ));
-            }
+        let told = recognise::recognise(&tree, &name)?;
+        if told {
+            self.flatten("", &tree, path);
         }
-        Ok(())
+        Ok(told)
     }
 
     fn flatten(&mut self, prefix: &str, node: &Node, path: &Path) {
@@ -145,25 +145,15 @@ impl MilvusSettings {
 
     fn add_env(&mut self, text: &str, path: &Path) -> Result<()> {
         let mut prefixed = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let place = Place::new(path, index + 1);
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let line = line.strip_prefix("export ").unwrap_or(line);
-            let Some((key, value)) = line.split_once('=') else {
-                let message = format!("{place}: {line:?} is not KEY=VALUE");
-                return Err(Error::new(Cause::Invalid, message));
-            };
+        for variable in env_file::parse(text, path)? {
             let found = Found {
-                text: unquote(value.trim()).to_owned(),
-                source: Source::MilvusEnv(place),
+                text: variable.value,
+                source: Source::MilvusEnv(variable.place),
             };
-            match key.trim().strip_prefix(ENV_PREFIX) {
+            match variable.key.strip_prefix(ENV_PREFIX) {
                 Some(rest) => prefixed.push((normalise(rest), found)),
                 None => {
-                    self.env.insert(normalise(key.trim()), found);
+                    self.env.insert(normalise(&variable.key), found);
                 }
             }
         }
@@ -202,11 +192,6 @@ fn list(items: &[Node]) -> String {
 fn normalise(key: &str) -> String {
     let kept = key.chars().filter(|c| !matches!(c, '/' | '_' | '.'));
     kept.flat_map(char::to_lowercase).collect()
-}
-
-fn unquote(text: &str) -> &str {
-    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
-    inner('"').or_else(|| inner('\'')).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -266,12 +251,16 @@ mod tests {
         let table: Vec<Document> = serde_json::from_str(table).unwrap();
         for document in table {
             let text = &document.text;
-            let mut settings = MilvusSettings::default();
-            let read = settings.add_yaml(text, Path::new("milvus.yaml"));
-            let found = settings.yaml.into_iter();
-            let found = read
-                .ok()
-                .map(|()| found.map(|(k, v)| (k, v.text)).collect());
+            let tree = read_tree(text, "milvus.yaml").ok();
+            let tree = tree.filter(|tree| matches!(tree.value, Value::Map(_) | Value::Null));
+            let found = tree.map(|tree| {
+                let mut settings = MilvusSettings::default();
+                if matches!(tree.value, Value::Map(_)) {
+                    settings.flatten("", &tree, Path::new("milvus.yaml"));
+                }
+                let found = settings.yaml.into_iter();
+                found.map(|(key, found)| (key, found.text)).collect()
+            });
             assert_eq!(found, document.yaml, "{text:?}");
             // The older loader has other texts only for lists of which a part is empty.
             let differs = document.viper != document.yaml;

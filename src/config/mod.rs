@@ -4,9 +4,11 @@
 //! (explicit, Milvus's environment, `milvus.yaml`, default), keeps who set what, and leaves
 //! secrets unread until [`SecretSource::read`](crate::base::secret::SecretSource::read).
 
+mod env_file;
 pub mod milvus;
 pub mod model;
 mod parse;
+mod recognise;
 mod resolve;
 pub mod resolved;
 mod scalar;
