@@ -75,7 +75,7 @@ async fn run() -> Result<()> {
     }
     let filled = begun.elapsed();
     let Some(newest) = newest else { return Ok(()) };
-    let (packs, _) = size(&store.join("packs"));
+    let (packs, _) = size(&store.join("data"));
     let (files, bytes) = size(&store.join("index"));
     println!("stored in {filled:.1?}; {packs} packs; {files} index segments of {bytes} MB in all");
     println!("\n| | time | beside it | ratio |\n|---|---|---|---|");

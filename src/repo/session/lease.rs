@@ -121,7 +121,14 @@ impl Handle {
         if self.unnamed().is_told(path) {
             return Ok(());
         }
-        self.0.write_surely().await
+        // Who waits may be dropped when the session is given up. The lease is removed only when what is under
+        // way has ended, as its file is locked until then.
+        let held = self.0.clone();
+        let written = tokio::spawn(async move { held.write_surely().await });
+        written.await.unwrap_or_else(|error| {
+            let error = Error::new(Cause::Failed, "writing the lease stopped").with_source(error);
+            Err(error)
+        })
     }
 }
 

@@ -306,6 +306,31 @@ async fn a_renewal_that_is_under_way_does_not_bring_back_a_lease_that_was_remove
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_written_to_tell_of_a_pack_does_not_come_back_when_the_session_is_given_up_simulated()
+ {
+    let (_, memory) = memory();
+    let store = Arc::new(FaultStore::new(memory));
+    let (resources, env) = (Resources::simulated(), Env::system());
+    let made = Repository::init(store.clone(), Unlock::None, options(), &resources, &env);
+    let repo = made.await.unwrap();
+    let writer = writer(&repo, "a").await.unwrap();
+    writer
+        .store_object(&Source("o".into(), noise(1, 5000)))
+        .await
+        .unwrap();
+    let late = Action::Late(Duration::from_secs(20));
+    let on_lease = Rule::on_writes(late).key_contains("leases/");
+    store.faults().add(on_lease.nth(1));
+    tokio::select! {
+        flushed = writer.flush() => panic!("the lease was not written: {flushed:?}"),
+        () = tokio::time::sleep(Duration::from_secs(10)) => {}
+    }
+    writer.abort().await.unwrap();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(repo.list("leases/").await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_number_that_a_living_session_claimed_is_refused() {
     let (_, store) = memory();
