@@ -1,6 +1,7 @@
 //! The one error type: what was being done to what, why it failed, on which side, and the way out.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The result of anything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -168,6 +169,7 @@ struct Inner {
     side: Option<Side>,
     message: String,
     hint: Option<String>,
+    passes_within: Option<Duration>,
     source: Option<Source>,
 }
 
@@ -179,6 +181,7 @@ impl Error {
             side: None,
             message: message.into(),
             hint: None,
+            passes_within: None,
             source: None,
         }))
     }
@@ -194,6 +197,14 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Says that the same call may succeed within `time`, though its cause does not: somebody else may put right
+    /// what is wrong, and if so, soon.
+    #[must_use]
+    pub fn passing_within(mut self, time: Duration) -> Self {
+        self.0.passes_within = Some(time);
         self
     }
 
@@ -213,6 +224,7 @@ impl Error {
             side,
             message: message.into(),
             hint,
+            passes_within: self.0.passes_within,
             source: Some(Box::new(self)),
         }))
     }
@@ -245,6 +257,13 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         self.0.cause.retryable()
+    }
+
+    /// For how long the same call is worth being made again although its cause stays; see
+    /// [`passing_within`](Self::passing_within).
+    #[must_use]
+    pub fn passes_within(&self) -> Option<Duration> {
+        self.0.passes_within
     }
 
     /// Whether somebody asked to stop.

@@ -1,6 +1,7 @@
 //! What every room stands on: errors, clock, stops, progress, resources, text.
 
 pub mod cancel;
+pub(crate) mod contact;
 pub mod env;
 pub mod error;
 pub mod file_system;

@@ -180,7 +180,8 @@ impl Output {
         Self { format, look }
     }
 
-    /// Writes a result as the command line asked.
+    /// Writes a result as the command line asked. What was done is done, so a result that cannot be written
+    /// goes to standard error: the id of a snapshot, and what has to follow a restore, are told nowhere else.
     ///
     /// # Errors
     ///
@@ -191,7 +192,7 @@ impl Output {
             Format::Text => {
                 let mut page = Page::new(self.look);
                 document.render(&mut page);
-                write(page.text().as_bytes())
+                write_or_tell(page.text())
             }
         }
     }
@@ -210,7 +211,7 @@ impl Output {
             Error::new(Cause::Failed, "cannot write the result as JSON").with_source(error)
         })?;
         text.push('\n');
-        write(text.as_bytes())
+        write_or_tell(&text)
     }
 
     /// Begins a result that is written row by row: a JSON array, or a line each.
@@ -311,6 +312,15 @@ impl Rows {
         self.pending.clear();
         Ok(())
     }
+}
+
+/// Writes a whole result; one that cannot be written goes to standard error, before the error itself.
+fn write_or_tell(text: &str) -> Result<()> {
+    write(text.as_bytes()).map_err(|error| {
+        // Where that is full, too, there is nowhere left.
+        let _nowhere_to_say = io::stderr().write_all(text.as_bytes());
+        error.with_hint("what was asked for is done; its result stands above")
+    })
 }
 
 fn write(bytes: &[u8]) -> Result<()> {

@@ -96,7 +96,7 @@ pub fn parse_location(url: &str) -> Result<Location> {
 /// # Errors
 ///
 /// [`Cause::NotFound`] for a directory that is missing and is not to be made, [`Cause::Absent`] for a
-/// bucket that is not there, [`Cause::Unavailable`] when nothing answers within 30 s,
+/// bucket that is not there, [`Cause::Unavailable`] when nothing answers within 15 s,
 /// [`Cause::Invalid`] for settings that cannot be right. What else a server refuses shows at the calls
 /// that need it.
 pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {

@@ -44,7 +44,8 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A store that tries again what failed with a [retryable](Error::retryable) cause.
+/// A store that tries again what failed with a [retryable](Error::retryable) cause, or
+/// [may pass](Error::passes_within).
 ///
 /// A creation whose answer was lost finds its own object at the next try; it is read back, and
 /// when the bytes are those that were to be written, the creation succeeded.
@@ -79,7 +80,7 @@ impl RetryStore {
     {
         loop {
             match call().await {
-                Err(error) if error.retryable() => backoff.pause(error).await?,
+                Err(error) if may_pass(&error) => backoff.pause(error).await?,
                 result => return result,
             }
         }
@@ -95,6 +96,10 @@ impl RetryStore {
         let found = self.get(key, options).await?;
         Ok((found == *bytes).then_some(Put { version }))
     }
+}
+
+fn may_pass(error: &Error) -> bool {
+    error.retryable() || error.passes_within().is_some()
 }
 
 /// The pauses of one operation.
@@ -125,6 +130,7 @@ impl<'a> Backoff<'a> {
         let pause = self.jitter(longest.min(policy.longest_pause));
         let tries = self.tries;
         let deadline = self.patience.unwrap_or(policy.deadline);
+        let deadline = error.passes_within().map_or(deadline, |t| t.min(deadline));
         if self.started.elapsed() + pause >= deadline {
             return Err(error.context(format!("gave up after {tries} tries")));
         }
@@ -274,7 +280,7 @@ impl Walk<'_> {
                     self.backoff.started = Instant::now();
                     return Ok(Some(meta));
                 }
-                Err(error) if error.retryable() => {
+                Err(error) if may_pass(&error) => {
                     self.backoff.pause(error).await?;
                     let options = self.options.clone();
                     self.listing = self.backoff.store.inner.list(&self.prefix, options);

@@ -398,6 +398,26 @@ fn init_probes_its_store_and_reminds_of_the_passphrase() {
 }
 
 #[test]
+fn a_result_that_cannot_be_written_stands_on_standard_error() {
+    let fixture = Fixture::new();
+    let ran = fixture.run_into_a_full_device(&["--repo", "gone", "init"]);
+    let said = ran.expect(1);
+    let made = std::fs::read_to_string(fixture.path("gone/config")).unwrap();
+    let made: serde_json::Value = serde_json::from_str(made.lines().next().unwrap()).unwrap();
+    let id = made["repository"].as_str().unwrap();
+    let (result, error) = said.stderr().split_once("error: ").unwrap();
+    assert!(result.contains(id), "{result}");
+    assert!(error.contains("cannot write to standard output"), "{error}");
+    let ran = fixture.run_into_a_full_device(&["show", "latest", "--json"]);
+    let said = ran.expect(1);
+    let mut lines = said.stderr().lines();
+    let shown: serde_json::Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert!(shown["snapshot"].is_string(), "{shown}");
+    let error: serde_json::Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!(error["error"]["exit_code"], 1);
+}
+
+#[test]
 fn init_without_encryption_says_so() {
     let fixture = Fixture::new();
     fixture.write_config("repositories: [{name: open, url: open}]\n");

@@ -80,6 +80,24 @@ async fn what_cannot_pass_is_not_tried_again(#[case] kind: Cause) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_says_that_it_may_pass_is_tried_for_so_long() {
+    let (store, faults, _) = faulty();
+    let soon = Duration::from_secs(10);
+    let refused = Action::Refuse(Cause::AccessDenied, soon);
+    let started = Instant::now();
+    faults.add(Rule::any(refused).first(5));
+    store.put(&key("a"), bytes(), CREATE).await.unwrap();
+    assert_eq!(faults.fired(), 5);
+    assert!(started.elapsed() < soon, "{:?}", started.elapsed());
+    faults.add(Rule::any(refused));
+    let started = Instant::now();
+    let error = store.head(&key("a")).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::AccessDenied);
+    let elapsed = started.elapsed();
+    assert!(elapsed < soon && elapsed > soon / 4, "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn tries_end_before_the_deadline() {
     let (store, faults, _) = faulty();
     faults.add(Rule::any(Action::Fail(Cause::Unavailable)));

@@ -1,11 +1,29 @@
 //! What an answer of S3 means: one conversion from the SDK's errors to ours.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::http::Response;
 
+use jiff::Timestamp;
+
 use crate::{Cause, Error};
+
+/// What a session's credentials are refused with when their time is over. `AWS` says `InvalidToken` of one that
+/// it has forgotten.
+pub(super) const EXPIRED: [&str; 4] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+];
+
+/// For how long it is worth waiting for new credentials: they are read again before each call.
+const RENEWAL: Duration = Duration::from_mins(2);
+
+/// For how long a clock that is wrong may be set right; a server whose nodes disagree answers otherwise at once.
+const CLOCK: Duration = Duration::from_secs(10);
 
 /// Turns the failure of `action` (what was being done to what) into an error of ours.
 pub(super) fn classify<E>(action: &str, error: SdkError<E, Response>) -> Error
@@ -15,6 +33,11 @@ where
     let code = error.code().unwrap_or_default().to_owned();
     let said = error.message().unwrap_or_default().to_owned();
     let status = error.raw_response().map(|raw| raw.status().as_u16());
+    let header = |name| {
+        let raw = error.raw_response()?;
+        raw.headers().get(name).map(ToOwned::to_owned)
+    };
+    let (region, date) = (header("x-amz-bucket-region"), header("date"));
     let (cause, hint) = match &error {
         // `MinIO` has no code of its own for an object under Object Lock.
         SdkError::ServiceError(_) if said.contains("WORM protected") => {
@@ -27,6 +50,11 @@ where
         _ => (Cause::Unavailable, None),
     };
     let what = match (code.as_str(), status) {
+        ("RequestTimeTooSkewed", _) => {
+            let theirs = date.map_or_else(|| "another".to_owned(), |date| format!("it is {date}"));
+            let ours = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+            format!(": {code}: for the server {theirs}, for this host {ours}")
+        }
         ("", Some(status)) => format!(": the server answers {status}"),
         ("", None) => String::new(),
         (code, _) if said.is_empty() => format!(": {code}"),
@@ -38,9 +66,18 @@ where
         SdkError::ServiceError(_) => ours,
         error => ours.with_source(error),
     };
-    match hint {
-        Some(hint) => ours.with_hint(hint),
-        None => ours,
+    let ours = match code.as_str() {
+        code if EXPIRED.contains(&code) => ours.passing_within(RENEWAL),
+        "RequestTimeTooSkewed" => ours.passing_within(CLOCK),
+        _ => ours,
+    };
+    match (hint, region) {
+        // To whom signs for the right region it is told, too, with what has nothing to do with it.
+        (Some(WRONG_REGION), Some(region)) => ours.with_hint(format!(
+            "the bucket is in the region {region}: set `region` to that"
+        )),
+        (Some(hint), _) => ours.with_hint(hint),
+        (None, _) => ours,
     }
 }
 
@@ -56,24 +93,23 @@ fn of_answer(code: &str, status: u16) -> Meaning {
         ),
         "InvalidBucketName" | "InvalidAccessPoint" => (Cause::Invalid, None),
         "PermanentRedirect"
+        | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
-        | "IllegalLocationConstraintException" => (
-            Cause::Invalid,
-            Some("the bucket is in another region: correct the region or the endpoint"),
-        ),
+        | "IllegalLocationConstraintException" => (Cause::Invalid, Some(WRONG_REGION)),
         "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" | "NotFound" => (Cause::NotFound, None),
         "PreconditionFailed" => (Cause::AlreadyExists, None),
         "RequestTimeTooSkewed" => (
             Cause::AccessDenied,
-            Some("this host's clock differs from the server's by more than 15 minutes"),
+            Some("the clocks are more than 15 minutes apart: set the wrong one right"),
         ),
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => (
             Cause::AccessDenied,
             Some("correct the access key or its secret"),
         ),
-        "ExpiredToken" | "InvalidToken" => {
-            (Cause::AccessDenied, Some("renew the session credentials"))
-        }
+        code if EXPIRED.contains(&code) => (
+            Cause::AccessDenied,
+            Some("renew the session credentials; they are read again at each call"),
+        ),
         "InvalidObjectState" => (
             Cause::Failed,
             Some("the object is archived: restore it to a readable storage class first"),
@@ -100,9 +136,14 @@ fn of_answer(code: &str, status: u16) -> Meaning {
         | "RequestTimeout"
         | "OperationAborted"
         | "ConditionalRequestConflict" => (Cause::Unavailable, None),
+        "" if matches!(status, 301 | 307 | 308) => (Cause::Invalid, Some(WRONG_REGION)),
+        // HEAD is answered so for another region, and for credentials that have expired.
+        "" if status == 400 => (Cause::Failed, Some(WRONG_REGION)),
         _ => (of_status(status), None),
     }
 }
+
+const WRONG_REGION: &str = "is the bucket in another region? set `region` to the bucket's, and the endpoint to that region's";
 
 fn of_status(status: u16) -> Cause {
     match status {
@@ -163,6 +204,9 @@ mod tests {
 
     #[rstest]
     #[case("NoSuchKey", 404, Cause::NotFound)]
+    #[case("", 301, Cause::Invalid)]
+    #[case("", 400, Cause::Failed)]
+    #[case("AuthorizationHeaderMalformed", 400, Cause::Invalid)]
     #[case("NoSuchBucket", 404, Cause::Absent)]
     #[case("", 404, Cause::NotFound)]
     #[case("PreconditionFailed", 412, Cause::AlreadyExists)]

@@ -2,22 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
+use tokio::time::timeout;
 
 use super::{S3Settings, S3Store};
+use crate::base::contact::FIRST_CONTACT;
 use crate::base::env::Env;
 use crate::store::backend::{Backend, MissingRoot};
 use crate::store::probe::Findings;
 use crate::store::retry::{RetryPolicy, RetryStore};
-use crate::store::{Key, ListOptions, SharedStore, Store as _};
+use crate::store::{Key, ListOptions, SharedStore, Store};
 use crate::{Cause, Error, Result};
-
-/// How long the first contact with a bucket may take, retries included: a wrong address should not
-/// look like a slow store.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl Backend for Box<S3Settings> {
@@ -94,18 +91,23 @@ async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
     };
     let store = RetryStore::new(store, policy, env.clone());
     // A HEAD would not tell a missing bucket from a missing object.
-    match store.list("", ListOptions::default()).try_next().await {
-        Err(error) if error.cause() == Cause::Absent => Err(error),
-        Err(error) if error.retryable() => {
-            let message = format!(
-                "{} does not answer within {} s",
-                store.location(),
-                FIRST_CONTACT.as_secs()
-            );
-            Err(error
-                .context(message)
-                .with_hint("check endpoint, port and tls, and that the server runs"))
-        }
+    let mut listing = store.list("", ListOptions::default());
+    // A try that hangs is cut short as well.
+    let Ok(first) = timeout(FIRST_CONTACT, listing.try_next()).await else {
+        let error = Error::new(Cause::Unavailable, silent(&store));
+        return Err(error.with_hint(UNREACHED));
+    };
+    match first {
+        Err(error) if matches!(error.cause(), Cause::Absent | Cause::Invalid) => Err(error),
+        Err(error) if error.retryable() => Err(error.context(silent(&store)).with_hint(UNREACHED)),
+        // What else it refuses shows at the calls that need it.
         _ => Ok(()),
     }
+}
+
+const UNREACHED: &str = "check endpoint, port and tls, and that the server runs";
+
+fn silent(store: &dyn Store) -> String {
+    let (place, seconds) = (store.location(), FIRST_CONTACT.as_secs());
+    format!("{place} does not answer within {seconds} s")
 }

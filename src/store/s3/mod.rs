@@ -4,6 +4,7 @@
 //! those of `ListObjectsV2`, which tells no version ids, or of `ListObjectVersions`. All writes are
 //! durable when they return.
 
+mod credentials;
 mod error;
 mod list;
 mod location;

@@ -8,7 +8,7 @@ use aws_config::BehaviorVersion;
 use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    Builder, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -16,6 +16,7 @@ use aws_smithy_http_client::tls::{Provider, ServerName, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
+use super::credentials::Renewed;
 use crate::base::secret::SecretSource;
 use crate::{Cause, Error, Result};
 
@@ -167,24 +168,25 @@ impl S3Settings {
     ///
     /// [`Cause::Invalid`] when the settings contradict themselves or the CA file holds no certificate.
     pub(super) async fn client(&self) -> Result<Client> {
-        let credentials = self.credentials.read()?;
+        // Keys that cannot be read are an error now, not at the first request.
+        self.credentials.read()?;
         let region = self.region.clone().or_else(|| self.default_region());
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint)?;
         }
-        let mut config = if credentials.is_some() && region.is_some() {
+        let keys = matches!(self.credentials, S3Credentials::Keys { .. });
+        let mut config = if keys && region.is_some() {
             Builder::new().behavior_version(BehaviorVersion::latest())
         } else {
             let chain = aws_config::defaults(BehaviorVersion::latest());
-            let chain = match &credentials {
-                Some(_) => chain.no_credentials(),
-                None => chain,
-            };
-            Builder::from(&chain.load().await)
+            Builder::from(&chain.no_credentials().load().await)
         };
-        if let Some(credentials) = credentials {
-            config = config.credentials_provider(credentials);
-        }
+        // It holds them itself, and knows when a server takes them no more.
+        let credentials = Renewed::new(self.credentials.clone());
+        config = config
+            .credentials_provider(credentials.clone())
+            .identity_cache(IdentityCache::no_cache())
+            .interceptor(credentials);
         if let Some(endpoint) = &self.endpoint {
             config = config.endpoint_url(endpoint);
         }
@@ -266,7 +268,8 @@ impl fmt::Display for S3Settings {
 }
 
 impl S3Credentials {
-    fn read(&self) -> Result<Option<Credentials>> {
+    /// The keys; `None` for the AWS chain.
+    pub(super) fn read(&self) -> Result<Option<Credentials>> {
         let Self::Keys {
             access_key_id,
             secret_access_key,

@@ -1,6 +1,7 @@
 //! Against a server of a few lines that answers by script: what a real one does only on bad days.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 
 use futures::TryStreamExt;
@@ -26,6 +27,8 @@ enum Answer {
     Ten,
     /// Answers 200 with these headers and this body.
     Says(&'static str, &'static str),
+    /// Answers with a status, these headers and no body.
+    Refuses(u16, &'static str),
     /// Stores the body, then closes the connection without an answer.
     StoreAndDrop,
     /// Stores the body unless the key exists (412 where that was asked for), reads it back on GET.
@@ -58,25 +61,36 @@ impl Simulated {
     }
 
     async fn store(&self) -> S3Store {
-        let settings = S3Settings {
+        self.store_with(keys("secret")).await
+    }
+
+    async fn store_with(&self, credentials: S3Credentials) -> S3Store {
+        S3Store::open(self.settings(credentials)).await.unwrap()
+    }
+
+    fn settings(&self, credentials: S3Credentials) -> S3Settings {
+        S3Settings {
             endpoint: Some(self.endpoint.clone()),
             region: Some("us-east-1".to_owned()),
             bucket: "bucket".to_owned(),
             prefix: "prefix".to_owned(),
-            credentials: keys("secret"),
+            credentials,
             payload_signing: PayloadSigning::Never,
             ..S3Settings::default()
-        };
-        S3Store::open(settings).await.unwrap()
+        }
     }
 
     async fn retrying(&self) -> RetryStore {
+        Self::over(self.store().await)
+    }
+
+    fn over(store: S3Store) -> RetryStore {
         let policy = RetryPolicy {
             first_pause: std::time::Duration::from_millis(1),
             ..RetryPolicy::default()
         };
         let (env, _) = Env::simulated(Timestamp::UNIX_EPOCH, 3);
-        RetryStore::new(Arc::new(self.store().await), policy, env)
+        RetryStore::new(Arc::new(store), policy, env)
     }
 
     fn requests(&self) -> usize {
@@ -120,6 +134,9 @@ async fn serve(
                 format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
                     .into_bytes()
             }
+            Answer::Refuses(status, headers) => {
+                format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n{headers}\r\n").into_bytes()
+            }
             Answer::Error(status, "") => reply(status, b""),
             Answer::Error(status, code) => reply(status, error_body(code).as_bytes()),
             Answer::Serve => serve_object(&objects, &head, path, body),
@@ -150,7 +167,9 @@ fn error_body(code: &str) -> String {
 
 fn reply(status: u16, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let mut reply = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+    let date = "date: Sat, 01 Jan 2000 00:00:00 GMT\r\n";
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{date}\r\n");
+    let mut reply = head.into_bytes();
     reply.extend_from_slice(body);
     reply
 }
@@ -235,6 +254,85 @@ async fn simulated_faults_that_pass_are_survived() {
     let server = Simulated::start(&faults).await;
     assert_eq!(get(&server.retrying().await).await.unwrap(), "0123456789");
     assert_eq!(server.requests(), 6);
+}
+
+#[tokio::test]
+async fn simulated_credentials_that_expire_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let key = name.to_owned();
+        SecretSource::File { key, path }
+    };
+    for refusal in [
+        Answer::Error(400, "ExpiredToken"),
+        Answer::Error(403, "InvalidToken"),
+    ] {
+        let credentials = S3Credentials::Keys {
+            access_key_id: "id".to_owned(),
+            secret_access_key: file("secret", "s"),
+            session_token: Some(file("token", "old")),
+        };
+        let server = Simulated::start(&[Answer::Ten, refusal, Answer::Ten]).await;
+        let store = Simulated::over(server.store_with(credentials).await);
+        get(&store).await.unwrap();
+        file("token", "new");
+        get(&store).await.unwrap();
+        let seen = lock(&server.seen).clone();
+        let tokens = seen.iter().map(|head| {
+            let mut lines = head.lines();
+            lines.find_map(|line| line.strip_prefix("x-amz-security-token: "))
+        });
+        let tokens: Vec<_> = tokens.map(Option::unwrap).collect();
+        assert_eq!(tokens, ["old", "old", "new"], "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn simulated_clocks_that_differ_are_told_and_waited_for() {
+    let skewed = Answer::Error(403, "RequestTimeTooSkewed");
+    let server = Simulated::start(&[skewed; 5]).await;
+    let store = server.retrying().await;
+    let bytes = Bytes::from_static(b"ours");
+    store.put(&key(), bytes, CREATE).await.unwrap();
+    assert_eq!(server.requests(), 6);
+    let server = Simulated::start(&[skewed]).await;
+    let error = get(&server.store().await).await.unwrap_err();
+    assert!(error.passes_within().is_some());
+    let said = error.to_string();
+    let both = "for the server it is Sat, 01 Jan 2000 00:00:00 GMT, for this host ";
+    assert!(said.contains(both), "{said}");
+}
+
+#[tokio::test]
+async fn simulated_answers_of_another_region_name_it() {
+    let told = "x-amz-bucket-region: eu-west-9\r\n";
+    for (answer, hint) in [
+        (Answer::Refuses(301, told), "the region eu-west-9"),
+        (Answer::Refuses(400, told), "the region eu-west-9"),
+        (Answer::Refuses(301, ""), "set `region`"),
+        (Answer::Refuses(400, ""), "set `region`"),
+        (
+            Answer::Error(400, "AuthorizationHeaderMalformed"),
+            "set `region`",
+        ),
+    ] {
+        let server = Simulated::start(&[answer; 2]).await;
+        let store = server.store().await;
+        let listed: Result<Vec<Meta>> = store.list("", ListOptions::default()).try_collect().await;
+        for error in [store.head(&key()).await.unwrap_err(), listed.unwrap_err()] {
+            assert!(
+                matches!(error.cause(), Cause::Invalid | Cause::Failed),
+                "{error:?}"
+            );
+            let said = error.hint().unwrap();
+            assert!(said.contains(hint), "{said}");
+            // Nothing of the SDK's own.
+            assert!(error.chain().len() < 200, "{}", error.chain());
+        }
+    }
 }
 
 #[tokio::test]

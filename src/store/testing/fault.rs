@@ -22,6 +22,8 @@ use crate::{Cause, Error, Result};
 pub enum Action {
     /// It fails without any effect.
     Fail(Cause),
+    /// It fails without any effect, and says that it may succeed within so long.
+    Refuse(Cause, Duration),
     /// It takes effect, but its answer is an error.
     LoseAnswer(Cause),
     /// It takes effect with the first half of its bytes, and its answer is an error: what a store
@@ -226,6 +228,9 @@ impl Faults {
         let (cause, written) = match failure {
             None | Some(Action::Delay(_) | Action::Late(_)) => return call(bytes).await,
             Some(Action::Fail(cause)) => (cause, None),
+            Some(Action::Refuse(cause, time)) => {
+                return Err(injected(cause, op, key).passing_within(time));
+            }
             Some(Action::LoseAnswer(cause)) => (cause, Some(bytes)),
             Some(Action::Tear(cause)) => (cause, Some(bytes.slice(..bytes.len() / 2))),
         };
