@@ -15,6 +15,7 @@ use super::proto::milvus::milvus_service_client::MilvusServiceClient;
 use super::proto::{common, milvus as api};
 use super::status::{Refusal, RefusalClass, broken_connection, concise, transport_error};
 use super::version::MilvusVersion;
+use crate::base::contact::FIRST_CONTACT;
 use crate::{Cause, Error, Result, Side};
 
 /// How long a connection may take by default: that of pymilvus.
@@ -215,10 +216,12 @@ impl Client {
         }
     }
 
-    /// Asks for the health of all components.
+    /// Asks for the health of all components. It is the first call to a Milvus: one that does not answer it
+    /// soon is out of reach.
     pub async fn health(&self) -> Result<Health> {
+        let soon = self.request_timeout.min(FIRST_CONTACT);
         let answer = self
-            .ask("", api::CheckHealthRequest {})
+            .ask_within(soon, "", api::CheckHealthRequest {})
             .await
             .map_err(|failure| self.error(failure, "ask milvus for its health"))?;
         Ok(Health {

@@ -24,7 +24,7 @@ from lab.instance import LAYOUTS, Instance  # noqa: E402
 from pymilvus import db  # noqa: E402
 
 # Fixtures that take long to make: the tests that share one run in one process, one after the other.
-SHARED = ("trip", "known", "intact", "captured", "secured")
+SHARED = ("known_s3", "trip", "known", "intact", "captured", "secured")
 # A test waits for servers most of the time, so a core bears some; each runs up to three Milvus of 0.5 GiB.
 TESTS_PER_CORE = 2
 MEMORY_PER_TEST = 2 << 30

@@ -13,7 +13,7 @@ use crate::base::env::Env;
 use crate::store::backend::{Backend, MissingRoot};
 use crate::store::probe::Findings;
 use crate::store::retry::{RetryPolicy, RetryStore};
-use crate::store::{Key, ListOptions, SharedStore, Store};
+use crate::store::{Key, ListOptions, SharedStore, Store as _};
 use crate::{Cause, Error, Result};
 
 #[async_trait]
@@ -35,7 +35,7 @@ impl Backend for Box<S3Settings> {
 
     async fn open(&self, _: MissingRoot, env: &Env) -> Result<SharedStore> {
         let store: SharedStore = Arc::new(S3Store::open((**self).clone()).await?);
-        first_contact(store.clone(), env).await?;
+        first_contact(store.clone(), &self.place(), env).await?;
         Ok(store)
     }
 
@@ -84,7 +84,7 @@ fn parse(rest: &str) -> Result<S3Settings> {
     })
 }
 
-async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
+async fn first_contact(store: SharedStore, place: &str, env: &Env) -> Result<()> {
     let policy = RetryPolicy {
         deadline: FIRST_CONTACT,
         ..RetryPolicy::default()
@@ -94,12 +94,12 @@ async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
     let mut listing = store.list("", ListOptions::default());
     // A try that hangs is cut short as well.
     let Ok(first) = timeout(FIRST_CONTACT, listing.try_next()).await else {
-        let error = Error::new(Cause::Unavailable, silent(&store));
+        let error = Error::new(Cause::Unavailable, silent(place));
         return Err(error.with_hint(UNREACHED));
     };
     match first {
         Err(error) if matches!(error.cause(), Cause::Absent | Cause::Invalid) => Err(error),
-        Err(error) if error.retryable() => Err(error.context(silent(&store)).with_hint(UNREACHED)),
+        Err(error) if error.retryable() => Err(error.context(silent(place)).with_hint(UNREACHED)),
         // What else it refuses shows at the calls that need it.
         _ => Ok(()),
     }
@@ -107,7 +107,7 @@ async fn first_contact(store: SharedStore, env: &Env) -> Result<()> {
 
 const UNREACHED: &str = "check endpoint, port and tls, and that the server runs";
 
-fn silent(store: &dyn Store) -> String {
-    let (place, seconds) = (store.location(), FIRST_CONTACT.as_secs());
+fn silent(place: &str) -> String {
+    let seconds = FIRST_CONTACT.as_secs();
     format!("{place} does not answer within {seconds} s")
 }
