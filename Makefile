@@ -37,7 +37,8 @@ lint: setup
 advisories: setup
 	$(LAB) -m lab exec -- cargo deny --locked check advisories
 
-## EYRIE_BENCH_* set how much is measured: the head of each file in benches/.
+## EYRIE_BENCH_* set how much is measured: the head of each file in benches/. The command sets the threshold itself.
+bench: export MALLOC_MMAP_THRESHOLD_ = 1048576
 bench: setup
 	$(LAB) -m lab exec -- cargo bench --bench '*'
 

@@ -16,10 +16,46 @@ use aws_smithy_types::error::display::DisplayErrorContext;
 use tokio::sync::Mutex;
 
 use super::error::EXPIRED;
-use super::settings::S3Credentials;
+use crate::base::secret::SecretSource;
+
+/// Credentials of an S3 endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum S3Credentials {
+    /// The AWS credential chain: variables, profile, web identity, instance role.
+    #[default]
+    Chain,
+    /// Keys.
+    Keys {
+        /// The access key id.
+        access_key_id: String,
+        /// The secret access key.
+        secret_access_key: SecretSource,
+        /// A session token of temporary keys.
+        session_token: Option<SecretSource>,
+    },
+}
 
 /// Credentials are asked for again so long before they expire, as the SDK does it.
 const BEFORE_EXPIRY: Duration = Duration::from_mins(5);
+
+impl S3Credentials {
+    /// The keys; `None` for the AWS chain.
+    pub(super) fn read(&self) -> crate::Result<Option<Credentials>> {
+        let Self::Keys {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        } = self
+        else {
+            return Ok(None);
+        };
+        let secret = secret_access_key.read()?;
+        let token = session_token.as_ref().map(SecretSource::read).transpose()?;
+        let token = token.map(|token| token.expose().to_owned());
+        let credentials = Credentials::new(access_key_id, secret.expose(), token, None, "eyrie");
+        Ok(Some(credentials))
+    }
+}
 
 /// The credentials of a client, kept until they expire or are refused. Clones share them.
 #[derive(Debug, Clone)]

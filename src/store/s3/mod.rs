@@ -28,10 +28,11 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+pub use self::credentials::S3Credentials;
 use self::error::classify;
 use self::parts::S3Parts;
 pub use self::settings::{
-    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Credentials, S3Settings, Versioning,
+    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Settings, Versioning,
 };
 use self::verify::Unverified;
 use super::{

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
-use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     Builder, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
@@ -16,8 +15,7 @@ use aws_smithy_http_client::tls::{Provider, ServerName, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
-use super::credentials::Renewed;
-use crate::base::secret::SecretSource;
+use super::credentials::{Renewed, S3Credentials};
 use crate::{Cause, Error, Result};
 
 /// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.
@@ -89,23 +87,6 @@ pub enum Versioning {
     Off,
     /// It does.
     On,
-}
-
-/// Credentials of an S3 endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum S3Credentials {
-    /// The AWS credential chain: variables, profile, web identity, instance role.
-    #[default]
-    Chain,
-    /// Keys.
-    Keys {
-        /// The access key id.
-        access_key_id: String,
-        /// The secret access key.
-        secret_access_key: SecretSource,
-        /// A session token of temporary keys.
-        session_token: Option<SecretSource>,
-    },
 }
 
 /// A bucket, or what lies under a prefix of it, and how to reach it.
@@ -264,25 +245,6 @@ impl fmt::Display for S3Settings {
             "" => Ok(()),
             prefix => write!(f, "/{prefix}"),
         }
-    }
-}
-
-impl S3Credentials {
-    /// The keys; `None` for the AWS chain.
-    pub(super) fn read(&self) -> Result<Option<Credentials>> {
-        let Self::Keys {
-            access_key_id,
-            secret_access_key,
-            session_token,
-        } = self
-        else {
-            return Ok(None);
-        };
-        let secret = secret_access_key.read()?;
-        let token = session_token.as_ref().map(SecretSource::read).transpose()?;
-        let token = token.map(|token| token.expose().to_owned());
-        let credentials = Credentials::new(access_key_id, secret.expose(), token, None, "eyrie");
-        Ok(Some(credentials))
     }
 }
 
