@@ -166,6 +166,8 @@ pub struct ObjectsSection {
     /// `s3`: TLS towards the endpoint.
     #[serde(default)]
     pub tls: TlsSection,
+    /// `s3`: the checksum that a restore sends with each upload.
+    pub checksum: Option<ChecksumChoice>,
 }
 
 impl ObjectsSection {
@@ -179,6 +181,7 @@ impl ObjectsSection {
             secret_access_key_file: self.secret_access_key_file.clone(),
             session_token_file: self.session_token_file.clone(),
             tls: self.tls.clone(),
+            checksum: self.checksum,
         }
     }
 }
@@ -257,6 +260,22 @@ pub struct S3Section {
     /// TLS towards the endpoint.
     #[serde(default)]
     pub tls: TlsSection,
+    /// The checksum that goes with each upload.
+    pub checksum: Option<ChecksumChoice>,
+}
+
+/// The checksum of uploads to S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChecksumChoice {
+    /// CRC32C; none with those uploads that the store refuses with one, which are read back then.
+    Auto,
+    /// CRC32C.
+    Crc32c,
+    /// CRC64NVME.
+    Crc64nvme,
+    /// None: all uploads are read back.
+    None,
 }
 
 /// One value or a list of them.

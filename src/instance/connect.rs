@@ -20,7 +20,8 @@ use crate::milvus::management::{Management, http_client};
 use crate::repo::{Memory, Repository, Unlock};
 use crate::store::local::MissingRoot;
 use crate::store::open::{Location, OpenSettings};
-use crate::store::probe::Findings;
+use crate::store::probe::{Findings, probe};
+use crate::store::s3::UploadChecksums;
 use crate::store::sided::SidedStore;
 use crate::store::{self, SharedStore};
 use crate::{Cause, Error, Result, Side, config};
@@ -244,6 +245,39 @@ pub async fn repository_store(
                 .with_source(error)
                 .with_hint("is its volume mounted? otherwise `eyrie init` makes a repository")
         })
+}
+
+/// Probes `store`, which is a repository's, and opens it as the probe advises. One that refuses uploads with a
+/// checksum is probed again without.
+///
+/// # Errors
+///
+/// Those of [`probe`]: what the store said first.
+pub async fn probed(
+    store: SharedStore,
+    repository: &config::Repository,
+    env: &Env,
+) -> Result<(SharedStore, Findings)> {
+    let refusal = match probe(&*store, env).await {
+        Ok(found) => return Ok((as_probed(store, repository, &found, env).await?, found)),
+        // What a store says to a header that it does not know is anything: 400, 403 or 501.
+        Err(error) if !matches!(error.cause(), Cause::Failed | Cause::AccessDenied) => {
+            return Err(error);
+        }
+        Err(error) => error,
+    };
+    for uploads in UploadChecksums::EACH {
+        let Some(location) = repository.location.with_checksums(uploads) else {
+            continue;
+        };
+        let settings = OpenSettings::default();
+        let store = open(&location, settings, Side::Repository, env).await?;
+        if let Ok(mut found) = probe(&*store, env).await {
+            found.checksums = uploads;
+            return Ok((as_probed(store, repository, &found, env).await?, found));
+        }
+    }
+    Err(refusal)
 }
 
 /// Opens `store`, which is a repository's, once more as a probe of it advises.

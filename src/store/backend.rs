@@ -6,6 +6,8 @@ use async_trait::async_trait;
 
 use super::SharedStore;
 use super::probe::Findings;
+use super::read_back::ReadBack;
+use super::s3::UploadChecksums;
 use crate::Result;
 use crate::base::env::Env;
 
@@ -33,4 +35,14 @@ pub(super) trait Backend: Sized + Send {
 
     /// Takes over what a probe of the store found, for when it is opened again.
     fn heed(&mut self, _findings: &Findings) {}
+
+    /// The same place, written with a checksum only where `uploads` says; `None` where nothing would change.
+    fn with_checksums(&self, _uploads: UploadChecksums) -> Option<Self> {
+        None
+    }
+
+    /// Which uploads are to be read back.
+    fn read_back(&self) -> Option<ReadBack> {
+        None
+    }
 }

@@ -12,6 +12,7 @@ pub mod limit;
 pub mod local;
 pub mod open;
 pub mod probe;
+mod read_back;
 pub mod retry;
 pub mod s3;
 pub mod sided;

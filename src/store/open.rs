@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::SharedStore;
 use super::backend::{Backend, MissingRoot};
 use super::probe::Findings;
+use super::read_back::{ReadBack, ReadBackStore};
 use super::retry::{RetryPolicy, RetryStore};
-use super::s3::S3Settings;
+use super::s3::{S3Settings, UploadChecksums};
 use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
@@ -39,6 +40,17 @@ macro_rules! backends {
 
             async fn open(&self, missing: MissingRoot, env: &Env) -> Result<SharedStore> {
                 match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.open(missing, env).await,)* }
+            }
+
+            /// The same place, written with a checksum only where `uploads` says; `None` where nothing
+            /// would change, as in a directory, or where a setting says which checksum there is.
+            #[must_use]
+            pub fn with_checksums(&self, uploads: UploadChecksums) -> Option<Self> {
+                match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.with_checksums(uploads).map(Self::$backend),)* }
+            }
+
+            fn read_back(&self) -> Option<ReadBack> {
+                match self { $($(#[cfg($cfg)])? Self::$backend(place) => place.read_back(),)* }
             }
 
             /// Takes over what a probe of the store found, for when it is opened again.
@@ -101,11 +113,11 @@ pub fn parse_location(url: &str) -> Result<Location> {
 /// that need it.
 pub async fn open(location: &Location, settings: OpenSettings, env: &Env) -> Result<SharedStore> {
     let store = location.open(settings.missing, env).await?;
-    Ok(Arc::new(RetryStore::new(
-        store,
-        settings.retry,
-        env.clone(),
-    )))
+    let store = Arc::new(RetryStore::new(store, settings.retry, env.clone()));
+    Ok(match location.read_back() {
+        Some(which) => Arc::new(ReadBackStore::new(store, which)),
+        None => store,
+    })
 }
 
 #[cfg(test)]

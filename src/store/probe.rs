@@ -8,8 +8,8 @@ use futures::future;
 use futures::stream::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::s3::{ConditionalWrites, S3Settings, Versioning};
-use super::{GetOptions, Key, ListOptions, Put, PutMode, PutOptions, Store};
+use super::s3::{ConditionalWrites, S3Settings, UploadChecksums, Versioning};
+use super::{GetOptions, Key, ListOptions, MIN_PART_SIZE, Put, PutMode, PutOptions, Store};
 use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
@@ -68,6 +68,9 @@ pub struct Findings {
     /// The probe's own objects that could not be removed, as a store that denies deletion leaves
     /// them.
     pub left_behind: Vec<String>,
+    /// Which uploads it takes with a checksum.
+    #[serde(default)]
+    pub checksums: UploadChecksums,
 }
 
 impl Findings {
@@ -81,6 +84,7 @@ impl Findings {
             VersionsKept::Yes => Versioning::On,
             VersionsKept::No | VersionsKept::Suspended => Versioning::Off,
         };
+        settings.uploads = self.checksums;
     }
 }
 
@@ -132,6 +136,7 @@ impl Probe<'_> {
             Err(error) => return Err(error),
         };
         let versions = self.versions(&key, &put, replaced.as_ref(), &first).await?;
+        self.parts().await?;
         Ok(Findings {
             conditional_create: self.conditional_create(&key).await?,
             list_after_write,
@@ -139,6 +144,7 @@ impl Probe<'_> {
             versions,
             deletion: Deletion::Denied,
             left_behind: Vec::new(),
+            checksums: UploadChecksums::All,
         })
     }
 
@@ -182,6 +188,42 @@ impl Probe<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Writes an object of two parts, as packs are written.
+    async fn parts(&mut self) -> Result<()> {
+        let key = self.key("parts")?;
+        let parts = [
+            Bytes::from(vec![0x5a; MIN_PART_SIZE]),
+            Bytes::from_static(b"the last part"),
+        ];
+        let mut upload = self.store.upload(&key, PutOptions::default()).await?;
+        for part in &parts {
+            if let Err(error) = upload.write(part.clone()).await {
+                let _ = upload.abort().await;
+                return Err(self.takes_no_parts(error));
+            }
+        }
+        let put = upload.finish().await;
+        let put = put.map_err(|error| self.takes_no_parts(error))?;
+        self.written.push((key.clone(), put));
+        let from = MIN_PART_SIZE as u64 - 1;
+        let options = GetOptions {
+            range: Some(from..from + 4),
+            version: None,
+        };
+        let read = self.store.get(&key, options).await?;
+        if read != Bytes::from_static(b"Zthe") {
+            let location = self.store.location();
+            let message = format!("{location} does not give back what was written in parts");
+            return Err(Error::new(Cause::Failed, message));
+        }
+        Ok(())
+    }
+
+    fn takes_no_parts(&self, error: Error) -> Error {
+        let location = self.store.location();
+        error.context(format!("{location} does not take an object of two parts"))
     }
 
     async fn is_listed(&self, key: &Key) -> Result<bool> {
@@ -334,6 +376,7 @@ mod tests {
                 versions,
                 deletion: Deletion::Allowed,
                 left_behind: Vec::new(),
+                checksums: UploadChecksums::All,
             };
             assert_eq!(run(store).await.unwrap(), expected);
             assert!(is_empty(store).await);
@@ -362,14 +405,14 @@ mod tests {
         store.faults().add(Rule::on(Op::Delete, denied));
         let findings = run(&store).await.unwrap();
         assert_eq!(findings.deletion, Deletion::Denied);
-        assert_eq!(findings.left_behind.len(), 2, "{findings:?}");
+        assert_eq!(findings.left_behind.len(), 3, "{findings:?}");
     }
 
     #[tokio::test]
     async fn findings_read_back_as_they_were_written() {
         let findings = run(&MemoryStore::new()).await.unwrap();
         let text = serde_json::to_string(&findings).unwrap();
-        let expected = r#"{"conditional_create":"works","list_after_write":true,"overwrite":true,"versions":"no","deletion":"allowed","left_behind":[]}"#;
+        let expected = r#"{"conditional_create":"works","list_after_write":true,"overwrite":true,"versions":"no","deletion":"allowed","left_behind":[],"checksums":"all"}"#;
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<Findings>(&text).unwrap(), findings);
     }
@@ -384,6 +427,7 @@ mod tests {
             versions: VersionsKept::Yes,
             deletion: Deletion::Allowed,
             left_behind: Vec::new(),
+            checksums: UploadChecksums::All,
         };
         findings.apply(&mut settings);
         assert_eq!(settings.conditional_writes, ConditionalWrites::Missing);

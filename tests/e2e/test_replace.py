@@ -308,7 +308,7 @@ def test_a_store_that_refuses_checksums_is_written_without(known: Eyrie, fresh: 
     instance = target.instance
     instance.start_backing()
     assert instance.minio
-    with FaultyS3(instance.minio.port, share=0, checksums=False) as store:
+    with FaultyS3(instance.minio.port, checksums="refused") as store:
         config = target.eyrie(binary, objects={"endpoint": store.url}).config
         done = known.expect(0, "restore", "latest", "--target", str(config))
         assert store.faults and "takes no upload with a checksum" in done.err, done

@@ -380,7 +380,7 @@ async fn a_probe_finds_that_a_locked_bucket_is_append_only() {
     let store = S3Store::open(settings(&bucket)).await.unwrap();
     let findings = probe(&store, &Env::system()).await.unwrap();
     assert_eq!(findings.deletion, Deletion::Denied);
-    assert_eq!(findings.left_behind.len(), 2, "{findings:?}");
+    assert_eq!(findings.left_behind.len(), 3, "{findings:?}");
     assert_eq!(findings.versions, VersionsKept::Yes);
 }
 

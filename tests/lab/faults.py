@@ -6,24 +6,34 @@ import http.client
 import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 
 from . import ports
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-NO_CHECKSUMS = b"<Error><Code>InvalidRequest</Code><Message>Checksums are not known here.</Message></Error>"
+Checksums = Literal["taken", "refused", "refused with parts", "unsaid"]
 HOP_HEADERS = {"connection", "transfer-encoding", "keep-alive"}
 
 
 class FaultyS3:
     """Forwards to MinIO on loopback; a share of the requests is refused, and as many connections are dropped."""
 
-    def __init__(self, upstream_port: int, share: float, seed: int = 3, checksums: bool = True) -> None:
-        """Without `checksums` it refuses every upload that brings one, as older servers do."""
+    def __init__(
+        self,
+        upstream_port: int,
+        share: float = 0,
+        seed: int = 3,
+        checksums: Checksums = "taken",
+        refusal: tuple[int, str] = (400, "InvalidRequest"),
+    ) -> None:
+        """`checksums` says of what becomes of those that uploads bring: some are answered with `refusal`, as by older
+        servers, or the replies do not tell them."""
         self.faults = 0
         # What every write is answered while this is set: a status and the code of an error.
         self.refuses_writes: tuple[int, str] | None = None
         self.share = share
         self.checksums = checksums
+        self.refusal = refusal
         self._random = random.Random(seed)
         port = ports.take()
         self.url = f"http://127.0.0.1:{port}"
@@ -42,9 +52,11 @@ class FaultyS3:
                     outer.faults += 1
                     body = f"<Error><Code>{code}</Code><Message>No writes now.</Message></Error>".encode()
                     self.answer(status, [("Content-Type", "application/xml")], body)
-                elif summed and self.command != "GET" and not outer.checksums:
+                elif summed and self.command != "GET" and outer.refuses(self.path):
                     outer.faults += 1
-                    self.answer(400, [("Content-Type", "application/xml")], NO_CHECKSUMS)
+                    status, code = outer.refusal
+                    body = f"<Error><Code>{code}</Code><Message>Checksums are not known here.</Message></Error>".encode()
+                    self.answer(status, [("Content-Type", "application/xml")], body)
                 elif drawn < outer.share:
                     outer.faults += 1
                     self.answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
@@ -67,7 +79,9 @@ class FaultyS3:
             def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
                 self.send_response_only(status)
                 for name, value in headers:
-                    if name.lower() not in HOP_HEADERS | {"content-length"}:
+                    if "checksum" in name.lower() and outer.checksums == "unsaid":
+                        outer.faults += 1
+                    elif name.lower() not in HOP_HEADERS | {"content-length"}:
                         self.send_header(name, value)
                 length = dict((n.lower(), v) for n, v in headers).get("content-length")
                 self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
@@ -83,6 +97,11 @@ class FaultyS3:
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def refuses(self, path: str) -> bool:
+        """Whether uploads to a path may bring no checksum."""
+        of_parts = "uploadId=" in path or path.endswith("?uploads") or "?uploads&" in path
+        return self.checksums == "refused" or (self.checksums == "refused with parts" and of_parts)
 
     def __enter__(self) -> "FaultyS3":
         return self

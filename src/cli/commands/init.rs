@@ -6,7 +6,8 @@ use crate::cli::documents::{HexId, InitDocument, Note};
 use crate::cli::output::{Page, Render};
 use crate::instance::connect::{self, Make};
 use crate::repo::{InitOptions, Repository, Unlock};
-use crate::store::probe::{ConditionalCreate, Deletion, Findings, VersionsKept, probe};
+use crate::store::probe::{ConditionalCreate, Deletion, Findings, VersionsKept};
+use crate::store::s3::UploadChecksums;
 use crate::{Cause, Error, Result};
 
 /// Make the repository, after probing what its store can do
@@ -56,8 +57,8 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         };
         let mut findings = None;
         if Repository::refuse_occupied(&store).await.is_ok() {
-            let found = probe(&*store, env).await?;
-            store = connect::as_probed(store, repository, &found, env).await?;
+            let (probed, found) = connect::probed(store, repository, env).await?;
+            store = probed;
             options.store = recorded(&found)?;
             findings = Some(found);
         }
@@ -132,6 +133,18 @@ fn notes(made: &Repository, findings: Option<&Findings>) -> Vec<Note> {
             "list-lags",
             "a listing does not show at once what was written",
         ));
+    }
+    let without = match found.checksums {
+        UploadChecksums::All => None,
+        UploadChecksums::Single => Some("the parts of an upload"),
+        UploadChecksums::None => Some("uploads"),
+    };
+    if let Some(without) = without {
+        let what = format!(
+            "the store takes no checksum with {without}: what is uploaded so is proved by its length and by \
+             reading it back, which doubles the traffic"
+        );
+        notes.push(note("no-upload-checksums", &what));
     }
     if !found.left_behind.is_empty() {
         let left = found.left_behind.join(", ");

@@ -1,11 +1,11 @@
 //! How to reach a bucket: of the object layer, and of a repository.
 
-use super::super::model::S3Section;
+use super::super::model::{ChecksumChoice, S3Section};
 use super::super::parse::shown;
 use super::super::source::Source;
 use super::{MilvusTls, Resolver, Sourced, wrong};
 use crate::Result;
-use crate::store::s3::{Addressing, S3Credentials, S3Settings};
+use crate::store::s3::{Addressing, Checksum, S3Credentials, S3Settings};
 
 /// What `config show` says where no keys are set.
 pub(super) const CHAIN: &str = "the AWS credential chain";
@@ -93,6 +93,15 @@ impl<'a> Resolver<'a> {
             ..MilvusTls::without_files(enabled)
         };
         let tls = self.tls_of_s3(&key("tls"), &s3.tls, &of_milvus)?;
+        let (checksum, word) = match s3.checksum {
+            None | Some(ChecksumChoice::Auto) => (Checksum::Auto, "auto"),
+            Some(ChecksumChoice::Crc32c) => (Checksum::Crc32c, "crc32c"),
+            Some(ChecksumChoice::Crc64nvme) => (Checksum::Crc64Nvme, "crc64nvme"),
+            Some(ChecksumChoice::None) => (Checksum::None, "none"),
+        };
+        let set = s3.checksum.map(|_| self.explicit(&key("checksum")));
+        let source = set.unwrap_or(Source::Default);
+        self.record(&key("checksum"), Some(word.to_owned()), &source);
         Ok(S3Settings {
             endpoint: told.endpoint.map(|endpoint| endpoint.value),
             region: region.map(|r| r.value).filter(|r| !r.is_empty()),
@@ -104,6 +113,7 @@ impl<'a> Resolver<'a> {
             credentials,
             ca_file: tls.ca_file,
             server_name: tls.server_name,
+            checksum,
             ..url
         })
     }

@@ -11,7 +11,7 @@ use crate::instance::connect;
 use crate::store::SharedStore;
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Deletion;
-use crate::store::s3::{Checksum, S3Settings};
+use crate::store::s3::{S3Settings, UploadChecksums};
 use crate::{Cause, Result, Side};
 
 /// A bucket, or what lies under a prefix of it.
@@ -26,6 +26,10 @@ impl S3 {
     pub(super) fn new(at: S3Settings, side: Side, env: &Env) -> Self {
         let env = env.clone();
         Self { at, side, env }
+    }
+
+    fn location(&self) -> Location {
+        Location::S3(Box::new(self.at.clone()))
     }
 }
 
@@ -48,8 +52,13 @@ impl Layer for S3 {
     }
 
     async fn open(&self) -> Result<SharedStore> {
-        let location = Location::S3(Box::new(self.at.clone()));
-        connect::open(&location, OpenSettings::default(), self.side, &self.env).await
+        connect::open(
+            &self.location(),
+            OpenSettings::default(),
+            self.side,
+            &self.env,
+        )
+        .await
     }
 
     async fn look(&self) -> Result<(Presence, Option<SharedStore>)> {
@@ -67,24 +76,27 @@ impl Layer for S3 {
         let store = self.open().await?;
         let error = match proof::prove(&*store, env).await {
             Ok(deletion) => return Ok((store, deletion)),
-            Err(error) if error.cause() != Cause::Failed => return Err(error),
+            Err(error) if !matches!(error.cause(), Cause::Failed | Cause::AccessDenied) => {
+                return Err(error);
+            }
             Err(error) => error,
         };
         // Some servers refuse uploads that bring a checksum.
-        let without = S3Settings {
-            checksum: Checksum::None,
-            ..self.at.clone()
-        };
-        let plain = Self::new(without, self.side, &self.env).open().await?;
-        let Ok(deletion) = proof::prove(&*plain, env).await else {
-            return Err(error);
-        };
-        warn!(
-            "{} takes no upload with a checksum, and is written without: {}",
-            self.at,
-            error.chain()
-        );
-        Ok((plain, deletion))
+        for uploads in UploadChecksums::EACH {
+            let Some(location) = self.location().with_checksums(uploads) else {
+                continue;
+            };
+            let settings = OpenSettings::default();
+            let plain = connect::open(&location, settings, self.side, &self.env).await?;
+            if let Ok(deletion) = proof::prove(&*plain, env).await {
+                let (at, why) = (&self.at, error.chain());
+                warn!(
+                    "{at} does not take all uploads with a checksum; without one they are read back: {why}"
+                );
+                return Ok((plain, deletion));
+            }
+        }
+        Err(error)
     }
 
     async fn overlap(&self, location: &Location) -> Option<String> {

@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use tokio::time::timeout;
 
-use super::{S3Settings, S3Store};
+use super::{Checksum, S3Settings, S3Store, UploadChecksums};
 use crate::base::contact::FIRST_CONTACT;
 use crate::base::env::Env;
 use crate::store::backend::{Backend, MissingRoot};
 use crate::store::probe::Findings;
+use crate::store::read_back::ReadBack;
 use crate::store::retry::{RetryPolicy, RetryStore};
 use crate::store::{Key, ListOptions, SharedStore, Store as _};
 use crate::{Cause, Error, Result};
@@ -41,6 +42,19 @@ impl Backend for Box<S3Settings> {
 
     fn heed(&mut self, findings: &Findings) {
         findings.apply(self);
+    }
+
+    fn with_checksums(&self, uploads: UploadChecksums) -> Option<Self> {
+        let open = self.checksum == Checksum::Auto && self.uploads != uploads;
+        open.then(|| {
+            let mut other = self.clone();
+            other.uploads = uploads;
+            other
+        })
+    }
+
+    fn read_back(&self) -> Option<ReadBack> {
+        S3Settings::read_back(self)
     }
 }
 

@@ -32,7 +32,8 @@ pub use self::credentials::S3Credentials;
 use self::error::classify;
 use self::parts::S3Parts;
 pub use self::settings::{
-    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Settings, Versioning,
+    Addressing, Checksum, ConditionalWrites, PayloadSigning, S3Settings, UploadChecksums,
+    Versioning,
 };
 use self::verify::Unverified;
 use super::{
@@ -49,7 +50,8 @@ pub struct S3Store {
     bucket: String,
     /// What full keys begin with: empty, or ending in `/`.
     prefix: String,
-    checksum: Option<ChecksumAlgorithm>,
+    /// Of uploads in one piece, and of parts.
+    checksums: [Option<ChecksumAlgorithm>; 2],
     signs_payloads: bool,
     conditional_writes: ConditionalWrites,
     versioning: Versioning,
@@ -84,11 +86,7 @@ impl S3Store {
         Ok(Self {
             client: settings.client().await?,
             prefix,
-            checksum: match settings.checksum {
-                Checksum::Crc32c => Some(ChecksumAlgorithm::Crc32C),
-                Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
-                Checksum::None => None,
-            },
+            checksums: settings.checksums(),
             signs_payloads: settings.signs_payloads(),
             conditional_writes: settings.conditional_writes,
             versioning: settings.versioning,
@@ -133,7 +131,7 @@ impl S3Store {
             .put_object()
             .bucket(&self.bucket)
             .key(self.full(key))
-            .set_checksum_algorithm(self.checksum.clone())
+            .set_checksum_algorithm(self.checksums[0].clone())
             .set_if_none_match((create && honoured).then(|| "*".to_owned()))
             .body(ByteStream::from(bytes));
         let answer = if self.signs_payloads {

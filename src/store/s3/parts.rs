@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use aws_smithy_types::byte_stream::ByteStream;
 use tokio::sync::OnceCell;
@@ -98,11 +99,17 @@ impl S3Parts {
             .part_number(number)
             .set_checksum_algorithm(self.store.checksum())
             .body(ByteStream::from(part.bytes));
-        let answer = if self.store.signs_payloads {
-            request.send().await
-        } else {
-            request.customize().disable_payload_signing().send().await
-        };
+        let mut request = request.customize();
+        if self.store.checksum().is_none() {
+            // Otherwise the SDK brings one of its own choice.
+            let required = RequestChecksumCalculation::WhenRequired;
+            let without = Builder::new().request_checksum_calculation(required);
+            request = request.config_override(without);
+        }
+        if !self.store.signs_payloads {
+            request = request.disable_payload_signing();
+        }
+        let answer = request.send().await;
         let answer = answer.map_err(|error| classify(&self.doing("upload a part of"), error))?;
         let completed = CompletedPart::builder()
             .part_number(number)
@@ -211,7 +218,8 @@ impl S3Store {
         }
     }
 
+    /// That of parts.
     fn checksum(&self) -> Option<ChecksumAlgorithm> {
-        self.checksum.clone()
+        self.checksums[1].clone()
     }
 }

@@ -10,12 +10,15 @@ use aws_sdk_s3::config::{
     Builder, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::types::ChecksumAlgorithm;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, ServerName, TlsContext, TrustStore};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use serde::{Deserialize, Serialize};
 
 use super::credentials::{Renewed, S3Credentials};
+use crate::store::read_back::ReadBack;
 use crate::{Cause, Error, Result};
 
 /// How long connecting may take, TLS included: several lost SYN packets (1, 2, 4 s) are survived.
@@ -60,13 +63,33 @@ pub enum PayloadSigning {
 /// The checksum that goes with each upload, checked by the store before it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksum {
-    /// CRC32C.
+    /// CRC32C, with the uploads that the store was found to take with one.
     #[default]
+    Auto,
+    /// CRC32C.
     Crc32c,
     /// CRC64NVME.
     Crc64Nvme,
     /// None, for a store that knows neither.
     None,
+}
+
+/// Which uploads a store takes with a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadChecksums {
+    /// All.
+    #[default]
+    All,
+    /// Those of one piece; parts are uploaded without.
+    Single,
+    /// None.
+    None,
+}
+
+impl UploadChecksums {
+    /// From the most that is proved to the least.
+    pub const EACH: [Self; 3] = [Self::All, Self::Single, Self::None];
 }
 
 /// Whether the store honours `If-None-Match: *` on PUT and on completing an upload.
@@ -113,6 +136,8 @@ pub struct S3Settings {
     pub payload_signing: PayloadSigning,
     /// The checksum of uploads.
     pub checksum: Checksum,
+    /// With which uploads it goes, where `checksum` leaves it open.
+    pub uploads: UploadChecksums,
     /// Whether conditional writes work.
     pub conditional_writes: ConditionalWrites,
     /// Whether the bucket keeps versions.
@@ -126,6 +151,26 @@ impl S3Settings {
         let endpoint = self.endpoint.as_deref().unwrap_or("AWS");
         let place = format!("{endpoint}/{}/{}", self.bucket, self.prefix);
         place.trim_end_matches('/').to_owned()
+    }
+
+    /// The checksums of uploads in one piece, and of parts.
+    pub(super) fn checksums(&self) -> [Option<ChecksumAlgorithm>; 2] {
+        let crc32c = || Some(ChecksumAlgorithm::Crc32C);
+        match (self.checksum, self.uploads) {
+            (Checksum::Auto, UploadChecksums::All) | (Checksum::Crc32c, _) => [crc32c(), crc32c()],
+            (Checksum::Auto, UploadChecksums::Single) => [crc32c(), None],
+            (Checksum::Crc64Nvme, _) => [(); 2].map(|()| Some(ChecksumAlgorithm::Crc64Nvme)),
+            (Checksum::Auto, UploadChecksums::None) | (Checksum::None, _) => [None, None],
+        }
+    }
+
+    /// Which uploads are read back, as no checksum goes with them.
+    pub(super) fn read_back(&self) -> Option<ReadBack> {
+        match self.checksums() {
+            [Some(_), Some(_)] => None,
+            [Some(_), None] => Some(ReadBack::OfParts),
+            [None, _] => Some(ReadBack::Every),
+        }
     }
 
     /// Whether payloads are to be signed with this endpoint.
@@ -185,10 +230,10 @@ impl S3Settings {
             Addressing::Path => true,
             Addressing::VirtualHost => false,
         };
-        let checksums = match self.checksum {
-            Checksum::None => RequestChecksumCalculation::WhenRequired,
+        let checksums = match self.checksums() {
+            [None, _] => RequestChecksumCalculation::WhenRequired,
             // Otherwise the SDK leaves out even what a request asks for.
-            Checksum::Crc32c | Checksum::Crc64Nvme => RequestChecksumCalculation::WhenSupported,
+            [Some(_), _] => RequestChecksumCalculation::WhenSupported,
         };
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
