@@ -157,7 +157,9 @@ pub async fn milvus_at(
         options.credentials = Some(Credentials::new(user, password));
     }
     options.tls = milvus_tls(&milvus.tls)?;
-    Client::connect(options).await
+    let client = Client::connect(options).await?;
+    client.hear().await?;
+    Ok(client)
 }
 
 /// The management interface of a Milvus on `side`. Nothing is connected yet.

@@ -216,12 +216,26 @@ impl Client {
         }
     }
 
-    /// Asks for the health of all components. It is the first call to a Milvus: one that does not answer it
-    /// soon is out of reach.
-    pub async fn health(&self) -> Result<Health> {
+    /// Makes sure that something answers, whatever it says: connecting proves only that a port is open. A Milvus
+    /// that has just been started answers this at once, and other calls when its parts have found each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Unavailable`] when nothing answers soon.
+    pub async fn hear(&self) -> Result<()> {
         let soon = self.request_timeout.min(FIRST_CONTACT);
+        match self.ask_within(soon, "", api::GetVersionRequest {}).await {
+            Err(Failure::Transport(status)) if status.code() == Code::DeadlineExceeded => {
+                Err(self.error(Failure::Transport(status), "ask milvus for its version"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the health of all components.
+    pub async fn health(&self) -> Result<Health> {
         let answer = self
-            .ask_within(soon, "", api::CheckHealthRequest {})
+            .ask("", api::CheckHealthRequest {})
             .await
             .map_err(|failure| self.error(failure, "ask milvus for its health"))?;
         Ok(Health {
