@@ -260,23 +260,51 @@ pub async fn probed(
     repository: &config::Repository,
     env: &Env,
 ) -> Result<(SharedStore, Findings)> {
-    let refusal = match probe(&*store, env).await {
-        Ok(found) => return Ok((as_probed(store, repository, &found, env).await?, found)),
-        // What a store says to a header that it does not know is anything: 400, 403 or 501.
+    let (store, uploads, mut found) = with_checksums_taken(
+        store,
+        &repository.location,
+        Side::Repository,
+        env,
+        |store| async move { probe(&*store, env).await },
+    )
+    .await?;
+    found.checksums = uploads;
+    let store = as_probed(store, repository, &found, env).await?;
+    Ok((store, found))
+}
+
+/// Tries something on the `store` that is at `location`, and where it is refused, again with fewer of the
+/// uploads bringing a checksum: what a store says to a header that it does not know is anything, 400, 403 or
+/// 501. Returns the store on which it succeeded, and which uploads that one sends with a checksum.
+///
+/// # Errors
+///
+/// What was said first, when nothing helps.
+pub async fn with_checksums_taken<T, F: Future<Output = Result<T>>>(
+    store: SharedStore,
+    location: &Location,
+    side: Side,
+    env: &Env,
+    attempt: impl Fn(SharedStore) -> F,
+) -> Result<(SharedStore, UploadChecksums, T)> {
+    let refusal = match attempt(store.clone()).await {
+        Ok(done) => return Ok((store, UploadChecksums::All, done)),
         Err(error) if !matches!(error.cause(), Cause::Failed | Cause::AccessDenied) => {
             return Err(error);
         }
         Err(error) => error,
     };
     for uploads in UploadChecksums::EACH {
-        let Some(location) = repository.location.with_checksums(uploads) else {
+        let Some(location) = location.with_checksums(uploads) else {
             continue;
         };
-        let settings = OpenSettings::default();
-        let store = open(&location, settings, Side::Repository, env).await?;
-        if let Ok(mut found) = probe(&*store, env).await {
-            found.checksums = uploads;
-            return Ok((as_probed(store, repository, &found, env).await?, found));
+        let store = open(&location, OpenSettings::default(), side, env).await?;
+        if let Ok(done) = attempt(store.clone()).await {
+            tracing::info!(
+                "{location} refuses some uploads with a checksum: {}",
+                refusal.chain()
+            );
+            return Ok((store, uploads, done));
         }
     }
     Err(refusal)

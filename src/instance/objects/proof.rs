@@ -14,7 +14,8 @@ pub(crate) const PROBE_FOLDER: &str = ".eyrie-probe/";
 /// Bytes of the second part.
 const REST: usize = 1 << 10;
 
-/// Writes an object of two parts, reads it and removes it, by its version where there is one.
+/// Writes an object in one piece and then in two parts, reads it and removes it, by its version where there is one:
+/// a store may take a checksum with the one and not with the other.
 ///
 /// # Errors
 ///
@@ -23,7 +24,9 @@ pub(super) async fn prove(store: &dyn Store, env: &Env) -> Result<Deletion> {
     let key = Key::new(format!("{PROBE_FOLDER}{}", hex::encode(&env.id()[..8])))?;
     let doing = |error: Error| {
         let location = store.location();
-        error.context(format!("{location} does not take an object of two parts"))
+        error.context(format!(
+            "{location} does not take an object in one piece or of two parts"
+        ))
     };
     let written = write(store, &key).await;
     let version = written.as_ref().ok().and_then(Clone::clone);
@@ -37,6 +40,10 @@ async fn write(store: &dyn Store, key: &Key) -> Result<Option<String>> {
         Bytes::from(vec![0x5a; MIN_PART_SIZE]),
         Bytes::from(vec![0xa5; REST]),
     ];
+    let put = store.put(key, parts[1].clone(), PutOptions::default());
+    if let Some(version) = put.await?.version {
+        remove(store, key, Some(&version)).await?;
+    }
     let mut upload = store.upload(key, PutOptions::default()).await?;
     for part in &parts {
         if let Err(error) = upload.write(part.clone()).await {

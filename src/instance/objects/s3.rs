@@ -12,7 +12,7 @@ use crate::store::SharedStore;
 use crate::store::open::{Location, OpenSettings};
 use crate::store::probe::Deletion;
 use crate::store::s3::{S3Settings, UploadChecksums};
-use crate::{Cause, Result, Side};
+use crate::{Result, Side};
 
 /// A bucket, or what lies under a prefix of it.
 #[derive(Debug)]
@@ -74,29 +74,24 @@ impl Layer for S3 {
 
     async fn prove(&self, env: &Env) -> Result<(SharedStore, Deletion)> {
         let store = self.open().await?;
-        let error = match proof::prove(&*store, env).await {
-            Ok(deletion) => return Ok((store, deletion)),
-            Err(error) if !matches!(error.cause(), Cause::Failed | Cause::AccessDenied) => {
-                return Err(error);
-            }
-            Err(error) => error,
+        let (store, uploads, deletion) = connect::with_checksums_taken(
+            store,
+            &self.location(),
+            self.side,
+            &self.env,
+            |store| async move { proof::prove(&*store, env).await },
+        )
+        .await?;
+        let without = match uploads {
+            UploadChecksums::All => None,
+            UploadChecksums::Single => Some("no part of an upload"),
+            UploadChecksums::None => Some("no upload"),
         };
-        // Some servers refuse uploads that bring a checksum.
-        for uploads in UploadChecksums::EACH {
-            let Some(location) = self.location().with_checksums(uploads) else {
-                continue;
-            };
-            let settings = OpenSettings::default();
-            let plain = connect::open(&location, settings, self.side, &self.env).await?;
-            if let Ok(deletion) = proof::prove(&*plain, env).await {
-                let (at, why) = (&self.at, error.chain());
-                warn!(
-                    "{at} does not take all uploads with a checksum; without one they are read back: {why}"
-                );
-                return Ok((plain, deletion));
-            }
+        if let Some(without) = without {
+            let at = &self.at;
+            warn!("{at} takes {without} with a checksum: what goes without one is read back");
         }
-        Err(error)
+        Ok((store, deletion))
     }
 
     async fn overlap(&self, location: &Location) -> Option<String> {
