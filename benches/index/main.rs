@@ -1,8 +1,8 @@
 //! What an index of many blobs costs: opening it, looking up in it, and a backup that finds everything known.
 //!
 //! `EYRIE_BENCH_BLOBS` sets how many blobs there are (default 10^6), `EYRIE_BENCH_SIZE` how many bytes each has
-//! (default 16, of which 65,536 fill a pack), and `TMPDIR` where they lie: 250 bytes more for each. Packs have 1 MiB,
-//! so with 16 KiB there are 64 blobs in a pack, as there are when Milvus's binlogs fill packs of 64 MiB.
+//! (default 16, of which some 10,000 fill a pack), and `TMPDIR` where they lie: 250 bytes more for each. Packs have
+//! 1 MiB, so with 16 KiB there are 64 blobs in a pack, as there are of pieces of 1 MiB in packs of 64 MiB.
 //! They are stored by sessions, as backups do, and each session merges the index. Times mean nothing by
 //! themselves; each stands beside the time of what it cannot do without, measured in the same run.
 

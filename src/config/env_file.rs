@@ -1,8 +1,9 @@
 //! Files of environment variables, as `docker run --env-file`, Compose's `env_file:` and systemd's `EnvironmentFile=`
 //! take them.
 //!
-//! What they agree on is taken; what one of them reads in another way than the others is refused by the name of the
-//! variable. A message never has a value: most files of this kind hold secrets.
+//! Quotes are taken as Compose and systemd take them; docker keeps them in the value. What one of them puts in and
+//! another does not, a reference to another variable, is refused by the name of the variable that has it. A message
+//! never has a value: most files of this kind hold secrets.
 
 use std::path::Path;
 
@@ -47,7 +48,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Variable>> {
                 "a line is KEY=VALUE, a comment that begins with #, or part of a value in quotes";
             return Err(wrong(&place, "this line is not KEY=VALUE", hint));
         };
-        let value = match value.chars().next() {
+        let quote = value.chars().next();
+        let value = match quote {
             Some(quote @ ('"' | '\'')) => {
                 let mut all = value[1..].to_owned();
                 loop {
@@ -74,7 +76,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Variable>> {
             }
             _ => value.to_owned(),
         };
-        if !line.contains('\'') && has_reference(&value) {
+        if quote != Some('\'') && has_reference(&value) {
             let what = format!("the value of {key} refers to another variable");
             let hint = "Compose puts that one's value in, docker and systemd do not: write the value itself, or quote \
                         it by ' where it is meant as it stands";
@@ -217,6 +219,10 @@ mod tests {
             ),
             (
                 "K=\"S3cret${B:-x}\"\n",
+                "m.env:1: the value of K refers to another variable",
+            ),
+            (
+                "K=S3c'ret${B}\n",
                 "m.env:1: the value of K refers to another variable",
             ),
         ] {

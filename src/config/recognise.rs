@@ -130,12 +130,11 @@ pub(super) fn recognise(tree: &Node, file: &str) -> Result<bool> {
         let what = "these are values of a Helm chart";
         let hint = "the chart merges extraConfigFiles over what the image has; take what Milvus reads, \
                     /milvus/configs/milvus.yaml and user.yaml in a pod, and name those files in instance.milvus_yaml";
-        let values = tree.at("extraConfigFiles");
         return Err(none(
             file,
             tree.line,
             what,
-            &places(values.unwrap_or(tree), "extraConfigFiles"),
+            &places_at(tree, "extraConfigFiles"),
             hint,
         ));
     }
@@ -178,15 +177,11 @@ fn kubernetes(tree: &Node, file: &str, kind: &str) -> Error {
     let what = format!("this is the Kubernetes resource {kind} {name}");
     let (places, hint) = match kind {
         "ConfigMap" | "Secret" => {
-            let data = tree
-                .at("data")
-                .map(|data| places(data, "data"))
-                .unwrap_or_default();
             let hint = format!(
                 "write what stands there into a file of its own, as `kubectl get configmap {name} -o \
                  jsonpath='{{.data.milvus\\.yaml}}'` prints it, and name that in instance.milvus_yaml"
             );
-            (data, hint)
+            (places_at(tree, "data"), hint)
         }
         "Milvus" | "MilvusCluster" => {
             let line = tree.line_of("spec.config");
@@ -273,6 +268,12 @@ fn places(node: &Node, path: &str) -> Vec<String> {
     let mut found = Vec::new();
     look(node, node.line, path, 0, &mut found);
     found
+}
+
+/// The same below the key `path`, where there is one.
+fn places_at(tree: &Node, path: &str) -> Vec<String> {
+    let below = tree.at(path).map(|node| places(node, path));
+    below.unwrap_or_default()
 }
 
 fn look(node: &Node, line: usize, path: &str, depth: usize, found: &mut Vec<String>) {

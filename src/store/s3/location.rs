@@ -113,6 +113,8 @@ async fn first_contact(store: SharedStore, place: &str, env: &Env) -> Result<()>
     };
     match first {
         Err(error) if matches!(error.cause(), Cause::Absent | Cause::Invalid) => Err(error),
+        // It was waited for, and did not pass.
+        Err(error) if error.passes_within().is_some() => Err(error),
         Err(error) if error.retryable() => Err(error.context(silent(place)).with_hint(UNREACHED)),
         // What else it refuses shows at the calls that need it.
         _ => Ok(()),
