@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ SHARED = ("known_s3", "trip", "known", "intact", "captured", "secured")
 # A test waits for servers most of the time, so a core bears some; each runs up to three Milvus of 0.5 GiB.
 TESTS_PER_CORE = 2
 MEMORY_PER_TEST = 2 << 30
+
+# Whether a test failed so far.
+FAILED = pytest.StashKey[bool]()
+# The names of fresh instances stay apart in one process.
+NUMBERS = itertools.count()
 
 # Compaction replaces segments whenever it likes; a target that is compared must stay as restored.
 STILL = {"dataCoord.compaction.enableAutoCompaction": False}
@@ -59,9 +65,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     """A test that did not run is a test that failed."""
     outcome = yield
     report = outcome.get_result()
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if report.skipped:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which counts as failed: {report.longrepr}"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tells of a failure at once: a run that is cut off never comes to the summary."""
+    # Only the process that gathers the reports of the workers has a terminal to write to.
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.when} of {report.nodeid} failed:\n{report.longreprtext[-3000:]}", file=sys.__stderr__)
 
 
 @pytest.fixture(scope="session")
@@ -140,19 +154,43 @@ def known(source: Callable[[str], Lab], binary: Path) -> Eyrie:
     return eyrie
 
 
+@dataclass
+class Fresh:
+    """Makes instances that never ran."""
+
+    scratch: Path
+    made: list[Lab] = field(default_factory=list)
+
+    def __call__(self, layout: str, **options: Any) -> Lab:
+        name = f"fresh-{next(NUMBERS)}-{layout}"
+        self.made.append(Lab(Instance(layout, self.scratch / name, name=name, **{"settings": STILL, **options})))
+        return self.made[-1]
+
+    def kill(self) -> None:
+        for one in self.made:
+            one.instance.kill()
+
+
 @pytest.fixture(scope="session")
-def fresh(scratch: Path) -> Iterator[Callable[..., Lab]]:
-    """Makes instances that never ran; they end with the run."""
-    made: list[Lab] = []
+def fresh_shared(scratch: Path) -> Iterator[Fresh]:
+    """For fixtures that several tests share: what it makes ends with the run."""
+    fresh = Fresh(scratch)
+    yield fresh
+    fresh.kill()
 
-    def make(layout: str, **options: Any) -> Lab:
-        name = f"fresh-{len(made)}-{layout}"
-        made.append(Lab(Instance(layout, scratch / name, name=name, **{"settings": STILL, **options})))
-        return made[-1]
 
-    yield make
-    for one in made:
-        one.instance.kill()
+@pytest.fixture
+def fresh(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Fresh]:
+    """For one test: what it makes ends with the test, and is kept only when the test failed.
+
+    An instance takes 300 MB of disk, so a whole run that kept them all would take some 30 GB.
+    """
+    fresh = Fresh(scratch)
+    yield fresh
+    fresh.kill()
+    if not request.node.stash.get(FAILED, False):
+        for one in fresh.made:
+            shutil.rmtree(one.instance.directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_a_repository_is_kept_where_checksums_are_refused(
 
 
 @pytest.fixture(scope="module")
-def store(fresh: Callable[..., Lab]) -> Lab:
+def store(fresh_shared: Callable[..., Lab]) -> Lab:
     """A MinIO."""
-    lab = fresh("s3")
+    lab = fresh_shared("s3")
     lab.instance.start_backing()
     return lab

@@ -32,10 +32,10 @@ class RoundTrip:
 
 @pytest.fixture(scope="session", params=LAYOUTS)
 def trip(
-    request: pytest.FixtureRequest, source: Callable[[str], Lab], fresh: Callable[..., Lab], binary: Path
+    request: pytest.FixtureRequest, source: Callable[[str], Lab], fresh_shared: Callable[..., Lab], binary: Path
 ) -> RoundTrip:
     lab = source(request.param)
-    target = fresh(request.param, auth=lab.instance.auth)
+    target = fresh_shared(request.param, auth=lab.instance.auth)
     before = lab.view()
     builds = oracle.index_build_ids(lab.instance.etcd)
     eyrie = lab.eyrie(binary)

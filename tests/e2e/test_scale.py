@@ -6,6 +6,7 @@ sizes that take minutes are run by `make scale`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def scale(scratch: Path, binary: Path) -> Iterator[Scale]:
     made = Scale(scratch / "scale", binary, Made(OBJECTS, LARGE))
     yield made
     made.stop()
+    shutil.rmtree(scratch / "scale")
 
 
 def test_many_small_objects_and_a_large_one_fit_into_bounded_memory(scale: Scale) -> None:
@@ -59,6 +61,7 @@ def test_data_is_backed_up_and_restored_in_256_mib(scratch: Path, binary: Path, 
             scale.check()
         finally:
             scale.stop()
+            shutil.rmtree(scratch / "small")
 
 
 def bounded(step: Step, most: int = PEAK_RSS) -> Step:

@@ -17,9 +17,9 @@ NO_BUCKET = "there-is-no-such-bucket"
 
 
 @pytest.fixture(scope="module")
-def store(fresh: Callable[..., Lab]) -> Lab:
+def store(fresh_shared: Callable[..., Lab]) -> Lab:
     """etcd and MinIO that run, for a Milvus that never did."""
-    lab = fresh("s3")
+    lab = fresh_shared("s3")
     lab.instance.start_backing()
     return lab
 

@@ -27,9 +27,9 @@ def certificates(scratch: Path) -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def secured(certificates: Certificates, fresh: Callable[..., Lab]) -> Lab:
+def secured(certificates: Certificates, fresh_shared: Callable[..., Lab]) -> Lab:
     """A running instance with a collection of one row that is flushed and one that is not."""
-    lab = fresh("local", auth=True, certificates=certificates)
+    lab = fresh_shared("local", auth=True, certificates=certificates)
     lab.instance.start()
     fill(lab)
     return lab
