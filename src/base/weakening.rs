@@ -16,6 +16,9 @@ pub const CUT_UNPROVEN: &str = "cut-unproven";
 /// The logs of a hot snapshot hold more than the flush promised; asked for with the mode.
 pub const HOT_STRADDLE: &str = "hot-straddle";
 
+/// Etcd was at its quota, so a hot capture could flush nothing.
+pub const NOT_FLUSHED: &str = "not-flushed";
+
 /// What Milvus answers is not what its metadata says.
 pub const MILVUS_DIFFERS: &str = "milvus-differs";
 
@@ -36,6 +39,7 @@ pub const CODES: &[&str] = &[
     MISSING_OBJECTS,
     CUT_UNPROVEN,
     HOT_STRADDLE,
+    NOT_FLUSHED,
     MILVUS_DIFFERS,
     FILE_RESOURCES,
     METADATA_INVALID,

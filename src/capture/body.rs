@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::anchor::Anchored;
 use super::objects::Copied;
 use super::plan::Planned;
-use super::{Context, Missing, Options, view};
+use super::{Context, Missing, Options, full, view};
 use crate::base::text::{Bytes, cut, first};
 use crate::base::weakening::{self, Weakening};
 use crate::instance::holds::{HoldRecord, HoldState, Holds};
@@ -54,6 +54,9 @@ pub(super) fn body(
             items: anchored.cut.straddling.clone(),
         });
     }
+    if planned.plan.is_without_flush() {
+        weakenings.push(full::not_flushed(catalog, anchored.time));
+    }
     if !anchored.differences.found.is_empty() {
         weakenings.push(Weakening {
             code: weakening::MILVUS_DIFFERS.to_owned(),
@@ -75,6 +78,7 @@ pub(super) fn body(
             items: errors,
         });
     }
+    notes.extend(planned.version_note.clone());
     notes.extend(repository_notes(copied));
     notes.extend(unnamed_note(catalog, &anchored.unnamed));
     notes.extend(unreadable_note(&anchored.unreadable));

@@ -8,6 +8,7 @@ use crate::config::{self, WalKind};
 use crate::etcd::{Anchor, Etcd, KeyValue, MEMBER, Status, find_binary};
 use crate::instance::embedded::EtcdCopy;
 use crate::instance::files::Files;
+use crate::instance::installed::{Installed, installed};
 use crate::instance::{OWN_AREA, liveness, neighbours, wal};
 use crate::milvus::client::Identity;
 use crate::milvus::keys::Roots;
@@ -53,6 +54,16 @@ pub(super) async fn etcd_copy(
     Ok((copy, files, etcd, status))
 }
 
+/// Refuses what shows at once that no cold capture can be made.
+///
+/// # Errors
+///
+/// [`Side::Source`] naming the sign of life, or a queue that cannot be captured.
+pub(super) async fn refuse_running(context: &Context) -> Result<()> {
+    wal_directories(context)?;
+    no_sign_of_life(context).await
+}
+
 /// Proves that Milvus is stopped; waits for the sessions of a killed one to run out.
 ///
 /// # Errors
@@ -64,8 +75,7 @@ pub(super) async fn prove_stopped(
     roots: &Roots,
     on_copy: bool,
 ) -> Result<()> {
-    wal_directories(context)?;
-    no_sign_of_life(context).await?;
+    refuse_running(context).await?;
     if on_copy {
         // Leases in the copy count anew from its start; the directory's lock was the proof.
         return Ok(());
@@ -120,41 +130,62 @@ pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Who a stopped Milvus is, as far as the configuration and its last sessions tell.
+/// Who a stopped Milvus is, and a note of what told it where that may be wrong. The configuration tells the
+/// version, else etcd (2.6.8 and later), else the Milvus that is installed on this host, else the snapshot before.
 ///
 /// # Errors
 ///
-/// [`Side::Source`] when nothing tells the version.
-pub(super) fn identity(
+/// [`Side::Source`] when nothing tells the version, or two tell different ones.
+pub(super) async fn identity(
     context: &Context,
     anchor: &Anchor,
     roots: &Roots,
     previous: Option<&Body>,
-) -> Result<Identity> {
-    let declared = context
-        .instance
-        .milvus
-        .version
-        .as_ref()
-        .map(ToString::to_string);
+) -> Result<(Identity, Option<String>)> {
+    let declared = context.instance.milvus.version.clone();
     let key = liveness::sessions_prefix(roots) + "version";
-    let recorded = anchor
-        .keys
-        .iter()
-        .find(|kv| kv.key == key.as_bytes())
-        .map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-    let before = previous.map(|body| body.milvus.version.clone());
-    let Some(version) = declared.or(recorded).or(before) else {
-        return Err(Side::Source.error(Cause::Refused,
-            "the version of this Milvus is not known: it is stopped, and there is no earlier snapshot of it",
-        )
-        .with_hint("set instance.milvus.version, such as 2.3.5"));
+    let recorded = anchor.keys.iter().find(|kv| kv.key == key.as_bytes());
+    let recorded = recorded.map(|kv| MilvusVersion::parse(&String::from_utf8_lossy(&kv.value)));
+    let (version, note) = match declared.or(recorded) {
+        Some(version) => (version, None),
+        None => version_told(installed(&context.instance).await, previous)?,
     };
-    Ok(Identity {
-        version: MilvusVersion::parse(&version),
+    let identity = Identity {
+        version,
         git_commit: String::new(),
         deploy_mode: String::new(),
-    })
+    };
+    Ok((identity, note))
+}
+
+/// The version by what is installed and by the snapshot before, and a note where that may be wrong.
+fn version_told(
+    installed: Option<Installed>,
+    previous: Option<&Body>,
+) -> Result<(MilvusVersion, Option<String>)> {
+    let before = previous.map(|body| MilvusVersion::parse(&body.milvus.version));
+    let refuse = |message: String| {
+        Err(Side::Source
+            .error(Cause::Refused, message)
+            .with_hint("set instance.milvus.version to what it ran last, such as 2.3.5"))
+    };
+    match (installed, before) {
+        (Some(Installed { version, place }), Some(before))
+            if version.series() != before.series() =>
+        {
+            refuse(format!(
+                "which version this stopped Milvus has is not known: {place} says {version}, and the snapshot before is of {before}"
+            ))
+        }
+        (Some(Installed { version, place }), _) => {
+            let note = format!("that Milvus is {version} was read from {place}; if another version ran last, set instance.milvus.version and run the backup again");
+            Ok((version, Some(note)))
+        }
+        (None, Some(before)) => Ok((before, None)),
+        (None, None) => refuse(
+            "the version of this Milvus is not known: it is stopped, there is no earlier snapshot of it, and neither etcd nor a container or program on this host tells it".to_owned(),
+        ),
+    }
 }
 
 /// The files of the queue of a Milvus that is proved stopped, before and after they were looked at.

@@ -16,12 +16,14 @@ mod cold_source;
 mod complete;
 mod denial;
 mod followed;
+mod full;
 mod metadata;
 mod objects;
 mod plan;
 mod protocol;
 mod quiet;
 mod reach;
+mod still;
 mod stored;
 mod survey;
 #[cfg(test)]

@@ -13,15 +13,17 @@ use super::reach::{
     Reached, Running, belongs_together, nothing_under_root, open_objects, reach_etcd, reach_milvus,
     running_parts,
 };
-use super::{Context, Options, cold_source};
+use super::{Context, Options, cold_source, full};
 use crate::base::error::Context as _;
-use crate::config::{Instance, WalKind};
+use crate::base::weakening::{self, Weakening};
+use crate::config::WalKind;
 use crate::etcd::{Anchor, Etcd};
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
 use crate::instance::neighbours;
 use crate::instance::objects::{ObjectLayer, layer};
 use crate::milvus::catalog::Catalog;
+use crate::milvus::client::{Client, Identity};
 use crate::milvus::keys::Roots;
 use crate::milvus::validate::{FindingKind, Refusal, RefusalKind};
 use crate::milvus::version::{GcGeneration, MilvusVersion, Rules};
@@ -61,8 +63,20 @@ pub struct Plan {
     pub holds: Vec<PlannedHold>,
     /// Databases, collections, live segments, rows and objects that the metadata names now.
     pub counts: Counts,
+    /// What the snapshot would be less than the mode promises.
+    pub weakenings: Vec<Weakening>,
     /// What a capture would find fault with or do otherwise than one may expect.
     pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Whether a running Milvus would be captured as far as it has flushed by itself, since its etcd takes no
+    /// writes.
+    #[must_use]
+    pub fn is_without_flush(&self) -> bool {
+        let code = |weakening: &Weakening| weakening.code == weakening::NOT_FLUSHED;
+        self.weakenings.iter().any(code)
+    }
 }
 
 /// One hold of a plan.
@@ -83,6 +97,8 @@ pub struct Planned {
     pub(super) milvus: Option<Running>,
     pub(super) roots: Roots,
     pub(super) version: MilvusVersion,
+    /// What told the version of a stopped Milvus, where that may be wrong.
+    pub(super) version_note: Option<String>,
     /// Roots of other instances below this one's.
     pub(super) neighbours: BTreeSet<String>,
     /// Objects that were gone at an earlier anchor of this capture.
@@ -105,18 +121,6 @@ pub async fn plan(
         .on(Side::Source)
 }
 
-/// The error for an etcd at its quota: it takes no key, and a hold is one, and so is the key that marks the
-/// anchor's revision.
-fn full(instance: &Instance) -> Error {
-    let message = format!(
-        "etcd at {} is at its quota (alarm NOSPACE), so nothing can be held",
-        instance.etcd.endpoints.join(", ")
-    );
-    Side::Source
-        .error(Cause::NoSpace, message)
-        .with_hint("compact and defragment it, or raise its quota, then `etcdctl alarm disarm`")
-}
-
 async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> Result<Planned> {
     let instance = &context.instance;
     if let Some(refusal) = instance.refusals().into_iter().next() {
@@ -129,21 +133,8 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     if anchor.keys.is_empty() {
         return Err(nothing_under_root(&mut client, &roots).await);
     }
-    let (running, identity) = match options.mode {
-        Mode::Cold => {
-            cold_source::prove_stopped(context, &mut client, &roots, reached.copy.is_some())
-                .await?;
-            reached.files.add(cold_source::queue_files(context).await?);
-            (
-                None,
-                cold_source::identity(context, &anchor, &roots, previous)?,
-            )
-        }
-        Mode::Quiesced | Mode::Hot => {
-            let (client, identity) = reach_milvus(context, options).await?;
-            (Some(client), identity)
-        }
-    };
+    let (running, identity, version_note) =
+        identified(context, options, &mut reached, &anchor, previous).await?;
     let version = identity.version.clone();
     let mut catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
     if options.mode == Mode::Cold {
@@ -152,12 +143,12 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         (anchor, catalog) = without_ddl(&mut client, anchor, catalog).await?;
         refuse(&catalog)?;
     }
-    if options.mode != Mode::Cold {
-        let items = held_items(options.mode, &version.rules());
-        if status.no_space {
-            return Err(full(instance));
-        }
-        for item in items {
+    let full = status.no_space && options.mode != Mode::Cold;
+    if full && options.mode == Mode::Quiesced {
+        return Err(full::refused(instance));
+    }
+    if options.mode != Mode::Cold && !full {
+        for item in held_items(options.mode, &version.rules()) {
             holds::allowed(&anchor.keys, &roots.root, item)?;
         }
     }
@@ -166,6 +157,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         None => None,
     };
     let (versioned, mut notes) = storage(context, options, &catalog).await?;
+    notes.extend(version_note.clone());
     let others = neighbours::other_roots(&roots, &anchor.keys);
     if let Some(others) = neighbours::said(&roots, &others) {
         notes.push(format!(
@@ -181,7 +173,16 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
         notes.push(format!("{doubt}; the backup finds out by trying to write"));
     }
-    let holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
+    let mut holds = planned_holds(context, options, running.as_ref().map(|r| &r.rules));
+    let mut weakenings = Vec::new();
+    if full {
+        let compaction = holds.iter_mut().find(|hold| hold.hold == "compaction");
+        if let Some(hold) = compaction {
+            "not held: etcd is at its quota and takes no key, Milvus's neither"
+                .clone_into(&mut hold.how);
+        }
+        weakenings.push(full::not_flushed(&catalog, context.env.now()));
+    }
     let proxies = running
         .iter()
         .flat_map(|r| r.proxies.iter().map(|p| p.address().to_owned()));
@@ -205,6 +206,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
             objects: catalog.objects().count() as u64,
             ..Counts::of(&catalog)
         },
+        weakenings,
         notes,
     };
     Ok(Planned {
@@ -213,9 +215,33 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
         milvus: running,
         roots,
         version,
+        version_note,
         neighbours: others,
         missing_before: BTreeSet::new(),
     })
+}
+
+/// Who the Milvus is: it answers, or is proved stopped. The note says what told the version of a stopped one,
+/// where that may be wrong.
+async fn identified(
+    context: &Context,
+    options: &Options,
+    reached: &mut Reached,
+    anchor: &Anchor,
+    previous: Option<&Body>,
+) -> Result<(Option<Client>, Identity, Option<String>)> {
+    if options.mode != Mode::Cold {
+        let (client, identity) = reach_milvus(context, options).await?;
+        return Ok((Some(client), identity, None));
+    }
+    let roots = context.instance.etcd.roots();
+    cold_source::refuse_running(context).await?;
+    // What has to be asked for is asked for before sessions are waited for.
+    let (identity, note) = cold_source::identity(context, anchor, &roots, previous).await?;
+    let on_copy = reached.copy.is_some();
+    cold_source::prove_stopped(context, &mut reached.client, &roots, on_copy).await?;
+    reached.files.add(cold_source::queue_files(context).await?);
+    Ok((None, identity, note))
 }
 
 /// Whether the object storage keeps versions, and what is worth a note, once it is proved that it belongs

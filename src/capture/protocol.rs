@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::anchor::Anchored;
 use super::body::{body, gone, invalid, missing_weakening, problems};
 use super::denial::Writes;
 use super::objects::{self, Copied};
@@ -13,7 +14,7 @@ use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
 use super::stored::{Stored, objects_of};
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
-use super::{cold, cold_source, unnamed, window};
+use super::{cold, cold_source, still, unnamed, window};
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::error::Context as _;
 use crate::instance::connect;
@@ -223,11 +224,17 @@ async fn store(
     let known = known.iter().map(|root| writer.view().map(Some(*root)));
     let mut known: Vec<Map> = known.collect();
     let mut attempt = 1;
+    let mut stranger = None;
     let (anchored, keys, copied) = loop {
         let mut anchored = match options.mode {
             Mode::Cold => cold::anchor(context, planned, method)
                 .await
                 .on(Side::Source)?,
+            Mode::Hot if planned.plan.is_without_flush() => {
+                Box::pin(still::anchor(context, planned, options, holds))
+                    .await
+                    .on(Side::Source)?
+            }
             Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
                 .await
                 .on(Side::Source)?,
@@ -236,15 +243,8 @@ async fn store(
         if !problems.is_empty() && options.missing == Missing::Refuse {
             return Err(invalid(&problems));
         }
-        let earlier = known.last();
-        if attempt == 1
-            && let Some(earlier) = earlier
-            && objects::is_of_another(&anchored.catalog, earlier).await?
-        {
-            warn!(
-                "no collection of the last snapshot of instance {:?} is in this Milvus: if another Milvus was captured under that name, give this one a name of its own",
-                context.instance.name
-            );
+        if attempt == 1 {
+            stranger = stranger_note(context, &anchored, known.last()).await?;
         }
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
@@ -302,6 +302,7 @@ async fn store(
     };
     let mut body = body(context, options, holds, planned, anchored, &copied);
     body.weakenings.extend(missing);
+    body.notes.extend(stranger);
     body.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Draft {
         time,
@@ -312,6 +313,26 @@ async fn store(
         labels: options.labels.clone(),
         body,
     })
+}
+
+/// Says so when the snapshots before seem to be of another Milvus.
+async fn stranger_note(
+    context: &Context,
+    anchored: &Anchored,
+    earlier: Option<&Map>,
+) -> Result<Option<String>> {
+    let Some(earlier) = earlier else {
+        return Ok(None);
+    };
+    if !objects::is_of_another(&anchored.catalog, earlier).await? {
+        return Ok(None);
+    }
+    let what = format!(
+        "no collection of the last snapshot of instance {:?} is in this Milvus: if another Milvus was captured under that name, give this one a name of its own",
+        context.instance.name
+    );
+    warn!("{what}");
+    Ok(Some(what))
 }
 
 /// Captures the queue of a stopped Milvus, proves that it stayed stopped all the while, and ends what served

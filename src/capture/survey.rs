@@ -1,18 +1,21 @@
 //! What a capture would meet: everything is reached by itself, so that one failure hides no other.
 
 use futures::TryStreamExt;
+use futures::future::join_all;
 use tracing::debug;
 
 use super::plan::{Plan, plan, write_hold};
 use super::{Context, Options};
+use crate::base::contact::FIRST_CONTACT;
 use crate::etcd::Status;
 use crate::instance::connect;
+use crate::instance::methods::Method;
 use crate::instance::objects::layer;
 use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion};
-use crate::snapshot::Body;
+use crate::snapshot::{Body, Mode};
 use crate::store::ListOptions;
-use crate::{Error, Result, Side};
+use crate::{Cause, Error, Result, Side};
 
 /// What was found of an instance.
 #[derive(Debug)]
@@ -31,6 +34,10 @@ pub struct Survey {
     pub write_hold: Option<Error>,
     /// What a capture would do, or the first reason why none can start.
     pub plan: Result<Plan>,
+    /// The other modes, and why no capture could start in them.
+    pub other_modes: Vec<(Mode, Option<Error>)>,
+    /// The other methods, and why none could start by them.
+    pub other_methods: Vec<(Method, Option<Error>)>,
 }
 
 /// The etcd of an instance.
@@ -44,6 +51,8 @@ pub struct SurveyedEtcd {
     pub size: u64,
     /// Its quota in bytes, where it tells it.
     pub quota: Option<u64>,
+    /// Alarms in force, as it words them.
+    pub alarms: Vec<String>,
 }
 
 /// The Milvus of an instance.
@@ -71,7 +80,10 @@ impl Survey {
     pub fn version(&self, context: &Context) -> Option<MilvusVersion> {
         let answered = self.milvus.as_ref().ok();
         let declared = context.instance.milvus.version.clone();
-        declared.or_else(|| answered.map(|m| m.identity.version.clone()))
+        let planned = self.plan.as_ref().ok().map(|plan| &plan.milvus.version);
+        declared
+            .or_else(|| answered.map(|m| m.identity.version.clone()))
+            .or_else(|| planned.map(|version| MilvusVersion::parse(version)))
     }
 
     /// Whether garbage collection can be paused; unknown where neither version nor interface tells.
@@ -87,24 +99,82 @@ impl Survey {
 
 /// Reaches every part of the instance and changes nothing.
 pub async fn survey(context: &Context, options: &Options, previous: Option<&Body>) -> Survey {
-    let (etcd, milvus, management, objects, plan) = tokio::join!(
+    let (etcd, milvus, management, objects, plan, other_modes, other_methods) = tokio::join!(
         etcd(context),
         milvus(context),
         management(context),
         objects(context),
-        plan(context, options, previous)
+        plan(context, options, previous),
+        other_modes(context, options, previous),
+        other_methods(context, options),
     );
     let version = context.instance.milvus.version.clone();
     let version = version.or_else(|| milvus.as_ref().ok().map(|m| m.identity.version.clone()));
+    let write_hold = |mode| {
+        let version = version.as_ref()?;
+        write_hold(context, mode, &version.rules())
+    };
+    let other_modes = other_modes.into_iter();
     Survey {
         refusals: context.instance.refusals(),
-        write_hold: version.and_then(|v| write_hold(context, options.mode, &v.rules())),
+        write_hold: write_hold(options.mode),
+        other_modes: other_modes
+            .map(|(mode, why)| (mode, why.or_else(|| write_hold(mode))))
+            .collect(),
+        other_methods,
         etcd,
         milvus,
         management,
         objects,
         plan: plan.map(|planned| planned.plan),
     }
+}
+
+/// Plans a capture in each other mode. What is not known within the time of a first contact is left open: who
+/// stopped Milvus a moment ago is told to ask for the cold mode.
+async fn other_modes(
+    context: &Context,
+    options: &Options,
+    previous: Option<&Body>,
+) -> Vec<(Mode, Option<Error>)> {
+    let others = Mode::ALL.iter().filter(|mode| **mode != options.mode);
+    let tried = others.map(|mode| async move {
+        let options = Options {
+            mode: *mode,
+            ..options.clone()
+        };
+        let planned = plan(context, &options, previous);
+        let why = match tokio::time::timeout(FIRST_CONTACT, planned).await {
+            Ok(planned) => planned.err(),
+            Err(_) => Some(unsettled(*mode)),
+        };
+        (*mode, why)
+    });
+    join_all(tried).await
+}
+
+fn unsettled(mode: Mode) -> Error {
+    let message = format!(
+        "not known within {} s; eyrie check --mode {} waits longer",
+        FIRST_CONTACT.as_secs(),
+        mode.word()
+    );
+    Side::Source.error(Cause::Unavailable, message)
+}
+
+/// Asks each other method whether it can capture these objects.
+async fn other_methods(context: &Context, options: &Options) -> Vec<(Method, Option<Error>)> {
+    let asked = options.method.method();
+    let others = Method::ALL.iter().filter(|method| **method != asked);
+    let tried = others.map(|method| async move {
+        let planned = async {
+            let opened = method.open()?;
+            let layer = layer(&context.instance.objects, Side::Source, &context.env);
+            opened.plan(&*layer.open().await?).await
+        };
+        (*method, planned.await.err())
+    });
+    join_all(tried).await
 }
 
 async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
@@ -117,6 +187,7 @@ async fn etcd(context: &Context) -> Result<SurveyedEtcd> {
         keys: anchor.keys.len() as u64,
         size: capacity.size,
         quota: capacity.quota,
+        alarms: capacity.alarms,
     })
 }
 

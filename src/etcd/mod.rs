@@ -90,6 +90,10 @@ impl fmt::Debug for KeyValue {
     }
 }
 
+/// The way out of the alarm `NOSPACE`.
+pub const MAKE_ROOM: &str =
+    "compact and defragment etcd, or raise its quota, then `etcdctl alarm disarm`";
+
 /// What an etcd says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -175,7 +179,11 @@ impl Etcd {
 
     /// The error of this crate for one of etcd's; `doing` says what was being done.
     fn error(&self, error: &etcd_client::Error, doing: &str) -> Error {
-        classify(error, doing).on(self.side)
+        let error = classify(error, doing).on(self.side);
+        if error.cause() == Cause::NoSpace {
+            return error.with_hint(MAKE_ROOM);
+        }
+        error
     }
 
     /// Version, identity and newest revision.

@@ -7,6 +7,7 @@ pub(crate) mod connect;
 pub(crate) mod embedded;
 pub(crate) mod files;
 pub mod holds;
+pub(crate) mod installed;
 pub(crate) mod liveness;
 pub mod methods;
 pub(crate) mod neighbours;

@@ -31,6 +31,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Every mode, the default first.
+    pub const ALL: &[Self] = &[Self::Quiesced, Self::Hot, Self::Cold];
+
     /// The word on the command line and in documents.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -193,6 +193,19 @@ pub struct Capabilities {
     pub conditional_create: bool,
     /// Deleted and replaced objects stay readable by version id.
     pub versions: bool,
+    /// The parts of an upload may have any size; otherwise all but the last have [`MIN_PART_SIZE`] or more.
+    pub any_part_size: bool,
+}
+
+impl Capabilities {
+    /// Bytes of the first part where an upload in parts is tried out.
+    pub(crate) const fn probed_part(self) -> usize {
+        if self.any_part_size {
+            4 << 10
+        } else {
+            MIN_PART_SIZE
+        }
+    }
 }
 
 /// An object being written piece by piece, as callers see it.

@@ -9,7 +9,7 @@ use futures::stream::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::s3::{ConditionalWrites, S3Settings, UploadChecksums, Versioning};
-use super::{GetOptions, Key, ListOptions, MIN_PART_SIZE, Put, PutMode, PutOptions, Store};
+use super::{GetOptions, Key, ListOptions, Put, PutMode, PutOptions, Store};
 use crate::base::env::Env;
 use crate::{Cause, Error, Result};
 
@@ -193,8 +193,9 @@ impl Probe<'_> {
     /// Writes an object of two parts, as packs are written.
     async fn parts(&mut self) -> Result<()> {
         let key = self.key("parts")?;
+        let size = self.store.capabilities().probed_part();
         let parts = [
-            Bytes::from(vec![0x5a; MIN_PART_SIZE]),
+            Bytes::from(vec![0x5a; size]),
             Bytes::from_static(b"the last part"),
         ];
         let mut upload = self.store.upload(&key, PutOptions::default()).await?;
@@ -207,7 +208,7 @@ impl Probe<'_> {
         let put = upload.finish().await;
         let put = put.map_err(|error| self.takes_no_parts(error))?;
         self.written.push((key.clone(), put));
-        let from = MIN_PART_SIZE as u64 - 1;
+        let from = size as u64 - 1;
         let options = GetOptions {
             range: Some(from..from + 4),
             version: None,

@@ -212,6 +212,11 @@ fn check_looks() {
         what: what.into(),
         hint: hint.map(ToOwned::to_owned),
     };
+    let choice = |name: &str, why: Option<&str>| Choice {
+        name: name.into(),
+        works: why.is_none(),
+        why: why.map(ToOwned::to_owned),
+    };
     let mut document = CheckDocument {
         instance: "main".into(),
         ready: true,
@@ -256,6 +261,14 @@ fn check_looks() {
         )],
         backup: Some(plan()),
         exit_code: 0,
+        mode: Mode::Quiesced,
+        method: Method::Copy,
+        modes: vec![
+            choice("quiesced", None),
+            choice("hot", None),
+            choice("cold", Some("milvus is not stopped")),
+        ],
+        methods: vec![choice("copy", None)],
     };
     let ready = both(&document);
     document.ready = false;

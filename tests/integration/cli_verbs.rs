@@ -339,7 +339,7 @@ fn check_reaches_everything_also_after_a_failure() {
     for part in [
         "NOT REACHED",
         "DOES NOT OPEN",
-        "no backup can start (exit 20)",
+        "no quiesced backup by copy can start (exit 20)",
     ] {
         assert!(text.stdout().contains(part), "{part}: {}", text.stdout());
     }

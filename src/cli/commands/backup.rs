@@ -3,9 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-
+use super::how::How;
 use super::{denied, weakenings};
 use crate::base::resources::Limits;
 use crate::base::text::Bytes;
@@ -15,8 +13,7 @@ use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
 use crate::cli::values::{Label, duration, took};
 use crate::instance::connect;
-use crate::instance::methods::Method;
-use crate::snapshot::{Body, Mode};
+use crate::snapshot::Body;
 use crate::{Cause, Error, Result};
 
 /// Take one snapshot of the instance
@@ -26,13 +23,9 @@ use crate::{Cause, Error, Result};
 /// names and the repository does not have. All holds end by themselves if eyrie dies.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// How writers are treated
-    #[arg(long, value_enum, default_value_t = Mode::Quiesced)]
-    pub mode: Mode,
-
-    /// How objects are captured
-    #[arg(long, value_enum, default_value_t = MethodChoice::Auto)]
-    pub method: MethodChoice,
+    /// Mode and method.
+    #[command(flatten)]
+    pub how: How,
 
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -65,36 +58,6 @@ pub struct Args {
     /// Read and write no faster than this, such as 50MiB/s [default: no limit]
     #[arg(long, value_name = "RATE")]
     pub limit_rate: Option<Bytes>,
-}
-
-/// A capture method to ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MethodChoice {
-    /// The cheapest that keeps the promise.
-    Auto,
-    /// This one.
-    By(Method),
-}
-
-impl ValueEnum for MethodChoice {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[
-            Self::Auto,
-            Self::By(Method::Copy),
-            Self::By(Method::Versions),
-            Self::By(Method::Filesystem),
-            Self::By(Method::Ebs),
-        ]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self {
-            Self::Auto => {
-                Some(PossibleValue::new("auto").help("The cheapest that keeps the promise"))
-            }
-            Self::By(method) => method.to_possible_value(),
-        }
-    }
 }
 
 /// Takes one snapshot, or says what it would do.
@@ -136,6 +99,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
                 &options,
                 name,
                 parent,
+                &config.accept,
             ))
         }))?;
         work.progress.end();
@@ -163,14 +127,8 @@ fn rate(limit: Bytes) -> Result<NonZeroU64> {
 impl Args {
     /// How to capture.
     fn options(&self) -> Result<capture::Options> {
-        let method = match self.method {
-            MethodChoice::Auto => Method::Copy,
-            MethodChoice::By(method) => method,
-        };
         let labels = self.labels.iter();
         Ok(capture::Options {
-            mode: self.mode,
-            method: method.open()?,
             labels: labels.map(|l| (l.key.clone(), l.value.clone())).collect(),
             missing: if self.allow_missing {
                 Missing::Allow
@@ -183,6 +141,7 @@ impl Args {
                 time: self.checkpoint_every,
                 bytes: self.checkpoint_size.0,
             },
+            ..self.how.options()?
         })
     }
 }

@@ -2,11 +2,12 @@
 
 mod findings;
 
+use super::how::How;
 use crate::capture::{self, Options, Survey};
 use crate::cli::context::Context;
 use crate::cli::documents::{
     self, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects, CheckedRepository, CheckedWal,
-    Finding, HexId, Severity,
+    Choice, Finding, HexId, Severity,
 };
 use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
@@ -15,22 +16,28 @@ use crate::instance::methods::Method;
 use crate::instance::objects::layer;
 use crate::milvus::MilvusVersion;
 use crate::milvus::version::FreshWal;
-use crate::snapshot::Body;
+use crate::snapshot::{Body, Mode};
 use crate::{Cause, Error, Result, Side};
 
 /// Reach everything and say what a backup would do
 ///
 /// Connects to Milvus, etcd, the object layer and the repository, proves that they belong
-/// together, and changes nothing. The exit code is 0 only if a backup could start now, else 20.
+/// together, and changes nothing. The exit code is 0 only if a backup could start now in the mode and by
+/// the method that are asked for, else 20; which others would work is said too.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The capture that is asked about.
+    #[command(flatten)]
+    pub how: How,
+}
 
 /// Reaches everything, one thing after the failure of another too, and says what was found.
 ///
 /// # Errors
 ///
 /// [`Cause::Invalid`] when the configuration is wrong. What is found wrong outside is in the document.
-pub fn run(_: &Args, context: &Context) -> Result<u8> {
+pub fn run(args: &Args, context: &Context) -> Result<u8> {
+    let options = args.how.options()?;
     let config = context.config()?;
     let repository = context.repository(&config)?;
     let work = capture::Context {
@@ -41,7 +48,6 @@ pub fn run(_: &Args, context: &Context) -> Result<u8> {
         accept: config.accept.clone(),
         resources: context.resources(&config.limits)?,
     };
-    let options = Options::new(Method::Copy.open()?);
     let document = context.run(context.cancel.run(async {
         work.progress.begin("reach", None);
         let stored = Stored::open(context, &config).await;
@@ -64,7 +70,7 @@ fn document(
     stored: &Result<Stored>,
 ) -> CheckDocument {
     let instance = &work.instance;
-    let findings = findings::all(work, survey, stored);
+    let findings = findings::all(work, options, survey, stored);
     let exit_code = exit_code(&findings, stored.as_ref().err());
     let newest = |s: &Stored| s.snapshots.newest_of(&instance.name).cloned();
     let newest = stored.as_ref().ok().and_then(newest);
@@ -77,20 +83,72 @@ fn document(
         objects: objects(work, survey),
         wal: wal(work, survey),
         repository: checked(repository, &instance.name, stored),
-        backup: plan
-            .map(|plan| documents::backup_plan(plan, options, &repository.name, newest.as_ref())),
+        backup: plan.map(|plan| {
+            documents::backup_plan(
+                plan,
+                options,
+                &repository.name,
+                newest.as_ref(),
+                &work.accept,
+            )
+        }),
+        modes: modes(survey, &findings),
+        methods: methods(options, survey),
         findings,
         exit_code,
+        mode: options.mode,
+        method: options.method.method(),
     }
+}
+
+/// Whether the instance is in the way.
+fn is_refused(findings: &[Finding]) -> bool {
+    let refuses = |f: &Finding| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY;
+    findings.iter().any(refuses)
+}
+
+/// Each mode, the gentlest first, and whether a backup could start in it.
+fn modes(survey: &Survey, findings: &[Finding]) -> Vec<Choice> {
+    let asked = || {
+        let refusal = findings
+            .iter()
+            .find(|f| is_refused(std::slice::from_ref(f)));
+        refusal.map(|finding| finding.what.clone())
+    };
+    let choice = |mode: &Mode| {
+        let other = survey.other_modes.iter().find(|(other, _)| other == mode);
+        let why = match other {
+            Some((_, why)) => why.as_ref().map(Error::chain),
+            None => asked(),
+        };
+        Choice {
+            name: mode.word().to_owned(),
+            works: why.is_none(),
+            why,
+        }
+    };
+    Mode::ALL.iter().map(choice).collect()
+}
+
+/// Each method, and whether a backup could start by it.
+fn methods(options: &Options, survey: &Survey) -> Vec<Choice> {
+    let asked = [(options.method.method(), survey.objects.as_ref().err())];
+    let others = survey.other_methods.iter();
+    let others = others.map(|(method, why)| (*method, why.as_ref()));
+    let mut all: Vec<_> = asked.into_iter().chain(others).collect();
+    all.sort_by_key(|(method, _)| Method::ALL.iter().position(|known| known == method));
+    let choice = |(method, why): (Method, Option<&Error>)| Choice {
+        name: method.word().to_owned(),
+        works: why.is_none(),
+        why: why.map(Error::chain),
+    };
+    all.into_iter().map(choice).collect()
 }
 
 /// 20 when the instance is in the way, else what the repository fails with.
 fn exit_code(findings: &[Finding], repository: Option<&Error>) -> u8 {
-    let refused = findings
-        .iter()
-        .any(|f| f.severity == Severity::Refusal && f.kind != findings::REPOSITORY);
     match repository {
-        _ if refused => Cause::Refused.exit_code(Some(Side::Source)),
+        _ if is_refused(findings) => Cause::Refused.exit_code(Some(Side::Source)),
         Some(error) => error.exit_code(),
         None => 0,
     }
@@ -277,13 +335,25 @@ impl Render for CheckDocument {
             format!("{}: {}{hint}", word(finding.severity), finding.what)
         });
         page.list("findings", findings);
+        for (heading, choices) in [("modes", &self.modes), ("methods", &self.methods)] {
+            let line = |choice: &Choice| match &choice.why {
+                None => format!("{}: would work", choice.name),
+                Some(why) => format!("{}: no, {why}", choice.name),
+            };
+            page.list(heading, choices.iter().map(line));
+        }
         match &self.backup {
             Some(plan) => {
                 page.heading("a backup would");
                 plan.render(page);
             }
             None => {
-                page.heading(&format!("no backup can start (exit {})", self.exit_code));
+                page.heading(&format!(
+                    "no {} backup by {} can start (exit {})",
+                    self.mode.word(),
+                    self.method.word(),
+                    self.exit_code
+                ));
             }
         }
     }

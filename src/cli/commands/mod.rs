@@ -11,6 +11,7 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod diff;
+mod how;
 pub mod init;
 pub mod ls;
 pub mod man;

@@ -11,7 +11,7 @@ use crate::cli::stored::Stored;
 use crate::snapshot::Body;
 use crate::{Cause, Error, Result};
 
-/// List the snapshots in the repository, the oldest first
+/// List the snapshots in the repository, in the order in which they were made
 ///
 /// Reads manifests only. A snapshot marked with `!` is weakened; `eyrie show` says how.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -53,6 +53,9 @@ pub fn run(_: &Args, context: &Context) -> Result<u8> {
     }
     let damage = stored.snapshots.damage.iter();
     wrong.extend(damage.map(|damage| Error::new(Cause::Damage, damage.what.clone())));
+    if let Some(what) = stored.snapshots.out_of_time(None) {
+        tracing::warn!("{what}");
+    }
     context.output.show(&Snapshots(listed))?;
     let mut code = 0;
     for error in wrong {

@@ -117,6 +117,25 @@ pub struct CheckDocument {
     /// The exit code: 0 when a backup could start, 20 when the instance is in the way, else what
     /// the repository fails with.
     pub exit_code: u8,
+    /// The mode that was asked for, which all of the above is about.
+    pub mode: Mode,
+    /// The capture method that was asked for.
+    pub method: Method,
+    /// Whether a backup could start now in each mode, as far as the instance goes.
+    pub modes: Vec<Choice>,
+    /// Whether one could start by each method.
+    pub methods: Vec<Choice>,
+}
+
+/// A mode or a method, and whether it would work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Choice {
+    /// As on the command line.
+    pub name: String,
+    /// Whether a backup could start so now.
+    pub works: bool,
+    /// Why not; `null` where it would work.
+    pub why: Option<String>,
 }
 
 /// Milvus as `check` found it.

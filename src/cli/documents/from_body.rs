@@ -17,14 +17,20 @@ pub fn weakened(body: &Body, accept: &[String]) -> Vec<Weakening> {
     if body.asked_mode == Mode::Hot {
         accept.push(weakening::HOT_STRADDLE.to_owned());
     }
+    weakened_by(&body.weakenings, &accept)
+}
+
+/// Weakenings, marked where `accept` names them.
+#[must_use]
+pub fn weakened_by(weakenings: &[weakening::Weakening], accept: &[String]) -> Vec<Weakening> {
     let weakening = |w: &weakening::Weakening| {
         let mut what = w.message.clone();
         if !w.items.is_empty() {
             what = format!("{what}; {}", first(&w.items, ITEMS_NAMED, "; "));
         }
-        Weakening::new(&w.code, what, &accept)
+        Weakening::new(&w.code, what, accept)
     };
-    body.weakenings.iter().map(weakening).collect()
+    weakenings.iter().map(weakening).collect()
 }
 
 /// The notes of a snapshot.

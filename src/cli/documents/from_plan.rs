@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BackupPlanDocument, HexId, Note, PlanStep};
+use super::{BackupPlanDocument, HexId, Note, PlanStep, weakened_by};
 use crate::capture::{Options, Plan};
 use crate::cli::output::count;
 use crate::cli::values::took;
@@ -10,13 +10,14 @@ use crate::repo::Manifest;
 use crate::snapshot::{Mode, WalState};
 
 /// The document of a plan for a capture into `repository`, whose newest snapshot of the instance is
-/// `parent`.
+/// `parent`; `accept` are the weakenings that the operator accepts.
 #[must_use]
 pub fn backup_plan(
     plan: &Plan,
     options: &Options,
     repository: &str,
     parent: Option<&Manifest>,
+    accept: &[String],
 ) -> BackupPlanDocument {
     let notes = plan.notes.iter().map(|what| Note::new("note", what));
     BackupPlanDocument {
@@ -25,7 +26,7 @@ pub fn backup_plan(
         mode: plan.mode,
         method: plan.method,
         steps: steps(plan, options, parent),
-        weakened: Vec::new(),
+        weakened: weakened_by(&plan.weakenings, accept),
         milvus_version: plan.milvus.version.clone(),
         collections: plan.counts.collections,
         segments: plan.counts.segments,
@@ -45,6 +46,7 @@ fn steps(plan: &Plan, options: &Options, parent: Option<&Manifest>) -> Vec<PlanS
     steps.extend(holds(&["gc", "compaction"]));
     match plan.mode {
         Mode::Quiesced => steps.extend(window(plan, options, holds(&["writes", "ddl"]))),
+        Mode::Hot if plan.is_without_flush() => steps.push(step("anchor", anchor(plan))),
         Mode::Hot => {
             let what = "flush all while writes go on: what was acknowledged before it is in";
             steps.push(step(

@@ -17,9 +17,9 @@ use serde::{Serialize, Serializer};
 pub use crate::restore::{KeyChange, Lacking, LackingFiles, LackingObject, Outcome};
 pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
-    CheckedRepository, CheckedWal, Finding, InitDocument, PlanStep, Severity,
+    CheckedRepository, CheckedWal, Choice, Finding, InitDocument, PlanStep, Severity,
 };
-pub use from_body::{notes, snapshot, weakened};
+pub use from_body::{notes, snapshot, weakened, weakened_by};
 pub use from_plan::backup_plan;
 pub use look::{
     Change, ConfigShowDocument, DiffDocument, DiffEntry, DiffSummary, LsEntry, ShowDocument,

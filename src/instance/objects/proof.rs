@@ -5,7 +5,7 @@ use tracing::warn;
 
 use crate::base::env::Env;
 use crate::store::probe::Deletion;
-use crate::store::{GetOptions, Key, MIN_PART_SIZE, PutOptions, Store};
+use crate::store::{GetOptions, Key, PutOptions, Store};
 use crate::{Cause, Error, Result};
 
 /// What the paths of such objects begin with: outside of Milvus's folders, and not counted as content.
@@ -36,10 +36,8 @@ pub(super) async fn prove(store: &dyn Store, env: &Env) -> Result<Deletion> {
 }
 
 async fn write(store: &dyn Store, key: &Key) -> Result<Option<String>> {
-    let parts = [
-        Bytes::from(vec![0x5a; MIN_PART_SIZE]),
-        Bytes::from(vec![0xa5; REST]),
-    ];
+    let size = store.capabilities().probed_part();
+    let parts = [Bytes::from(vec![0x5a; size]), Bytes::from(vec![0xa5; REST])];
     let put = store.put(key, parts[1].clone(), PutOptions::default());
     if let Some(version) = put.await?.version {
         remove(store, key, Some(&version)).await?;
@@ -52,14 +50,14 @@ async fn write(store: &dyn Store, key: &Key) -> Result<Option<String>> {
         }
     }
     let put = upload.finish().await?;
-    let from = (MIN_PART_SIZE - REST) as u64;
+    let from = (size - REST) as u64;
     let options = GetOptions {
         range: Some(from..from + 2 * REST as u64),
         version: None,
     };
     let read = store.get(key, options).await?;
     let expected = [&parts[0][..REST], &parts[1][..]].concat();
-    if read != expected || store.head(key).await?.size != (MIN_PART_SIZE + REST) as u64 {
+    if read != expected || store.head(key).await?.size != (size + REST) as u64 {
         return Err(Error::new(
             Cause::Failed,
             "it does not give back what was written",

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 
 use super::order::Known;
 use crate::repo::format::amendment::Amendment;
@@ -29,7 +30,8 @@ const MANIFESTS_AT_ONCE: usize = 16;
 /// All snapshots of a repository.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshots {
-    /// Those that can be read, ascending by time.
+    /// Those that can be read, in the order in which they were made: each after those before it in its lineage,
+    /// otherwise by time.
     pub manifests: Vec<Manifest>,
     /// What is wrong: manifests that are damaged, snapshots that are missing in the order of their
     /// lineages.
@@ -187,13 +189,28 @@ impl Repository {
             }
         }
         let newer: HashSet<SnapshotId> = all.newer.iter().map(|(id, _)| *id).collect();
-        let snapshots = ordered.snapshots.into_iter();
+        let snapshots = as_made(ordered.snapshots, self.id()).into_iter();
         (all.beyond, all.manifests) = snapshots.partition(|m| newer.contains(&m.snapshot));
-        all.manifests.sort_by(|a, b| {
-            (a.time, &a.instance, a.sequence).cmp(&(b.time, &b.instance, b.sequence))
-        });
         Ok(all)
     }
+}
+
+/// Sorts by time, and what a clock that was set back put before those ahead of it in its lineage right after them.
+fn as_made(mut manifests: Vec<Manifest>, repository: RepositoryId) -> Vec<Manifest> {
+    manifests.sort_by_key(|m| m.sequence);
+    let mut last: HashMap<Lineage, Timestamp> = HashMap::new();
+    let mut timed: Vec<(Timestamp, Manifest)> = Vec::with_capacity(manifests.len());
+    for manifest in manifests {
+        let last = last
+            .entry(manifest.lineage(repository))
+            .or_insert(manifest.time);
+        *last = manifest.time.max(*last);
+        timed.push((*last, manifest));
+    }
+    timed.sort_by(|(a_time, a), (b_time, b)| {
+        (a_time, &a.instance, a.sequence).cmp(&(b_time, &b.instance, b.sequence))
+    });
+    timed.into_iter().map(|(_, manifest)| manifest).collect()
 }
 
 fn newer(id: &SnapshotId, why: &str) -> Error {
@@ -207,7 +224,8 @@ fn newer(id: &SnapshotId, why: &str) -> Error {
 
 impl Snapshots {
     /// Finds a snapshot by `latest`, id or unique prefix of an id, among those of `instance` where
-    /// one is given. `latest` is the one with the latest time, whichever lineage it is of.
+    /// one is given. `latest` is the one that was made last: the last of its lineage, and of several lineages the
+    /// one with the latest time.
     ///
     /// # Errors
     ///
@@ -234,7 +252,7 @@ impl Snapshots {
                 .with_hint("name a snapshot by its id"));
             }
             let of = |m: &&Manifest| instance.is_none_or(|name| name == m.instance);
-            let beyond = self.beyond.iter().filter(of).max_by_key(|m| m.time);
+            let beyond = self.beyond.iter().rfind(of);
             let latest = candidates.next_back();
             let bars = |(id, _): &&(SnapshotId, String)| match self
                 .beyond
@@ -243,7 +261,7 @@ impl Snapshots {
             {
                 Some(known) => {
                     Some(known.snapshot) == beyond.map(|m| m.snapshot)
-                        && latest.is_none_or(|latest| latest.time <= known.time)
+                        && latest.is_none_or(|latest| !self.is_before(known, latest))
                 }
                 // Its time and instance are not known.
                 None => true,
@@ -252,7 +270,9 @@ impl Snapshots {
                 return Err(newer(id, why).context("which snapshot is the latest is not known"));
             }
             let latest = latest.ok_or_else(|| not_found("there is no snapshot yet", instance))?;
-            self.warn_of_times(latest);
+            if let Some(what) = self.out_of_time(Some(&latest.instance)) {
+                tracing::warn!("{what}");
+            }
             return Ok(latest);
         }
         let is_id = !spec.is_empty() && spec.bytes().all(|b| b.is_ascii_hexdigit());
@@ -301,7 +321,7 @@ impl Snapshots {
         &self.beyond
     }
 
-    /// The newest snapshot of `instance`, by the time of its anchor, wherever it was made.
+    /// The newest snapshot of `instance`, wherever it was made.
     #[must_use]
     pub fn newest_of(&self, instance: &str) -> Option<&Manifest> {
         let of = |m: &&Manifest| m.instance == instance;
@@ -374,23 +394,43 @@ impl Snapshots {
         &self.forgotten
     }
 
-    /// Says so when the newest snapshot of `instance` by its time is not the last one by its number.
-    fn warn_of_times(&self, latest: &Manifest) {
-        let lineage = latest.lineage(self.repository);
-        let Some(last) = self
-            .last_of(&lineage)
-            .filter(|m| m.snapshot != latest.snapshot)
-        else {
-            return;
+    /// Whether `a` was made before `b`, as far as their lineages or times tell.
+    fn is_before(&self, a: &Manifest, b: &Manifest) -> bool {
+        if a.lineage(self.repository) == b.lineage(self.repository) {
+            return a.sequence < b.sequence;
+        }
+        a.time < b.time
+    }
+
+    /// What to say when the times of snapshots, of `instance` where one is given, are not in the order in which
+    /// they were made: a clock was wrong.
+    #[must_use]
+    pub fn out_of_time(&self, instance: Option<&str>) -> Option<String> {
+        let of = |m: &&Manifest| instance.is_none_or(|name| name == m.instance);
+        let mut last: HashMap<Lineage, &Manifest> = HashMap::new();
+        let mut found: Option<(&Manifest, &Manifest)> = None;
+        let mut more = 0_usize;
+        for manifest in self.manifests.iter().filter(of) {
+            let before = last.insert(manifest.lineage(self.repository), manifest);
+            let Some(before) = before.filter(|before| manifest.time < before.time) else {
+                continue;
+            };
+            more += usize::from(found.is_some());
+            found = found.or(Some((before, manifest)));
+        }
+        let (before, manifest) = found?;
+        let others = match more {
+            0 => String::new(),
+            more => format!(", and {more} more of the kind"),
         };
-        tracing::warn!(
-            "snapshot {} is the latest of instance {:?} by its time, {}, but snapshot {}, of {}, was made after it: was a clock wrong?",
-            latest.snapshot.short(),
-            latest.instance,
-            latest.time,
-            last.snapshot.short(),
-            last.time
-        );
+        Some(format!(
+            "snapshot {} of instance {:?} says that it is of {}, and was made after snapshot {}, which says {}{others}: a clock was wrong; they are taken in the order in which they were made",
+            manifest.snapshot.short(),
+            manifest.instance,
+            manifest.time,
+            before.snapshot.short(),
+            before.time
+        ))
     }
 }
 
@@ -471,6 +511,43 @@ mod tests {
         assert_eq!(all.last_of(&own).unwrap().snapshot, second.snapshot);
         let elsewhere = copy.lineage(RepositoryId::default());
         assert_eq!(all.last_of(&elsewhere).unwrap().snapshot, copy.snapshot);
+    }
+
+    /// The `number`th snapshot of instance `a`, of so many seconds.
+    fn timed(number: u8, seconds: i64) -> Manifest {
+        Manifest {
+            instance: "a".into(),
+            time: Timestamp::from_second(seconds).unwrap(),
+            sequence: number.into(),
+            ..after(None, number, number)
+        }
+    }
+
+    #[test]
+    fn snapshots_are_in_the_order_in_which_they_were_made_whatever_a_clock_said() {
+        let b = Manifest {
+            instance: "b".into(),
+            ..timed(0x21, 150)
+        };
+        for (times, right) in [
+            ([100, 200, 300], [1, 0x21, 2, 3]),
+            // The second was made with a clock that was ahead, or behind.
+            ([100, 900, 300], [1, 0x21, 2, 3]),
+            ([100, 50, 300], [1, 2, 0x21, 3]),
+            ([100, 200, 50], [1, 0x21, 2, 3]),
+        ] {
+            let mut made = vec![b.clone()];
+            made.extend((1..=3).map(|n| timed(n, times[usize::from(n) - 1])));
+            made.reverse();
+            let all = snapshots(as_made(made, RepositoryId::default()));
+            let order: Vec<u8> = all.manifests.iter().map(|m| m.snapshot.0[0]).collect();
+            assert_eq!(order, right, "{times:?}");
+            assert_eq!(all.newest_of("a").unwrap().snapshot.0[0], 3);
+            assert_eq!(all.find("latest", Some("a")).unwrap().snapshot.0[0], 3);
+            let said = all.out_of_time(None);
+            assert_eq!(said.is_some(), !times.is_sorted(), "{said:?}");
+            assert_eq!(all.out_of_time(Some("b")), None);
+        }
     }
 
     #[test]

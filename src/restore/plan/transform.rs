@@ -248,6 +248,9 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, catalog: &Catalog, taken: usize) -> Result<Transformed> {
         self.hold_gc(catalog);
+        if let Some(warning) = Advance::new(catalog, self.options.now).clock_behind() {
+            self.report.warn(warning);
+        }
         self.report.finish(catalog, self.options);
         self.plain.sort_by(|a, b| a.key.cmp(&b.key));
         self.collections.sort_by(|a, b| a.key.cmp(&b.key));

@@ -153,6 +153,7 @@ impl Store for LocalStore {
         Capabilities {
             conditional_create: true,
             versions: false,
+            any_part_size: true,
         }
     }
 

@@ -280,6 +280,7 @@ impl Store for S3Store {
         Capabilities {
             conditional_create: self.conditional_writes == ConditionalWrites::Honoured,
             versions: self.versioning == Versioning::On,
+            any_part_size: false,
         }
     }
 

@@ -145,6 +145,7 @@ impl Store for MemoryStore {
         Capabilities {
             conditional_create: true,
             versions: self.versions == Versions::Kept,
+            any_part_size: true,
         }
     }
 

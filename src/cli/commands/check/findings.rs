@@ -1,12 +1,13 @@
 //! What a check noticed, the gravest first.
 
 use crate::base::text::Bytes;
-use crate::capture::{self, Survey};
+use crate::capture::{self, Options, Survey};
 use crate::cli::documents::{Finding, Severity};
 use crate::cli::output::count;
 use crate::cli::stored::Stored;
+use crate::etcd::MAKE_ROOM;
 use crate::milvus::version::GcGeneration;
-use crate::snapshot::Body;
+use crate::snapshot::{Body, Mode};
 use crate::{Error, Result};
 
 /// The kind of a finding that is the repository's, whose exit code is its own.
@@ -15,13 +16,20 @@ pub(super) const REPOSITORY: &str = "repository";
 /// All findings, the gravest first.
 pub(super) fn all(
     work: &capture::Context,
+    options: &Options,
     survey: &Survey,
     stored: &Result<Stored>,
 ) -> Vec<Finding> {
     let mut all = Findings::default();
     all.of_configuration(survey);
-    all.of_etcd(work, survey);
-    all.of_milvus(work, survey);
+    if options.mode == Mode::Cold {
+        // Milvus is to be stopped, and an etcd inside it is then: what is in the way the plan says.
+        all.of_stopped(survey);
+    } else {
+        all.of_etcd(work, survey);
+        all.of_milvus(work, survey);
+    }
+    all.of_alarms(survey);
     all.of_objects(survey);
     all.of_wal(work, survey);
     all.of_plan(survey);
@@ -93,6 +101,29 @@ impl Findings {
             }
             // The plan says which root there is instead.
             Ok(_) => {}
+        }
+    }
+
+    fn of_alarms(&mut self, survey: &Survey) {
+        for alarm in survey.etcd.iter().flat_map(|etcd| &etcd.alarms) {
+            self.add(
+                Severity::Note,
+                "etcd-alarm",
+                format!("etcd has an alarm: {alarm}"),
+            );
+            if let Some(finding) = self.0.last_mut().filter(|_| alarm.contains("NOSPACE")) {
+                finding.hint = Some(MAKE_ROOM.to_owned());
+            }
+        }
+    }
+
+    fn of_stopped(&mut self, survey: &Survey) {
+        if survey.milvus.is_err() {
+            self.add(
+                Severity::Ok,
+                "milvus",
+                "it does not answer, as a stopped one",
+            );
         }
     }
 
@@ -172,6 +203,9 @@ impl Findings {
         match &survey.plan {
             Err(error) => self.error(Severity::Refusal, "capture", error),
             Ok(plan) => {
+                for weakening in &plan.weakenings {
+                    self.add(Severity::Weakening, &weakening.code, &weakening.message);
+                }
                 for note in &plan.notes {
                     self.add(Severity::Note, "metadata", note);
                 }

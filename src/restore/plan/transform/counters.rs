@@ -1,5 +1,7 @@
 //! Counters that must never fall behind (docs/milvus.md 8.1).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::milvus::catalog::Catalog;
@@ -18,14 +20,16 @@ const SESSION_MARGIN: i64 = 16;
 /// a timestamp and must not carry the counters into another century.
 const STRAY_NANOS: u64 = 86_400 * 1_000_000_000;
 
-/// A source clock further ahead than this is worth a warning.
-const AHEAD_NANOS: u64 = 3_600 * 1_000_000_000;
+/// A clock further behind the snapshot than this is worth a warning: the allocator is 3 s ahead by itself.
+const BEHIND_NANOS: u64 = 30 * 1_000_000_000;
 
 /// The floor below which no counter may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Advance {
     floor: u64,
     now: u64,
+    /// Milvus gives out no timestamp below this.
+    issued: u64,
 }
 
 impl Advance {
@@ -37,6 +41,7 @@ impl Advance {
         Self {
             floor: seen.max(now),
             now,
+            issued: catalog.counters.tso.map_or(seen, |mark| mark.max(seen)),
         }
     }
 
@@ -45,10 +50,18 @@ impl Advance {
         saved.max(self.floor).saturating_add(MARGIN_NANOS)
     }
 
-    /// By how many seconds a mark is ahead of the target's clock, when that is worth a warning.
-    pub(super) fn ahead(self, mark: u64) -> Option<u64> {
-        let ahead = mark.saturating_sub(self.now);
-        (ahead > AHEAD_NANOS).then_some(ahead / 1_000_000_000)
+    /// What it costs that this host's clock is behind the timestamps of the snapshot, where it is.
+    pub(super) fn clock_behind(self) -> Option<String> {
+        let behind = self.issued.saturating_sub(self.now);
+        if behind <= BEHIND_NANOS {
+            return None;
+        }
+        let until = Timestamp::from_nanosecond(self.issued.into());
+        let until = until.map_or_else(|_| "an unknown time".to_owned(), |t| t.to_string());
+        let time = humantime::format_duration(Duration::from_secs(behind / 1_000_000_000));
+        Some(format!(
+            "the clock of this host is {time} behind the snapshot, whose timestamps go up to {until}: Milvus gives out none below that, and until its clock is past it they hardly move on, so that a flush, and a load or search that waits for new data, may hang for as long, and rows outlive their time to live; if the clock is wrong, set it before Milvus starts"
+        ))
     }
 }
 

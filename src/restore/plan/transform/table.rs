@@ -116,7 +116,7 @@ impl<'a> Table<'a> {
             K::CompactionTask { .. } => compaction(key)?,
             K::AnalyzeTask | K::StatsTask => Verdict::drop("made again where still needed"),
             K::SessionId | K::IdCounter | K::TsoCounter | K::QueryIdCounter => {
-                self.counter(key, kind, report)?
+                self.counter(key, kind)?
             }
             K::SessionVersion => Verdict::keep("an older Milvus must not start on it"),
             K::Session { .. } => Verdict::drop("of processes that are gone"),
@@ -329,7 +329,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn counter(&self, key: &KeyValue, kind: KeyKind<'_>, report: &mut Report) -> Result<Verdict> {
+    fn counter(&self, key: &KeyValue, kind: KeyKind<'_>) -> Result<Verdict> {
         if kind == KeyKind::SessionId {
             let text = String::from_utf8_lossy(&key.value);
             let saved: i64 = text
@@ -346,12 +346,6 @@ impl<'a> Table<'a> {
         }
         let saved = counters::read_mark(&key.value)?;
         let next = self.advance.mark(saved);
-        if let Some(seconds) = self.advance.ahead(next) {
-            report.warn(format!(
-                "the source's clock was ahead: ids and timestamps go on {seconds} s after the \
-                 target's time"
-            ));
-        }
         let why = "past every id and timestamp in the snapshot, and past now";
         Ok(Verdict::changed(
             Action::Advance,

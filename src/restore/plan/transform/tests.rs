@@ -336,6 +336,34 @@ fn a_stray_timestamp_does_not_carry_the_counters_away() {
     assert!(!marks.is_empty() && marks.iter().all(|(_, _, to)| *to <= NANOS + 2 * day));
 }
 
+#[test]
+fn a_clock_behind_the_snapshot_is_told_with_what_it_costs() {
+    let set = SimulatedKeys::v2_3();
+    let issued = i64::try_from(NANOS / 1_000_000_000).unwrap();
+    let told = |now: i64| {
+        let options = Options {
+            now: Timestamp::from_second(now).unwrap(),
+            ..of(&set)
+        };
+        let transformed = transform(&set.keys, &options).unwrap();
+        let warnings = transformed.report.warnings;
+        let told: Vec<String> = warnings
+            .into_iter()
+            .filter(|w| w.contains("clock"))
+            .collect();
+        assert!(told.len() <= 1, "{told:?}");
+        told.into_iter().next()
+    };
+    assert_eq!(told(issued), None);
+    assert_eq!(told(issued + 3_600), None);
+    let behind = told(issued - 7_200).unwrap();
+    assert!(
+        behind.contains("is 2h behind") || behind.contains("is 1h 59m"),
+        "{behind}"
+    );
+    assert!(behind.contains("flush"), "{behind}");
+}
+
 proptest! {
     #[test]
     fn counters_never_fall_behind(saved in 0..NANOS * 2, seconds in 0_i64..4_000_000_000) {
