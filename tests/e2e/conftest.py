@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from lab import eyrie as lab_eyrie  # noqa: E402
-from lab import oracle, writer  # noqa: E402
+from lab import oracle, secrets, writer  # noqa: E402
 from lab.dataset import Dataset  # noqa: E402
 from lab.eyrie import Eyrie  # noqa: E402
 from lab.instance import LAYOUTS, Instance  # noqa: E402
@@ -143,6 +143,7 @@ def source(scratch: Path) -> Iterator[Callable[[str], Lab]]:
     yield get
     for one in started.values():
         one.instance.kill()
+        secrets.refuse_below(one.instance.directory)
 
 
 @pytest.fixture(scope="session")
@@ -166,9 +167,12 @@ class Fresh:
         self.made.append(Lab(Instance(layout, self.scratch / name, name=name, **{"settings": STILL, **options})))
         return self.made[-1]
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Ends the instances; nothing that eyrie wrote may hold a secret."""
         for one in self.made:
             one.instance.kill()
+        for one in self.made:
+            secrets.refuse_below(one.instance.directory)
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +180,7 @@ def fresh_shared(scratch: Path) -> Iterator[Fresh]:
     """For fixtures that several tests share: what it makes ends with the run."""
     fresh = Fresh(scratch)
     yield fresh
-    fresh.kill()
+    fresh.end()
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def fresh(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Fresh]:
     """
     fresh = Fresh(scratch)
     yield fresh
-    fresh.kill()
+    fresh.end()
     if not request.node.stash.get(FAILED, False):
         for one in fresh.made:
             shutil.rmtree(one.instance.directory, ignore_errors=True)

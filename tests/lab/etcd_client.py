@@ -53,6 +53,13 @@ class EtcdClient:
         start = prefix.encode()
         self._call("kv/deleterange", {"key": _encode(start), "range_end": _encode(_prefix_end(start))})
 
+    def ask_for_password(self, user: str, password: str) -> None:
+        """Lets nobody in any more but this user, who may do everything."""
+        self._call("auth/user/add", {"name": user, "password": password})
+        self._call("auth/role/add", {"name": "root"})
+        self._call("auth/user/grant", {"user": user, "role": "root"})
+        self._call("auth/enable", {})
+
     def fill(self) -> None:
         """Raises the alarm that etcd raises at its quota: from then on it refuses every write."""
         member = self._call("maintenance/status", {})["header"]["member_id"]

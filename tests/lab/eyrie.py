@@ -13,17 +13,25 @@ from typing import Any
 import milvus
 import yaml
 
-from . import cache
+from . import cache, secrets
+from .dataset import PASSWORDS
 from .instance import ROOT_PASSWORD, Instance
 from .servers import Minio
 
 REPOSITORY_BUCKET = "eyrie-repository"
 # Seconds that a run may take on a machine that is busy with other things, before it counts as stuck.
 TIMEOUT = 900.0
+LOG = "info,eyrie=trace"
 PASSPHRASE = "correct horse battery staple"
+# Milvus's own password of its root is a word that stands everywhere.
+secrets.register_default("root", ROOT_PASSWORD)
+for user, password in PASSWORDS.items():
+    secrets.register(password, user)
 
 
 def secret(path: Path, value: str) -> Path:
+    if value != ROOT_PASSWORD:
+        secrets.register(value)
     path.write_text(value + "\n")
     path.chmod(0o600)
     return path
@@ -94,6 +102,16 @@ class Result:
         return f"$ {self.command}\nexit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
+class Process(subprocess.Popen[str]):
+    """A run of eyrie, whose output may hold no secret."""
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        out, err = super().communicate(input, timeout)
+        for name, text in (("standard output", out), ("standard error", err)):
+            secrets.refuse(f"the {name} of {self.args!r}", (text or "").encode())
+        return out, err
+
+
 @dataclass
 class Eyrie:
     """The binary with one configuration; its caches and state live beside that file."""
@@ -110,11 +128,12 @@ class Eyrie:
         home = self.config.parent / "eyrie-home"
         home.mkdir(exist_ok=True)
         path = f"{cache.etcd().parent}:{os.environ['PATH']}"
-        ours = {"NO_COLOR": "1", "RUST_BACKTRACE": "1", "EYRIE_STATE_DIR": str(home / "state")}
+        # All of the log, as -vvv shows it: what it says is searched for secrets.
+        ours = {"NO_COLOR": "1", "RUST_BACKTRACE": "1", "EYRIE_STATE_DIR": str(home / "state"), "EYRIE_LOG": LOG}
         return {"PATH": path, "HOME": str(home), **ours, **self.environment}
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *args: str) -> Process:
+        return Process(
             ["setpriv", "--pdeathsig", "KILL", *self._command(args)],
             env=self.env(),
             stdin=subprocess.DEVNULL,

@@ -202,16 +202,21 @@ class Instance:
 
     def s3(self) -> S3Client:
         assert self.minio, f"layout {self.layout} has no MinIO"
-        certificates = self.minio.certificates
-        http = urllib3.PoolManager(ca_certs=str(certificates.authority)) if certificates else None
         at = f"127.0.0.1:{self.minio.port}"
-        return S3Client(at, Minio.user, Minio.password, secure=bool(certificates), http_client=http)
+        secure = bool(self.minio.certificates)
+        return S3Client(at, Minio.user, Minio.password, secure=secure, http_client=self.http())
+
+    def http(self) -> urllib3.PoolManager | None:
+        """What trusts the authority of this MinIO, where it has one of its own."""
+        certificates = self.minio.certificates if self.minio else None
+        return urllib3.PoolManager(ca_certs=str(certificates.authority)) if certificates else None
 
     def make_user(self, name: str, password: str, actions: list[str]) -> None:
         """A user of MinIO that may do what `actions` name, and no more."""
         assert self.minio, f"layout {self.layout} has no MinIO"
         root = StaticProvider(Minio.user, Minio.password)
-        admin = MinioAdmin(endpoint=f"127.0.0.1:{self.minio.port}", credentials=root, secure=False)
+        at, secure = f"127.0.0.1:{self.minio.port}", bool(self.minio.certificates)
+        admin = MinioAdmin(endpoint=at, credentials=root, secure=secure, http_client=self.http())
         statement = {"Effect": "Allow", "Action": actions, "Resource": ["arn:aws:s3:::*"]}
         admin.policy_add(name, policy={"Version": "2012-10-17", "Statement": [statement]})
         admin.user_add(name, password)

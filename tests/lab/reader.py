@@ -167,7 +167,8 @@ class Repository:
         def is_id(name: str) -> bool:
             return len(name) == 64 and all(c in "0123456789abcdef" for c in name)
 
-        return sorted(path for path in (self.root / directory).iterdir() if is_id(path.name) and path.is_file())
+        # A directory is made with its first file.
+        return sorted(path for path in (self.root / directory).glob("*") if is_id(path.name) and path.is_file())
 
     def _open_keys(self, passphrase: str | None) -> None:
         master = None

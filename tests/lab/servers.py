@@ -183,7 +183,7 @@ class Etcd(Process):
 class Minio(Process):
     name = "minio"
     user = "minioadmin"
-    password = "minioadmin"
+    password = "minio-root-secret"
 
     def __init__(self, directory: Path, port: int, console_port: int, certificates: Certificates | None = None) -> None:
         """With `certificates` it speaks TLS."""
