@@ -11,6 +11,7 @@ import pytest
 from conftest import Lab
 from lab.eyrie import Eyrie
 from lab.eyrie import repository as entry_of
+from lab.faults import LONG_AGO, FaultyS3
 from test_bad_input import lost_nothing, variant
 
 # No DNS server has the names below it (RFC 6761).
@@ -61,3 +62,21 @@ def test_a_repository_that_is_not_heard_is_1(verb: str, mute: str, known_s3: Eyr
     silent = variant(known_s3, f"contact-repository-{verb}", repositories=[entry])
     result = silent.expect(1, verb, timeout=SECONDS)
     assert f"http://{mute}/" in result.out + result.err, str(result)
+
+
+@pytest.mark.s3
+def test_a_clock_that_is_wrong_ends_within_seconds_and_both_times_are_told(
+    known_s3: Eyrie, source: Callable[[str], Lab]
+) -> None:
+    instance = source("s3").instance
+    assert instance.minio
+    with FaultyS3(instance.minio.port) as store:
+        store.refuses_writes = (403, "RequestTimeTooSkewed")
+        entry = entry_of(instance, "skewed")
+        entry["s3"]["endpoint"] = store.url
+        skewed = variant(known_s3, "skewed", repositories=[entry])
+        refused = skewed.expect(1, "init", timeout=SECONDS)
+        assert f"it is {LONG_AGO}" in refused.err and "for this host" in refused.err, str(refused)
+        assert store.faults > 1, "a clock may be set right meanwhile"
+        store.refuses_writes = None
+        skewed.expect(0, "init")

@@ -11,6 +11,8 @@ from typing import Literal
 from . import ports
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+# What the clock of a server says that refuses.
+LONG_AGO = "Thu, 01 Jan 2026 00:00:00 GMT"
 Checksums = Literal["taken", "refused", "refused with parts", "unsaid"]
 HOP_HEADERS = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -51,7 +53,7 @@ class FaultyS3:
                     status, code = refusal
                     outer.faults += 1
                     body = f"<Error><Code>{code}</Code><Message>No writes now.</Message></Error>".encode()
-                    self.answer(status, [("Content-Type", "application/xml")], body)
+                    self.answer(status, [("Content-Type", "application/xml"), ("Date", LONG_AGO)], body)
                 elif summed and self.command != "GET" and outer.refuses(self.path):
                     outer.faults += 1
                     status, code = outer.refusal
