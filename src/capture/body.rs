@@ -50,7 +50,7 @@ pub(super) fn body(
     if options.mode == Mode::Hot && !anchored.cut.straddling.is_empty() {
         weakenings.push(Weakening {
             code: weakening::HOT_STRADDLE.to_owned(),
-            message: format!("logs hold data from after the flush: an upsert of that time may be torn, its delete in and its row not{unnamed}"),
+            message: format!("logs hold data from after {}: an upsert of that time may be torn, its delete in and its row not{unnamed}", if planned.plan.is_without_flush() { "the time until which everything is flushed" } else { "the flush" }),
             items: anchored.cut.straddling.clone(),
         });
     }

@@ -158,33 +158,38 @@ pub(super) async fn identity(
     Ok((identity, note))
 }
 
-/// The version by what is installed and by the snapshot before, and a note where that may be wrong.
+/// The version by what is installed and by the snapshot before, and a note where that may be wrong. Milvus itself
+/// told the snapshot before, so that counts unless what is installed is a later patch.
 fn version_told(
-    installed: Option<Installed>,
+    installed: Result<Option<Installed>>,
     previous: Option<&Body>,
 ) -> Result<(MilvusVersion, Option<String>)> {
     let before = previous.map(|body| MilvusVersion::parse(&body.milvus.version));
-    let refuse = |message: String| {
-        Err(Side::Source
-            .error(Cause::Refused, message)
-            .with_hint("set instance.milvus.version to what it ran last, such as 2.3.5"))
+    let hint = "set instance.milvus.version to what it ran last, such as 2.3.5";
+    let refuse = |message: String| Err(Side::Source.error(Cause::Refused, message).with_hint(hint));
+    let (installed, before) = match (installed, before) {
+        (Err(error), None) => return Err(error.with_hint(hint)),
+        (Err(_), before) => (None, before),
+        (Ok(installed), before) => (installed, before),
     };
-    match (installed, before) {
-        (Some(Installed { version, place }), Some(before))
-            if version.series() != before.series() =>
-        {
-            refuse(format!(
-                "which version this stopped Milvus has is not known: {place} says {version}, and the snapshot before is of {before}"
-            ))
-        }
-        (Some(Installed { version, place }), _) => {
-            let note = format!("that Milvus is {version} was read from {place}; if another version ran last, set instance.milvus.version and run the backup again");
-            Ok((version, Some(note)))
-        }
-        (None, Some(before)) => Ok((before, None)),
-        (None, None) => refuse(
-            "the version of this Milvus is not known: it is stopped, there is no earlier snapshot of it, and neither etcd nor a container or program on this host tells it".to_owned(),
-        ),
+    let Some(Installed { version, place }) = installed else {
+        return match before {
+            Some(before) => Ok((before, None)),
+            None => refuse(
+                "the version of this Milvus is not known: it is stopped, there is no earlier snapshot of it, and neither etcd nor a container or program on this host tells it".to_owned(),
+            ),
+        };
+    };
+    let note = format!(
+        "that Milvus is {version} was read from {place}; if another version ran last, set instance.milvus.version and run the backup again"
+    );
+    match before {
+        Some(before) if before.series().is_none() => Ok((before, None)),
+        Some(before) if version.series() != before.series() => refuse(format!(
+            "which version this stopped Milvus has is not known: {place} says {version}, and the snapshot before is of {before}"
+        )),
+        Some(before) if version.patch() <= before.patch() => Ok((before, None)),
+        _ => Ok((version, Some(note))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! An etcd at its quota (alarm `NOSPACE`) takes no key: nothing can be held or flushed. What was flushed before is
 //! a snapshot, and what was not is named.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 
@@ -9,8 +9,11 @@ use crate::base::text::cut;
 use crate::base::weakening::{self, Weakening};
 use crate::config::Instance;
 use crate::etcd::MAKE_ROOM;
-use crate::milvus::catalog::{Catalog, DROPPED, Segment};
+use crate::milvus::catalog::{Catalog, Collection, DROPPED, Segment};
 use crate::milvus::hybrid;
+use crate::milvus::proto::common::SegmentState;
+use crate::milvus::proto::data::SegmentLevel;
+use crate::milvus::proto::meta::PartitionState;
 use crate::{Cause, Error, Side};
 
 /// Collections that the manifest names at most.
@@ -27,51 +30,76 @@ pub(super) fn refused(instance: &Instance) -> Error {
     ))
 }
 
+/// The error for what Milvus cannot end because etcd takes none of its keys.
+pub(super) fn stuck(error: Error) -> Error {
+    let error = error
+        .context("etcd is at its quota (alarm NOSPACE), so Milvus cannot end what it has begun");
+    error.with_hint(format!("{MAKE_ROOM}; or stop Milvus and use --mode cold"))
+}
+
 /// What a snapshot lacks that was taken without a flush.
 pub(super) fn not_flushed(catalog: &Catalog, now: Timestamp) -> Weakening {
-    let mut since: BTreeMap<i64, u64> = BTreeMap::new();
-    for segment in catalog.segments.iter().filter(|s| s.standing.is_open()) {
-        let from = since.entry(segment.key.collection).or_insert(u64::MAX);
-        *from = segment_begins(segment).unwrap_or(u64::MAX).min(*from);
-    }
-    let items: Vec<String> = since
-        .into_iter()
-        .map(|(id, from)| {
-            let (database, collection) = catalog.names(id);
-            let of_channels = catalog.collections.get(&id).map_or(u64::MAX, |collection| {
-                let channels = collection.vchannels.iter();
-                let passed =
-                    channels.map(|channel| passed(catalog, channel, collection.create_timestamp));
-                passed.min().unwrap_or(u64::MAX)
-            });
-            format!(
-                "{database}.{collection}: since {}",
-                said(from.min(of_channels))
-            )
-        })
-        .collect();
+    let created = catalog.collections.values().filter(|c| c.is_created());
+    let until = created.map(|collection| {
+        let (database, name) = catalog.names(collection.id);
+        let until = said(collection_until(catalog, collection).unwrap_or(u64::MAX));
+        format!("{database}.{name}: flushed until {until}")
+    });
+    let lost = outputs_lost(catalog).map(|segment| {
+        let (database, name) = catalog.names(segment.key.collection);
+        format!(
+            "{database}.{name} segment {}: dropped, and nothing that it became is there; it may have been half compacted",
+            segment.key.segment
+        )
+    });
+    let mut items: Vec<String> = cut(lost, NAMED, |more| format!("{more} more such segments"));
+    items.extend(cut(until, NAMED, |more| format!("{more} more collections")));
     Weakening {
         code: weakening::NOT_FLUSHED.to_owned(),
         message: format!(
-            "etcd was at its quota, so Milvus could flush nothing: rows and deletes that were acknowledged after {} are not in the snapshot unless they had been flushed",
+            "etcd was at its quota, so Milvus could flush nothing: rows and deletes that were acknowledged after {} are not in the snapshot unless they had been flushed, and what Milvus was saving when etcd became full may be half saved",
             said(flushed_until(catalog, now))
         ),
-        items: cut(items, NAMED, |more| format!("{more} more collections")),
+        items,
     }
+}
+
+/// Dropped segments of rows that no other was compacted from: the record of what they became may have been
+/// refused. Deletes of level 0 go into other segments, and become none.
+fn outputs_lost(catalog: &Catalog) -> impl Iterator<Item = &Segment> {
+    let all = catalog.segments.iter();
+    let compacted: HashSet<i64> = all
+        .flat_map(|s| s.compaction_from.iter().copied())
+        .collect();
+    catalog.segments.iter().filter(move |segment| {
+        let collection = catalog.collections.get(&segment.key.collection);
+        let served = collection.and_then(|c| c.partitions.get(&segment.key.partition));
+        segment.state == SegmentState::Dropped
+            && segment.level != SegmentLevel::L0
+            && segment.rows > 0
+            && segment.has_logs()
+            && served.is_some_and(|p| p.state == PartitionState::Created)
+            && !compacted.contains(&segment.key.segment)
+    })
 }
 
 /// The timestamp until which everything that was acknowledged is flushed, in every collection; `now` where there
 /// is none.
 pub(super) fn flushed_until(catalog: &Catalog, now: Timestamp) -> u64 {
-    let collections = catalog.collections.values().filter(|c| c.is_created());
-    let channels = collections.flat_map(|collection| {
-        let channels = collection.vchannels.iter();
-        channels.map(|channel| passed(catalog, channel, collection.create_timestamp))
-    });
+    let created = catalog.collections.values().filter(|c| c.is_created());
+    let until = created.filter_map(|collection| collection_until(catalog, collection));
+    let now = hybrid::of_millis(u64::try_from(now.as_millisecond()).unwrap_or(0));
+    until.min().unwrap_or(now)
+}
+
+/// The same of one collection; `None` for one without channels.
+fn collection_until(catalog: &Catalog, collection: &Collection) -> Option<u64> {
+    let channels = collection.vchannels.iter();
+    let channels = channels.map(|channel| passed(catalog, channel, collection.create_timestamp));
     // Logs of an open segment may be behind a checkpoint, and are not part of a snapshot.
-    let open = catalog.segments.iter().filter(|s| s.standing.is_open());
-    let until = channels.chain(open.filter_map(segment_begins)).min();
-    until.unwrap_or_else(|| hybrid::of_millis(u64::try_from(now.as_millisecond()).unwrap_or(0)))
+    let open = catalog.segments.iter();
+    let open = open.filter(|s| s.key.collection == collection.id && s.standing.is_open());
+    channels.chain(open.filter_map(segment_begins)).min()
 }
 
 /// How far a channel is flushed: its checkpoint, and before the first one its collection's creation.
@@ -105,7 +133,6 @@ fn said(timestamp: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::milvus::proto::common::SegmentState;
     use crate::milvus::simulated::keys::SimulatedKeys;
 
     fn decoded(set: &SimulatedKeys) -> Catalog {
@@ -125,9 +152,25 @@ mod tests {
         set.record(&open);
         let catalog = decoded(&set);
         assert_eq!(flushed_until(&catalog, now), begins - 1);
-        let weakening = not_flushed(&catalog, now);
-        assert_eq!(weakening.items.len(), 1, "{:?}", weakening.items);
-        assert!(weakening.items[0].ends_with(&said(begins - 1)));
+        let until = format!("default.docs: flushed until {}", said(begins - 1));
+        assert!(not_flushed(&catalog, now).items.contains(&until));
+        // A compaction whose inputs are dropped and whose output could not be saved.
+        let mut input = set.segment(78);
+        input.state = SegmentState::Dropped as i32;
+        set.whole(&input);
+        let lost = not_flushed(&decoded(&set), now).items;
+        assert!(
+            lost.iter().any(|item| item.contains("segment 78: dropped")),
+            "{lost:?}"
+        );
+        let mut output = set.segment(79);
+        output.compaction_from = vec![78];
+        set.whole(&output);
+        let lost = not_flushed(&decoded(&set), now).items;
+        assert!(
+            !lost.iter().any(|item| item.contains("segment 78")),
+            "{lost:?}"
+        );
     }
 
     #[test]

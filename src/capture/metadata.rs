@@ -78,6 +78,16 @@ impl Undated {
             .contains(&(segment.key, logs.kind, logs.field, log.id))
     }
 
+    /// Every log of rows without a timestamp.
+    pub(super) fn all(catalog: &Catalog) -> Self {
+        let undated = catalog.row_logs().filter(|(_, _, log)| log.to == 0);
+        Self(
+            undated
+                .map(|(segment, logs, log)| (segment.key, logs.kind, logs.field, log.id))
+                .collect(),
+        )
+    }
+
     /// Adds the logs without a timestamp that the key has now, at `now`, and did not have `before`.
     pub(super) fn add(
         &mut self,

@@ -25,6 +25,7 @@ mod quiet;
 mod reach;
 mod still;
 mod stored;
+mod stranger;
 mod survey;
 #[cfg(test)]
 mod tests;

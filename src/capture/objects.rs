@@ -17,7 +17,7 @@ use crate::instance::objects::{Found, LayerObject, Listed};
 use crate::milvus::catalog::Catalog;
 use crate::milvus::objects::{ObjectKind, ObjectRef, Scope};
 use crate::repo::{Content, Entry, KeyRange, Map, NodeRef, StoredObject, Writer};
-use crate::snapshot::{ObjectEntry, Selected, object_entry};
+use crate::snapshot::{ObjectEntry, object_entry};
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Error, Result, Side};
 
@@ -360,26 +360,6 @@ fn changed(key: &Key) -> Error {
     Side::Source
         .error(Cause::Refused, message)
         .with_hint("Milvus writes an object once: does something else write into its storage?")
-}
-
-/// Whether an earlier snapshot, whose map of objects this is, is of another Milvus: it has objects, and none
-/// of a collection that is there now. Milvus gives no collection the id of another.
-pub(super) async fn is_of_another(catalog: &Catalog, earlier: &Map) -> Result<bool> {
-    if earlier.root().is_none() || catalog.objects().next().is_none() {
-        return Ok(false);
-    }
-    for id in catalog.collections.keys() {
-        for range in Selected::Collections(BTreeSet::from([*id])).ranges() {
-            match earlier.scan(range).try_next().await {
-                Ok(None) => {}
-                Ok(Some(_)) => return Ok(false),
-                // What is damaged tells nothing.
-                Err(error) if error.cause() == Cause::Damage => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(true)
 }
 
 #[cfg(test)]

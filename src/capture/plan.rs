@@ -126,7 +126,15 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     if let Some(refusal) = instance.refusals().into_iter().next() {
         return Err(refusal);
     }
+    if options.mode == Mode::Cold {
+        // Before an etcd inside Milvus is copied.
+        cold_source::refuse_running(context).await?;
+    }
     let (mut reached, status) = reach_etcd(context, options.mode).await?;
+    let full = status.no_space && options.mode != Mode::Cold;
+    if full && options.mode == Mode::Quiesced {
+        return Err(full::refused(instance));
+    }
     let mut client = reached.client.clone();
     let roots = instance.etcd.roots();
     let mut anchor = client.read_prefix(&roots.prefix()).await?;
@@ -139,15 +147,12 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     let mut catalog = Catalog::decode(&roots, &anchor.keys, &version)?;
     if options.mode == Mode::Cold {
         refuse_stopped(&catalog)?;
+    } else if full {
+        // What is under way cannot end.
+        refuse(&catalog).map_err(full::stuck)?;
     } else {
         (anchor, catalog) = without_ddl(&mut client, anchor, catalog).await?;
         refuse(&catalog)?;
-    }
-    let full = status.no_space && options.mode != Mode::Cold;
-    if full && options.mode == Mode::Quiesced {
-        return Err(full::refused(instance));
-    }
-    if options.mode != Mode::Cold && !full {
         for item in held_items(options.mode, &version.rules()) {
             holds::allowed(&anchor.keys, &roots.root, item)?;
         }
@@ -164,12 +169,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
             "{others}; a restore leaves its keys out of what it writes, and refuses to replace this root while they are there"
         ));
     }
-    let findings = catalog.validate();
-    // The flush of the capture will write what is not flushed yet.
-    let lasting = findings
-        .iter()
-        .filter(|finding| finding.kind != FindingKind::Unflushed);
-    notes.extend(lasting.map(ToString::to_string));
+    notes.extend(lasting(&catalog));
     if let Some(doubt) = write_hold(context, options.mode, &version.rules()) {
         notes.push(format!("{doubt}; the backup finds out by trying to write"));
     }
@@ -221,6 +221,13 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     })
 }
 
+/// What validation finds that the flush of the capture does not change.
+fn lasting(catalog: &Catalog) -> Vec<String> {
+    let findings = catalog.validate().into_iter();
+    let lasting = findings.filter(|finding| finding.kind != FindingKind::Unflushed);
+    lasting.map(|finding| finding.to_string()).collect()
+}
+
 /// Who the Milvus is: it answers, or is proved stopped. The note says what told the version of a stopped one,
 /// where that may be wrong.
 async fn identified(
@@ -235,7 +242,6 @@ async fn identified(
         return Ok((Some(client), identity, None));
     }
     let roots = context.instance.etcd.roots();
-    cold_source::refuse_running(context).await?;
     // What has to be asked for is asked for before sessions are waited for.
     let (identity, note) = cold_source::identity(context, anchor, &roots, previous).await?;
     let on_copy = reached.copy.is_some();

@@ -13,6 +13,7 @@ use super::objects::{self, Copied};
 use super::plan::{Planned, plan};
 use super::reach::{Running, open_objects};
 use super::stored::{Stored, objects_of};
+use super::stranger::Earlier;
 use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
 use super::{cold, cold_source, still, unnamed, window};
 use crate::base::cancel::{Cancel, Turn};
@@ -21,7 +22,7 @@ use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
 use crate::instance::methods::{CaptureMethod, Ended};
-use crate::repo::{Checkpoint, Compression, Map, NodeRef, Repository, SnapshotId, Totals, Writer};
+use crate::repo::{Compression, Map, NodeRef, Repository, SnapshotId, Totals, Writer};
 use crate::snapshot::{Body, Draft, Mode, OBJECTS_ROOT, WalState, store_keys};
 use crate::{Error, Result, Side};
 
@@ -132,6 +133,8 @@ pub(super) struct Begun {
     parents: Vec<SnapshotId>,
     /// Maps of objects that need not be read again: of captures that did not end, and of the parent.
     known: Vec<NodeRef>,
+    /// The snapshot before.
+    earlier: Option<Earlier>,
 }
 
 /// Plans, and waits until no other session writes for the instance.
@@ -159,15 +162,19 @@ pub(super) async fn begin(
     repository
         .wait_for_other_writers(&context.instance.name)
         .await?;
+    // A session that has committed has removed its own and those before it; no clock is asked.
     let checkpoints = repository.checkpoints(&context.instance.name).await?;
-    let later = |c: &&Checkpoint| parent.is_none_or(|parent| parent.time < c.time);
-    let unended = checkpoints.iter().filter(later);
-    let unended = unended.filter_map(|checkpoint| objects_of(checkpoint, method));
+    let unended = checkpoints
+        .iter()
+        .filter_map(|checkpoint| objects_of(checkpoint, method));
     Ok(Begun {
         since,
         planned,
         parents: parent.iter().map(|p| p.snapshot).collect(),
         known: unended.chain(of_parent).collect(),
+        earlier: parent
+            .zip(previous.as_ref())
+            .and_then(|(parent, body)| Earlier::of(parent, body)),
     })
 }
 
@@ -196,9 +203,11 @@ pub(super) async fn prepare(
         since,
         planned,
         known,
+        earlier,
         ..
     } = begun;
-    let work = store(context, options, holds, planned, stored, known, *since);
+    let before = (&**known, earlier.as_ref());
+    let work = store(context, options, holds, planned, stored, before, *since);
     let draft = Box::pin(work).await?;
     let ours = options.mode == Mode::Quiesced && !held_by_operator(&draft.body);
     Ok(Prepared {
@@ -213,7 +222,7 @@ async fn store(
     holds: &mut Holds,
     planned: &mut Planned,
     stored: &mut Stored<'_>,
-    known: &[NodeRef],
+    (known, earlier): (&[NodeRef], Option<&Earlier>),
     begun: Instant,
 ) -> Result<Draft> {
     let writer = stored.writer();
@@ -230,12 +239,7 @@ async fn store(
             Mode::Cold => cold::anchor(context, planned, method)
                 .await
                 .on(Side::Source)?,
-            Mode::Hot if planned.plan.is_without_flush() => {
-                Box::pin(still::anchor(context, planned, options, holds))
-                    .await
-                    .on(Side::Source)?
-            }
-            Mode::Quiesced | Mode::Hot => Box::pin(window::take(context, planned, options, holds))
+            Mode::Quiesced | Mode::Hot => running(context, planned, options, holds)
                 .await
                 .on(Side::Source)?,
         };
@@ -244,7 +248,7 @@ async fn store(
             return Err(invalid(&problems));
         }
         if attempt == 1 {
-            stranger = stranger_note(context, &anchored, known.last()).await?;
+            stranger = stranger_note(context, &anchored, writer, earlier).await?;
         }
         context.progress.begin("copy", None);
         let scope = planned.plan.wal.state.scope();
@@ -315,16 +319,35 @@ async fn store(
     })
 }
 
+/// Takes the anchor of a Milvus that runs.
+async fn running(
+    context: &Context,
+    planned: &mut Planned,
+    options: &Options,
+    holds: &mut Holds,
+) -> Result<Anchored> {
+    if planned.plan.is_without_flush() {
+        if let Some(anchored) = Box::pin(still::anchor(context, planned, options, holds)).await? {
+            return Ok(anchored);
+        }
+        info!("etcd takes writes again: this becomes a hot capture as any other");
+        planned.plan.weakenings.clear();
+    }
+    Box::pin(window::take(context, planned, options, holds)).await
+}
+
 /// Says so when the snapshots before seem to be of another Milvus.
 async fn stranger_note(
     context: &Context,
     anchored: &Anchored,
-    earlier: Option<&Map>,
+    writer: &Writer,
+    earlier: Option<&Earlier>,
 ) -> Result<Option<String>> {
     let Some(earlier) = earlier else {
         return Ok(None);
     };
-    if !objects::is_of_another(&anchored.catalog, earlier).await? {
+    let keys = writer.view().map(Some(earlier.anchor));
+    if !earlier.is_of_another(&keys, &anchored.catalog).await? {
         return Ok(None);
     }
     let what = format!(

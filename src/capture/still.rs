@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::anchor::Anchored;
-use super::full::flushed_until;
+use super::full::{flushed_until, stuck};
 use super::metadata::Undated;
 use super::plan::{Planned, refuse};
 use super::quiet::QUIET;
@@ -15,13 +15,14 @@ use crate::instance::holds::{self, Holds};
 use crate::milvus::catalog::Catalog;
 use crate::{Cause, Error, Result, Side};
 
-/// Takes the anchor once the keys have stood still for as long as the parts of one change may lie apart.
+/// Takes the anchor once the keys have stood still for as long as the parts of one change may lie apart; `None`
+/// when etcd takes writes again. What Milvus was saving when the alarm came may be half saved for good.
 pub(super) async fn anchor(
     context: &Context,
     planned: &Planned,
     options: &Options,
     holds: &mut Holds,
-) -> Result<Anchored> {
+) -> Result<Option<Anchored>> {
     let Some(running) = &planned.milvus else {
         let message = "a running Milvus is needed for this mode";
         return Err(Error::new(Cause::Failed, message));
@@ -38,10 +39,7 @@ pub(super) async fn anchor(
         tokio::time::sleep(QUIET).await;
         let status = etcd.status().await?;
         if !status.no_space {
-            let message = "etcd takes writes again, so this capture without a flush is given up";
-            return Err(Side::Source
-                .error(Cause::Refused, message)
-                .with_hint("run the backup again"));
+            return Ok(None);
         }
         if status.revision != anchor.revision {
             if Instant::now() > give_up {
@@ -57,14 +55,15 @@ pub(super) async fn anchor(
             continue;
         }
         let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
-        refuse(&catalog)?;
+        refuse(&catalog).map_err(stuck)?;
         let inventory = running.client.inventory().await?;
         let differences = view::differences(&inventory, &catalog);
         options.method.take(anchor.revision).await?;
         let time = context.env.now();
         let cut = flushed_until(&catalog, time);
-        let mut anchored = Anchored::new(time, anchor, catalog, cut, Undated::default());
+        let undated = Undated::all(&catalog);
+        let mut anchored = Anchored::new(time, anchor, catalog, cut, undated);
         anchored.differences = differences;
-        return Ok(anchored);
+        return Ok(Some(anchored));
     }
 }

@@ -5,7 +5,7 @@ use futures::future::join_all;
 use tracing::debug;
 
 use super::plan::{Plan, plan, write_hold};
-use super::{Context, Options};
+use super::{Context, Options, cold_source};
 use crate::base::contact::FIRST_CONTACT;
 use crate::etcd::Status;
 use crate::instance::connect;
@@ -15,7 +15,7 @@ use crate::milvus::client::{Client, Identity};
 use crate::milvus::version::{GcGeneration, MilvusVersion};
 use crate::snapshot::{Body, Mode};
 use crate::store::ListOptions;
-use crate::{Cause, Error, Result, Side};
+use crate::{Error, Result, Side};
 
 /// What was found of an instance.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ pub struct Survey {
     pub write_hold: Option<Error>,
     /// What a capture would do, or the first reason why none can start.
     pub plan: Result<Plan>,
-    /// The other modes, and why no capture could start in them.
-    pub other_modes: Vec<(Mode, Option<Error>)>,
+    /// The other modes, and why no capture could start in them; `None` where that is not known.
+    pub other_modes: Vec<(Mode, Option<Result<()>>)>,
     /// The other methods, and why none could start by them.
     pub other_methods: Vec<(Method, Option<Error>)>,
 }
@@ -114,12 +114,16 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
         let version = version.as_ref()?;
         write_hold(context, mode, &version.rules())
     };
+    let held = |mode, tried: Result<()>| match (tried, write_hold(mode)) {
+        (Ok(()), Some(error)) => Err(error),
+        (tried, _) => tried,
+    };
     let other_modes = other_modes.into_iter();
     Survey {
         refusals: context.instance.refusals(),
         write_hold: write_hold(options.mode),
         other_modes: other_modes
-            .map(|(mode, why)| (mode, why.or_else(|| write_hold(mode))))
+            .map(|(mode, tried)| (mode, tried.map(|tried| held(mode, tried))))
             .collect(),
         other_methods,
         etcd,
@@ -130,36 +134,31 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
     }
 }
 
-/// Plans a capture in each other mode. What is not known within the time of a first contact is left open: who
-/// stopped Milvus a moment ago is told to ask for the cold mode.
+/// Plans a capture in each other mode. What is not known within the time of a first contact is left open, as
+/// whether the sessions of a killed Milvus run out.
 async fn other_modes(
     context: &Context,
     options: &Options,
     previous: Option<&Body>,
-) -> Vec<(Mode, Option<Error>)> {
+) -> Vec<(Mode, Option<Result<()>>)> {
     let others = Mode::ALL.iter().filter(|mode| **mode != options.mode);
     let tried = others.map(|mode| async move {
         let options = Options {
             mode: *mode,
             ..options.clone()
         };
-        let planned = plan(context, &options, previous);
-        let why = match tokio::time::timeout(FIRST_CONTACT, planned).await {
-            Ok(planned) => planned.err(),
-            Err(_) => Some(unsettled(*mode)),
+        let embedded = context.instance.etcd.embedded.is_some();
+        let tried = async {
+            if *mode == Mode::Cold && embedded {
+                // The whole plan would copy etcd's data.
+                return cold_source::refuse_running(context).await;
+            }
+            plan(context, &options, previous).await.map(|_| ())
         };
-        (*mode, why)
+        let tried = tokio::time::timeout(FIRST_CONTACT, tried).await;
+        (*mode, tried.ok())
     });
     join_all(tried).await
-}
-
-fn unsettled(mode: Mode) -> Error {
-    let message = format!(
-        "not known within {} s; eyrie check --mode {} waits longer",
-        FIRST_CONTACT.as_secs(),
-        mode.word()
-    );
-    Side::Source.error(Cause::Unavailable, message)
 }
 
 /// Asks each other method whether it can capture these objects.

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 
 use super::anchor::Anchored;
 use super::metadata::Undated;
-use super::objects::{Copied, Required, capture, is_of_another};
+use super::objects::{Copied, Required, capture};
 use super::stored::{Stored, objects_of};
+use super::stranger::Earlier;
 use super::{Checkpoints, Context, body, view};
 use crate::base::cancel::Cancel;
 use crate::base::env::{Env, lock};
@@ -34,6 +35,7 @@ use crate::repo::{
     Compression, Content, Entry, InitOptions, KeyRange, Map, NodeRef, ObjectHash, Repository,
     Unlock, Writer,
 };
+use crate::snapshot::store_keys;
 use crate::store::sided::SidedStore;
 use crate::store::testing::fault::{Action, FaultStore, Rule};
 use crate::store::testing::memory::MemoryStore;
@@ -195,24 +197,28 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
 #[tokio::test]
 async fn another_milvus_under_the_same_name_is_noticed() {
     let (mut catalog, repository) = (catalog(), repository().await);
-    let source = source(&catalog).await;
-    let (first, _) = run(&repository, &source, &catalog, None).await;
+    let writer = repository.begin_writer("main", vec![], Compression::Auto);
+    let writer = writer.await.unwrap();
+    let keys = store_keys(&writer, recorded::keys()).await.unwrap();
+    writer.flush().await.unwrap();
+    writer.finish().await.unwrap();
     let view = repository.view().await.unwrap();
-    let earlier = view.map(first.root);
-    assert!(!is_of_another(&catalog, &earlier).await.unwrap());
-    assert!(!is_of_another(&catalog, &view.map(None)).await.unwrap());
+    let earlier = Earlier::at(keys.unwrap(), Roots::default());
+    let map = view.map(keys);
+    assert!(!earlier.is_of_another(&map, &catalog).await.unwrap());
+    let nothing = view.map(None);
+    assert!(!earlier.is_of_another(&nothing, &catalog).await.unwrap());
     // One collection that both have is enough.
     let ids: Vec<i64> = catalog.collections.keys().copied().collect();
-    for id in &ids[..ids.len() - 1] {
+    for (at, id) in ids.iter().enumerate() {
+        let shared = earlier.is_of_another(&map, &catalog).await.unwrap();
+        assert!(!shared, "{at}");
         let collection = catalog.collections.remove(id).unwrap();
         catalog.collections.insert(id + 1_000_000, collection);
     }
-    assert!(!is_of_another(&catalog, &earlier).await.unwrap());
-    let last = catalog.collections.remove(&ids[ids.len() - 1]).unwrap();
-    catalog
-        .collections
-        .insert(ids[ids.len() - 1] + 1_000_000, last);
-    assert!(is_of_another(&catalog, &earlier).await.unwrap());
+    assert!(earlier.is_of_another(&map, &catalog).await.unwrap());
+    catalog.collections.clear();
+    assert!(!earlier.is_of_another(&map, &catalog).await.unwrap());
 }
 
 #[tokio::test]

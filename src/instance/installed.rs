@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::config::{Instance, Objects};
 use crate::instance::wal;
 use crate::milvus::version::MilvusVersion;
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, Side};
 
 /// Where container runtimes listen that speak the API of Docker.
 const SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.sock"];
@@ -45,32 +45,39 @@ pub(crate) struct Installed {
 }
 
 /// The Milvus of this instance as it is installed on this host, where something tells.
-pub(crate) async fn installed(instance: &Instance) -> Option<Installed> {
+///
+/// # Errors
+///
+/// [`Cause::Refused`] when containers of several versions have the instance's files.
+pub(crate) async fn installed(instance: &Instance) -> Result<Option<Installed>> {
     let directories = directories(instance);
     for socket in SOCKETS.map(Path::new).into_iter().filter(|s| s.exists()) {
         match of_container(socket, &directories).await {
-            Ok(Some(found)) => return Some(found),
+            Ok(Some(found)) => return Ok(Some(found)),
             Ok(None) => {}
+            Err(error) if error.cause() == Cause::Refused => return Err(error),
             Err(error) => debug!(socket = %socket.display(), "not asked: {}", error.chain()),
         }
     }
-    let program = on_path("milvus")?;
+    let Some(program) = on_path("milvus") else {
+        return Ok(None);
+    };
     let read = {
         let program = program.clone();
         tokio::task::spawn_blocking(move || of_program(&program)).await
     };
     let version = match read {
-        Ok(Ok(version)) => version?,
+        Ok(Ok(version)) => version,
         Ok(Err(error)) => {
             debug!(program = %program.display(), "not read: {}", error.chain());
-            return None;
+            None
         }
-        Err(_) => return None,
+        Err(_) => None,
     };
-    Some(Installed {
+    Ok(version.map(|version| Installed {
         version,
         place: program.display().to_string(),
-    })
+    }))
 }
 
 /// Directories of this host that hold files of the instance.
@@ -105,11 +112,13 @@ struct Mount {
 }
 
 impl Container {
-    /// Whether one of its volumes holds one of the directories.
-    fn holds(&self, directories: &[PathBuf]) -> bool {
+    /// How deep the path of its volume is that holds one of the directories, if one does: the deepest is the
+    /// instance's own.
+    fn holds(&self, directories: &[PathBuf]) -> Option<usize> {
         let sources = self.mounts.iter().map(|mount| &mount.source);
-        let mut sources = sources.filter(|source| source.parent().is_some());
-        sources.any(|source| directories.iter().any(|d| d.starts_with(source)))
+        let sources = sources.filter(|source| source.parent().is_some());
+        let ours = sources.filter(|source| directories.iter().any(|d| d.starts_with(source)));
+        ours.map(|source| source.components().count()).max()
     }
 
     /// The version of Milvus in its image, by the image's tag or label.
@@ -152,24 +161,32 @@ async fn of_container(socket: &Path, directories: &[PathBuf]) -> Result<Option<I
         .and_then(reqwest::Response::error_for_status)
         .map_err(failed)?;
     let containers: Vec<Container> = answer.json().await.map_err(failed)?;
-    let ours = containers
-        .iter()
-        .filter(|container| container.holds(directories));
+    let deepest = containers.iter().filter_map(|c| c.holds(directories)).max();
+    let ours = containers.iter();
+    let ours = ours.filter(|c| deepest.is_some() && c.holds(directories) == deepest);
     let mut found: Vec<Installed> = ours
         .filter_map(|container| {
-            let name = container
-                .names
-                .first()
-                .map_or("", |name| name.trim_start_matches('/'));
+            let name = container.names.first();
+            let name = name.map_or("", |name| name.trim_start_matches('/'));
             Some(Installed {
                 version: container.version()?,
                 place: format!("the image {} of container {name}", container.image),
             })
         })
         .collect();
+    found.sort_by(|a, b| a.version.as_str().cmp(b.version.as_str()));
     found.dedup_by(|a, b| a.version == b.version);
-    // Two of different versions: nothing tells which one wrote last.
-    Ok(if found.len() == 1 { found.pop() } else { None })
+    match &found[..] {
+        [] | [_] => Ok(found.pop()),
+        several => {
+            let places: Vec<&str> = several.iter().map(|found| found.place.as_str()).collect();
+            let message = format!(
+                "containers of several versions have the files of this Milvus, and nothing tells which one ran last: {}",
+                places.join(", ")
+            );
+            Err(Side::Source.error(Cause::Refused, message))
+        }
+    }
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -262,19 +279,21 @@ mod tests {
     #[rstest]
     #[case(
         r#"[{"Names":["/other"],"Image":"milvusdb/milvus:v2.2.9","Mounts":[{"Source":"/srv/other"}]},
+            {"Names":["/all"],"Image":"milvusdb/milvus:v2.5.1","Mounts":[{"Source":"/srv"}]},
             {"Names":["/milvus"],"Image":"milvusdb/milvus:v2.4.15","Labels":null,"Mounts":[{"Source":"/srv/milvus"}]}]"#,
-        Some("v2.4.15")
+        Ok(Some("v2.4.15"))
     )]
     #[case(
         r#"[{"Names":["/a"],"Image":"milvusdb/milvus:v2.4.1","Mounts":[{"Source":"/srv/milvus"}]},
-            {"Names":["/b"],"Image":"milvusdb/milvus:v2.5.1","Mounts":[{"Source":"/srv/milvus"}]}]"#,
-        None
+            {"Names":["/b"],"Image":"milvusdb/milvus:v2.5.1","Mounts":[{"Source":"/srv/milvus"}]},
+            {"Names":["/c"],"Image":"milvusdb/milvus:v2.4.1","Mounts":[{"Source":"/srv/milvus"}]}]"#,
+        Err(())
     )]
-    #[case(r#"[{"Names":["/a"],"Image":"milvusdb/milvus:v2.4.1","Mounts":[{"Source":"/srv/milv"},{}]}]"#, None)]
+    #[case(r#"[{"Names":["/a"],"Image":"milvusdb/milvus:v2.4.1","Mounts":[{"Source":"/srv/milv"},{}]}]"#, Ok(None))]
     #[tokio::test]
     async fn simulated_the_container_with_the_files_of_the_instance_tells(
         #[case] containers: &'static str,
-        #[case] version: Option<&str>,
+        #[case] version: std::result::Result<Option<&str>, ()>,
     ) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
@@ -283,8 +302,14 @@ mod tests {
             containers,
         ));
         let directories = [PathBuf::from("/srv/milvus/data/rdb_data")];
-        let found = of_container(&socket, &directories).await.unwrap();
-        assert_eq!(found.as_ref().map(|found| found.version.as_str()), version);
+        let found = of_container(&socket, &directories).await;
+        match version {
+            Ok(version) => {
+                let found = found.unwrap();
+                assert_eq!(found.as_ref().map(|found| found.version.as_str()), version);
+            }
+            Err(()) => assert_eq!(found.unwrap_err().cause(), Cause::Refused),
+        }
         runtime.await.unwrap();
     }
 

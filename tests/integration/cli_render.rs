@@ -214,7 +214,7 @@ fn check_looks() {
     };
     let choice = |name: &str, why: Option<&str>| Choice {
         name: name.into(),
-        works: why.is_none(),
+        works: Some(why.is_none()),
         why: why.map(ToOwned::to_owned),
     };
     let mut document = CheckDocument {

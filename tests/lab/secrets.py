@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
 
+from .reader import Repository
+
 # What a repository, a state directory and a cache may hold is in directories of these names.
-SEARCHED = ("repositories", "eyrie-home", "eyrie-repository", "repository")
+SEARCHED = ("repositories", "eyrie-home", "eyrie-repository", "repository", "state")
 
 _known: set[bytes] = set()
 
@@ -34,6 +37,19 @@ def refuse(what: str, data: bytes) -> None:
     assert not found, f"{what} holds a secret of {len(found[0])} bytes at byte {found.start()}"
 
 
+def refuse_opened(repository: Repository) -> int:
+    """Fails when a manifest or an entry of a map, opened, holds a secret; says how many entries were searched."""
+    manifests, _ = repository.snapshots()
+    refuse("a manifest", json.dumps(manifests).encode())
+    searched = 0
+    for manifest in manifests:
+        for root, entries in repository.maps(manifest).items():
+            for key, value, content in entries:
+                refuse(f"an entry of {root}", key + b"\n" + value + b"\n" + repr(content).encode())
+                searched += 1
+    return searched
+
+
 def refuse_below(directory: Path) -> int:
     """Fails when a file of a repository, of the state or of the cache below a directory holds a secret; says how many
     were searched."""
@@ -41,6 +57,7 @@ def refuse_below(directory: Path) -> int:
     for name in SEARCHED:
         for top in directory.rglob(name):
             for path in top.rglob("*"):
+                refuse("a file's name", str(path.relative_to(top)).encode())
                 if path.is_file() and not path.is_symlink():
                     refuse(str(path), path.read_bytes())
                     searched += 1

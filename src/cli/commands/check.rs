@@ -116,14 +116,23 @@ fn modes(survey: &Survey, findings: &[Finding]) -> Vec<Choice> {
         refusal.map(|finding| finding.what.clone())
     };
     let choice = |mode: &Mode| {
-        let other = survey.other_modes.iter().find(|(other, _)| other == mode);
-        let why = match other {
-            Some((_, why)) => why.as_ref().map(Error::chain),
-            None => asked(),
+        let mut others = survey.other_modes.iter();
+        let other = others.find_map(|(other, tried)| (other == mode).then_some(tried));
+        let (works, why) = match other {
+            Some(Some(Ok(()))) => (Some(true), None),
+            Some(Some(Err(error))) => (Some(false), Some(error.chain())),
+            Some(None) => {
+                let why = format!("it took too long to tell; eyrie check --mode {mode} waits");
+                (None, Some(why))
+            }
+            None => {
+                let why = asked();
+                (Some(why.is_none()), why)
+            }
         };
         Choice {
             name: mode.word().to_owned(),
-            works: why.is_none(),
+            works,
             why,
         }
     };
@@ -139,7 +148,7 @@ fn methods(options: &Options, survey: &Survey) -> Vec<Choice> {
     all.sort_by_key(|(method, _)| Method::ALL.iter().position(|known| known == method));
     let choice = |(method, why): (Method, Option<&Error>)| Choice {
         name: method.word().to_owned(),
-        works: why.is_none(),
+        works: Some(why.is_none()),
         why: why.map(Error::chain),
     };
     all.into_iter().map(choice).collect()
@@ -256,6 +265,16 @@ fn answer(reachable: bool) -> &'static str {
     if reachable { "" } else { ", NOT REACHED" }
 }
 
+/// A mode or a method, for people.
+fn choice_line(choice: &Choice) -> String {
+    let (name, why) = (&choice.name, choice.why.as_deref().unwrap_or("unknown"));
+    match choice.works {
+        Some(true) => format!("{name}: would work"),
+        Some(false) => format!("{name}: no, {why}"),
+        None => format!("{name}: not known, {why}"),
+    }
+}
+
 impl Render for CheckDocument {
     fn render(&self, page: &mut Page) {
         let (milvus, etcd, repository) = (&self.milvus, &self.etcd, &self.repository);
@@ -336,11 +355,7 @@ impl Render for CheckDocument {
         });
         page.list("findings", findings);
         for (heading, choices) in [("modes", &self.modes), ("methods", &self.methods)] {
-            let line = |choice: &Choice| match &choice.why {
-                None => format!("{}: would work", choice.name),
-                Some(why) => format!("{}: no, {why}", choice.name),
-            };
-            page.list(heading, choices.iter().map(line));
+            page.list(heading, choices.iter().map(choice_line));
         }
         match &self.backup {
             Some(plan) => {

@@ -132,9 +132,9 @@ pub struct CheckDocument {
 pub struct Choice {
     /// As on the command line.
     pub name: String,
-    /// Whether a backup could start so now.
-    pub works: bool,
-    /// Why not; `null` where it would work.
+    /// Whether a backup could start so now; `null` where that is not known.
+    pub works: Option<bool>,
+    /// Why not, or why it is not known; `null` where it would work.
     pub why: Option<String>,
 }
 

@@ -75,12 +75,16 @@ impl Holds {
 
     /// Notes a control that this Milvus does not have.
     pub fn absent(&mut self, hold: &str, why: impl Into<String>) {
-        self.records.push(HoldRecord {
+        let record = HoldRecord {
             hold: hold.to_owned(),
             state: HoldState::Absent,
             held_ms: 0,
             detail: why.into(),
-        });
+        };
+        // Another anchor of the same capture says it again.
+        if !self.records.contains(&record) {
+            self.records.push(record);
+        }
     }
 
     /// Whether GC has been held without a gap until now.

@@ -43,6 +43,8 @@ pub struct Snapshots {
     repository: RepositoryId,
     /// Those of `newer` whose numbers and parents can be read.
     beyond: Vec<Manifest>,
+    /// The places of `manifests` and `beyond` together in the order in which they were made.
+    places: HashMap<SnapshotId, usize>,
     forgotten: Vec<Forgotten>,
     pub(super) remembered: Option<Remembered>,
 }
@@ -189,28 +191,49 @@ impl Repository {
             }
         }
         let newer: HashSet<SnapshotId> = all.newer.iter().map(|(id, _)| *id).collect();
-        let snapshots = as_made(ordered.snapshots, self.id()).into_iter();
+        let snapshots = as_made(ordered.snapshots, self.id(), self.env().now());
+        let places = snapshots.iter().enumerate();
+        all.places = places.map(|(place, m)| (m.snapshot, place)).collect();
+        let snapshots = snapshots.into_iter();
         (all.beyond, all.manifests) = snapshots.partition(|m| newer.contains(&m.snapshot));
         Ok(all)
     }
 }
 
-/// Sorts by time, and what a clock that was set back put before those ahead of it in its lineage right after them.
-fn as_made(mut manifests: Vec<Manifest>, repository: RepositoryId) -> Vec<Manifest> {
+/// Sorts as they were made: within a lineage by number, and lineages among each other by time. A time before that
+/// of a predecessor, or after `now`, is of a clock that was wrong: the predecessor's counts instead.
+fn as_made(
+    mut manifests: Vec<Manifest>,
+    repository: RepositoryId,
+    now: Timestamp,
+) -> Vec<Manifest> {
     manifests.sort_by_key(|m| m.sequence);
     let mut last: HashMap<Lineage, Timestamp> = HashMap::new();
-    let mut timed: Vec<(Timestamp, Manifest)> = Vec::with_capacity(manifests.len());
+    let mut timed: Vec<(Option<Timestamp>, Manifest)> = Vec::with_capacity(manifests.len());
     for manifest in manifests {
-        let last = last
-            .entry(manifest.lineage(repository))
-            .or_insert(manifest.time);
-        *last = manifest.time.max(*last);
-        timed.push((*last, manifest));
+        let lineage = manifest.lineage(repository);
+        let before = last.get(&lineage).copied();
+        let own = (manifest.time <= now).then_some(manifest.time);
+        let time = own.max(before);
+        if let Some(time) = time {
+            last.insert(lineage, time);
+        }
+        timed.push((time, manifest));
     }
-    timed.sort_by(|(a_time, a), (b_time, b)| {
-        (a_time, &a.instance, a.sequence).cmp(&(b_time, &b.instance, b.sequence))
+    // What begins a lineage with a time after now has that of its successor.
+    let mut next: HashMap<Lineage, Timestamp> = HashMap::new();
+    let mut placed: Vec<(Timestamp, Manifest)> = Vec::with_capacity(timed.len());
+    for (time, manifest) in timed.into_iter().rev() {
+        let lineage = manifest.lineage(repository);
+        let time = time.or_else(|| next.get(&lineage).copied()).unwrap_or(now);
+        next.insert(lineage, time);
+        placed.push((time, manifest));
+    }
+    placed.sort_by(|(a_time, a), (b_time, b)| {
+        let key = |m: &Manifest| (m.instance.clone(), m.sequence, m.snapshot);
+        a_time.cmp(b_time).then_with(|| key(a).cmp(&key(b)))
     });
-    timed.into_iter().map(|(_, manifest)| manifest).collect()
+    placed.into_iter().map(|(_, manifest)| manifest).collect()
 }
 
 fn newer(id: &SnapshotId, why: &str) -> Error {
@@ -394,12 +417,9 @@ impl Snapshots {
         &self.forgotten
     }
 
-    /// Whether `a` was made before `b`, as far as their lineages or times tell.
+    /// Whether `a` was made before `b`.
     fn is_before(&self, a: &Manifest, b: &Manifest) -> bool {
-        if a.lineage(self.repository) == b.lineage(self.repository) {
-            return a.sequence < b.sequence;
-        }
-        a.time < b.time
+        self.places.get(&a.snapshot) < self.places.get(&b.snapshot)
     }
 
     /// What to say when the times of snapshots, of `instance` where one is given, are not in the order in which
@@ -457,7 +477,9 @@ mod tests {
     }
 
     fn snapshots(manifests: Vec<Manifest>) -> Snapshots {
+        let places = manifests.iter().enumerate();
         Snapshots {
+            places: places.map(|(place, m)| (m.snapshot, place)).collect(),
             manifests,
             ..Snapshots::default()
         }
@@ -529,23 +551,43 @@ mod tests {
             instance: "b".into(),
             ..timed(0x21, 150)
         };
+        let now = Timestamp::from_second(1_000).unwrap();
         for (times, right) in [
             ([100, 200, 300], [1, 0x21, 2, 3]),
             // The second was made with a clock that was ahead, or behind.
             ([100, 900, 300], [1, 0x21, 2, 3]),
             ([100, 50, 300], [1, 2, 0x21, 3]),
             ([100, 200, 50], [1, 0x21, 2, 3]),
+            // After now, the first and the last.
+            ([2_000, 200, 300], [0x21, 1, 2, 3]),
+            ([100, 200, 2_000], [1, 0x21, 2, 3]),
         ] {
             let mut made = vec![b.clone()];
             made.extend((1..=3).map(|n| timed(n, times[usize::from(n) - 1])));
             made.reverse();
-            let all = snapshots(as_made(made, RepositoryId::default()));
+            let all = snapshots(as_made(made, RepositoryId::default(), now));
             let order: Vec<u8> = all.manifests.iter().map(|m| m.snapshot.0[0]).collect();
             assert_eq!(order, right, "{times:?}");
             assert_eq!(all.newest_of("a").unwrap().snapshot.0[0], 3);
             assert_eq!(all.find("latest", Some("a")).unwrap().snapshot.0[0], 3);
             let said = all.out_of_time(None);
             assert_eq!(said.is_some(), !times.is_sorted(), "{said:?}");
+            // Another lineage of the instance, from elsewhere: the time decides.
+            let ends = times.into_iter().filter(|t| *t <= 1_000).max().unwrap();
+            for (time, last) in [(ends - 1, 3), (ends + 1, 0x31)] {
+                let copy = Manifest {
+                    origin: Some(Origin {
+                        repository: RepositoryId([9; 32]),
+                        manifest: ManifestHash([9; 32]),
+                    }),
+                    ..timed(0x31, time)
+                };
+                let mut both = all.manifests.clone();
+                both.push(copy);
+                let both = snapshots(as_made(both, RepositoryId::default(), now));
+                let found = both.find("latest", Some("a")).unwrap().snapshot.0[0];
+                assert_eq!((found, both.out_of_time(None)), (last, said.clone()));
+            }
             assert_eq!(all.out_of_time(Some("b")), None);
         }
     }

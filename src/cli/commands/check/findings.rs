@@ -106,11 +106,7 @@ impl Findings {
 
     fn of_alarms(&mut self, survey: &Survey) {
         for alarm in survey.etcd.iter().flat_map(|etcd| &etcd.alarms) {
-            self.add(
-                Severity::Note,
-                "etcd-alarm",
-                format!("etcd has an alarm: {alarm}"),
-            );
+            self.add(Severity::Note, "etcd-alarm", format!("etcd says: {alarm}"));
             if let Some(finding) = self.0.last_mut().filter(|_| alarm.contains("NOSPACE")) {
                 finding.hint = Some(MAKE_ROOM.to_owned());
             }
@@ -148,7 +144,14 @@ impl Findings {
             self.error(Severity::Refusal, "write-hold", error);
         }
         if let Err(error) = &survey.management {
-            self.error(Severity::Refusal, "management", error);
+            let what = format!(
+                "garbage collection could not be held, and a backup would do without: {}",
+                error.chain()
+            );
+            self.add(Severity::Note, "management", what);
+            if let Some(finding) = self.0.last_mut() {
+                finding.hint = error.hint().map(ToOwned::to_owned);
+            }
         }
         if !work.instance.garbage_collection {
             self.add(
