@@ -167,11 +167,7 @@ fn version_told(
     let before = previous.map(|body| MilvusVersion::parse(&body.milvus.version));
     let hint = "set instance.milvus.version to what it ran last, such as 2.3.5";
     let refuse = |message: String| Err(Side::Source.error(Cause::Refused, message).with_hint(hint));
-    let (installed, before) = match (installed, before) {
-        (Err(error), None) => return Err(error.with_hint(hint)),
-        (Err(_), before) => (None, before),
-        (Ok(installed), before) => (installed, before),
-    };
+    let installed = installed.map_err(|error| error.with_hint(hint))?;
     let Some(Installed { version, place }) = installed else {
         return match before {
             Some(before) => Ok((before, None)),
@@ -188,7 +184,13 @@ fn version_told(
         Some(before) if version.series() != before.series() => refuse(format!(
             "which version this stopped Milvus has is not known: {place} says {version}, and the snapshot before is of {before}"
         )),
-        Some(before) if version.patch() <= before.patch() => Ok((before, None)),
+        Some(before) if version.patch() == before.patch() => Ok((before, None)),
+        Some(before) if version.patch() < before.patch() => {
+            let note = format!(
+                "Milvus was taken for {before}, as in the snapshot before, though {place} says {version}; if that ran last, set instance.milvus.version and run the backup again"
+            );
+            Ok((before, Some(note)))
+        }
         _ => Ok((version, Some(note))),
     }
 }

@@ -1,7 +1,7 @@
 //! An etcd at its quota (alarm `NOSPACE`) takes no key: nothing can be held or flushed. What was flushed before is
 //! a snapshot, and what was not is named.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -9,7 +9,7 @@ use crate::base::text::cut;
 use crate::base::weakening::{self, Weakening};
 use crate::config::Instance;
 use crate::etcd::MAKE_ROOM;
-use crate::milvus::catalog::{Catalog, Collection, DROPPED, Segment};
+use crate::milvus::catalog::{Catalog, DROPPED, Segment};
 use crate::milvus::hybrid;
 use crate::milvus::proto::common::SegmentState;
 use crate::milvus::proto::data::SegmentLevel;
@@ -30,20 +30,11 @@ pub(super) fn refused(instance: &Instance) -> Error {
     ))
 }
 
-/// The error for what Milvus cannot end because etcd takes none of its keys.
-pub(super) fn stuck(error: Error) -> Error {
-    let error = error
-        .context("etcd is at its quota (alarm NOSPACE), so Milvus cannot end what it has begun");
-    error.with_hint(format!("{MAKE_ROOM}; or stop Milvus and use --mode cold"))
-}
-
 /// What a snapshot lacks that was taken without a flush.
 pub(super) fn not_flushed(catalog: &Catalog, now: Timestamp) -> Weakening {
-    let created = catalog.collections.values().filter(|c| c.is_created());
-    let until = created.map(|collection| {
-        let (database, name) = catalog.names(collection.id);
-        let until = said(collection_until(catalog, collection).unwrap_or(u64::MAX));
-        format!("{database}.{name}: flushed until {until}")
+    let until = flushed(catalog).into_iter().map(|(id, until)| {
+        let (database, name) = catalog.names(id);
+        format!("{database}.{name}: flushed until {}", said(until))
     });
     let lost = outputs_lost(catalog).map(|segment| {
         let (database, name) = catalog.names(segment.key.collection);
@@ -86,29 +77,39 @@ fn outputs_lost(catalog: &Catalog) -> impl Iterator<Item = &Segment> {
 /// The timestamp until which everything that was acknowledged is flushed, in every collection; `now` where there
 /// is none.
 pub(super) fn flushed_until(catalog: &Catalog, now: Timestamp) -> u64 {
-    let created = catalog.collections.values().filter(|c| c.is_created());
-    let until = created.filter_map(|collection| collection_until(catalog, collection));
     let now = hybrid::of_millis(u64::try_from(now.as_millisecond()).unwrap_or(0));
-    until.min().unwrap_or(now)
+    let until = flushed(catalog).into_values().min();
+    until.unwrap_or(now)
 }
 
-/// The same of one collection; `None` for one without channels.
-fn collection_until(catalog: &Catalog, collection: &Collection) -> Option<u64> {
-    let channels = collection.vchannels.iter();
-    let channels = channels.map(|channel| passed(catalog, channel, collection.create_timestamp));
+/// The same of each collection that has channels.
+fn flushed(catalog: &Catalog) -> BTreeMap<i64, u64> {
+    let created = catalog.collections.values().filter(|c| c.is_created());
+    let channels = created.filter_map(|collection| {
+        let channels = collection.vchannels.iter();
+        let created = collection.create_timestamp;
+        let passed = channels.filter_map(|channel| passed(catalog, channel, created));
+        Some((collection.id, passed.min()?))
+    });
+    let mut until: BTreeMap<i64, u64> = channels.collect();
     // Logs of an open segment may be behind a checkpoint, and are not part of a snapshot.
-    let open = catalog.segments.iter();
-    let open = open.filter(|s| s.key.collection == collection.id && s.standing.is_open());
-    channels.chain(open.filter_map(segment_begins)).min()
+    for segment in catalog.segments.iter().filter(|s| s.standing.is_open()) {
+        let of_collection = until.get_mut(&segment.key.collection);
+        if let (Some(until), Some(begins)) = (of_collection, segment_begins(segment)) {
+            *until = begins.min(*until);
+        }
+    }
+    until
 }
 
-/// How far a channel is flushed: its checkpoint, and before the first one its collection's creation.
-fn passed(catalog: &Catalog, vchannel: &str, created: u64) -> u64 {
+/// How far a channel is flushed: its checkpoint, and before the first one its collection's creation; `None` for one
+/// that is dropped.
+fn passed(catalog: &Catalog, vchannel: &str, created: u64) -> Option<u64> {
     let checkpoint = catalog.checkpoints.get(vchannel);
     match checkpoint.map(|checkpoint| checkpoint.timestamp) {
-        None => created,
-        Some(DROPPED) => u64::MAX,
-        Some(timestamp) => timestamp,
+        None => Some(created),
+        Some(DROPPED) => None,
+        Some(timestamp) => Some(timestamp),
     }
 }
 

@@ -17,7 +17,7 @@ use super::{Context, Options, cold_source, full};
 use crate::base::error::Context as _;
 use crate::base::weakening::{self, Weakening};
 use crate::config::WalKind;
-use crate::etcd::{Anchor, Etcd};
+use crate::etcd::{Anchor, Etcd, MAKE_ROOM};
 use crate::instance::holds::{self, ConfigItem};
 use crate::instance::methods::Method;
 use crate::instance::neighbours;
@@ -148,8 +148,7 @@ async fn make(context: &Context, options: &Options, previous: Option<&Body>) -> 
     if options.mode == Mode::Cold {
         refuse_stopped(&catalog)?;
     } else if full {
-        // What is under way cannot end.
-        refuse(&catalog).map_err(full::stuck)?;
+        refuse_full(&catalog)?;
     } else {
         (anchor, catalog) = without_ddl(&mut client, anchor, catalog).await?;
         refuse(&catalog)?;
@@ -287,6 +286,23 @@ pub(super) fn write_hold(context: &Context, mode: Mode, rules: &Rules) -> Option
 pub(super) fn refuse(catalog: &Catalog) -> Result<()> {
     match catalog.refusals().into_iter().next() {
         None => Ok(()),
+        Some(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// As [`refuse`], of an etcd at its quota: what would end by itself ends only once Milvus can write its keys.
+pub(super) fn refuse_full(catalog: &Catalog) -> Result<()> {
+    match catalog.refusals().into_iter().next() {
+        None => Ok(()),
+        Some(refusal) if refusal.kind.passes() || refusal.kind == RefusalKind::Import => {
+            let error = refused(&Refusal {
+                hint: MAKE_ROOM.to_owned(),
+                ..refusal
+            });
+            let why =
+                "etcd is at its quota (alarm NOSPACE), so Milvus cannot end what it has begun";
+            Err(error.context(why))
+        }
         Some(refusal) => Err(refused(&refusal)),
     }
 }

@@ -18,10 +18,12 @@ use super::{ANCHOR_ATTEMPTS, Captured, Context, Missing, Options};
 use super::{cold, cold_source, still, unnamed, window};
 use crate::base::cancel::{Cancel, Turn};
 use crate::base::error::Context as _;
+use crate::etcd::MAKE_ROOM;
 use crate::instance::connect;
 use crate::instance::holds::{self, HoldRecord, HoldState, Holds};
 use crate::instance::liveness::sessions_prefix;
 use crate::instance::methods::{CaptureMethod, Ended};
+use crate::milvus::validate::Finding;
 use crate::repo::{Compression, Map, NodeRef, Repository, SnapshotId, Totals, Writer};
 use crate::snapshot::{Body, Draft, Mode, OBJECTS_ROOT, WalState, store_keys};
 use crate::{Error, Result, Side};
@@ -245,7 +247,7 @@ async fn store(
         };
         let problems = problems(&anchored.catalog);
         if !problems.is_empty() && options.missing == Missing::Refuse {
-            return Err(invalid(&problems));
+            return Err(invalid_now(planned, &problems));
         }
         if attempt == 1 {
             stranger = stranger_note(context, &anchored, writer, earlier).await?;
@@ -254,7 +256,8 @@ async fn store(
         let scope = planned.plan.wal.state.scope();
         let store = open_objects(context, &anchored.catalog).await?;
         if let Some(store) = &store {
-            let found = unnamed::find(store, &anchored.catalog, anchored.cut.timestamp).await?;
+            let cut = adopted_until(planned, &anchored);
+            let found = unnamed::find(store, &anchored.catalog, cut).await?;
             anchored.adopt(found)?;
         }
         let keys = store_keys(writer, anchored.take_keys()).await?;
@@ -317,6 +320,27 @@ async fn store(
         labels: options.labels.clone(),
         body,
     })
+}
+
+/// The error for metadata that contradicts itself.
+fn invalid_now(planned: &Planned, problems: &[Finding]) -> Error {
+    let error = invalid(problems);
+    if !planned.plan.is_without_flush() {
+        return error;
+    }
+    error.with_hint(format!(
+        "{MAKE_ROOM}; --allow-missing captures it as it is, weakened"
+    ))
+}
+
+/// Until when deletes count that etcd does not name; 0 is all of them. Without a flush the cut is the earliest of
+/// all collections, and what others have flushed since counts too.
+fn adopted_until(planned: &Planned, anchored: &Anchored) -> u64 {
+    if planned.plan.is_without_flush() {
+        0
+    } else {
+        anchored.cut.timestamp
+    }
 }
 
 /// Takes the anchor of a Milvus that runs.

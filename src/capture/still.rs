@@ -5,9 +5,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::anchor::Anchored;
-use super::full::{flushed_until, stuck};
+use super::full::flushed_until;
 use super::metadata::Undated;
-use super::plan::{Planned, refuse};
+use super::plan::{Planned, refuse_full};
 use super::quiet::QUIET;
 use super::{Context, Options, view};
 use crate::etcd::MAKE_ROOM;
@@ -27,10 +27,6 @@ pub(super) async fn anchor(
         let message = "a running Milvus is needed for this mode";
         return Err(Error::new(Cause::Failed, message));
     };
-    holds.absent(
-        holds::COMPACTION.name,
-        "etcd is at its quota and takes no key",
-    );
     context.progress.begin("anchor", None);
     let mut etcd = planned.etcd.client.clone();
     let give_up = Instant::now() + options.flush_timeout;
@@ -55,7 +51,7 @@ pub(super) async fn anchor(
             continue;
         }
         let catalog = Catalog::decode(&planned.roots, &anchor.keys, &planned.version)?;
-        refuse(&catalog).map_err(stuck)?;
+        refuse_full(&catalog)?;
         let inventory = running.client.inventory().await?;
         let differences = view::differences(&inventory, &catalog);
         options.method.take(anchor.revision).await?;
@@ -64,6 +60,10 @@ pub(super) async fn anchor(
         let undated = Undated::all(&catalog);
         let mut anchored = Anchored::new(time, anchor, catalog, cut, undated);
         anchored.differences = differences;
+        holds.absent(
+            holds::COMPACTION.name,
+            "etcd is at its quota and takes no key",
+        );
         return Ok(Some(anchored));
     }
 }

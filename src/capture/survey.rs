@@ -35,7 +35,7 @@ pub struct Survey {
     /// What a capture would do, or the first reason why none can start.
     pub plan: Result<Plan>,
     /// The other modes, and why no capture could start in them; `None` where that is not known.
-    pub other_modes: Vec<(Mode, Option<Result<()>>)>,
+    pub other_modes: Vec<(Mode, Option<std::result::Result<(), String>>)>,
     /// The other methods, and why none could start by them.
     pub other_methods: Vec<(Method, Option<Error>)>,
 }
@@ -86,6 +86,22 @@ impl Survey {
             .or_else(|| planned.map(|version| MilvusVersion::parse(version)))
     }
 
+    /// What the parts and the plan of the mode that was `asked` for say already of another `mode`: quiesced needs all
+    /// that hot needs, and both need an etcd and a Milvus that answer.
+    fn running_mode(&self, asked: Mode, mode: Mode) -> Option<std::result::Result<(), String>> {
+        if mode == Mode::Cold {
+            return None;
+        }
+        let unheard = self.etcd.as_ref().err().or(self.milvus.as_ref().err());
+        match unheard {
+            Some(error) => Some(Err(error.chain())),
+            None if (asked, mode) == (Mode::Quiesced, Mode::Hot) && self.plan.is_ok() => {
+                Some(Ok(()))
+            }
+            None => None,
+        }
+    }
+
     /// Whether garbage collection can be paused; unknown where neither version nor interface tells.
     #[must_use]
     pub fn gc_pause(&self, context: &Context) -> Option<bool> {
@@ -99,66 +115,71 @@ impl Survey {
 
 /// Reaches every part of the instance and changes nothing.
 pub async fn survey(context: &Context, options: &Options, previous: Option<&Body>) -> Survey {
-    let (etcd, milvus, management, objects, plan, other_modes, other_methods) = tokio::join!(
+    let (etcd, milvus, management, objects, plan, other_methods) = tokio::join!(
         etcd(context),
         milvus(context),
         management(context),
         objects(context),
         plan(context, options, previous),
-        other_modes(context, options, previous),
         other_methods(context, options),
     );
     let version = context.instance.milvus.version.clone();
     let version = version.or_else(|| milvus.as_ref().ok().map(|m| m.identity.version.clone()));
-    let write_hold = |mode| {
-        let version = version.as_ref()?;
-        write_hold(context, mode, &version.rules())
-    };
-    let held = |mode, tried: Result<()>| match (tried, write_hold(mode)) {
-        (Ok(()), Some(error)) => Err(error),
-        (tried, _) => tried,
-    };
-    let other_modes = other_modes.into_iter();
-    Survey {
+    let mut survey = Survey {
         refusals: context.instance.refusals(),
-        write_hold: write_hold(options.mode),
-        other_modes: other_modes
-            .map(|(mode, tried)| (mode, tried.map(|tried| held(mode, tried))))
-            .collect(),
+        write_hold: version
+            .as_ref()
+            .and_then(|v| write_hold(context, options.mode, &v.rules())),
+        other_modes: Vec::new(),
         other_methods,
         etcd,
         milvus,
         management,
         objects,
         plan: plan.map(|planned| planned.plan),
+    };
+    for mode in Mode::ALL.iter().filter(|mode| **mode != options.mode) {
+        let tried = match survey.running_mode(options.mode, *mode) {
+            Some(told) => Some(told),
+            None => try_mode(context, options, previous, *mode).await,
+        };
+        let held = match version.as_ref() {
+            Some(version) => write_hold(context, *mode, &version.rules()),
+            None => None,
+        };
+        let tried = tried.map(|tried| match (tried, held) {
+            (Ok(()), Some(error)) => Err(error.chain()),
+            (tried, _) => tried,
+        });
+        survey.other_modes.push((*mode, tried));
     }
+    survey
 }
 
-/// Plans a capture in each other mode. What is not known within the time of a first contact is left open, as
-/// whether the sessions of a killed Milvus run out.
-async fn other_modes(
+/// Plans a capture in another mode. What is not known within the time of a first contact is left open, as whether
+/// the sessions of a killed Milvus run out; and so is all that a copy of an embedded etcd would have to be made for.
+async fn try_mode(
     context: &Context,
     options: &Options,
     previous: Option<&Body>,
-) -> Vec<(Mode, Option<Result<()>>)> {
-    let others = Mode::ALL.iter().filter(|mode| **mode != options.mode);
-    let tried = others.map(|mode| async move {
+    mode: Mode,
+) -> Option<std::result::Result<(), String>> {
+    let tried = async {
+        if mode == Mode::Cold && context.instance.etcd.embedded.is_some() {
+            let refused = cold_source::refuse_running(context).await.err();
+            return refused.map(|error| Err(error.chain()));
+        }
         let options = Options {
-            mode: *mode,
+            mode,
             ..options.clone()
         };
-        let embedded = context.instance.etcd.embedded.is_some();
-        let tried = async {
-            if *mode == Mode::Cold && embedded {
-                // The whole plan would copy etcd's data.
-                return cold_source::refuse_running(context).await;
-            }
-            plan(context, &options, previous).await.map(|_| ())
-        };
-        let tried = tokio::time::timeout(FIRST_CONTACT, tried).await;
-        (*mode, tried.ok())
-    });
-    join_all(tried).await
+        let planned = plan(context, &options, previous).await;
+        Some(planned.map(|_| ()).map_err(|error| error.chain()))
+    };
+    tokio::time::timeout(FIRST_CONTACT, tried)
+        .await
+        .ok()
+        .flatten()
 }
 
 /// Asks each other method whether it can capture these objects.

@@ -126,7 +126,7 @@ impl Container {
         let name = self.image.split('@').next().unwrap_or_default();
         let name = name.rsplit('/').next().unwrap_or_default();
         let (repository, tag) = name.split_once(':').unwrap_or((name, ""));
-        if !repository.contains("milvus") {
+        if repository != "milvus" {
             return None;
         }
         let label = self.labels.as_ref().and_then(|l| l.get(VERSION_LABEL));
@@ -161,19 +161,22 @@ async fn of_container(socket: &Path, directories: &[PathBuf]) -> Result<Option<I
         .and_then(reqwest::Response::error_for_status)
         .map_err(failed)?;
     let containers: Vec<Container> = answer.json().await.map_err(failed)?;
-    let deepest = containers.iter().filter_map(|c| c.holds(directories)).max();
-    let ours = containers.iter();
-    let ours = ours.filter(|c| deepest.is_some() && c.holds(directories) == deepest);
-    let mut found: Vec<Installed> = ours
-        .filter_map(|container| {
-            let name = container.names.first();
-            let name = name.map_or("", |name| name.trim_start_matches('/'));
-            Some(Installed {
-                version: container.version()?,
-                place: format!("the image {} of container {name}", container.image),
-            })
-        })
-        .collect();
+    let told = containers.iter().filter_map(|container| {
+        let depth = container.holds(directories)?;
+        let name = container.names.first();
+        let name = name.map_or("", |name| name.trim_start_matches('/'));
+        let installed = Installed {
+            version: container.version()?,
+            place: format!("the image {} of container {name}", container.image),
+        };
+        Some((depth, installed))
+    });
+    let told: Vec<_> = told.collect();
+    let deepest = told.iter().map(|(depth, _)| *depth).max();
+    let ours = told
+        .into_iter()
+        .filter(|(depth, _)| Some(*depth) == deepest);
+    let mut found: Vec<Installed> = ours.map(|(_, installed)| installed).collect();
     found.sort_by(|a, b| a.version.as_str().cmp(b.version.as_str()));
     found.dedup_by(|a, b| a.version == b.version);
     match &found[..] {
@@ -245,6 +248,7 @@ mod tests {
     #[case("milvusdb/milvus:latest", Some("2.5.3"), Some("2.5.3"))]
     #[case("milvusdb/milvus@sha256:00", Some("22.04"), None)]
     #[case("minio/minio:v2.4.15", Some("2.4.15"), None)]
+    #[case("milvusdb/milvus-backup:v0.4.28", None, None)]
     fn an_image_tells_its_version_by_tag_or_label(
         #[case] image: &str,
         #[case] label: Option<&str>,
@@ -280,6 +284,7 @@ mod tests {
     #[case(
         r#"[{"Names":["/other"],"Image":"milvusdb/milvus:v2.2.9","Mounts":[{"Source":"/srv/other"}]},
             {"Names":["/all"],"Image":"milvusdb/milvus:v2.5.1","Mounts":[{"Source":"/srv"}]},
+            {"Names":["/watch"],"Image":"exporter:v1.2.3","Mounts":[{"Source":"/srv/milvus/data"}]},
             {"Names":["/milvus"],"Image":"milvusdb/milvus:v2.4.15","Labels":null,"Mounts":[{"Source":"/srv/milvus"}]}]"#,
         Ok(Some("v2.4.15"))
     )]

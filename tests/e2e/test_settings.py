@@ -66,6 +66,13 @@ def downloaded(lab: Lab, name: str, directory: Path) -> Path:
     return directory / name
 
 
+def at(config: Any, path: str) -> Any:
+    """The value of a setting; of a list of sections the first one's."""
+    for name in path.replace("[]", ".0").split("."):
+        config = config[int(name)] if name.isdigit() else config[name]
+    return config
+
+
 def in_force(eyrie: Eyrie) -> None:
     """Every setting of the file is in force as it says; secrets and files of secrets are shown as they are masked."""
     shown = {setting["key"]: setting for setting in eyrie.json("config", "show")["settings"]}
@@ -77,7 +84,12 @@ def in_force(eyrie: Eyrie) -> None:
             continue
         inner = [name for name in shown if name.startswith(f"{key}.") or name.startswith(f"{key}[")]
         assert inner or key in shown, f"{key} is not shown: {sorted(shown)}"
-        assert key not in shown or shown[key]["origin"] == "explicit", shown[key]
+        # Sizes are shown in a unit that fits.
+        if key in shown and not key.startswith("resources."):
+            expected = at(config, path)
+            expected = ", ".join(expected) if isinstance(expected, list) else str(expected)
+            expected = expected.lower() if expected in ("True", "False") else expected
+            assert (shown[key]["value"], shown[key]["origin"]) == (expected, "explicit"), shown[key]
 
 
 def fill(instance: Instance) -> None:

@@ -120,9 +120,9 @@ fn modes(survey: &Survey, findings: &[Finding]) -> Vec<Choice> {
         let other = others.find_map(|(other, tried)| (other == mode).then_some(tried));
         let (works, why) = match other {
             Some(Some(Ok(()))) => (Some(true), None),
-            Some(Some(Err(error))) => (Some(false), Some(error.chain())),
+            Some(Some(Err(why))) => (Some(false), Some(why.clone())),
             Some(None) => {
-                let why = format!("it took too long to tell; eyrie check --mode {mode} waits");
+                let why = format!("eyrie check --mode {mode} tells");
                 (None, Some(why))
             }
             None => {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::order::Known;
 use crate::repo::format::amendment::Amendment;
@@ -23,6 +23,9 @@ use crate::{Cause, Error, Result, Side};
 
 /// How long a writer that does not know whether its manifest was written tries to find out.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How far the clocks of two hosts may be apart without either being wrong.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(15);
 
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -45,6 +48,8 @@ pub struct Snapshots {
     beyond: Vec<Manifest>,
     /// The places of `manifests` and `beyond` together in the order in which they were made.
     places: HashMap<SnapshotId, usize>,
+    /// The time when they were read.
+    read: Option<Timestamp>,
     forgotten: Vec<Forgotten>,
     pub(super) remembered: Option<Remembered>,
 }
@@ -191,7 +196,9 @@ impl Repository {
             }
         }
         let newer: HashSet<SnapshotId> = all.newer.iter().map(|(id, _)| *id).collect();
-        let snapshots = as_made(ordered.snapshots, self.id(), self.env().now());
+        let now = self.env().now();
+        all.read = Some(now);
+        let snapshots = as_made(ordered.snapshots, self.id(), now);
         let places = snapshots.iter().enumerate();
         all.places = places.map(|(place, m)| (m.snapshot, place)).collect();
         let snapshots = snapshots.into_iter();
@@ -213,7 +220,7 @@ fn as_made(
     for manifest in manifests {
         let lineage = manifest.lineage(repository);
         let before = last.get(&lineage).copied();
-        let own = (manifest.time <= now).then_some(manifest.time);
+        let own = (!is_ahead(manifest.time, now)).then_some(manifest.time);
         let time = own.max(before);
         if let Some(time) = time {
             last.insert(lineage, time);
@@ -234,6 +241,11 @@ fn as_made(
         a_time.cmp(b_time).then_with(|| key(a).cmp(&key(b)))
     });
     placed.into_iter().map(|(_, manifest)| manifest).collect()
+}
+
+/// Whether a time is after `now` by more than two good clocks differ.
+fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time.duration_since(now) > CLOCKS_DIFFER
 }
 
 fn newer(id: &SnapshotId, why: &str) -> Error {
@@ -438,7 +450,16 @@ impl Snapshots {
             more += usize::from(found.is_some());
             found = found.or(Some((before, manifest)));
         }
-        let (before, manifest) = found?;
+        let Some((before, manifest)) = found else {
+            let ahead = |m: &&Manifest| self.read.is_some_and(|now| is_ahead(m.time, now));
+            let manifest = self.manifests.iter().filter(of).find(ahead)?;
+            return Some(format!(
+                "snapshot {} of instance {:?} says that it is of {}, which is later than it is now on this host: a clock was wrong, or is",
+                manifest.snapshot.short(),
+                manifest.instance,
+                manifest.time
+            ));
+        };
         let others = match more {
             0 => String::new(),
             more => format!(", and {more} more of the kind"),
@@ -522,7 +543,9 @@ mod tests {
         };
         let mut second = after(Some(&native), 0x10, 0x10);
         second.instance = "a".into();
-        let all = snapshots(vec![second.clone(), native, copy.clone()]);
+        let made = vec![copy.clone(), second.clone(), native];
+        let now = Timestamp::from_second(1_000).unwrap();
+        let all = snapshots(as_made(made, RepositoryId::default(), now));
         assert_eq!(
             all.find("latest", Some("a")).unwrap().snapshot,
             copy.snapshot
@@ -551,7 +574,7 @@ mod tests {
             instance: "b".into(),
             ..timed(0x21, 150)
         };
-        let now = Timestamp::from_second(1_000).unwrap();
+        let now = Timestamp::from_second(1_000_000).unwrap();
         for (times, right) in [
             ([100, 200, 300], [1, 0x21, 2, 3]),
             // The second was made with a clock that was ahead, or behind.
@@ -559,21 +582,25 @@ mod tests {
             ([100, 50, 300], [1, 2, 0x21, 3]),
             ([100, 200, 50], [1, 0x21, 2, 3]),
             // After now, the first and the last.
-            ([2_000, 200, 300], [0x21, 1, 2, 3]),
-            ([100, 200, 2_000], [1, 0x21, 2, 3]),
+            ([2_000_000, 200, 300], [0x21, 1, 2, 3]),
+            ([100, 200, 2_000_000], [1, 0x21, 2, 3]),
         ] {
             let mut made = vec![b.clone()];
             made.extend((1..=3).map(|n| timed(n, times[usize::from(n) - 1])));
             made.reverse();
-            let all = snapshots(as_made(made, RepositoryId::default(), now));
+            let all = Snapshots {
+                read: Some(now),
+                ..snapshots(as_made(made, RepositoryId::default(), now))
+            };
             let order: Vec<u8> = all.manifests.iter().map(|m| m.snapshot.0[0]).collect();
             assert_eq!(order, right, "{times:?}");
             assert_eq!(all.newest_of("a").unwrap().snapshot.0[0], 3);
             assert_eq!(all.find("latest", Some("a")).unwrap().snapshot.0[0], 3);
+            let wrong = !times.is_sorted() || times.contains(&2_000_000);
             let said = all.out_of_time(None);
-            assert_eq!(said.is_some(), !times.is_sorted(), "{said:?}");
+            assert_eq!(said.is_some(), wrong, "{said:?}");
             // Another lineage of the instance, from elsewhere: the time decides.
-            let ends = times.into_iter().filter(|t| *t <= 1_000).max().unwrap();
+            let ends = times.into_iter().filter(|t| *t <= 1_000_000).max().unwrap();
             for (time, last) in [(ends - 1, 3), (ends + 1, 0x31)] {
                 let copy = Manifest {
                     origin: Some(Origin {
@@ -584,7 +611,10 @@ mod tests {
                 };
                 let mut both = all.manifests.clone();
                 both.push(copy);
-                let both = snapshots(as_made(both, RepositoryId::default(), now));
+                let both = Snapshots {
+                    read: Some(now),
+                    ..snapshots(as_made(both, RepositoryId::default(), now))
+                };
                 let found = both.find("latest", Some("a")).unwrap().snapshot.0[0];
                 assert_eq!((found, both.out_of_time(None)), (last, said.clone()));
             }

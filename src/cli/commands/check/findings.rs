@@ -159,7 +159,7 @@ impl Findings {
                 "gc-pause",
                 "garbage collection is switched off",
             );
-        } else if let Some(version) = survey.version(work) {
+        } else if let Some(version) = survey.version(work).filter(|_| survey.management.is_ok()) {
             self.of_gc(version.rules().gc);
         }
     }
