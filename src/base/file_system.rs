@@ -1,6 +1,13 @@
-//! The file system that a path is on, and what is free there.
+//! The file system that a path is on, and what is free there; programs on `PATH`.
 
 use std::path::{Path, PathBuf};
+
+/// The program of that name on `PATH`.
+pub(crate) fn program_on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates = std::env::split_paths(&path).map(|folder| folder.join(name));
+    candidates.find(|candidate| candidate.is_file())
+}
 
 /// The file system that a path is on, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -131,7 +131,7 @@ pub(super) fn wal_directories(context: &Context) -> Result<Vec<PathBuf>> {
 }
 
 /// Who a stopped Milvus is, and a note of what told it where that may be wrong. The configuration tells the
-/// version, else etcd (2.6.8 and later), else the Milvus that is installed on this host, else the snapshot before.
+/// version, else etcd (2.6.8 and later), else the snapshot before and the Milvus that is installed on this host.
 ///
 /// # Errors
 ///

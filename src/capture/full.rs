@@ -122,13 +122,9 @@ const fn segment_begins(segment: &Segment) -> Option<u64> {
     }
 }
 
-/// A hybrid timestamp as a time of day.
+/// A hybrid timestamp, for people.
 fn said(timestamp: u64) -> String {
-    let time = i64::try_from(hybrid::millis(timestamp)).map(Timestamp::from_millisecond);
-    match time {
-        Ok(Ok(time)) => time.to_string(),
-        _ => "an unknown time".to_owned(),
-    }
+    hybrid::time(timestamp).map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
 #[cfg(test)]

@@ -292,16 +292,24 @@ pub(super) fn refuse(catalog: &Catalog) -> Result<()> {
 
 /// As [`refuse`], of an etcd at its quota: what would end by itself ends only once Milvus can write its keys.
 pub(super) fn refuse_full(catalog: &Catalog) -> Result<()> {
+    refuse_endless(catalog, MAKE_ROOM).map_err(|error| {
+        if error.hint() != Some(MAKE_ROOM) {
+            return error;
+        }
+        error
+            .context("etcd is at its quota (alarm NOSPACE), so Milvus cannot end what it has begun")
+    })
+}
+
+/// As [`refuse`], with a hint of its own for what would end by itself if Milvus could go on.
+fn refuse_endless(catalog: &Catalog, hint: &str) -> Result<()> {
     match catalog.refusals().into_iter().next() {
         None => Ok(()),
         Some(refusal) if refusal.kind.passes() || refusal.kind == RefusalKind::Import => {
-            let error = refused(&Refusal {
-                hint: MAKE_ROOM.to_owned(),
+            Err(refused(&Refusal {
+                hint: hint.to_owned(),
                 ..refusal
-            });
-            let why =
-                "etcd is at its quota (alarm NOSPACE), so Milvus cannot end what it has begun";
-            Err(error.context(why))
+            }))
         }
         Some(refusal) => Err(refused(&refusal)),
     }
@@ -332,16 +340,7 @@ fn passes(catalog: &Catalog) -> bool {
 /// As [`refuse`], of a Milvus that is stopped: what would end by itself ends only once it runs again.
 pub(super) fn refuse_stopped(catalog: &Catalog) -> Result<()> {
     let hint = "start Milvus, let it finish that, stop it again and run the backup again; or use --mode quiesced while it runs";
-    match catalog.refusals().into_iter().next() {
-        None => Ok(()),
-        Some(refusal) if refusal.kind.passes() || refusal.kind == RefusalKind::Import => {
-            Err(refused(&Refusal {
-                hint: hint.to_owned(),
-                ..refusal
-            }))
-        }
-        Some(refusal) => Err(refused(&refusal)),
-    }
+    refuse_endless(catalog, hint)
 }
 
 /// Why an anchor is not captured, and the way out.

@@ -4,7 +4,7 @@ use futures::TryStreamExt;
 
 use crate::milvus::catalog::Catalog;
 use crate::milvus::keys::{Family, KeyKind, Roots};
-use crate::repo::{KeyRange, Map, NodeRef};
+use crate::repo::{KeyRange, Manifest, Map, NodeRef};
 use crate::snapshot::{ANCHOR_ROOT, Body};
 use crate::{Cause, Result};
 
@@ -13,25 +13,16 @@ use crate::{Cause, Result};
 pub(super) struct Earlier {
     /// The map of its anchor.
     pub(super) anchor: NodeRef,
-    roots: Roots,
+    /// Where they are.
+    pub(super) roots: Roots,
 }
 
 impl Earlier {
-    pub(super) fn of(parent: &crate::repo::Manifest, body: &Body) -> Option<Self> {
-        let etcd = &body.etcd;
+    pub(super) fn of(parent: &Manifest, body: &Body) -> Option<Self> {
         Some(Self {
             anchor: parent.roots.get(ANCHOR_ROOT).copied().flatten()?,
-            roots: Roots {
-                root: etcd.root_path.clone(),
-                meta: etcd.meta_sub_path.clone(),
-                kv: etcd.kv_sub_path.clone(),
-            },
+            roots: body.roots(),
         })
-    }
-
-    #[cfg(test)]
-    pub(super) const fn at(anchor: NodeRef, roots: Roots) -> Self {
-        Self { anchor, roots }
     }
 
     /// Whether both have collections and none is in both: Milvus gives no collection the id of another. `keys` is

@@ -125,11 +125,10 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
     );
     let version = context.instance.milvus.version.clone();
     let version = version.or_else(|| milvus.as_ref().ok().map(|m| m.identity.version.clone()));
+    let write_hold = |mode| write_hold(context, mode, &version.as_ref()?.rules());
     let mut survey = Survey {
         refusals: context.instance.refusals(),
-        write_hold: version
-            .as_ref()
-            .and_then(|v| write_hold(context, options.mode, &v.rules())),
+        write_hold: write_hold(options.mode),
         other_modes: Vec::new(),
         other_methods,
         etcd,
@@ -143,11 +142,7 @@ pub async fn survey(context: &Context, options: &Options, previous: Option<&Body
             Some(told) => Some(told),
             None => try_mode(context, options, previous, *mode).await,
         };
-        let held = match version.as_ref() {
-            Some(version) => write_hold(context, *mode, &version.rules()),
-            None => None,
-        };
-        let tried = tried.map(|tried| match (tried, held) {
+        let tried = tried.map(|tried| match (tried, write_hold(*mode)) {
             (Ok(()), Some(error)) => Err(error.chain()),
             (tried, _) => tried,
         });

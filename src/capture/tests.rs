@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::anchor::Anchored;
 use super::metadata::Undated;
 use super::objects::{Copied, Required, capture};
+use super::plan::refuse_full;
 use super::stored::{Stored, objects_of};
 use super::stranger::Earlier;
 use super::{Checkpoints, Context, body, view};
@@ -19,7 +20,7 @@ use crate::base::progress::testing::Recorder;
 use crate::base::resources::Resources;
 use crate::base::weakening;
 use crate::config::{Resolved, Variables};
-use crate::etcd::Anchor;
+use crate::etcd::{Anchor, MAKE_ROOM};
 use crate::instance::holds::{HoldRecord, HoldState};
 use crate::instance::methods::pinning::Pinning;
 use crate::instance::methods::{CaptureMethod, Method};
@@ -27,7 +28,7 @@ use crate::milvus::catalog::{self, Catalog};
 use crate::milvus::keys::Roots;
 use crate::milvus::objects::Scope;
 use crate::milvus::proto::common::KeyValuePair;
-use crate::milvus::proto::meta::PartitionState;
+use crate::milvus::proto::meta::{CollectionState, PartitionState};
 use crate::milvus::simulated::inventory_of;
 use crate::milvus::simulated::keys::SimulatedKeys;
 use crate::milvus::{MilvusVersion, recorded};
@@ -194,6 +195,19 @@ async fn an_unchanged_instance_is_not_read_again_and_a_changed_object_alone_is()
     assert_eq!(third.objects_read, 1);
 }
 
+#[test]
+fn what_a_full_etcd_keeps_milvus_from_ending_is_told_with_the_cure() {
+    let roots = SimulatedKeys::roots();
+    let decoded = |set: &SimulatedKeys| Catalog::decode(&roots, &set.keys, &set.version).unwrap();
+    let mut set = SimulatedKeys::v2_3();
+    assert!(refuse_full(&decoded(&set)).is_ok());
+    set.collection(900, "half", CollectionState::Creating);
+    let stuck = refuse_full(&decoded(&set)).unwrap_err();
+    assert_eq!(stuck.exit_code(), 20);
+    assert_eq!(stuck.hint(), Some(MAKE_ROOM));
+    assert!(stuck.chain().contains("NOSPACE"), "{}", stuck.chain());
+}
+
 #[tokio::test]
 async fn another_milvus_under_the_same_name_is_noticed() {
     let (mut catalog, repository) = (catalog(), repository().await);
@@ -203,7 +217,10 @@ async fn another_milvus_under_the_same_name_is_noticed() {
     writer.flush().await.unwrap();
     writer.finish().await.unwrap();
     let view = repository.view().await.unwrap();
-    let earlier = Earlier::at(keys.unwrap(), Roots::default());
+    let earlier = Earlier {
+        anchor: keys.unwrap(),
+        roots: Roots::default(),
+    };
     let map = view.map(keys);
     assert!(!earlier.is_of_another(&map, &catalog).await.unwrap());
     let nothing = view.map(None);

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 
 use super::{Etcd, Settings, Status};
 use crate::base::error::Context as _;
+use crate::base::file_system::program_on_path;
 use crate::base::poll::poll;
 use crate::{Cause, Error, Result, Side};
 
@@ -203,17 +204,13 @@ pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
         );
         return Err(Error::new(Cause::Invalid, message));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("etcd"))
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(|| {
-            Error::new(
-                Cause::Invalid,
-                "etcd runs inside this Milvus, and no etcd program was found on PATH",
-            )
-            .with_hint("install etcd 3.5 on this host, or set instance.etcd.binary to it")
-        })
+    program_on_path("etcd").ok_or_else(|| {
+        Error::new(
+            Cause::Invalid,
+            "etcd runs inside this Milvus, and no etcd program was found on PATH",
+        )
+        .with_hint("install etcd 3.5 on this host, or set instance.etcd.binary to it")
+    })
 }
 
 pub(super) fn free_port() -> Result<u16> {

@@ -4,6 +4,7 @@
 //! The container that it ran in is asked for first: of the runtimes on this host, the one whose volumes hold this
 //! instance's files. Then the program `milvus` on `PATH` is looked at, which was built with its version in it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use tracing::debug;
 
+use crate::base::file_system::program_on_path;
 use crate::config::{Instance, Objects};
 use crate::instance::wal;
 use crate::milvus::version::MilvusVersion;
@@ -59,7 +61,7 @@ pub(crate) async fn installed(instance: &Instance) -> Result<Option<Installed>> 
             Err(error) => debug!(socket = %socket.display(), "not asked: {}", error.chain()),
         }
     }
-    let Some(program) = on_path("milvus") else {
+    let Some(program) = program_on_path("milvus") else {
         return Ok(None);
     };
     let read = {
@@ -99,7 +101,7 @@ struct Container {
     names: Vec<String>,
     image: String,
     #[serde(default)]
-    labels: Option<std::collections::BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     mounts: Vec<Mount>,
 }
@@ -190,12 +192,6 @@ async fn of_container(socket: &Path, directories: &[PathBuf]) -> Result<Option<I
             Err(Side::Source.error(Cause::Refused, message))
         }
     }
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut candidates = std::env::split_paths(&path).map(|folder| folder.join(name));
-    candidates.find(|candidate| candidate.is_file())
 }
 
 /// The version that a program of Milvus was built with.

@@ -35,6 +35,9 @@ FAILED = pytest.StashKey[bool]()
 # The names of fresh instances stay apart in one process.
 NUMBERS = itertools.count()
 
+# All of the log, as -vvv shows it: what it says is searched for secrets.
+lab_eyrie.LOG = "info,eyrie=trace"
+
 # Compaction replaces segments whenever it likes; a target that is compared must stay as restored.
 STILL = {"dataCoord.compaction.enableAutoCompaction": False}
 

@@ -93,7 +93,7 @@ fn document(
             )
         }),
         modes: modes(survey, &findings),
-        methods: methods(options, survey),
+        methods: methods(survey),
         findings,
         exit_code,
         mode: options.mode,
@@ -140,18 +140,19 @@ fn modes(survey: &Survey, findings: &[Finding]) -> Vec<Choice> {
 }
 
 /// Each method, and whether a backup could start by it.
-fn methods(options: &Options, survey: &Survey) -> Vec<Choice> {
-    let asked = [(options.method.method(), survey.objects.as_ref().err())];
-    let others = survey.other_methods.iter();
-    let others = others.map(|(method, why)| (*method, why.as_ref()));
-    let mut all: Vec<_> = asked.into_iter().chain(others).collect();
-    all.sort_by_key(|(method, _)| Method::ALL.iter().position(|known| known == method));
-    let choice = |(method, why): (Method, Option<&Error>)| Choice {
-        name: method.word().to_owned(),
-        works: Some(why.is_none()),
-        why: why.map(Error::chain),
+fn methods(survey: &Survey) -> Vec<Choice> {
+    let choice = |method: &Method| {
+        let mut others = survey.other_methods.iter();
+        let other = others.find_map(|(other, why)| (other == method).then_some(why.as_ref()));
+        // What the one that was asked for needs are the objects.
+        let why = other.unwrap_or_else(|| survey.objects.as_ref().err());
+        Choice {
+            name: method.word().to_owned(),
+            works: Some(why.is_none()),
+            why: why.map(Error::chain),
+        }
     };
-    all.into_iter().map(choice).collect()
+    Method::ALL.iter().map(choice).collect()
 }
 
 /// 20 when the instance is in the way, else what the repository fails with.

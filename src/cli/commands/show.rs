@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use jiff::Timestamp;
 
 use super::{denied, weakenings};
 use crate::Result;
@@ -135,19 +134,11 @@ fn holds(body: &Body) -> Vec<ShownHold> {
 fn cut(cut: &Cut) -> ShownCut {
     ShownCut {
         timestamp: cut.timestamp,
-        time: hybrid_time(cut.timestamp).map(Time),
+        time: hybrid::time(cut.timestamp).map(Time),
         proven: cut.proven,
         straddling: cut.straddling.clone(),
         straddling_unnamed: cut.straddling_unnamed,
     }
-}
-
-/// The time of day in a hybrid timestamp.
-fn hybrid_time(timestamp: u64) -> Option<Timestamp> {
-    let ms = i64::try_from(hybrid::millis(timestamp))
-        .ok()
-        .filter(|ms| *ms > 0)?;
-    Timestamp::from_millisecond(ms).ok()
 }
 
 /// Objects that were gone when the snapshot was taken.

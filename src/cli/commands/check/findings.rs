@@ -44,24 +44,29 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, severity: Severity, kind: &str, what: impl Into<String>) {
+        self.add_with(severity, kind, what, None);
+    }
+
+    fn add_with(
+        &mut self,
+        severity: Severity,
+        kind: &str,
+        what: impl Into<String>,
+        hint: Option<&str>,
+    ) {
         self.0.push(Finding {
             severity,
             kind: kind.to_owned(),
             what: what.into(),
-            hint: None,
+            hint: hint.map(ToOwned::to_owned),
         });
     }
 
     /// An error as a finding, once: the parts of the instance and the plan fail for one reason.
     fn error(&mut self, severity: Severity, kind: &str, error: &Error) {
-        let (what, hint) = (error.chain(), error.hint().map(ToOwned::to_owned));
+        let what = error.chain();
         if !self.0.iter().any(|known| known.what == what) {
-            self.0.push(Finding {
-                severity,
-                kind: kind.to_owned(),
-                what,
-                hint,
-            });
+            self.add_with(severity, kind, what, error.hint());
         }
     }
 
@@ -106,10 +111,9 @@ impl Findings {
 
     fn of_alarms(&mut self, survey: &Survey) {
         for alarm in survey.etcd.iter().flat_map(|etcd| &etcd.alarms) {
-            self.add(Severity::Note, "etcd-alarm", format!("etcd says: {alarm}"));
-            if let Some(finding) = self.0.last_mut().filter(|_| alarm.contains("NOSPACE")) {
-                finding.hint = Some(MAKE_ROOM.to_owned());
-            }
+            let hint = alarm.contains("NOSPACE").then_some(MAKE_ROOM);
+            let what = format!("etcd says: {alarm}");
+            self.add_with(Severity::Note, "etcd-alarm", what, hint);
         }
     }
 
@@ -148,10 +152,7 @@ impl Findings {
                 "garbage collection could not be held, and a backup would do without: {}",
                 error.chain()
             );
-            self.add(Severity::Note, "management", what);
-            if let Some(finding) = self.0.last_mut() {
-                finding.hint = error.hint().map(ToOwned::to_owned);
-            }
+            self.add_with(Severity::Note, "management", what, error.hint());
         }
         if !work.instance.garbage_collection {
             self.add(
