@@ -23,6 +23,7 @@ def test_the_search_finds_a_secret_in_any_file_of_a_repository_and_in_a_login(tm
     stored.write_bytes(bytes(1000) + b"a secret of this test" + bytes(10))
     with pytest.raises(AssertionError, match="holds a secret of 21 bytes at byte 1000"):
         secrets.refuse_below(tmp_path)
+    assert Eyrie(tmp_path / "eyrie", tmp_path / "eyrie.yaml").env()["EYRIE_LOG"] == "info,eyrie=trace", "all is logged"
     secrets.refuse("text", f"root, {ROOT_PASSWORD}".encode())
     with pytest.raises(AssertionError, match="holds a secret"):
         secrets.refuse("a header", b"authorization: cm9vdDpNaWx2dXM=")
