@@ -19,7 +19,7 @@
 //! # Module map
 //!
 //! [`cli`] knows everything; `capture`, `restore` and `verify` know [`instance`] and [`snapshot`], and
-//! do not know each other; [`repo`] stands on [`store`] and knows nothing of [`milvus`].
+//! do not know each other; `retention` knows [`snapshot`]; [`repo`] stands on [`store`] and knows nothing of [`milvus`].
 //! docs/architecture.md has the whole order, and a test holds it. A module is public where the tests
 //! outside the crate use it, or the command.
 
@@ -32,6 +32,7 @@ pub mod instance;
 pub mod milvus;
 pub mod repo;
 mod restore;
+mod retention;
 pub mod snapshot;
 pub mod store;
 mod sys;

@@ -5,6 +5,7 @@ pub(crate) mod contact;
 pub mod env;
 pub mod error;
 pub mod file_system;
+pub mod label;
 pub(crate) mod poll;
 pub(crate) mod progress;
 pub mod resources;

@@ -30,29 +30,6 @@ pub fn took(duration: Duration) -> String {
     }
 }
 
-/// A label: `KEY=VALUE`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Label {
-    /// Left of the first `=`.
-    pub key: String,
-    /// Right of it; may be empty.
-    pub value: String,
-}
-
-impl FromStr for Label {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok(Self {
-                key: key.trim().to_owned(),
-                value: value.to_owned(),
-            }),
-            _ => Err(format!("{text:?} is no label; write key=value")),
-        }
-    }
-}
-
 impl FromStr for Sample {
     type Err = String;
 
@@ -121,6 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::label::Label;
 
     #[test]
     fn durations_samples_labels_and_snapshots() {

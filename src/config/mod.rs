@@ -11,6 +11,7 @@ mod parse;
 mod recognise;
 mod resolve;
 pub mod resolved;
+pub mod retention;
 mod scalar;
 pub mod source;
 pub mod yaml;

@@ -21,6 +21,8 @@ pub struct File {
     /// Where snapshots live. The first is used unless `--repo NAME` says otherwise.
     #[serde(default)]
     pub repositories: Vec<RepositorySection>,
+    /// Which snapshots `eyrie forget` keeps.
+    pub retention: Option<RetentionSection>,
     /// Kinds of weakening that are known and wanted (docs/consistency.md lists them): a snapshot with
     /// no other weakening exits 0.
     #[serde(default)]
@@ -239,6 +241,44 @@ pub struct RepositorySection {
     pub passphrase_file: Option<PathBuf>,
     /// How to reach an `s3://` repository; what is not set comes from the AWS credential chain.
     pub s3: Option<S3Section>,
+    /// Which snapshots `eyrie forget` keeps in this repository, in place of all of `retention` at the top.
+    pub retention: Option<RetentionSection>,
+}
+
+/// Which snapshots stay when `eyrie forget` runs (docs/retention.md). What any of the rules keeps stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionSection {
+    /// So many snapshots, the newest: a number, or `all`, as in the rules that follow.
+    pub keep_last: Option<CountValue>,
+    /// The newest of each of so many hours that have any.
+    pub keep_hourly: Option<CountValue>,
+    /// The newest of each of so many days.
+    pub keep_daily: Option<CountValue>,
+    /// The newest of each of so many weeks, from Monday to Sunday.
+    pub keep_weekly: Option<CountValue>,
+    /// The newest of each of so many months.
+    pub keep_monthly: Option<CountValue>,
+    /// The newest of each of so many years.
+    pub keep_yearly: Option<CountValue>,
+    /// All that are at most so much older than the newest: `36h`, `7d`, `2w`, `6mo`, `1y 6mo`.
+    pub keep_within: Option<String>,
+    /// All that have this label, `key=value`, or one of several.
+    #[serde(default)]
+    pub keep_label: OneOrMany<String>,
+    /// The time zone of the hours, days, weeks, months and years, such as `Europe/Berlin`; `UTC` when not
+    /// set.
+    pub time_zone: Option<String>,
+}
+
+/// A number, or `all`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a number or `all` belongs here")]
+pub enum CountValue {
+    /// So many.
+    Number(u32),
+    /// `all`.
+    Text(String),
 }
 
 /// How to reach an S3 repository.

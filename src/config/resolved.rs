@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::retention::Retention;
 use super::source::{Setting, Source};
 use crate::base::resources::Limits;
 use crate::base::secret::{Secret, SecretSource};
@@ -404,6 +405,8 @@ pub struct Repository {
     pub location: Location,
     /// The passphrase; `None` when nothing names one.
     pub passphrase: Option<SecretSource>,
+    /// Which snapshots stay in it: its own `retention:`, else that at the top.
+    pub retention: Option<Retention>,
 }
 
 impl Repository {

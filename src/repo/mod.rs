@@ -24,8 +24,8 @@ pub use format::blob::Compression;
 pub use format::damage::{Damage, DamageKind};
 pub use format::hash::{Chunking, PieceRef};
 pub use format::ids::{
-    AmendmentId, BlobId, Cv, IndexId, KeyId, ManifestHash, ObjectHash, PackId, RepositoryId,
-    SessionId, SnapshotId,
+    AmendmentId, BlobId, Cv, ForgottenId, IndexId, KeyId, ManifestHash, ObjectHash, PackId,
+    RepositoryId, SessionId, SnapshotId,
 };
 pub use format::keys::{KdfCost, Unlock};
 pub use format::lineage::{Dead, Lineage, Origin, Parent};
@@ -36,7 +36,7 @@ pub use repository::{InitOptions, Repository};
 pub use session::checkpoint::Checkpoint;
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
-pub use session::snapshots::Snapshots;
+pub use session::snapshots::{CLOCKS_DIFFER, Snapshots};
 pub use session::verified::{BadPlace, Verification, VerifiedSnapshot};
 pub use session::view::{Found, Listing, Look, Reader, View};
 pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

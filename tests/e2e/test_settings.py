@@ -107,6 +107,20 @@ def fill(instance: Instance) -> None:
         collection.insert([{"id": 1, "v": [1.0, 2.0, 3.0, 4.0]}])
 
 
+# Every rule; a repository's own policy takes the place of the one at the top.
+RETENTION = {
+    "keep_last": 2,
+    "keep_hourly": 3,
+    "keep_daily": 7,
+    "keep_weekly": 4,
+    "keep_monthly": 12,
+    "keep_yearly": "all",
+    "keep_within": "2d",
+    "keep_label": ["keep=yes", "why=audit"],
+    "time_zone": "Europe/Berlin",
+}
+
+
 def common(instance: Instance, repositories: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "instance": {
@@ -125,6 +139,7 @@ def common(instance: Instance, repositories: list[dict[str, Any]]) -> dict[str, 
         "resources": {"threads": 2, "memory": "128MiB", "rate": "500MiB"},
         "state_dir": str(instance.directory / "state"),
         "accept": ["hot-straddle"],
+        "retention": RETENTION,
     }
 
 
@@ -153,7 +168,7 @@ def explicit(lab: Lab, certificates: tls.Certificates) -> dict[str, Any]:
         "tls": trusted,
     }
     [repository] = [lab_eyrie.repository(instance, "explicit")]
-    config = common(instance, [repository | {"s3": s3}])
+    config = common(instance, [repository | {"s3": s3, "retention": RETENTION | {"keep_last": 1, "keep_daily": "all"}}])
     about: dict[str, Any] = {
         "milvus": {"tls": own},
         "etcd": {
@@ -218,6 +233,8 @@ def test_every_setting_works_and_every_setting_is_tried(
     assert eyrie.json("backup", "--mode", "cold")["mode"] == "cold"
     eyrie.expect(0, "verify", "--level", "bytes")
     in_force(eyrie)
+    policy = eyrie.json("forget", "--dry-run")["policy"]
+    assert (policy["keep"]["last"], policy["keep"]["daily"], policy["time_zone"]) == ("1", "all", "Europe/Berlin")
     # All secrets that there are were given to eyrie here.
     copy = downloaded(lab, "explicit", lab.instance.directory / "repository")
     assert secrets.refuse_opened(Repository(copy, lab_eyrie.PASSPHRASE)) > 20

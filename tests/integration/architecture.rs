@@ -19,6 +19,7 @@ const ROOMS: &[&[&str]] = &[
     &["instance"],
     &["snapshot"],
     &["capture", "restore", "verify"],
+    &["retention"],
     &["cli"],
     &["lib", "main"],
 ];

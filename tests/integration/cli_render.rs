@@ -426,6 +426,56 @@ fn diff_looks() {
 }
 
 #[test]
+fn forget_looks() {
+    let told = |digit, time_of: &str, forgotten, reasons: &[&str]| ToldSnapshot {
+        snapshot: id(digit),
+        time: time(time_of),
+        instance: "main".into(),
+        labels: BTreeMap::new(),
+        forgotten,
+        reasons: reasons.iter().map(|why| (*why).to_owned()).collect(),
+    };
+    let keep = [("weekly", "4"), ("daily", "7"), ("yearly", "all")];
+    let keep = keep.map(|(rule, n)| (rule.to_owned(), n.to_owned()));
+    let by_policy = ForgetDocument {
+        dry_run: true,
+        policy: Some(PolicyDocument {
+            keep: keep.into(),
+            within: Some("2d".into()),
+            labels: vec!["keep=yes".into()],
+            time_zone: "Europe/Berlin".into(),
+        }),
+        forgotten: 1,
+        kept: 1,
+        snapshots: vec![
+            told(
+                'a',
+                "2026-11-20T01:00:00Z",
+                true,
+                &[
+                    "daily: 2026-11-20 is too long ago",
+                    "weekly: 2026-W47 has bbbbbbbb, which is newer",
+                ],
+            ),
+            told(
+                'b',
+                "2026-11-21T01:00:00Z",
+                false,
+                &["daily (2026-11-21)", "last good snapshot"],
+            ),
+        ],
+    };
+    let by_name = ForgetDocument {
+        dry_run: false,
+        policy: None,
+        forgotten: 1,
+        kept: 0,
+        snapshots: vec![told('a', "2026-11-20T01:00:00Z", true, &["named"])],
+    };
+    insta::assert_snapshot!(both(&by_policy) + &plain(&by_name));
+}
+
+#[test]
 fn verify_looks() {
     let damage = DamageDocument {
         kind: "bad-pack".into(),

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod cli_basic;
+mod cli_forget;
 mod cli_help;
 mod cli_render;
 mod cli_schemas;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::how::How;
 use super::{denied, weakenings};
+use crate::base::label::Label;
 use crate::base::resources::Limits;
 use crate::base::text::Bytes;
 use crate::capture::{self, Captured, Checkpoints, Missing};
 use crate::cli::context::Context;
 use crate::cli::documents::{self, BackupDocument, BackupPlanDocument, HexId};
 use crate::cli::output::{Page, Render, count};
-use crate::cli::values::{Label, duration, took};
+use crate::cli::values::{duration, took};
 use crate::instance::connect;
 use crate::snapshot::Body;
 use crate::{Cause, Error, Result};

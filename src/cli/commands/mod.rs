@@ -11,6 +11,7 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod diff;
+pub mod forget;
 mod how;
 pub mod init;
 pub mod ls;
@@ -107,6 +108,7 @@ verbs! {
     Diff diff
     Verify verify
     Restore restore
+    Forget forget
     Config config
     Completions completions
     Man man

@@ -4,6 +4,7 @@
 //! lower-case hexadecimal. Each document's schema is in `docs/schemas/`.
 
 mod backup;
+mod forget;
 mod from_body;
 mod from_plan;
 mod look;
@@ -19,6 +20,7 @@ pub use backup::{
     BackupDocument, BackupPlanDocument, CheckDocument, CheckedEtcd, CheckedMilvus, CheckedObjects,
     CheckedRepository, CheckedWal, Choice, Finding, InitDocument, PlanStep, Severity,
 };
+pub use forget::{ForgetDocument, PolicyDocument, ToldSnapshot};
 pub use from_body::{notes, snapshot, weakened, weakened_by};
 pub use from_plan::backup_plan;
 pub use look::{

@@ -5,8 +5,8 @@ use schemars::{JsonSchema, Schema};
 
 use super::{
     BackupDocument, BackupPlanDocument, CheckDocument, ConfigShowDocument, DiffDocument,
-    InitDocument, LsEntry, RestoreDocument, RestorePlanDocument, ShowDocument, SnapshotDocument,
-    VerifyDocument,
+    ForgetDocument, InitDocument, LsEntry, RestoreDocument, RestorePlanDocument, ShowDocument,
+    SnapshotDocument, VerifyDocument,
 };
 use crate::cli::progress::ProgressLine;
 use crate::cli::report::ErrorDocument;
@@ -24,6 +24,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("config-show", output::<ConfigShowDocument>()),
         ("diff", output::<DiffDocument>()),
         ("error", output::<ErrorDocument>()),
+        ("forget", output::<ForgetDocument>()),
         ("init", output::<InitDocument>()),
         ("ls", output::<Vec<LsEntry>>()),
         // What a manifest says beside what the repository keeps in it (docs/format.md, section 10).

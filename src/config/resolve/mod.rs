@@ -4,6 +4,7 @@
 mod endpoints;
 mod objects;
 mod repositories;
+mod retention;
 mod s3;
 mod wal;
 
@@ -97,7 +98,12 @@ impl Resolved {
             Some(section) => Some(resolver.instance(section)?),
             None => None,
         };
-        let repositories = resolver.repositories(&file.repositories, variables)?;
+        let retention = match &file.retention {
+            Some(section) => Some(resolver.retention("retention", section)?),
+            None => None,
+        };
+        let repositories =
+            resolver.repositories(&file.repositories, retention.as_ref(), variables)?;
         let limits = resolver.limits(&file.resources)?;
         let state_dir = resolver.state_dir(file.state_dir.as_deref(), variables);
         let mut accept = resolver.accepted("accept", file.accept)?;

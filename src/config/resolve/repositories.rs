@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::super::model::{RepositorySection, S3Section};
 use super::super::resolved::Repository;
+use super::super::retention::Retention;
 use super::super::source::Source;
 use super::s3::{CHAIN, ToldOfS3};
 use super::{Resolver, Sourced, Variables, wrong};
@@ -16,6 +17,7 @@ impl Resolver<'_> {
     pub(super) fn repositories(
         &mut self,
         sections: &[RepositorySection],
+        retention: Option<&Retention>,
         variables: &Variables,
     ) -> Result<Vec<Repository>> {
         let mut repositories: Vec<Repository> = Vec::new();
@@ -30,7 +32,7 @@ impl Resolver<'_> {
                 let message = format!("a second repository is called {}", section.name);
                 return Err(wrong(&source, &message, "give each its own name"));
             }
-            repositories.push(self.repository(&at, section, variables)?);
+            repositories.push(self.repository(&at, section, retention, variables)?);
         }
         Ok(repositories)
     }
@@ -39,6 +41,7 @@ impl Resolver<'_> {
         &mut self,
         at: &str,
         section: &RepositorySection,
+        retention: Option<&Retention>,
         variables: &Variables,
     ) -> Result<Repository> {
         self.note(&format!("{at}.name"), &section.name);
@@ -47,6 +50,10 @@ impl Resolver<'_> {
             name: section.name.clone(),
             location,
             passphrase: self.passphrase(at, section, variables),
+            retention: match &section.retention {
+                Some(own) => Some(self.retention(&format!("{at}.retention"), own)?),
+                None => retention.cloned(),
+            },
         })
     }
 

@@ -146,19 +146,40 @@ impl Repository {
         Ok((all, damage, vanished))
     }
 
-    /// Writes down that snapshots are forgotten, before their manifests are removed.
+    /// Writes down that snapshots are forgotten, before their manifests are removed. Returns the file that says
+    /// it.
     ///
     /// # Errors
     ///
     /// What the store fails with; nothing is forgotten then, unless it is [`Cause::Unavailable`].
-    pub async fn record_forgetting(&self, manifests: &[Manifest]) -> Result<()> {
+    pub async fn record_forgetting(&self, manifests: &[Manifest]) -> Result<ForgottenId> {
+        self.check_writable()?;
         let time = self.env().now();
         let file = ForgottenFile {
             records: manifests.iter().map(|m| Forgotten::of(m, time)).collect(),
             supersedes: vec![],
         };
-        let path = StoredFile::Forgotten.path(&ForgottenId(self.env().id()));
-        let bytes = self.sealer().seal_json(FileKind::Forgotten, &path, &file)?;
-        self.put_once(&path, bytes).await
+        self.write_forgotten(&file).await
+    }
+
+    /// Takes a file of records back: the snapshots that are forgotten by it alone are snapshots again.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with; they are forgotten then, unless it is [`Cause::Unavailable`].
+    pub async fn revoke_forgetting(&self, record: ForgottenId) -> Result<()> {
+        let file = ForgottenFile {
+            records: vec![],
+            supersedes: vec![record],
+        };
+        self.write_forgotten(&file).await.map(|_| ())
+    }
+
+    async fn write_forgotten(&self, file: &ForgottenFile) -> Result<ForgottenId> {
+        let id = ForgottenId(self.env().id());
+        let path = StoredFile::Forgotten.path(&id);
+        let bytes = self.sealer().seal_json(FileKind::Forgotten, &path, file)?;
+        self.put_once(&path, bytes).await?;
+        Ok(id)
     }
 }

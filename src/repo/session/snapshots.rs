@@ -25,7 +25,7 @@ use crate::{Cause, Error, Result, Side};
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// How far the clocks of two hosts may be apart without either being wrong.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(15);
+pub const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(15);
 
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;

@@ -1,0 +1,136 @@
+//! What a run of `eyrie forget` would do: a pure function of the policy and what is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{Candidate, Decision, LastGood, Passed, Stays, decide, last_good_of};
+use crate::base::weakening::MISSING_OBJECTS;
+use crate::config::retention::Retention;
+use crate::repo::{Manifest, SnapshotId};
+use crate::snapshot::Body;
+use crate::{Cause, Error, Result, Side};
+
+/// How many pieces of damage the last verification of each snapshot found; one that was not verified is not there.
+pub type Verified = BTreeMap<SnapshotId, u64>;
+
+/// What becomes of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The snapshot.
+    pub manifest: Manifest,
+    /// What becomes of it, and why.
+    pub decision: Decision,
+}
+
+/// What a run would do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Every snapshot that it is about, in the order in which they were made.
+    pub snapshots: Vec<Planned>,
+    /// Whether the last good ones may go.
+    pub last_good: LastGood,
+}
+
+impl Plan {
+    /// Applies a policy to the snapshots of each of these instances; those that do not say of themselves what
+    /// this eyrie understands are left out, and so they stay. `manifests` are in the order in which they were
+    /// made.
+    #[must_use]
+    pub fn by_policy(
+        policy: &Retention,
+        manifests: &[Manifest],
+        verified: &Verified,
+        instances: &BTreeSet<String>,
+        last_good: LastGood,
+        now: Timestamp,
+    ) -> Self {
+        let mut snapshots = Vec::new();
+        for instance in instances {
+            let known = candidates(manifests, verified, instance);
+            let candidates: Vec<Candidate> = known.iter().map(|(_, known)| *known).collect();
+            let decisions = decide(policy, &candidates, last_good, now);
+            let planned = known.into_iter().zip(decisions);
+            snapshots.extend(planned.map(|((manifest, _), decision)| Planned {
+                manifest: manifest.clone(),
+                decision,
+            }));
+        }
+        Self {
+            snapshots,
+            last_good,
+        }
+    }
+
+    /// Forgets the snapshots that were named.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Refused`] when one of them is the last good one of its instance and must stay.
+    pub fn by_name(
+        named: &[&Manifest],
+        manifests: &[Manifest],
+        verified: &Verified,
+        last_good: LastGood,
+    ) -> Result<Self> {
+        let ids: BTreeSet<SnapshotId> = named.iter().map(|manifest| manifest.snapshot).collect();
+        let instances: BTreeSet<&str> = named.iter().map(|m| m.instance.as_str()).collect();
+        for instance in instances {
+            let known = candidates(manifests, verified, instance);
+            let candidates: Vec<Candidate> = known.iter().map(|(_, known)| *known).collect();
+            let last = last_good_of(&candidates);
+            let last = last.map(|(place, why)| (candidates[place].snapshot, why));
+            if let Some((snapshot, why)) = last.filter(|(snapshot, _)| ids.contains(snapshot))
+                && last_good == LastGood::Stays
+            {
+                return Err(refused(snapshot, &why, instance));
+            }
+        }
+        let snapshots = manifests.iter().filter(|m| ids.contains(&m.snapshot));
+        let snapshots = snapshots.map(|manifest| Planned {
+            manifest: manifest.clone(),
+            decision: Decision::Go(Vec::<Passed>::new()),
+        });
+        Ok(Self {
+            snapshots: snapshots.collect(),
+            last_good,
+        })
+    }
+
+    /// The snapshots that go.
+    #[must_use]
+    pub fn going(&self) -> Vec<&Manifest> {
+        let going = self.snapshots.iter().filter(|s| s.decision.goes());
+        going.map(|planned| &planned.manifest).collect()
+    }
+}
+
+fn refused(snapshot: SnapshotId, why: &Stays, instance: &str) -> Error {
+    let message = format!(
+        "snapshot {} is the {why} of instance {instance:?}, so nothing is forgotten",
+        snapshot.short()
+    );
+    Side::Repository
+        .error(Cause::Refused, message)
+        .with_hint("take and verify another one first, or add --remove-last-good")
+}
+
+/// The snapshots of an instance whose words this eyrie understands, with what is known of them.
+pub(super) fn candidates<'a>(
+    manifests: &'a [Manifest],
+    verified: &Verified,
+    instance: &str,
+) -> Vec<(&'a Manifest, Candidate<'a>)> {
+    let of = manifests.iter().filter(|m| m.instance == instance);
+    let known = of.filter_map(|manifest| {
+        let Ok(body) = Body::of(manifest) else {
+            let id = manifest.snapshot.short();
+            tracing::warn!("snapshot {id} stays, as a newer eyrie made it");
+            return None;
+        };
+        let missing = body.weakenings.iter().any(|w| w.code == MISSING_OBJECTS);
+        let damage = verified.get(&manifest.snapshot).copied();
+        Some((manifest, Candidate::new(manifest, missing, damage)))
+    });
+    known.collect()
+}
