@@ -126,7 +126,7 @@ fn the_last_good_snapshot_does_not_go_by_its_name_unless_told_so() {
     let ran = fixture.run(&["forget", "latest", "--json"]).expect(0);
     assert_eq!(going(&ran), [lacking]);
     assert!(ran.json("forget")["policy"].is_null());
-    assert_eq!(listed(&fixture), [good.clone()]);
+    assert_eq!(listed(&fixture), std::slice::from_ref(&good));
 
     fixture.run(&["forget", &good]).expect(1);
     fixture

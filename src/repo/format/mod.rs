@@ -13,6 +13,7 @@ pub(crate) mod ids;
 pub(crate) mod keys;
 pub(crate) mod lineage;
 pub(crate) mod manifest;
+pub(crate) mod mark;
 pub(crate) mod pack;
 pub(crate) mod ring;
 pub(crate) mod sealed;

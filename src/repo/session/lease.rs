@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::{SessionId, SnapshotId};
+use crate::repo::format::ids::{MarkId, SessionId, SnapshotId};
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
@@ -77,6 +77,9 @@ pub(crate) struct LeaseFile {
     /// What it has in the store that is no object yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) unfinished: Vec<Unfinished>,
+    /// The marks that it heeds: it relies on nothing in their packs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) marks: BTreeSet<MarkId>,
 }
 
 impl LeaseFile {
@@ -184,6 +187,7 @@ impl Lease {
             uncertain: false,
             packs: Unnamed::new(),
             unfinished: vec![],
+            marks: BTreeSet::new(),
         };
         let held = Arc::new(Held {
             repo: repo.clone(),
@@ -338,6 +342,13 @@ impl Lease {
     pub(crate) async fn has_checkpoint(&self) {
         if let Some(file) = self.held.file.lock().await.as_mut() {
             file.checkpoint = true;
+        }
+    }
+
+    /// Says from the next renewal on which marks the session heeds; until then whoever made them waits for it.
+    pub(crate) async fn heeds(&self, marks: BTreeSet<MarkId>) {
+        if let Some(file) = self.held.file.lock().await.as_mut() {
+            file.marks = marks;
         }
     }
 

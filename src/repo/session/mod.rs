@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod index;
 pub(crate) mod lease;
 pub(crate) mod map;
+pub(crate) mod marks;
 pub(crate) mod order;
 pub(crate) mod read_plan;
 pub(crate) mod records;

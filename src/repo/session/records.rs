@@ -11,13 +11,12 @@ use crate::repo::format::amendment::Amendment;
 use crate::repo::format::damage::Damage;
 use crate::repo::format::files::{Seal, StoredFile};
 use crate::repo::format::forgotten::{Forgotten, ForgottenFile};
-use crate::repo::format::ids::{AmendmentId, ForgottenId, MarkId};
-use crate::repo::format::lineage::Dead;
+use crate::repo::format::ids::{AmendmentId, ForgottenId, ManifestHash, SnapshotId};
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::opening::read_twice;
 use crate::repo::repository::Repository;
-use crate::{Cause, Result};
+use crate::{Cause, Result, Side};
 
 /// How many files are read at once: they are small.
 const FILES_AT_ONCE: usize = 16;
@@ -38,6 +37,37 @@ impl Repository {
         Ok(live.flat_map(|(_, file)| file.records).collect())
     }
 
+    /// Refuses to begin a session on snapshots that are forgotten or gone: its lease, which names them, may have
+    /// come too late to protect them.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Failed`]; what the store fails with.
+    pub(super) async fn refuse_forgotten(&self, parents: &[SnapshotId]) -> Result<()> {
+        if parents.is_empty() {
+            return Ok(());
+        }
+        let records = self.forgotten(&mut Vec::new()).await?;
+        for parent in parents {
+            let named: Vec<_> = records.iter().filter(|r| r.snapshot == *parent).collect();
+            // Another file of this id, such as one that was copied back, is not forgotten.
+            let there = match self.get_file(&StoredFile::Manifest.path(parent)).await {
+                Err(error) if error.cause() == Cause::NotFound => false,
+                read => {
+                    let hash = ManifestHash(blake3::hash(&read?).into());
+                    named.iter().all(|record| record.manifest != hash)
+                }
+            };
+            if !there {
+                let message = format!("snapshot {} was forgotten a moment ago", parent.short());
+                return Err(Side::Repository
+                    .error(Cause::Failed, message)
+                    .with_hint("run it again"));
+            }
+        }
+        Ok(())
+    }
+
     /// The amendments, ascending by time.
     pub(super) async fn amendments(&self, damage: &mut Vec<Damage>) -> Result<Vec<Amendment>> {
         let files = self
@@ -46,38 +76,6 @@ impl Repository {
         let mut amendments: Vec<Amendment> = files.into_iter().map(|(_, file)| file).collect();
         amendments.sort_by_key(|amendment| (amendment.time, amendment.amendment));
         Ok(amendments)
-    }
-
-    /// The marks that can be read. What a damaged one says is not known; a check names it.
-    pub(crate) async fn marks(&self) -> Result<Vec<MarkId>> {
-        Ok(self
-            .read_marks()
-            .await?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect())
-    }
-
-    /// The sessions that marks took for dead.
-    pub(super) async fn marked_dead(&self) -> Result<Vec<Dead>> {
-        let marks = self.read_marks().await?;
-        let dead = marks.into_iter().map(|(_, mark)| {
-            // One that says it otherwise is of a later eyrie, which requires a feature for that.
-            let said = mark.get("dead").cloned().unwrap_or_default();
-            serde_json::from_value(said).unwrap_or_default()
-        });
-        Ok(dead.collect())
-    }
-
-    async fn read_marks(&self) -> Result<Vec<(MarkId, serde_json::Value)>> {
-        let mut damage = Vec::new();
-        let marks = self.open_all(StoredFile::Mark, &mut damage).await?;
-        for damage in damage {
-            if self.first_told(damage.place) {
-                tracing::warn!("a mark is left out: {}", damage.what);
-            }
-        }
-        Ok(marks)
     }
 
     /// Opens every file of a kind that holds JSON. Those that are damaged are reported.

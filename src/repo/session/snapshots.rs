@@ -150,7 +150,7 @@ impl Repository {
         }
         all.forgotten = self.forgotten(&mut all.damage).await?;
         let amendments = self.amendments(&mut all.damage).await?;
-        let marked = self.marked_dead().await?;
+        let marked = self.marks().await?.dead;
         let known = Known {
             repository: self.id(),
             forgotten: &all.forgotten,

@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use super::index::load::{Trust, repair};
 use super::index::{Index, Unreadable};
 use super::lease::{Lease, SessionKind};
+use super::marks::Marks;
 use super::snapshots::Snapshots;
 use crate::base::error::Context;
-use crate::base::resources::Resources;
+use crate::base::resources::{MemoryPermit, Resources};
 use crate::repo::format::blob::{BlobKind, PackKind, into_mut};
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::PieceRef;
@@ -38,6 +39,10 @@ pub struct View(Arc<Seen>);
 struct Seen {
     repo: Repository,
     index: Index,
+    /// The marks that were there before the index was read.
+    marks: Marks,
+    /// The numbers of the packs that they are of.
+    marked: HashSet<u32>,
 }
 
 /// So many look-ups at least are done by one thread.
@@ -61,6 +66,14 @@ pub struct Listing {
     pub(crate) sizes: HashMap<PackId, u64>,
     /// Packs of an archive storage class, which may have been brought back.
     archived: HashSet<PackId>,
+}
+
+/// The bytes of a pack, with their share of the memory budget.
+#[derive(Debug)]
+pub(crate) struct PackBytes {
+    pub(crate) bytes: Bytes,
+    pub(crate) hash: [u8; 32],
+    _share: MemoryPermit,
 }
 
 /// How an object's pieces are found.
@@ -94,10 +107,18 @@ impl Repository {
 
     /// The same, with what is read of the index by local files.
     pub(crate) async fn view_by(&self, trust: Trust<'_>) -> Result<View> {
+        // The index names the copies of what is in marked packs before there is a mark.
+        let marks = self.marks().await?;
         let index = Index::load(self, trust).await?;
+        let packs = marks.packs();
+        let numbers = (0..).zip(index.packs());
+        let marked = numbers.filter(|(_, pack)| packs.contains(&pack.id));
+        let marked = marked.map(|(number, _)| number).collect();
         Ok(View(Arc::new(Seen {
             repo: self.clone(),
             index,
+            marks,
+            marked,
         })))
     }
 
@@ -107,12 +128,20 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Cause::Damage`] when the index is damaged.
+    /// [`Cause::Damage`] when the index is damaged; [`Cause::Failed`] when one of `parents` is forgotten.
     pub async fn begin_reader(&self, instance: &str, parents: Vec<SnapshotId>) -> Result<Reader> {
         let lineage = self.lineage(instance);
-        let lease = Lease::take(self, SessionKind::Reader, lineage, parents).await?;
-        match self.view().await {
-            Ok(view) => Ok(Reader { view, lease }),
+        let lease = Lease::take(self, SessionKind::Reader, lineage, parents.clone()).await?;
+        let read = async {
+            let view = self.view().await?;
+            self.refuse_forgotten(&parents).await?;
+            Ok(view)
+        };
+        match read.await {
+            Ok(view) => {
+                lease.heeds(view.marks().ids()).await;
+                Ok(Reader { view, lease })
+            }
             Err(error) => {
                 lease.give_up().await;
                 Err(error)
@@ -140,7 +169,10 @@ impl Repository {
             Ok((self.view_by(Trust::Nothing).await?, snapshots))
         };
         match read.await {
-            Ok((view, snapshots)) => Ok((Reader { view, lease }, snapshots)),
+            Ok((view, snapshots)) => {
+                lease.heeds(view.marks().ids()).await;
+                Ok((Reader { view, lease }, snapshots))
+            }
             Err(error) => {
                 lease.give_up().await;
                 Err(error)
@@ -189,6 +221,16 @@ impl View {
 
     pub(crate) fn index(&self) -> &Index {
         &self.0.index
+    }
+
+    /// The marks that were there before the index was read.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.0.marks
+    }
+
+    /// Whether the blob is in a pack that is about to go.
+    pub(crate) fn is_marked(&self, record: &Record) -> bool {
+        self.0.marked.contains(&record.pack)
     }
 
     /// How many places of blobs the index knows; one that several segments name is counted as often.
@@ -262,8 +304,18 @@ impl View {
     ///
     /// What the store fails with.
     pub(crate) async fn hash_of(&self, pack: &PackInfo) -> Result<Option<[u8; 32]>> {
+        let read = self.pack_bytes(pack).await?;
+        Ok(read.map(|read| read.hash))
+    }
+
+    /// All bytes of a pack as it is; `None` where it is gone or has another size, twice.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub(crate) async fn pack_bytes(&self, pack: &PackInfo) -> Result<Option<PackBytes>> {
         let repo = self.repo();
-        let _share = repo.resources().reserve(pack.size).await?;
+        let share = repo.resources().reserve(pack.size).await?;
         let key = pack_key(pack.kind, &pack.id)?;
         let read = || async {
             let read = repo.get_range(&key, 0, pack.size).await;
@@ -274,8 +326,13 @@ impl View {
             read => read?,
         };
         let resources = repo.resources();
-        let hash = resources.run(move || Ok(blake3::hash(&bytes))).await?;
-        Ok(Some(hash.into()))
+        let hashed = bytes.clone();
+        let hash = resources.run(move || Ok(blake3::hash(&hashed))).await?;
+        Ok(Some(PackBytes {
+            bytes,
+            hash: hash.into(),
+            _share: share,
+        }))
     }
 
     /// Lists the packs that the store has.
@@ -351,7 +408,8 @@ impl View {
         Ok(places.into_iter().next().unwrap_or_default())
     }
 
-    /// Where blobs are: all places of each, in the order of `ids`.
+    /// Where blobs are: all places of each, in the order of `ids`; those in packs that are about to go are the
+    /// last.
     ///
     /// # Errors
     ///
@@ -371,7 +429,14 @@ impl View {
                 self.resources().run(places).await?
             };
             match found {
-                Ok(found) => return Ok(found),
+                Ok(mut found) => {
+                    if !self.0.marked.is_empty() {
+                        for places in &mut found {
+                            places.sort_by_key(|record| self.is_marked(record));
+                        }
+                    }
+                    return Ok(found);
+                }
                 Err(unreadable) => self.repair(&unreadable).await?,
             }
         }

@@ -49,6 +49,7 @@ async fn leave_lease(repo: &Repository, host: Host) {
         uncertain: false,
         packs: BTreeMap::new(),
         unfinished: vec![],
+        marks: BTreeSet::new(),
     };
     let path = StoredFile::Lease.path(&CUT_OFF);
     let bytes = repo.sealer().seal_json(FileKind::Lease, &path, &lease);

@@ -9,6 +9,7 @@ mod growth;
 mod index;
 mod lost;
 mod maps;
+mod marks;
 mod memory;
 mod objects;
 mod schedules;

@@ -18,6 +18,7 @@ use crate::base::env::{Env, lock};
 use crate::base::resources::Resources;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{MarkId, SessionId, SnapshotId};
+use crate::repo::format::mark::Mark;
 use crate::repo::format::sealed::FileKind;
 use crate::repo::host::Host;
 use crate::repo::session::lease::leases;
@@ -244,7 +245,7 @@ impl World {
     }
 
     /// Takes sessions for dead whose leases it saw unchanged for long enough, as who prunes does, and says so in a
-    /// mark that goes again, as no writer of this version works beside one.
+    /// mark.
     async fn mark(&self) -> Result<()> {
         let (repo, _) = self.process(99).await?;
         leases(&repo).await?;
@@ -260,9 +261,15 @@ impl World {
         if dead.is_empty() {
             return Ok(());
         }
-        let path = StoredFile::Mark.path(&MarkId(repo.env().id()));
-        let body = serde_json::json!({"mark": path, "packs": [], "moved": {}, "dead": dead});
-        let bytes = repo.sealer().seal_json(FileKind::Mark, &path, &body)?;
+        let mark = Mark {
+            id: MarkId(repo.env().id()),
+            created: repo.env().now(),
+            packs: vec![],
+            moved: BTreeMap::new(),
+            dead,
+        };
+        let path = StoredFile::Mark.path(&mark.id);
+        let bytes = repo.sealer().seal_json(FileKind::Mark, &path, &mark)?;
         repo.put_once(&path, bytes).await
     }
 
@@ -320,17 +327,11 @@ async fn run(seed: u64) -> (usize, usize) {
     let arrivals = lock(&world.arrivals).clone();
     let when = |path: String| arrivals[&path];
     let mut taken: Vec<(Instant, SessionId, Vec<SnapshotId>)> = Vec::new();
-    for id in repo.marks().await.unwrap() {
-        let path = StoredFile::Mark.path(&id);
-        let bytes = repo.get_file(&path).await.unwrap();
-        let mark: serde_json::Value = repo
-            .sealer()
-            .open_json(FileKind::Mark, &path, &bytes)
-            .unwrap();
-        let dead: BTreeMap<SessionId, Vec<SnapshotId>> =
-            serde_json::from_value(mark["dead"].clone()).unwrap();
+    for mark in repo.marks().await.unwrap().known {
+        let path = StoredFile::Mark.path(&mark.id);
         taken.extend(
-            dead.into_iter()
+            mark.dead
+                .into_iter()
                 .map(|(session, known)| (when(path.clone()), session, known)),
         );
     }

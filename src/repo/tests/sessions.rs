@@ -38,6 +38,7 @@ async fn plant(repo: &Repository, host: Host, renewals: u64) {
         uncertain: false,
         packs: BTreeMap::new(),
         unfinished: vec![],
+        marks: BTreeSet::new(),
     };
     let path = StoredFile::Lease.path(&session);
     let bytes = repo

@@ -209,7 +209,9 @@ impl Session {
 
     /// Those of `records` whose blobs are lost or damaged there, and have another place.
     async fn again(&self, records: &[Record]) -> Result<HashSet<(BlobId, u32, u32)>> {
-        let absent = records.iter().filter(|record| self.is_absent(record));
+        // What is about to go with its pack stays named until then.
+        let bad = |record: &&Record| self.lost.holds(record) || self.view.is_bad(record);
+        let absent = records.iter().filter(bad);
         let absent: Vec<Record> = absent.copied().collect();
         let ids = absent.iter().map(|record| record.entry.id).collect();
         let places = self.view.look_up(ids).await?;

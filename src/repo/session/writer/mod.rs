@@ -1,11 +1,12 @@
 //! A writer session: objects and maps in, manifests out, under a lease.
 
+mod again;
 mod indexer;
 mod lost;
 mod object;
 mod packer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +15,6 @@ use bytes::Bytes;
 use self::indexer::Indexer;
 use self::lost::Lost;
 pub use self::object::{ObjectSource, StoredObject};
-use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use tokio::sync::RwLock;
@@ -33,11 +33,13 @@ use crate::repo::format::blob::{BlobKind, Compression, SealedBlob};
 use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
-use crate::repo::format::ids::{BlobId, Cv, ManifestHash, ObjectHash, SessionId, SnapshotId};
+use crate::repo::format::ids::{
+    BlobId, Cv, ManifestHash, MarkId, ObjectHash, SessionId, SnapshotId,
+};
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
 use crate::repo::format::sealed::FileKind;
-use crate::repo::format::segment::Record;
+use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::wire::{damaged, to_u32};
 use crate::repo::repository::Repository;
 use crate::{Cause, Error, Result, Side};
@@ -81,6 +83,12 @@ struct Session {
     lease: Handle,
     /// Blobs that this session stored or is about to store.
     pending: Mutex<HashSet<ShortId>>,
+    /// The marks that the session heeds.
+    heeded: Mutex<BTreeSet<MarkId>>,
+    /// The numbers of the packs in which blobs were found that the session did not store therefore.
+    found: Mutex<HashSet<u32>>,
+    /// The packs that the session has written.
+    own: Mutex<Vec<PackInfo>>,
     /// Stored bytes that this session added: blobs with their headers.
     added: AtomicU64,
     failure: Mutex<Option<Failure>>,
@@ -124,7 +132,8 @@ impl Repository {
     /// # Errors
     ///
     /// [`Cause::Locked`] when another session writes for the instance, [`Cause::NewerFormat`] when the
-    /// repository needs a newer writer, [`Cause::Damage`] when the index or a lease is damaged.
+    /// repository needs a newer writer, [`Cause::Damage`] when the index or a lease is damaged,
+    /// [`Cause::Failed`] when one of `parents` is forgotten.
     pub async fn begin_writer(
         &self,
         instance: &str,
@@ -133,11 +142,14 @@ impl Repository {
     ) -> Result<Writer> {
         self.check_writable()?;
         let lineage = self.lineage(instance);
-        let mut lease = Lease::take(self, SessionKind::Writer, lineage.clone(), parents).await?;
+        let taken = Lease::take(self, SessionKind::Writer, lineage.clone(), parents.clone());
+        let mut lease = taken.await?;
         let settled = lease.settle_dead().await;
         let begun = async {
             settled?;
-            self.begin_session(&lease, compression).await
+            let session = self.begin_session(&lease, compression).await?;
+            self.refuse_forgotten(&parents).await?;
+            Ok(session)
         };
         match begun.await {
             Ok(session) => {
@@ -157,13 +169,15 @@ impl Repository {
     }
 
     async fn begin_session(&self, lease: &Lease, compression: Compression) -> Result<Arc<Session>> {
-        refuse_marks(self).await?;
         let verifications = self.verifications().await?;
         let doubted = verifications
             .iter()
             .flat_map(|v| v.segments.iter().copied());
         let doubted = doubted.collect();
         let view = self.view_by(Trust::FilesBut(&doubted)).await?;
+        view.marks().refuse_unknown()?;
+        let heeded = view.marks().ids();
+        lease.heeds(heeded.clone()).await;
         Ok(Arc::new(Session {
             lost: Lost::find(&view, &verifications).await?,
             view,
@@ -171,28 +185,14 @@ impl Repository {
             indexer: Indexer::new(self.clone(), lease.handle()),
             lease: lease.handle(),
             pending: Mutex::default(),
+            heeded: Mutex::new(heeded),
+            found: Mutex::default(),
+            own: Mutex::default(),
             added: AtomicU64::new(0),
             failure: Mutex::default(),
             storing: RwLock::default(),
             given_up: CancellationToken::new(),
         }))
-    }
-}
-
-/// Refuses to write while packs are marked to go: a writer must treat their blobs as absent. A mark that
-/// cannot be read marks nothing, as nothing is removed by it.
-async fn refuse_marks(repo: &Repository) -> Result<()> {
-    match repo.marks().await?.first() {
-        None => Ok(()),
-        Some(mark) => Err(Side::Repository
-            .error(
-                Cause::NewerFormat,
-                format!(
-                    "{} marks packs to be removed, which this eyrie does not know how to heed",
-                    StoredFile::Mark.path(mark)
-                ),
-            )
-            .with_hint("let the eyrie that prunes finish, or write with that one")),
     }
 }
 
@@ -234,7 +234,7 @@ impl Writer {
         let ids = pieces.iter().map(|piece| view.id(BlobKind::Data, piece));
         let others = ids.filter(|id| !self.session.stored(id));
         let places = view.look_up(others.collect()).await?;
-        Ok(places.iter().all(|places| self.session.is_in(places)))
+        Ok(places.iter().all(|places| self.session.rely_on(places)))
     }
 
     /// Packs that the repository has lost: what they held counts as absent.
@@ -286,7 +286,7 @@ impl Writer {
         };
         mended.await.inspect_err(|error| self.session.fail(error))?;
         let repo = self.session.view.repo();
-        refuse_marks(repo).await?;
+        self.heed_new_marks().await?;
         let snapshots = repo.snapshots().await?;
         // From here on something of this session may arrive late.
         self.lease.committing(Commit::Begins).await;
@@ -496,9 +496,13 @@ impl Session {
         places.iter().any(|record| !self.is_absent(record))
     }
 
-    /// Whether the blob is lost or damaged in this place.
+    /// Whether the blob is lost or damaged in this place, or about to go with its pack.
     fn is_absent(&self, record: &Record) -> bool {
-        self.lost.holds(record) || self.view.is_bad(record)
+        self.lost.holds(record) || self.view.is_bad(record) || self.view.is_marked(record)
+    }
+
+    fn note_added(&self, bytes: u64) {
+        self.added.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether the session stored the blob, or is about to.
@@ -540,7 +544,7 @@ impl Session {
             new_bytes: 0,
         };
         match self.view.index().places(&id) {
-            Ok(places) if self.is_in(&places) => return Ok(Ok((stored, None))),
+            Ok(places) if self.rely_on(&places) => return Ok(Ok((stored, None))),
             Ok(_) => {}
             Err(unreadable) => return Ok(Err(unreadable)),
         }
@@ -549,7 +553,7 @@ impl Session {
         }
         let blob = sealer.seal_blob(kind, id, offset, plain, self.compression)?;
         stored.new_bytes = blob.bytes.len() as u64;
-        self.added.fetch_add(stored.new_bytes, Ordering::Relaxed);
+        self.note_added(stored.new_bytes);
         Ok(Ok((stored, Some(blob))))
     }
 

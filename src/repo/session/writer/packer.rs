@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Session;
+use crate::base::env::lock;
 use crate::base::error::Context;
 use crate::base::resources::MemoryPermit;
 use crate::repo::format::blob::{PackKind, SealedBlob};
@@ -424,6 +425,7 @@ impl OpenPack {
             kind,
             blobs: to_u32(self.entries.len(), "a number of blobs")?,
         };
+        lock(&session.own).push(info);
         session.indexer.add(info, self.entries).await
     }
 }

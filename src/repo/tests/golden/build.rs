@@ -440,6 +440,7 @@ async fn lease(
         uncertain: ttl_s == 0,
         packs: BTreeMap::new(),
         unfinished: vec![],
+        marks: BTreeSet::new(),
         dead,
     };
     put_json(repo, StoredFile::Lease, &session.to_string(), &file).await;

@@ -33,7 +33,7 @@ use crate::repo::{
     Unlock, View,
 };
 use crate::store::testing::memory::MemoryStore;
-use crate::store::{GetOptions, Key, ListOptions, Meta, PutOptions, Store};
+use crate::store::{GetOptions, Key, ListOptions, PutOptions, Store};
 use crate::{Cause, Result};
 
 const PASSPHRASES: [&str; 2] = ["golden eagle", "the second key: schlüssel"];
@@ -173,14 +173,11 @@ async fn reads(store: &MemoryStore, name: &str, truth: &Truth) {
         assert_eq!(report.damage, []);
     }
     let repo = open_golden(store, name, 0).await.unwrap();
-    let error = writer(&repo, "main").await.unwrap_err();
-    assert_eq!(error.exit_code(), 13, "it is marked");
-    let is_mark = |meta: &Meta| StoredFile::Mark.id(meta.key.as_str()).is_some();
-    let mut marks = repo.list("marks/").await.unwrap();
-    marks.retain(is_mark);
-    for mark in marks {
-        repo.store().delete(&mark.key, None).await.unwrap();
-    }
+    let marks = repo.marks().await.unwrap();
+    assert_eq!((marks.known.len(), marks.unknown.len()), (1, 0));
+    let beside_it = writer(&repo, "main").await.unwrap();
+    assert_eq!(beside_it.view().marks().ids(), marks.ids());
+    beside_it.abort().await.unwrap();
     let objects = Objects::from([("text".to_owned(), text(2, 4_000))]);
     let (next, _) = backup(&repo, "main", &objects).await.unwrap();
     assert_eq!(next.sequence, 4);
