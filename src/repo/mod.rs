@@ -19,6 +19,7 @@ mod session;
 mod tests;
 
 pub use care::check::{CheckBytes, CheckReport};
+pub use care::prune::{GRACE, MAX_UNUSED, Packs, PruneOptions, PruneReport};
 pub use format::amendment::Amendment;
 pub use format::blob::Compression;
 pub use format::damage::{Damage, DamageKind};

@@ -1,3 +1,4 @@
 //! What keeps a repository whole.
 
 pub(crate) mod check;
+pub(crate) mod prune;

@@ -1,7 +1,7 @@
 //! The parts of a pack file around its blobs (section 7).
 
 use super::blob::{BlobKind, Codec, OVERHEAD, PackKind};
-use super::crypto::Key;
+use super::crypto::{Key, NONCE, TAG};
 use super::files::StoredFile;
 use super::ids::{BlobId, PackId};
 use super::sealer::Sealer;
@@ -32,6 +32,11 @@ pub(crate) struct PackEntry {
 /// The path of a pack.
 pub(crate) fn pack_key(kind: PackKind, pack: &PackId) -> Result<store::Key> {
     store::Key::new(StoredFile::packs(kind).path(pack))
+}
+
+/// What a pack of so many blobs has beside these, in bytes.
+pub(crate) fn frame(blobs: u32) -> u64 {
+    (PACK_HEADER + NONCE + TAG + TRAILER) as u64 + u64::from(blobs) * ENTRY as u64
 }
 
 /// The first bytes of a pack.

@@ -45,6 +45,13 @@ impl Repository {
     /// What the store fails with.
     pub async fn checkpoints(&self, instance: &str) -> Result<Vec<Checkpoint>> {
         let lineage = self.lineage(instance);
+        let mut checkpoints = self.all_checkpoints().await?;
+        checkpoints.retain(|checkpoint| checkpoint.lineage == lineage);
+        Ok(checkpoints)
+    }
+
+    /// The same of all lineages.
+    pub(crate) async fn all_checkpoints(&self) -> Result<Vec<Checkpoint>> {
         let mut damage = Vec::new();
         let all = self
             .open_all::<SessionId, serde_json::Value>(StoredFile::Checkpoint, &mut damage)
@@ -56,8 +63,7 @@ impl Repository {
         let known = all
             .into_iter()
             .filter_map(|(_, json)| serde_json::from_value::<Checkpoint>(json).ok());
-        let of = |c: &Checkpoint| c.lineage == lineage && c.format == FORMAT;
-        let mut checkpoints: Vec<Checkpoint> = known.filter(of).collect();
+        let mut checkpoints: Vec<Checkpoint> = known.filter(|c| c.format == FORMAT).collect();
         checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.time));
         Ok(checkpoints)
     }

@@ -25,6 +25,10 @@ use crate::repo::session::unnamed::{Unnamed, UnnamedPacks, settle};
 use crate::store::{self, GetOptions, PutOptions, Unfinished};
 use crate::{Cause, Error, Result, Side};
 
+/// The instance in the lineage of sessions that prune, of which one is at work at a time: no instance has an empty
+/// name.
+pub(crate) const MAINTENANCE: &str = "";
+
 /// How long a lease lives without renewal, in seconds: long enough for a store that is away for a
 /// minute, short enough that a killed session is out of the way soon.
 const TTL_S: u64 = 120;
@@ -240,18 +244,8 @@ impl Lease {
         if found.is_empty() {
             return Ok(());
         }
-        let dead: Vec<SessionId> = found.iter().flat_map(Seen::bequeathed).collect();
-        let mut guard = self.held.file.lock().await;
-        let known = guard
-            .as_ref()
-            .is_some_and(|file| dead.iter().all(|id| file.dead.contains(id)));
-        if let Some(file) = guard.as_mut() {
-            file.dead.extend(dead);
-        }
-        drop(guard);
-        if !known {
-            self.held.write_surely().await?;
-        }
+        let dead = found.iter().flat_map(Seen::bequeathed).collect();
+        self.take_for_dead(&dead).await?;
         self.dead = found;
         Ok(())
     }
@@ -328,6 +322,22 @@ impl Lease {
                 .is_ok_and(|file| file.dead.contains(&own))
         };
         Ok(all.iter().any(names))
+    }
+
+    /// Says at once that this session takes others for dead.
+    pub(crate) async fn take_for_dead(&self, dead: &BTreeSet<SessionId>) -> Result<()> {
+        let mut guard = self.held.file.lock().await;
+        let new = guard
+            .as_mut()
+            .is_some_and(|file| !dead.is_subset(&file.dead));
+        if let Some(file) = guard.as_mut() {
+            file.dead.extend(dead);
+        }
+        drop(guard);
+        if new {
+            self.held.write_surely().await?;
+        }
+        Ok(())
     }
 
     /// The sessions that this one took for dead.
@@ -681,7 +691,7 @@ impl Seen {
     }
 
     /// The sessions that whoever sees this lease of a dead session takes for dead.
-    fn bequeathed(&self) -> Vec<SessionId> {
+    pub(crate) fn bequeathed(&self) -> Vec<SessionId> {
         let Ok(file) = &self.file else {
             return vec![self.session];
         };
@@ -690,14 +700,26 @@ impl Seen {
         own.into_iter().chain(file.dead.iter().copied()).collect()
     }
 
+    /// Whether it may be of a writer.
+    pub(crate) fn may_write(&self) -> bool {
+        let writes = |file: &LeaseFile| file.kind == SessionKind::Writer;
+        self.file.as_ref().map_or(true, writes)
+    }
+
     /// How long it may stay unchanged before its session is dead.
     fn patience(&self) -> Duration {
         let ttl_s = self.file.as_ref().map_or(TTL_S, |file| file.ttl_s);
         Duration::from_secs(ttl_s.saturating_mul(2))
     }
 
+    /// Whether it heeds a mark, as far as is known.
+    pub(crate) fn heeds(&self, mark: &MarkId) -> bool {
+        let heeds = |file: &LeaseFile| file.marks.contains(mark);
+        self.file.as_ref().is_ok_and(heeds)
+    }
+
     /// Who holds it, for people.
-    fn whose(&self) -> String {
+    pub(crate) fn whose(&self) -> String {
         match &self.file {
             Ok(LeaseFile { host, .. }) => format!("process {} on {}", host.pid, host.name),
             Err(why) => format!("a session that nothing is known of ({why})"),
@@ -762,6 +784,11 @@ fn sighting(repo: &Repository, id: SessionId, hash: blake3::Hash, now: Duration)
 
 fn locked(instance: &str, lease: &Seen) -> Error {
     let message = match &lease.file {
+        Ok(file) if instance == MAINTENANCE => format!(
+            "another session prunes the repository: {} since {}",
+            lease.whose(),
+            file.created
+        ),
         Ok(file) => format!(
             "another session writes for instance {instance:?}: {} since {}",
             lease.whose(),

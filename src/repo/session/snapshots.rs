@@ -44,6 +44,8 @@ pub struct Snapshots {
     /// Manifests of sessions that had been taken for dead: no snapshots, and pruned.
     pub void: Vec<SnapshotId>,
     repository: RepositoryId,
+    /// Those that are forgotten and whose manifests are there.
+    pub(crate) forgotten_manifests: Vec<Manifest>,
     /// Those of `newer` whose numbers and parents can be read.
     beyond: Vec<Manifest>,
     /// The places of `manifests` and `beyond` together in the order in which they were made.
@@ -182,7 +184,8 @@ impl Repository {
             let of = (amendment.snapshot, amendment.manifest);
             amendments_of.entry(of).or_default().push(amendment);
         }
-        for manifest in &mut ordered.snapshots {
+        let forgotten = ordered.forgotten.iter_mut();
+        for manifest in ordered.snapshots.iter_mut().chain(forgotten) {
             let of = amendments_of.remove(&(manifest.snapshot, manifest.known_as()));
             for amendment in of.unwrap_or_default() {
                 if amendment.format > FORMAT {
@@ -199,6 +202,7 @@ impl Repository {
         let now = self.env().now();
         all.read = Some(now);
         let snapshots = as_made(ordered.snapshots, self.id(), now);
+        all.forgotten_manifests = ordered.forgotten;
         let places = snapshots.iter().enumerate();
         all.places = places.map(|(place, m)| (m.snapshot, place)).collect();
         let snapshots = snapshots.into_iter();
@@ -409,6 +413,15 @@ impl Snapshots {
             .into_iter()
             .filter(|session| !named.contains(session));
         sessions.map(seen).collect()
+    }
+
+    /// The snapshots of a session that are known, forgotten ones included.
+    pub(crate) fn of_session(&self, session: SessionId) -> Vec<SnapshotId> {
+        let manifests = self.manifests.iter().chain(&self.beyond);
+        let manifests = manifests.filter(|m| m.session == session);
+        let forgotten = self.forgotten.iter().filter(|r| r.session == session);
+        let all = manifests.map(|m| m.snapshot);
+        all.chain(forgotten.map(|r| r.snapshot)).collect()
     }
 
     /// Whether this is a snapshot.

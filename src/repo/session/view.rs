@@ -201,6 +201,12 @@ impl Reader {
         }
     }
 
+    /// Renews the lease now.
+    #[cfg(test)]
+    pub(crate) async fn renew(&self) -> Result<()> {
+        self.lease.renew().await
+    }
+
     /// Ends the session and releases its lease; one that cannot be removed is left to run out.
     pub async fn finish(self) {
         self.lease.give_up().await;

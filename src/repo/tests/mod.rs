@@ -12,6 +12,7 @@ mod maps;
 mod marks;
 mod memory;
 mod objects;
+mod prune;
 mod schedules;
 mod sessions;
 mod support;

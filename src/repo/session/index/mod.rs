@@ -8,6 +8,7 @@ pub(crate) mod load;
 pub(crate) mod merge;
 mod read;
 pub(crate) mod recover;
+pub(crate) mod rewrite;
 mod runs;
 
 use std::sync::{Arc, PoisonError, RwLock};

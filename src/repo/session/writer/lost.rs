@@ -13,10 +13,9 @@ use tracing::{info, warn};
 use super::Session;
 use crate::Result;
 use crate::repo::format::ids::{BlobId, IndexId, PackId};
-use crate::repo::format::segment::{PackInfo, Record, SEGMENT_RECORDS, Segment};
-use crate::repo::format::wire::{damaged, to_u32};
-use crate::repo::session::index::Index;
-use crate::repo::session::index::load::whole;
+use crate::repo::format::segment::{PackInfo, Record, SEGMENT_RECORDS};
+use crate::repo::format::wire::damaged;
+use crate::repo::session::index::rewrite::{rewrite, segment};
 use crate::repo::session::unnamed::write_segment;
 use crate::repo::session::verified::Verification;
 use crate::repo::session::view::View;
@@ -186,25 +185,10 @@ impl Session {
             again.extend(self.again(&records).await?);
         }
         let packs: HashSet<u32> = again.iter().map(|(_, pack, _)| *pack).collect();
-        for live in index.live() {
-            if !live.packs.iter().any(|number| packs.contains(number)) {
-                continue;
-            }
-            let in_index = |record: Record| {
-                let pack = live.packs.get(record.pack as usize).copied();
-                pack.map(|pack| Record { pack, ..record })
-            };
-            let records = whole(repo, live).await?.records.into_iter();
-            let mut records: Vec<Record> = records.filter_map(in_index).collect();
-            let before = records.len();
-            records.retain(|record| !again.contains(&record.order()));
-            if records.len() == before {
-                continue;
-            }
-            let supersedes = [&live.supersedes[..], &[live.id]].concat();
-            write_segment(repo, segment(index, &records, supersedes, &HashMap::new())?).await?;
-        }
-        Ok(())
+        rewrite(repo, index, &packs, |record| {
+            again.contains(&record.order())
+        })
+        .await
     }
 
     /// Those of `records` whose blobs are lost or damaged there, and have another place.
@@ -239,32 +223,4 @@ impl Session {
         write_segment(repo, segment(index, last, supersedes, hashes)?).await?;
         repo.store().sync().await
     }
-}
-
-/// A segment of some of an index's records.
-fn segment(
-    index: &Index,
-    records: &[Record],
-    supersedes: Vec<IndexId>,
-    hashes: &HashMap<u32, [u8; 32]>,
-) -> Result<Segment> {
-    let mut segment = Segment {
-        supersedes,
-        ..Segment::default()
-    };
-    let mut numbers: HashMap<u32, u32> = HashMap::new();
-    for record in records {
-        let next = to_u32(segment.packs.len(), "a number of packs")?;
-        let number = *numbers.entry(record.pack).or_insert(next);
-        if number == next {
-            let pack = *index.pack(record.pack);
-            let hash = hashes.get(&record.pack).copied().unwrap_or(pack.hash);
-            segment.packs.push(PackInfo { hash, ..pack });
-        }
-        segment.records.push(Record {
-            pack: number,
-            ..*record
-        });
-    }
-    Ok(segment)
 }

@@ -24,7 +24,7 @@ use self::packer::{Class, Packers};
 use super::index::Unreadable;
 use super::index::load::Trust;
 use super::index::merge::merge;
-use super::lease::{Commit, Handle, Lease, SessionKind};
+use super::lease::{Commit, Handle, Lease, MAINTENANCE, Seen, SessionKind};
 use super::snapshots::Snapshots;
 use super::view::View;
 use crate::base::env::lock;
@@ -168,6 +168,16 @@ impl Repository {
         }
     }
 
+    /// Begins the session of a prune, of which one is at work at a time, beside all others.
+    ///
+    /// # Errors
+    ///
+    /// As of [`begin_writer`](Self::begin_writer).
+    pub(crate) async fn begin_maintenance(&self) -> Result<Writer> {
+        self.begin_writer(MAINTENANCE, vec![], Compression::default())
+            .await
+    }
+
     async fn begin_session(&self, lease: &Lease, compression: Compression) -> Result<Arc<Session>> {
         let verifications = self.verifications().await?;
         let doubted = verifications
@@ -266,6 +276,22 @@ impl Writer {
             .flush()
             .await
             .inspect_err(|error| self.session.fail(error))
+    }
+
+    /// Takes those of these sessions for dead that are writers and have died, and those that they took for dead:
+    /// says so in the lease. Returns all that the lease names.
+    pub(crate) async fn take_for_dead(&self, sessions: &[Seen]) -> Result<BTreeSet<SessionId>> {
+        let repo = self.view().repo();
+        let died = sessions.iter().filter(|seen| seen.dead && seen.may_write());
+        let named = died.flat_map(Seen::bequeathed);
+        let named = named.filter(|id| !repo.is_taken_for_dead(id)).collect();
+        self.lease.take_for_dead(&named).await?;
+        Ok(self.lease.dead().await)
+    }
+
+    /// Marks name the sessions that this one took for dead: its lease need not any more.
+    pub(crate) async fn dead_are_named(&self) {
+        self.lease.committing(Commit::Done).await;
     }
 
     pub(super) async fn has_checkpoint(&self) {
