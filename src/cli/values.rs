@@ -19,6 +19,29 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that may be none: `24h`, `0s`.
+///
+/// # Errors
+///
+/// A sentence when `text` is none.
+pub fn patience(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is no duration; write 24h, 7d or 0s"))
+}
+
+/// A part in percent: `5%`, 0 or more.
+///
+/// # Errors
+///
+/// A sentence when `text` is none.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    match number {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err(format!("{text:?} is no part; write 5%")),
+    }
+}
+
 /// A duration for people: milliseconds under a second, tenths under a minute, else whole seconds.
 #[must_use]
 pub fn took(duration: Duration) -> String {
@@ -105,6 +128,10 @@ mod tests {
         assert_eq!(duration("7d"), Ok(Duration::from_hours(7 * 24)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
         assert!(duration("0s").is_err() && duration("5").is_err());
+        assert_eq!(patience("0s"), Ok(Duration::ZERO));
+        assert!(patience("soon").is_err());
+        assert_eq!((percent("5%"), percent("12.5 %")), (Ok(5.0), Ok(12.5)));
+        assert!(percent("-1%").is_err() && percent("NaN").is_err() && percent("").is_err());
         assert_eq!("10%".parse(), Ok(Sample::Percent(10.0)));
         assert_eq!("3/7".parse(), Ok(Sample::Part { part: 3, of: 7 }));
         for text in ["0%", "101%", "0/7", "8/7", "half", "NaN%", "1/0"] {
@@ -131,6 +158,7 @@ mod tests {
         #[test]
         fn nothing_panics(text in ".*") {
             let _any = (duration(&text), text.parse::<Sample>());
+            let _any = (patience(&text), percent(&text));
             let _any = (text.parse::<Label>(), text.parse::<SnapshotName>());
         }
     }

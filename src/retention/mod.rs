@@ -19,7 +19,7 @@ use crate::snapshot::is_keys_only;
 use period::Period;
 
 pub use act::forget;
-pub use plan::{Plan, Planned, Verified};
+pub use plan::{Plan, Planned, Verified, lets_go};
 
 /// How long the keys that a `restore --replace` saved stay without a rule that keeps them, in days: whoever
 /// misses what was replaced notices within weeks.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Candidate, Decision, LastGood, Passed, Stays, decide, last_good_of};
 use crate::base::weakening::MISSING_OBJECTS;
 use crate::config::retention::Retention;
-use crate::repo::{Manifest, SnapshotId};
+use crate::repo::{Manifest, SnapshotId, Snapshots};
 use crate::snapshot::Body;
 use crate::{Cause, Error, Result, Side};
 
@@ -103,6 +103,24 @@ impl Plan {
         let going = self.snapshots.iter().filter(|s| s.decision.goes());
         going.map(|planned| &planned.manifest).collect()
     }
+}
+
+/// Of the forgotten snapshots whose manifests are there those that a policy lets go: records of forgetting are
+/// proposals to whoever prunes by a policy of its own.
+#[must_use]
+pub fn lets_go(
+    policy: &Retention,
+    snapshots: &Snapshots,
+    verified: &Verified,
+    now: Timestamp,
+) -> BTreeSet<SnapshotId> {
+    let forgotten = snapshots.forgotten_manifests();
+    let instances = forgotten.iter().map(|m| m.instance.clone()).collect();
+    let all = snapshots.with_forgotten();
+    let plan = Plan::by_policy(policy, &all, verified, &instances, LastGood::Stays, now);
+    let forgotten: BTreeSet<SnapshotId> = forgotten.iter().map(|m| m.snapshot).collect();
+    let going = plan.going().into_iter().map(|m| m.snapshot);
+    going.filter(|id| forgotten.contains(id)).collect()
 }
 
 fn refused(snapshot: SnapshotId, why: &Stays, instance: &str) -> Error {

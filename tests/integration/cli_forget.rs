@@ -204,3 +204,94 @@ fn nonsense_is_refused_and_named() {
     fixture.run(&["forget", "--all-instances"]).expect(0);
     fixture.run(&["forget", "--instance", "main"]).expect(0);
 }
+
+fn pruned(fixture: &Fixture, options: &[&str]) -> serde_json::Value {
+    let arguments = [
+        &["prune", "--json", "--grace", "0s", "--max-unused", "0%"],
+        options,
+    ];
+    fixture.run(&arguments.concat()).expect(0).json("prune")
+}
+
+#[test]
+fn prune_frees_what_was_forgotten_in_two_steps_and_says_so() {
+    let fixture = Fixture::new();
+    let all = |fixture: &Fixture| -> u64 {
+        let files = [fixture.files("data"), fixture.files("tree")].concat();
+        files
+            .iter()
+            .map(|file| file.metadata().unwrap().len())
+            .sum()
+    };
+    let before = all(&fixture);
+    fixture
+        .run(&["forget", &fixture.id(0), "--remove-last-good"])
+        .expect(0);
+    let dry = pruned(&fixture, &["--dry-run"]);
+    assert_eq!(dry["dry_run"], true);
+    assert_eq!(all(&fixture), before);
+    let marked = pruned(&fixture, &[]);
+    assert_eq!(marked["newly_marked"], dry["newly_marked"]);
+    assert_eq!(marked["freed_bytes"], 0);
+    assert!(marked["to_be_freed_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(marked["manifests_removed"][0], fixture.id(0));
+    let swept = pruned(&fixture, &[]);
+    assert_eq!(swept["freed_bytes"], marked["to_be_freed_bytes"]);
+    assert_eq!(swept["to_be_freed_bytes"], 0);
+    assert!(all(&fixture) < before);
+    fixture.run(&["verify", "--level", "bytes"]).expect(0);
+    assert_eq!(listed(&fixture), [fixture.id(1)]);
+    let text = fixture.run(&["prune"]).expect(0);
+    assert!(text.stdout().contains("freed"), "{}", text.stdout());
+    for gone in ["repo/marks", "repo/leases"] {
+        let left = std::fs::read_dir(fixture.path(gone));
+        assert!(left.is_err() || left.unwrap().next().is_none(), "{gone}");
+    }
+}
+
+#[test]
+fn a_pruner_with_a_policy_keeps_back_what_that_keeps() {
+    let fixture = Fixture::new();
+    // The first is the only good one, and every rule keeps it.
+    fixture
+        .run(&["forget", &fixture.id(0), "--remove-last-good"])
+        .expect(0);
+    set_retention(&fixture, "{keep_daily: 7}");
+    for _ in 0..2 {
+        let report = pruned(&fixture, &[]);
+        assert_eq!(report["kept_back"][0], fixture.id(0));
+        assert_eq!(report["to_be_freed_bytes"], 0);
+    }
+    let text = fixture.run(&["prune"]).expect(0);
+    assert!(
+        text.stdout().contains("--accept-forgotten"),
+        "{}",
+        text.stdout()
+    );
+    let report = pruned(&fixture, &["--accept-forgotten"]);
+    assert!(report["to_be_freed_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(report["kept_back"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn prune_refuses_nonsense_and_what_it_does_not_know() {
+    let fixture = Fixture::new();
+    for wrong in [
+        &["--grace", "soon"][..],
+        &["--max-unused", "lots"],
+        &["--max-unused", "-1%"],
+        &["--max-repack", "x"],
+        &["latest"],
+    ] {
+        fixture.run(&[&["prune"], wrong].concat()).expect(2);
+    }
+    let manifest = fixture.path("repo/snapshots").join(fixture.id(0));
+    crate::fixture::damage(&manifest);
+    let refused = fixture.run(&["prune"]).expect(22);
+    assert!(
+        refused.stderr().contains("nothing is removed"),
+        "{}",
+        refused.stderr()
+    );
+    fixture.run(&["--repo", "gone", "prune"]).expect(10);
+}

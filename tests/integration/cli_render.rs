@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eyrie::cli::commands::snapshots::Snapshots;
-use eyrie::cli::commands::verify;
+use eyrie::cli::commands::{prune, verify};
 use eyrie::cli::documents::{Lacking, LackingFiles, LackingObject, Outcome, *};
 use eyrie::cli::output::{Render, Row as _, plain};
 use eyrie::instance::holds::HoldSpent;
@@ -473,6 +473,43 @@ fn forget_looks() {
         snapshots: vec![told('a', "2026-11-20T01:00:00Z", true, &["named"])],
     };
     insta::assert_snapshot!(both(&by_policy) + &plain(&by_name));
+}
+
+#[test]
+fn prune_looks() {
+    let packs = |packs, bytes| PackCount { packs, bytes };
+    let quiet = PruneDocument {
+        dry_run: false,
+        freed_bytes: 5 << 30,
+        to_be_freed_bytes: 1 << 20,
+        due: Some(time("2026-11-29T02:00:00Z")),
+        waits_for: vec![],
+        removed: packs(80, 5 << 30),
+        locked: packs(0, 0),
+        marked: packs(1, 1 << 20),
+        newly_marked: packs(1, 1 << 20),
+        repacked: packs(1, 300_000),
+        snapshots: 23,
+        manifests_removed: vec![id('a')],
+        kept_back: vec![],
+        needed_bytes: 7 << 40,
+        unused_bytes: 9 << 30,
+        damaged_packs: vec![],
+        lost_blobs: 0,
+        duration_ms: 61_200,
+    };
+    let busy = PruneDocument {
+        dry_run: true,
+        due: None,
+        waits_for: vec!["process 7 on milvus-1".into()],
+        locked: packs(2, 128 << 20),
+        kept_back: vec![id('b')],
+        damaged_packs: vec![id('c')],
+        lost_blobs: 3,
+        ..quiet.clone()
+    };
+    assert_eq!((prune::exit_code(&quiet), prune::exit_code(&busy)), (0, 22));
+    insta::assert_snapshot!(plain(&quiet) + &both(&busy));
 }
 
 #[test]

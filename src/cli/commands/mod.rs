@@ -16,6 +16,7 @@ mod how;
 pub mod init;
 pub mod ls;
 pub mod man;
+pub mod prune;
 pub mod restore;
 pub mod show;
 pub mod snapshots;
@@ -109,6 +110,7 @@ verbs! {
     Verify verify
     Restore restore
     Forget forget
+    Prune prune
     Config config
     Completions completions
     Man man

@@ -8,6 +8,7 @@ mod forget;
 mod from_body;
 mod from_plan;
 mod look;
+mod prune;
 mod restore;
 mod schemas;
 
@@ -28,6 +29,7 @@ pub use look::{
     ShownCollection, ShownCut, ShownHold, ShownIndex, ShownLoad, SnapshotDocument, ValueDocument,
     VerifiedDocument,
 };
+pub use prune::{PackCount, PruneDocument};
 pub use restore::{
     DamageDocument, DestroyedDocument, RestoreDocument, RestorePlanDocument, VerifyDocument,
 };

@@ -5,8 +5,8 @@ use schemars::{JsonSchema, Schema};
 
 use super::{
     BackupDocument, BackupPlanDocument, CheckDocument, ConfigShowDocument, DiffDocument,
-    ForgetDocument, InitDocument, LsEntry, RestoreDocument, RestorePlanDocument, ShowDocument,
-    SnapshotDocument, VerifyDocument,
+    ForgetDocument, InitDocument, LsEntry, PruneDocument, RestoreDocument, RestorePlanDocument,
+    ShowDocument, SnapshotDocument, VerifyDocument,
 };
 use crate::cli::progress::ProgressLine;
 use crate::cli::report::ErrorDocument;
@@ -30,6 +30,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         // What a manifest says beside what the repository keeps in it (docs/format.md, section 10).
         ("manifest", output::<Body>()),
         ("progress", output::<ProgressLine>()),
+        ("prune", output::<PruneDocument>()),
         ("restore", output::<RestoreDocument>()),
         ("restore-plan", output::<RestorePlanDocument>()),
         ("show", output::<ShowDocument>()),

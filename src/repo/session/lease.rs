@@ -678,7 +678,7 @@ pub(crate) struct Seen {
     /// write its lease again.
     pub(crate) file: std::result::Result<LeaseFile, String>,
     /// Of its bytes.
-    hash: blake3::Hash,
+    pub(crate) hash: blake3::Hash,
     /// Whether its session is dead: it says so, its process is proved gone, or the lease has not changed for
     /// twice its time to live while this process watched.
     pub(crate) dead: bool,
@@ -707,7 +707,7 @@ impl Seen {
     }
 
     /// How long it may stay unchanged before its session is dead.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let ttl_s = self.file.as_ref().map_or(TTL_S, |file| file.ttl_s);
         Duration::from_secs(ttl_s.saturating_mul(2))
     }

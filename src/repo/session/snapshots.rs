@@ -45,7 +45,7 @@ pub struct Snapshots {
     pub void: Vec<SnapshotId>,
     repository: RepositoryId,
     /// Those that are forgotten and whose manifests are there.
-    pub(crate) forgotten_manifests: Vec<Manifest>,
+    forgotten_manifests: Vec<Manifest>,
     /// Those of `newer` whose numbers and parents can be read.
     beyond: Vec<Manifest>,
     /// The places of `manifests` and `beyond` together in the order in which they were made.
@@ -413,6 +413,21 @@ impl Snapshots {
             .into_iter()
             .filter(|session| !named.contains(session));
         sessions.map(seen).collect()
+    }
+
+    /// Those that are forgotten and whose manifests are there.
+    #[must_use]
+    pub fn forgotten_manifests(&self) -> &[Manifest] {
+        &self.forgotten_manifests
+    }
+
+    /// All snapshots that can be read, those that are forgotten and whose manifests are there among them, in the
+    /// order in which they were made.
+    #[must_use]
+    pub fn with_forgotten(&self) -> Vec<Manifest> {
+        let all = self.manifests.iter().chain(&self.forgotten_manifests);
+        let now = self.read.unwrap_or(Timestamp::MAX);
+        as_made(all.cloned().collect(), self.repository, now)
     }
 
     /// The snapshots of a session that are known, forgotten ones included.

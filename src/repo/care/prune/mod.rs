@@ -6,6 +6,7 @@ mod plan;
 mod situation;
 mod sweep;
 mod usage;
+mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use self::needed::{Needed, Unread};
 use self::plan::{Chosen, Limits, PackUse, choose};
 use self::situation::Situation;
 use self::usage::Usage;
+use self::watch::watch;
 use crate::Result;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{PackId, SnapshotId};
@@ -24,6 +26,7 @@ use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::frame;
 use crate::repo::repository::Repository;
 use crate::repo::session::checkpoint::Checkpoint;
+use crate::repo::session::lease::MAINTENANCE;
 use crate::repo::session::writer::Writer;
 
 /// How long packs stay after they were marked, unless told otherwise: what was forgotten by mistake can be brought
@@ -122,8 +125,13 @@ impl Repository {
     /// it is not known what is needed, [`Cause::NewerFormat`](crate::Cause::NewerFormat) when a newer eyrie is needed to
     /// know it; what the store fails with.
     pub async fn prune(&self, options: &PruneOptions<'_>) -> Result<PruneReport> {
+        self.wait_for_other_writers(MAINTENANCE).await?;
         let writer = self.begin_maintenance().await?;
-        let done = Pruning::new(&writer, options).run().await;
+        let done = async {
+            watch(self, writer.session()).await?;
+            Pruning::new(&writer, options).run().await
+        };
+        let done = Box::pin(done).await;
         match done {
             Ok(report) => {
                 writer.finish().await?;

@@ -183,7 +183,7 @@ impl Situation {
 
     /// Forgotten snapshots whose manifests are there.
     pub(super) fn forgotten(&self) -> &[Manifest] {
-        &self.snapshots.forgotten_manifests
+        self.snapshots.forgotten_manifests()
     }
 }
 
