@@ -97,6 +97,19 @@ struct Inner {
     newest_ring: u32,
     /// A newer keyring that this host saw is gone.
     ring_gone: Option<String>,
+    /// Set by tests only.
+    broken: Option<Rule>,
+}
+
+/// What makes pruning safe (docs/format.md, sections 11 and 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// A session relies on nothing in the packs of marks that its lease names.
+    Heeding,
+    /// Packs go once every session at work heeds their mark.
+    Waiting,
+    /// Packs go once it is proved that all that is needed of them is elsewhere.
+    Proof,
 }
 
 /// What opening a repository gave.
@@ -334,6 +347,7 @@ impl Repository {
             local_index: None,
             newest_ring,
             ring_gone: None,
+            broken: None,
         }))
     }
 
@@ -602,6 +616,20 @@ impl Repository {
     /// What was seen of other sessions' leases.
     pub(crate) fn seen(&self) -> &Mutex<HashMap<SessionId, Sighting>> {
         &self.0.seen
+    }
+
+    /// Whether this process keeps a rule that makes pruning safe: it does, unless a test breaks one to see that
+    /// this is noticed.
+    pub(crate) fn keeps(&self, rule: Rule) -> bool {
+        self.0.broken != Some(rule)
+    }
+
+    /// The same repository for a process that breaks a rule.
+    #[cfg(test)]
+    pub(crate) fn breaking(self, rule: Option<Rule>) -> Self {
+        let mut inner = Arc::try_unwrap(self.0).unwrap();
+        inner.broken = rule;
+        Self(Arc::new(inner))
     }
 
     /// The same repository for a process of another host.

@@ -1,9 +1,9 @@
 //! Heeding marks: packs that are about to go are none to rely on.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use crate::repo::format::files::StoredFile;
-use crate::repo::format::ids::{BlobId, MarkId, PackId};
+use crate::repo::format::ids::{MarkId, PackId};
 use crate::repo::format::lineage::Dead;
 use crate::repo::format::mark::Mark;
 use crate::repo::repository::Repository;
@@ -49,14 +49,6 @@ impl Marks {
     pub(crate) fn packs(&self) -> HashSet<PackId> {
         let packs = self.known.iter().flat_map(|mark| &mark.packs);
         packs.copied().collect()
-    }
-
-    /// Blobs of marked packs that have a copy in a pack that no mark is of.
-    pub(crate) fn moved(&self) -> HashMap<BlobId, PackId> {
-        let marked = self.packs();
-        let moved = self.known.iter().flat_map(|mark| &mark.moved);
-        let moved = moved.filter(|(_, pack)| !marked.contains(pack));
-        moved.map(|(blob, pack)| (*blob, *pack)).collect()
     }
 }
 

@@ -26,15 +26,31 @@ const LISTED_AGAIN: u32 = 5;
 impl Repository {
     /// The records of forgetting, of all files that no other supersedes.
     pub(super) async fn forgotten(&self, damage: &mut Vec<Damage>) -> Result<Vec<Forgotten>> {
-        let files = self
+        let files = self.live_forgotten(damage).await?;
+        Ok(files
+            .into_iter()
+            .flat_map(|(_, file)| file.records)
+            .collect())
+    }
+
+    /// The files of records of forgetting that no other supersedes; those that are damaged are left out.
+    pub(crate) async fn forgotten_files(&self) -> Result<Vec<(ForgottenId, ForgottenFile)>> {
+        self.live_forgotten(&mut Vec::new()).await
+    }
+
+    async fn live_forgotten(
+        &self,
+        damage: &mut Vec<Damage>,
+    ) -> Result<Vec<(ForgottenId, ForgottenFile)>> {
+        let mut files = self
             .open_all::<ForgottenId, ForgottenFile>(StoredFile::Forgotten, damage)
             .await?;
         let gone: HashSet<ForgottenId> = files
             .iter()
             .flat_map(|(_, file)| file.supersedes.clone())
             .collect();
-        let live = files.into_iter().filter(|(id, _)| !gone.contains(id));
-        Ok(live.flat_map(|(_, file)| file.records).collect())
+        files.retain(|(id, _)| !gone.contains(id));
+        Ok(files)
     }
 
     /// Refuses to begin a session on snapshots that are forgotten or gone: its lease, which names them, may have

@@ -201,6 +201,12 @@ impl Reader {
         }
     }
 
+    /// Whether the session has a lease.
+    #[cfg(test)]
+    pub(crate) fn has_lease(&self) -> bool {
+        self.lease.was_written()
+    }
+
     /// Renews the lease now.
     #[cfg(test)]
     pub(crate) async fn renew(&self) -> Result<()> {

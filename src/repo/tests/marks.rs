@@ -8,6 +8,7 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{MarkId, PackId};
 use crate::repo::format::mark::Mark;
 use crate::repo::format::sealed::FileKind;
+use crate::repo::repository::Rule;
 use crate::repo::session::lease::leases;
 use crate::repo::{CheckBytes, Manifest, Repository};
 use crate::store::testing::memory::MemoryStore;
@@ -183,4 +184,25 @@ async fn no_session_begins_on_a_snapshot_that_is_forgotten() {
     assert_eq!(leases(&repo).await.unwrap().len(), 2);
     writer.abort().await.unwrap();
     reader.finish().await;
+}
+
+/// What the tests above prove depends on the rule.
+#[tokio::test]
+async fn who_breaks_the_rule_of_heeding_marks_commits_a_snapshot_that_is_not_whole() {
+    let (repo, data) = (init_in_memory().await, objects(1));
+    let (first, _) = backup(&repo, "a", &data).await.unwrap();
+    let old = packs(&repo).await;
+    let repo = repo.breaking(Some(Rule::Heeding));
+    let late = writer(&repo, "b").await.unwrap();
+    for (name, bytes) in &data {
+        store(&late, name, bytes).await.unwrap();
+    }
+    let id = mark(&repo, &old).await;
+    write_snapshot(&late, &data).await.unwrap();
+    let held = leases(&repo).await.unwrap();
+    assert!(held[0].file.as_ref().unwrap().marks.contains(&id));
+    late.finish().await.unwrap();
+    sweep(&repo, &old, &[first]).await;
+    let report = repo.check(&[], CheckBytes::None).await.unwrap();
+    assert!(report.damage.iter().any(|d| !d.snapshots.is_empty()));
 }

@@ -13,6 +13,7 @@ mod marks;
 mod memory;
 mod objects;
 mod prune;
+mod prune_schedules;
 mod schedules;
 mod sessions;
 mod support;

@@ -37,15 +37,15 @@ const HOSTS: u64 = 3;
 
 /// Dice that fall in the same way for a seed.
 #[derive(Debug, Clone)]
-struct Dice(Arc<Mutex<u64>>);
+pub(super) struct Dice(Arc<Mutex<u64>>);
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(seed)))
     }
 
     /// A number below `below` (splitmix64).
-    fn roll(&self, below: u64) -> u64 {
+    pub(super) fn roll(&self, below: u64) -> u64 {
         let mut state = lock(&self.0);
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = *state;
@@ -54,13 +54,16 @@ impl Dice {
         (z ^ (z >> 31)) % below
     }
 
-    fn seconds(&self, below: u64) -> Duration {
+    pub(super) fn seconds(&self, below: u64) -> Duration {
         Duration::from_millis(self.roll(below * 1_000))
     }
 }
 
 /// What arrived at the store and when, of what decides which snapshots count.
-type Arrivals = Arc<Mutex<HashMap<String, Instant>>>;
+pub(super) type Arrivals = Arc<Mutex<HashMap<String, Instant>>>;
+
+/// Until when a process is stopped.
+pub(super) type Stopped = Arc<Mutex<Option<Instant>>>;
 
 /// The store as one process sees it.
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ struct Wire {
     dice: Dice,
     arrivals: Arrivals,
     /// The process is stopped until then.
-    stopped: Arc<Mutex<Option<Instant>>>,
+    stopped: Stopped,
 }
 
 impl Wire {
@@ -183,17 +186,17 @@ impl Store for Wire {
     }
 }
 
-struct World {
-    store: MemoryStore,
-    dice: Dice,
-    resources: Resources,
-    arrivals: Arrivals,
-    ends: Instant,
+pub(super) struct World {
+    pub(super) store: MemoryStore,
+    pub(super) dice: Dice,
+    pub(super) resources: Resources,
+    pub(super) arrivals: Arrivals,
+    pub(super) ends: Instant,
 }
 
 impl World {
     /// A new process on a host, which no other can look at.
-    async fn process(&self, host: u64) -> Result<(Repository, Arc<Mutex<Option<Instant>>>)> {
+    pub(super) async fn process(&self, host: u64) -> Result<(Repository, Stopped)> {
         let stopped = Arc::new(Mutex::new(None));
         let wire = Wire {
             store: self.store.clone(),
@@ -363,7 +366,7 @@ async fn run(seed: u64) -> (usize, usize) {
     (all.manifests.len(), all.void.len())
 }
 
-fn setting(name: &str, default: u64) -> u64 {
+pub(super) fn setting(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.map_or(default, |text| text.parse().unwrap())
 }

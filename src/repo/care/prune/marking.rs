@@ -57,7 +57,9 @@ impl Pruning<'_> {
         let mut batch: (Vec<PackId>, Moved) = Default::default();
         for id in all {
             let Some(moved) = moved.remove(&id).unwrap_or(Some(Moved::new())) else {
-                self.report.damaged.push(id);
+                if !packs.get(&id).is_some_and(|pack| pack.archived) {
+                    self.report.damaged.push(id);
+                }
                 continue;
             };
             let full = batch.1.len() + moved.len() > MOVED_IN_A_MARK;
@@ -105,6 +107,10 @@ impl Pruning<'_> {
                 });
                 let lacking: Vec<Record> = lacking.map(|(record, _)| *record).collect();
                 if lacking.is_empty() {
+                    continue;
+                }
+                // It stays, and need not be brought back for this.
+                if situation.packs.get(&pack.id).is_some_and(|p| p.archived) {
                     continue;
                 }
                 self.writer.check_lease()?;

@@ -1,5 +1,6 @@
 //! Removing what nobody needs: mark, wait, sweep (docs/format.md, section 15).
 
+mod clean;
 mod marking;
 mod needed;
 mod plan;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use self::needed::{Needed, Unread};
+use self::needed::{Needed, Roots};
 use self::plan::{Chosen, Limits, PackUse, choose};
 use self::situation::Situation;
 use self::usage::Usage;
@@ -24,6 +25,7 @@ use crate::repo::format::ids::{PackId, SnapshotId};
 use crate::repo::format::lineage::Dead;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::frame;
+use crate::repo::format::tree::NodeRef;
 use crate::repo::repository::Repository;
 use crate::repo::session::checkpoint::Checkpoint;
 use crate::repo::session::lease::MAINTENANCE;
@@ -169,6 +171,12 @@ impl<'a> Pruning<'a> {
 
     async fn run(mut self) -> Result<PruneReport> {
         let mut situation = Situation::read(self.writer, self.options.dry_run).await?;
+        let acts = !self.options.dry_run;
+        if acts && !situation.dead.is_empty() {
+            // Whatever they may still write is no snapshot from here on.
+            let dead = std::mem::take(&mut situation.dead);
+            self.write_mark(vec![], std::iter::empty(), dead).await?;
+        }
         let needed = self.needed(&situation).await?;
         let usage = Usage::of(&situation, &needed).await?;
         self.report.lost_blobs = usage.lost as u64;
@@ -177,12 +185,6 @@ impl<'a> Pruning<'a> {
                 blobs = usage.lost,
                 "the repository has lost packs that snapshots need; eyrie verify names these"
             );
-        }
-        let acts = !self.options.dry_run;
-        if acts && !situation.dead.is_empty() {
-            // Whatever they may still write is no snapshot from here on.
-            let dead = std::mem::take(&mut situation.dead);
-            self.write_mark(vec![], std::iter::empty(), dead).await?;
         }
         let again = self.sweep(&mut situation, &needed).await?;
         let chosen = self.choose(&situation, &usage);
@@ -212,36 +214,28 @@ impl<'a> Pruning<'a> {
         let forgotten = situation.forgotten().iter();
         let kept_back: Vec<&Manifest> = forgotten.clone().filter(keeps).collect();
         let at_work = forgotten.filter(|manifest| read.contains(&manifest.snapshot));
-        let all = situation.snapshots.manifests.iter();
-        let roots = all.chain(kept_back.iter().copied()).chain(at_work);
-        let roots = roots.flat_map(Manifest::all_roots);
         let view = &situation.view;
-        needed.add(view, roots, &mut seen, Unread::Fails).await?;
-        let checkpoints = self.checkpoints(situation).await?;
-        let roots = checkpoints.iter().flat_map(|c| c.roots.values().flatten());
-        // What checkpoints share with snapshots was seen; the rest may be damaged.
-        let roots: Vec<_> = roots.copied().collect();
+        let roots = situation.snapshots.manifests.iter();
+        let roots = roots.flat_map(Manifest::all_roots);
         needed
-            .add(view, roots, &mut seen, Unread::IsLeftOut)
+            .add(view, roots, &mut seen, Roots::OfSnapshots)
             .await?;
+        // Of these some may have been removed before, and of what they share with snapshots nothing has.
+        let forgotten = kept_back.iter().copied().chain(at_work);
+        let checkpoints = self.checkpoints(situation).await?;
+        let of_checkpoints = checkpoints.iter().flat_map(|c| c.roots.values().flatten());
+        let roots = forgotten.flat_map(Manifest::all_roots);
+        let roots: Vec<NodeRef> = roots.chain(of_checkpoints.copied()).collect();
+        needed.add(view, roots, &mut seen, Roots::OfOthers).await?;
         self.report.snapshots = situation.snapshots.manifests.len() as u64;
         self.report.kept_back = kept_back.iter().map(|m| m.snapshot).collect();
         Ok(needed)
     }
 
-    /// The checkpoints that a session at work may go on from: those of sessions that have not committed, while their
-    /// lineage has no later snapshot.
+    /// The checkpoints that a session may go on from.
     async fn checkpoints(&self, situation: &Situation) -> Result<Vec<Checkpoint>> {
-        let repo = self.repo();
-        let snapshots = &situation.snapshots;
-        let alive: HashSet<_> = situation.alive().map(|s| s.session).collect();
-        let mut all = repo.all_checkpoints().await?;
-        all.retain(|checkpoint| {
-            let committed = !snapshots.of_session(checkpoint.session).is_empty();
-            let last = snapshots.last_of(&checkpoint.lineage);
-            let superseded = last.is_some_and(|last| last.time > checkpoint.time);
-            !committed && (alive.contains(&checkpoint.session) || !superseded)
-        });
+        let mut all = self.repo().all_checkpoints().await?;
+        all.retain(|checkpoint| situation.goes_on_from(checkpoint));
         Ok(all)
     }
 

@@ -19,13 +19,13 @@ pub(super) struct Needed {
     sorted: usize,
 }
 
-/// What becomes of a tree that cannot be read.
+/// Whether all that roots lead to has to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
-    /// It is an error: what it refers to is not known.
-    Fails,
-    /// Nothing depends on it.
-    IsLeftOut,
+pub(super) enum Roots {
+    /// A node that cannot be read is an error: what it refers to is not known.
+    OfSnapshots,
+    /// What is not there is left out: it may have been pruned before.
+    OfOthers,
 }
 
 fn short(id: &BlobId) -> u64 {
@@ -39,20 +39,28 @@ impl Needed {
     ///
     /// # Errors
     ///
-    /// [`Cause::Damage`] when a node cannot be read, if that `fails`; what the store fails with.
+    /// [`Cause::Damage`] when a node of a snapshot cannot be read; what the store fails with.
     pub(super) async fn add(
         &mut self,
         view: &View,
         roots: impl IntoIterator<Item = NodeRef>,
         seen: &mut HashSet<Cv>,
-        unread: Unread,
+        whose: Roots,
     ) -> Result<()> {
         let mut walk = view.walk(roots, Look::Envelopes, seen);
         while let Some((node, envelope)) = walk.next().await? {
             match envelope {
-                Ok(envelope) => self.add_node(view, &node, &envelope),
-                Err(error) if unread == Unread::IsLeftOut && error.cause() == Cause::Damage => {
-                    tracing::debug!("a checkpoint is left out: {}", error.chain());
+                Ok(envelope) => {
+                    let mut ids = blobs(view, &node, &envelope);
+                    if whose == Roots::OfOthers {
+                        let places = view.look_up(ids.clone()).await?;
+                        let mut there = places.iter().map(|places| !places.is_empty());
+                        ids.retain(|_| there.next().unwrap_or_default());
+                    }
+                    self.push(&ids);
+                }
+                Err(error) if whose == Roots::OfOthers && error.cause() == Cause::Damage => {
+                    tracing::debug!("a tree is left out: {}", error.chain());
                 }
                 Err(error) => return Err(error),
             }
@@ -61,18 +69,8 @@ impl Needed {
         Ok(())
     }
 
-    fn add_node(&mut self, view: &View, node: &EnvelopeNode, envelope: &Envelope) {
-        let own = PieceRef {
-            cv: node.node.cv,
-            offset: 0,
-            length: node.node.length,
-        };
-        let own = std::iter::once((BlobKind::Tree, &own));
-        let blobs = envelope.blobs.iter().map(|blob| (BlobKind::Data, blob));
-        let values = envelope.values.iter().map(|blob| (BlobKind::Values, blob));
-        for (kind, piece) in own.chain(blobs).chain(values) {
-            self.ids.push(short(&view.id(kind, piece)));
-        }
+    fn push(&mut self, ids: &[BlobId]) {
+        self.ids.extend(ids.iter().map(short));
         // Objects of several snapshots come often: what is twice is dropped before it takes more memory than
         // what is there once.
         if self.ids.len() >= 2 * self.sorted.max(1 << 16) {
@@ -100,4 +98,18 @@ impl Needed {
     pub(super) fn has(&self, id: &BlobId) -> bool {
         self.number(id).is_some()
     }
+}
+
+/// The blobs of a node: its own, and those that it refers to.
+fn blobs(view: &View, node: &EnvelopeNode, envelope: &Envelope) -> Vec<BlobId> {
+    let own = PieceRef {
+        cv: node.node.cv,
+        offset: 0,
+        length: node.node.length,
+    };
+    let own = std::iter::once((BlobKind::Tree, &own));
+    let blobs = envelope.blobs.iter().map(|blob| (BlobKind::Data, blob));
+    let values = envelope.values.iter().map(|blob| (BlobKind::Values, blob));
+    let all = own.chain(blobs).chain(values);
+    all.map(|(kind, piece)| view.id(kind, piece)).collect()
 }

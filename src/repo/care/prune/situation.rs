@@ -13,6 +13,7 @@ use crate::repo::format::manifest::Manifest;
 use crate::repo::format::segment::PackInfo;
 use crate::repo::format::wire::damaged;
 use crate::repo::repository::Repository;
+use crate::repo::session::checkpoint::Checkpoint;
 use crate::repo::session::lease::{Seen, leases};
 use crate::repo::session::snapshots::{CLOCKS_DIFFER, Snapshots};
 use crate::repo::session::view::View;
@@ -34,8 +35,10 @@ pub(super) struct Pack {
 
 /// What there is.
 pub(super) struct Situation {
-    /// The packs that the store lists.
+    /// The packs that the store listed before anything else was read: none of them is newer than what was read.
     pub(super) packs: HashMap<PackId, Pack>,
+    /// The sizes of those that it listed when the index was read, which names none that came later.
+    there: HashMap<PackId, u64>,
     /// Everybody else's leases.
     pub(super) sessions: Vec<Seen>,
     pub(super) snapshots: Snapshots,
@@ -53,8 +56,9 @@ impl Situation {
     /// Reads everything.
     ///
     /// Packs come first: one that is in no lease and in no index that are read later belongs to nobody. Then leases,
-    /// manifests and leases again: a session that is in neither of both has committed before the manifests were
-    /// listed, or begins after the second listing. Marks and index come last.
+    /// manifests and leases again: a writer that is alive in both has not ended meanwhile, and one that is in neither
+    /// has committed before the manifests were listed, or begins after the second listing. Marks and index come then,
+    /// and the packs once more: what the index names was there before it.
     ///
     /// # Errors
     ///
@@ -74,9 +78,10 @@ impl Situation {
             };
             let snapshots = repo.snapshots().await?;
             let sessions = others(repo, own).await?;
-            let there: HashSet<SessionId> = sessions.iter().map(|s| s.session).collect();
+            let alive = sessions.iter().filter(|s| !s.dead);
+            let alive: HashSet<SessionId> = alive.map(|s| s.session).collect();
             let mut writers = before.iter().filter(|s| !s.dead && s.may_write());
-            if !writers.all(|writer| there.contains(&writer.session)) {
+            if !writers.all(|writer| alive.contains(&writer.session)) {
                 continue;
             }
             refuse_unknown(&snapshots)?;
@@ -90,10 +95,13 @@ impl Situation {
                     "take a backup: it names anew what the segment named; then prune again",
                 ));
             }
+            let there = self::packs(repo).await?.into_iter();
+            let there = there.map(|(id, pack)| (id, pack.size)).collect();
             let dead = dead.into_iter().map(|id| (id, snapshots.of_session(id)));
             let (marked, now) = times(repo, own).await?;
             return Ok(Self {
                 packs,
+                there,
                 sessions,
                 dead: dead.collect(),
                 snapshots,
@@ -110,8 +118,18 @@ impl Situation {
 
     /// Whether the store has a pack as the index describes it.
     pub(super) fn has(&self, pack: &PackInfo) -> bool {
-        let found = self.packs.get(&pack.id);
-        found.is_some_and(|found| found.size == pack.size && found.kind == pack.kind)
+        self.there.get(&pack.id) == Some(&pack.size)
+    }
+
+    /// Whether the store has lost a pack that the index names.
+    pub(super) fn lacks(&self, id: &PackId) -> bool {
+        !self.there.contains_key(id)
+    }
+
+    /// Notes that a pack is removed.
+    pub(super) fn removed(&mut self, id: &PackId) {
+        self.packs.remove(id);
+        self.there.remove(id);
     }
 
     /// Packs that no index names and that no session may be about to name.
@@ -146,6 +164,16 @@ impl Situation {
         };
         let packs = self.packs.iter().filter(|(_, pack)| young(pack));
         packs.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a session may go on from a checkpoint: that of one that is at work, or that has not committed while its
+    /// lineage has no later snapshot.
+    pub(super) fn goes_on_from(&self, checkpoint: &Checkpoint) -> bool {
+        let alive = self.alive().any(|s| s.session == checkpoint.session);
+        let committed = !self.snapshots.of_session(checkpoint.session).is_empty();
+        let last = self.snapshots.last_of(&checkpoint.lineage);
+        let superseded = last.is_some_and(|last| last.time > checkpoint.time);
+        alive || !(committed || superseded)
     }
 
     /// The sessions that may be at work.

@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, HashSet};
 
 use jiff::SignedDuration;
 
+use super::clean::remove_for_good;
 use super::marking::{needed_records, portions};
 use super::needed::Needed;
 use super::situation::Situation;
 use super::{Pruning, pack_path};
-use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{BlobId, MarkId, PackId};
 use crate::repo::format::mark::Mark;
+use crate::repo::format::segment::Record;
+use crate::repo::repository::Rule;
 use crate::repo::session::index::rewrite::rewrite;
 use crate::repo::session::lease::Seen;
 use crate::store::Key;
@@ -47,7 +49,8 @@ impl Pruning<'_> {
         let again: Vec<PackId> = again.collect();
         if self.options.dry_run {
             for id in &goes {
-                let size = situation.packs.remove(id).map_or(0, |pack| pack.size);
+                let size = situation.packs.get(id).map_or(0, |pack| pack.size);
+                situation.removed(id);
                 self.report.removed.add(size);
             }
             return Ok(again);
@@ -71,7 +74,7 @@ impl Pruning<'_> {
             let over = situation.now.duration_since(made) >= grace;
             let mut others = situation
                 .alive()
-                .filter(|session| !session.heeds(&mark.id))
+                .filter(|session| !session.heeds(&mark.id) && self.repo().keeps(Rule::Waiting))
                 .peekable();
             match (over, others.peek()) {
                 (true, None) => {
@@ -120,7 +123,7 @@ impl Pruning<'_> {
                             })
                     })
                 });
-                if !elsewhere {
+                if !elsewhere && self.repo().keeps(Rule::Proof) {
                     proved.remove(&pack.id);
                 }
             }
@@ -135,19 +138,18 @@ impl Pruning<'_> {
         needed: &Needed,
         goes: &BTreeSet<PackId>,
     ) -> Result<()> {
-        let (view, repo) = (situation.view.clone(), self.repo());
-        let gone = self.gone(situation, needed).await?;
-        let index = view.index();
-        let numbers = (0..).zip(index.packs());
-        let numbers =
-            numbers.filter(|(_, pack)| goes.contains(&pack.id) || gone.contains(&pack.id));
-        let numbers: HashSet<u32> = numbers.map(|(number, _)| number).collect();
-        if !numbers.is_empty() {
+        let repo = self.repo();
+        let mut packs = self.gone(situation, needed).await?;
+        packs.extend(goes);
+        if !packs.is_empty() {
             self.writer.check_lease()?;
-            rewrite(repo, index, &numbers, |record| {
-                numbers.contains(&record.pack)
-            })
-            .await?;
+            // Writers merge segments meanwhile.
+            let view = repo.view().await?;
+            let numbers = (0..).zip(view.index().packs());
+            let numbers = numbers.filter(|(_, pack)| packs.contains(&pack.id));
+            let numbers: HashSet<u32> = numbers.map(|(number, _)| number).collect();
+            let goes = |record: &Record| numbers.contains(&record.pack);
+            rewrite(repo, view.index(), &numbers, goes).await?;
             repo.store().sync().await?;
         }
         for id in goes {
@@ -159,7 +161,7 @@ impl Pruning<'_> {
             let size = situation.packs.get(id).map_or(0, |pack| pack.size);
             match removed {
                 Ok(()) => {
-                    situation.packs.remove(id);
+                    situation.removed(id);
                     self.report.removed.add(size);
                 }
                 Err(error) if error.cause() == Cause::AccessDenied => {
@@ -176,7 +178,7 @@ impl Pruning<'_> {
     async fn gone(&self, situation: &Situation, needed: &Needed) -> Result<HashSet<PackId>> {
         let view = &situation.view;
         let packs = view.index().packs().iter();
-        let missing = packs.filter(|pack| !situation.packs.contains_key(&pack.id));
+        let missing = packs.filter(|pack| situation.lacks(&pack.id));
         let missing: Vec<PackId> = missing.map(|pack| pack.id).collect();
         let mut gone: HashSet<PackId> = missing.iter().copied().collect();
         for portion in portions(view, &missing) {
@@ -192,93 +194,5 @@ impl Pruning<'_> {
             }
         }
         Ok(gone)
-    }
-
-    /// Removes what is left of marks, leases and manifests that nobody needs any more.
-    pub(super) async fn clean(&mut self, situation: &Situation) -> Result<()> {
-        self.remove_manifests(situation).await?;
-        self.remove_marks(situation).await?;
-        self.remove_readers(situation).await
-    }
-
-    /// Removes the manifests of forgotten snapshots, and those that are no snapshots, once every session at work
-    /// began after they were written down as such.
-    async fn remove_manifests(&mut self, situation: &Situation) -> Result<()> {
-        let repo = self.repo();
-        let read = situation.read_by_sessions();
-        let records = repo.list(StoredFile::Forgotten.row().directory).await?;
-        let last = records.iter().map(|meta| meta.modified);
-        let last = last.max().flatten();
-        let grace = SignedDuration::try_from(self.options.grace).unwrap_or(SignedDuration::MAX);
-        let grace_over = last.is_none_or(|last| situation.now.duration_since(last) >= grace);
-        let nobody_at_work = situation.alive().next().is_none();
-        if !grace_over || !(nobody_at_work || situation.all_began_after(last)) {
-            return Ok(());
-        }
-        let forgotten = situation.forgotten().iter();
-        let forgotten = forgotten.filter(|manifest| !(self.options.keeps)(manifest));
-        let void = situation.snapshots.void.iter().copied();
-        let all: Vec<_> = forgotten.map(|m| m.snapshot).chain(void).collect();
-        for id in all {
-            if read.contains(&id) {
-                continue;
-            }
-            let path = StoredFile::Manifest.path(&id);
-            match remove_for_good(repo.store(), &Key::new(path)?).await {
-                Ok(()) => self.report.manifests_removed.push(id),
-                Err(error) if error.cause() == Cause::AccessDenied => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes marks whose packs are gone, unless a session that one takes for dead is named nowhere else.
-    async fn remove_marks(&self, situation: &Situation) -> Result<()> {
-        let repo = self.repo();
-        let leases: HashSet<_> = situation.sessions.iter().map(|s| s.session).collect();
-        let snapshots = situation.snapshots.manifests.iter();
-        let named: HashSet<_> = snapshots.flat_map(|m| m.dead.keys()).collect();
-        for mark in &situation.view.marks().known {
-            let packs_gone = mark.packs.iter();
-            let packs_gone = packs_gone
-                .clone()
-                .all(|id| !situation.packs.contains_key(id));
-            let dead_known = mark.dead.keys();
-            let dead_known = dead_known
-                .clone()
-                .all(|id| named.contains(id) || !leases.contains(id));
-            if packs_gone && dead_known {
-                let key = Key::new(StoredFile::Mark.path(&mark.id))?;
-                remove_for_good(repo.store(), &key).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the leases of readers that have died: nothing of them can come late.
-    async fn remove_readers(&self, situation: &Situation) -> Result<()> {
-        let dead = situation.sessions.iter();
-        for seen in dead.filter(|seen| seen.dead && !seen.may_write()) {
-            let key = Key::new(StoredFile::Lease.path(&seen.session))?;
-            remove_for_good(self.repo().store(), &key).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Removes a file and, where the store keeps versions, what it keeps of it.
-///
-/// # Errors
-///
-/// [`Cause::AccessDenied`] where it is locked; what else the store fails with.
-async fn remove_for_good(store: &crate::store::SharedStore, key: &Key) -> Result<()> {
-    if !store.capabilities().versions {
-        return store.delete(key, None).await;
-    }
-    match store.head(key).await {
-        Ok(meta) => store.delete(key, meta.version.as_deref()).await,
-        Err(error) if error.cause() == Cause::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }

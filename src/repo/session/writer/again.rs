@@ -14,8 +14,9 @@ use crate::repo::format::ids::PackId;
 use crate::repo::format::mark::Mark;
 use crate::repo::format::segment::{PackInfo, Record};
 use crate::repo::format::wire::damaged;
+use crate::repo::repository::Rule;
 use crate::repo::session::index::recover::directory;
-use crate::repo::session::marks::Marks;
+use crate::repo::session::view::{Listing, View};
 
 impl Writer {
     /// Looks for marks that were made since the session began, and stores again what it relies on in their packs.
@@ -47,8 +48,14 @@ impl Writer {
                     "storing again what is in packs that are about to go"
                 );
             }
-            for pack in relied_on {
-                self.store_again_of(&pack, &marks).await?;
+            if !relied_on.is_empty() && session.view.repo().keeps(Rule::Heeding) {
+                let fresh = session.view.repo().view().await?;
+                let listing = fresh.listing().await?;
+                let mut marked = fresh.marks().packs();
+                marked.extend(marks.packs());
+                for pack in &relied_on {
+                    self.store_again_of(pack, &fresh, &listing, &marked).await?;
+                }
             }
             self.flush().await?;
             lock(&session.heeded).extend(new.iter().map(|mark| mark.id));
@@ -56,23 +63,34 @@ impl Writer {
         }
     }
 
-    /// Stores again what has no other place, of a pack that is marked.
-    async fn store_again_of(&self, pack: &PackInfo, marks: &Marks) -> Result<()> {
-        let (view, marked) = (&self.session.view, marks.packs());
-        let read = directory(view.repo(), pack.kind, pack.id, pack.size).await?;
-        let moved = marks.moved();
-        let stays = |record: &Record| {
-            let id = view.index().pack(record.pack).id;
-            !marked.contains(&id) && !self.session.is_absent(record)
+    /// Stores again what has no other place, of a pack that is marked. `fresh` is the index as it is now, with the
+    /// packs that the store has: what was moved there is relied on.
+    async fn store_again_of(
+        &self,
+        pack: &PackInfo,
+        fresh: &View,
+        listing: &Listing,
+        marked: &HashSet<PackId>,
+    ) -> Result<()> {
+        let read = directory(fresh.repo(), pack.kind, pack.id, pack.size).await?;
+        let stays = |record: &&Record| {
+            let pack = fresh.index().pack(record.pack);
+            let there = listing.sizes.get(&pack.id) == Some(&pack.size);
+            there && !marked.contains(&pack.id) && !fresh.is_bad(record)
         };
         let ids = read.records.iter().map(|record| record.entry.id).collect();
-        let places = view.look_up(ids).await?;
-        let records = read.records.into_iter().zip(places);
-        let wanted = records.filter(|(record, places)| {
-            !moved.contains_key(&record.entry.id) && !places.iter().any(stays)
-        });
-        let wanted: Vec<Record> = wanted.map(|(record, _)| record).collect();
-        self.store_again(pack, &wanted).await
+        let places = fresh.look_up(ids).await?;
+        let mut lacking = Vec::new();
+        for (record, places) in read.records.into_iter().zip(places) {
+            match places.iter().find(stays) {
+                Some(place) => {
+                    let pack = *fresh.index().pack(place.pack);
+                    lock(&self.session.found).insert(pack.id, pack);
+                }
+                None => lacking.push(record),
+            }
+        }
+        self.store_again(pack, &lacking).await
     }
 
     /// Stores blobs of a pack again, byte for byte, in new packs of this session.
@@ -124,24 +142,19 @@ impl Session {
     /// Of these packs those that the session has written, and those in which it found blobs that it did not
     /// store therefore.
     fn relied_on(&self, packs: &HashSet<PackId>) -> Vec<PackInfo> {
-        let own = lock(&self.own);
-        let own: Vec<PackInfo> = own
-            .iter()
-            .filter(|p| packs.contains(&p.id))
+        let (own, found) = (lock(&self.own), lock(&self.found));
+        let all = own.iter().chain(found.values());
+        all.filter(|pack| packs.contains(&pack.id))
             .copied()
-            .collect();
-        let found = lock(&self.found);
-        let index = self.view.index();
-        let found = found.iter().map(|number| index.pack(*number));
-        let found = found.filter(|pack| packs.contains(&pack.id));
-        own.into_iter().chain(found.copied()).collect()
+            .collect()
     }
 
     /// Whether the blob is in one of these places, which are relied on then.
     pub(super) fn rely_on(&self, places: &[Record]) -> bool {
         let whole = places.iter().filter(|record| !self.is_absent(record));
-        let whole: Vec<u32> = whole.map(|record| record.pack).collect();
-        lock(&self.found).extend(&whole);
-        !whole.is_empty()
+        let packs = whole.map(|record| *self.view.index().pack(record.pack));
+        let packs: Vec<PackInfo> = packs.collect();
+        lock(&self.found).extend(packs.iter().map(|pack| (pack.id, *pack)));
+        !packs.is_empty()
     }
 }

@@ -6,7 +6,7 @@ mod lost;
 mod object;
 mod packer;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -34,7 +34,7 @@ use crate::repo::format::config::FORMAT;
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::hash::{PieceRef, piece_hashes};
 use crate::repo::format::ids::{
-    BlobId, Cv, ManifestHash, MarkId, ObjectHash, SessionId, SnapshotId,
+    BlobId, Cv, ManifestHash, MarkId, ObjectHash, PackId, SessionId, SnapshotId,
 };
 use crate::repo::format::lineage::{Claim, Lineage};
 use crate::repo::format::manifest::{Manifest, Roots, SEQUENCE_MAX, Totals};
@@ -85,8 +85,8 @@ struct Session {
     pending: Mutex<HashSet<ShortId>>,
     /// The marks that the session heeds.
     heeded: Mutex<BTreeSet<MarkId>>,
-    /// The numbers of the packs in which blobs were found that the session did not store therefore.
-    found: Mutex<HashSet<u32>>,
+    /// The packs in which blobs were found that the session did not store therefore.
+    found: Mutex<HashMap<PackId, PackInfo>>,
     /// The packs that the session has written.
     own: Mutex<Vec<PackInfo>>,
     /// Stored bytes that this session added: blobs with their headers.
