@@ -189,9 +189,11 @@ async fn no_session_begins_on_a_snapshot_that_is_forgotten() {
 /// What the tests above prove depends on the rule.
 #[tokio::test]
 async fn who_breaks_the_rule_of_heeding_marks_commits_a_snapshot_that_is_not_whole() {
-    let (repo, data) = (init_in_memory().await, objects(1));
+    let (_, store_of_all) = memory();
+    let (repo, data) = (init(store_of_all.clone()).await, objects(1));
     let (first, _) = backup(&repo, "a", &data).await.unwrap();
     let old = packs(&repo).await;
+    let repo = open(store_of_all).await.unwrap();
     let repo = repo.breaking(Some(Rule::Heeding));
     let late = writer(&repo, "b").await.unwrap();
     for (name, bytes) in &data {
