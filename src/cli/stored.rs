@@ -8,6 +8,7 @@ use super::values::SnapshotName;
 use crate::config::Resolved;
 use crate::instance::connect;
 use crate::repo::{Manifest, Repository, SnapshotId, Snapshots, View};
+use crate::retention::Verified;
 use crate::snapshot::{Snapshot, is_keys_only};
 use crate::{Cause, Error, Result};
 
@@ -102,6 +103,16 @@ impl Stored {
             }
         }
         Ok(newest)
+    }
+
+    /// How many pieces of damage the newest verification of each snapshot found.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub async fn damage_found(&self) -> Result<Verified> {
+        let verified = self.verified().await?.into_iter();
+        Ok(verified.map(|(id, found)| (id, found.damage)).collect())
     }
 
     /// The snapshot that `name` names, as `view` sees it.

@@ -37,7 +37,7 @@ pub use repository::{InitOptions, Repository};
 pub use session::checkpoint::Checkpoint;
 pub use session::map::{Change, KeyRange, Map, MapBuilder};
 pub use session::read_plan::{ReadPlan, Sink};
-pub use session::snapshots::{CLOCKS_DIFFER, Snapshots};
+pub use session::snapshots::{Snapshots, is_ahead};
 pub use session::verified::{BadPlace, Verification, VerifiedSnapshot};
 pub use session::view::{Found, Listing, Look, Reader, View};
 pub use session::writer::{ManifestDraft, ObjectSource, StoredObject, Writer};

@@ -1,9 +1,7 @@
 //! Forgetting what a plan says.
 
-use std::collections::BTreeSet;
-
+use super::last_good_of;
 use super::plan::{Plan, Verified, candidates};
-use super::{LastGood, last_good_of};
 use crate::repo::{Manifest, Repository};
 use crate::{Cause, Result, Side};
 
@@ -21,12 +19,11 @@ pub async fn forget(repo: &Repository, plan: &Plan, verified: &Verified) -> Resu
         return Ok(());
     }
     let record = repo.record_forgetting(&going).await?;
-    if plan.last_good == LastGood::MayGo {
+    if plan.guarded.is_empty() {
         return Ok(());
     }
     let left = repo.snapshots().await?;
-    let instances: BTreeSet<&str> = going.iter().map(|m| m.instance.as_str()).collect();
-    for instance in instances {
+    for instance in &plan.guarded {
         let known = candidates(&left.manifests, verified, instance);
         let known: Vec<_> = known.into_iter().map(|(_, known)| known).collect();
         if last_good_of(&known).is_none() {

@@ -14,7 +14,7 @@ use std::fmt;
 use jiff::{Timestamp, Zoned};
 
 use crate::config::retention::{Keep, Retention, Rule};
-use crate::repo::{CLOCKS_DIFFER, Manifest, RepositoryId, SnapshotId};
+use crate::repo::{Manifest, RepositoryId, SnapshotId, is_ahead};
 use crate::snapshot::is_keys_only;
 use period::Period;
 
@@ -78,13 +78,6 @@ impl<'a> Candidate<'a> {
             labels: &manifest.labels,
             standing,
         }
-    }
-}
-
-impl Candidate<'_> {
-    /// Whether its time is after `now` by more than two good clocks differ.
-    fn is_ahead(&self, now: Timestamp) -> bool {
-        self.time.duration_since(now) > CLOCKS_DIFFER
     }
 }
 
@@ -240,14 +233,14 @@ struct Deciding<'a> {
 impl<'a> Deciding<'a> {
     fn new(policy: &'a Retention, candidates: &'a [Candidate<'a>], now: Timestamp) -> Self {
         let in_order = order::in_order(candidates.iter().map(|candidate| {
-            let counts = !candidate.is_ahead(now) && candidate.standing != Standing::KeysOnly;
+            let counts = !is_ahead(candidate.time, now) && candidate.standing != Standing::KeysOnly;
             (candidate.origin, counts.then_some(candidate.time))
         }));
         let kinds = candidates
             .iter()
             .zip(in_order)
             .map(|(candidate, in_order)| match candidate.standing {
-                _ if candidate.is_ahead(now) => Kind::Future,
+                _ if is_ahead(candidate.time, now) => Kind::Future,
                 Standing::KeysOnly => Kind::SavedKeys,
                 _ if in_order => Kind::Regular,
                 _ => Kind::OutOfOrder,

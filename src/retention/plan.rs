@@ -28,8 +28,8 @@ pub struct Planned {
 pub struct Plan {
     /// Every snapshot that it is about, in the order in which they were made.
     pub snapshots: Vec<Planned>,
-    /// Whether the last good ones may go.
-    pub last_good: LastGood,
+    /// The instances that have a good snapshot, or one at all, and must keep one.
+    pub guarded: BTreeSet<String>,
 }
 
 impl Plan {
@@ -45,10 +45,13 @@ impl Plan {
         last_good: LastGood,
         now: Timestamp,
     ) -> Self {
-        let mut snapshots = Vec::new();
+        let (mut snapshots, mut guarded) = (Vec::new(), BTreeSet::new());
         for instance in instances {
             let known = candidates(manifests, verified, instance);
             let candidates: Vec<Candidate> = known.iter().map(|(_, known)| *known).collect();
+            if last_good == LastGood::Stays && last_good_of(&candidates).is_some() {
+                guarded.insert(instance.clone());
+            }
             let decisions = decide(policy, &candidates, last_good, now);
             let planned = known.into_iter().zip(decisions);
             snapshots.extend(planned.map(|((manifest, _), decision)| Planned {
@@ -56,10 +59,7 @@ impl Plan {
                 decision,
             }));
         }
-        Self {
-            snapshots,
-            last_good,
-        }
+        Self { snapshots, guarded }
     }
 
     /// Forgets the snapshots that were named.
@@ -74,17 +74,25 @@ impl Plan {
         last_good: LastGood,
     ) -> Result<Self> {
         let ids: BTreeSet<SnapshotId> = named.iter().map(|manifest| manifest.snapshot).collect();
-        let instances: BTreeSet<&str> = named.iter().map(|m| m.instance.as_str()).collect();
-        for instance in instances {
+        let mut guarded: BTreeSet<String> = BTreeSet::new();
+        if last_good == LastGood::Stays {
+            guarded.extend(named.iter().map(|manifest| manifest.instance.clone()));
+        }
+        let mut refusal = None;
+        guarded.retain(|instance| {
             let known = candidates(manifests, verified, instance);
-            let candidates: Vec<Candidate> = known.iter().map(|(_, known)| *known).collect();
-            let last = last_good_of(&candidates);
-            let last = last.map(|(place, why)| (candidates[place].snapshot, why));
-            if let Some((snapshot, why)) = last.filter(|(snapshot, _)| ids.contains(snapshot))
-                && last_good == LastGood::Stays
-            {
-                return Err(refused(snapshot, &why, instance));
+            let candidates: Vec<Candidate> = known.into_iter().map(|(_, known)| known).collect();
+            let Some((place, why)) = last_good_of(&candidates) else {
+                return false;
+            };
+            let snapshot = candidates[place].snapshot;
+            if ids.contains(&snapshot) {
+                refusal = Some(refused(snapshot, &why, instance));
             }
+            true
+        });
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         let snapshots = manifests.iter().filter(|m| ids.contains(&m.snapshot));
         let snapshots = snapshots.map(|manifest| Planned {
@@ -93,7 +101,7 @@ impl Plan {
         });
         Ok(Self {
             snapshots: snapshots.collect(),
-            last_good,
+            guarded,
         })
     }
 

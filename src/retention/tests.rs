@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use super::*;
 use crate::config::retention::{Stretch, time_zone};
+use crate::repo::Repository;
+use crate::snapshot::{KEYS_ONLY, fixture};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
@@ -417,4 +419,57 @@ proptest! {
         };
         prop_assert_eq!(days(None), days(Some(&kept)));
     }
+}
+
+/// A repository with two snapshots of `main`.
+async fn two_snapshots() -> Repository {
+    let (_, repo) = fixture::repository().await;
+    let contents = fixture::Contents {
+        objects: BTreeMap::from([("insert_log/1/2/3/0/4".into(), fixture::noise(1, 100))]),
+        wal: BTreeMap::new(),
+        keys: vec![],
+        body: fixture::body(),
+    };
+    for _ in 0..2 {
+        fixture::commit(&repo, &contents).await;
+    }
+    repo
+}
+
+#[tokio::test]
+async fn two_runs_at_once_that_would_leave_nothing_good_take_back_what_they_wrote() {
+    let repo = two_snapshots().await;
+    let all = repo.snapshots().await.unwrap().manifests;
+    let unverified = Verified::new();
+    let by_name =
+        |manifest, last_good| Plan::by_name(&[manifest], &all, &unverified, last_good).unwrap();
+    // Each was planned while the other snapshot was there.
+    let of_older = by_name(&all[0], LastGood::Stays);
+    let of_newer = by_name(&all[1], LastGood::MayGo);
+    forget(&repo, &of_newer, &unverified).await.unwrap();
+    let error = forget(&repo, &of_older, &unverified).await.unwrap_err();
+    assert!(
+        error.chain().contains("nothing is forgotten"),
+        "{}",
+        error.chain()
+    );
+    let left = repo.snapshots().await.unwrap();
+    assert_eq!(left.damage, []);
+    let left: Vec<SnapshotId> = left.manifests.iter().map(|m| m.snapshot).collect();
+    assert_eq!(left, [all[0].snapshot]);
+}
+
+#[tokio::test]
+async fn keys_that_a_restore_saved_go_by_name_although_the_instance_has_nothing_else() {
+    let repo = two_snapshots().await;
+    let mut all = repo.snapshots().await.unwrap().manifests;
+    let (label, value) = KEYS_ONLY;
+    for manifest in &mut all {
+        manifest.labels.insert(label.into(), value.into());
+    }
+    let unverified = Verified::new();
+    let named: Vec<&Manifest> = all.iter().collect();
+    let plan = Plan::by_name(&named, &all, &unverified, LastGood::Stays).unwrap();
+    forget(&repo, &plan, &unverified).await.unwrap();
+    assert!(repo.snapshots().await.unwrap().manifests.is_empty());
 }

@@ -134,9 +134,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
     };
     let document = context.run(context.cancel.run(async {
         let stored = Stored::open(context, &config).await?;
-        let verified = stored.verified().await?;
-        let verified = verified.iter().map(|(id, found)| (*id, found.damage));
-        let verified: Verified = verified.collect();
+        let verified = stored.damage_found().await?;
         let plan = match &policy {
             Some(policy) => by_policy(policy, args, &config, &stored, &verified, context)?,
             None => by_name(args, &stored, &verified)?,
@@ -303,7 +301,7 @@ impl Render for ForgetDocument {
         let rows = self.snapshots.iter().map(|s| {
             vec![
                 s.snapshot.short().to_owned(),
-                s.time.0.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+                s.time.to_second(),
                 s.instance.clone(),
                 (if s.forgotten { "goes" } else { "stays" }).to_owned(),
                 s.reasons.join("; "),

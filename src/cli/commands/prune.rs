@@ -10,7 +10,7 @@ use crate::cli::output::{Page, Render, count};
 use crate::cli::stored::Stored;
 use crate::cli::values::{patience, percent, took};
 use crate::repo::{Manifest, PruneOptions, SnapshotId};
-use crate::retention::{self, Verified};
+use crate::retention;
 use crate::{Cause, Result, Side};
 
 /// Free what no snapshot needs: remove packs that were marked long enough ago, and mark others
@@ -54,9 +54,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8> {
         let policy = &context.repository(&config)?.retention;
         let keeps: Box<dyn Fn(&Manifest) -> bool + Send + Sync> = match policy {
             Some(policy) if !args.accept_forgotten && !policy.is_empty() => {
-                let verified = stored.verified().await?;
-                let verified = verified.iter().map(|(id, found)| (*id, found.damage));
-                let verified: Verified = verified.collect();
+                let verified = stored.damage_found().await?;
                 let now = context.env.now();
                 let go: BTreeSet<SnapshotId> =
                     retention::lets_go(policy, &stored.snapshots, &verified, now);
@@ -97,10 +95,8 @@ impl Render for PruneDocument {
         let mut pairs = vec![
             ("freed", format!("{would}{}", packs(self.removed))),
             ("to be freed", {
-                let when = self.due.map(|due| {
-                    let due = due.0.strftime("%Y-%m-%d %H:%M:%S");
-                    format!(", by a prune after {due}")
-                });
+                let when = self.due;
+                let when = when.map(|due| format!(", by a prune after {}", due.to_second()));
                 format!("{}{}", packs(self.marked), when.unwrap_or_default())
             }),
             ("stored again", {

@@ -93,7 +93,7 @@ impl Render for Snapshots {
             let labels = s.labels.iter().map(|(key, value)| format!("{key}={value}"));
             vec![
                 format!("{}{mark}", s.snapshot.short()),
-                s.time.0.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+                s.time.to_second(),
                 s.instance.clone(),
                 s.mode.word().to_owned(),
                 s.milvus_version.clone(),

@@ -25,7 +25,7 @@ use crate::{Cause, Error, Result, Side};
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// How far the clocks of two hosts may be apart without either being wrong.
-pub const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(15);
+pub(crate) const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(15);
 
 /// How many manifests are read at once: they are small.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -248,7 +248,8 @@ fn as_made(
 }
 
 /// Whether a time is after `now` by more than two good clocks differ.
-fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+#[must_use]
+pub fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
     time.duration_since(now) > CLOCKS_DIFFER
 }
 

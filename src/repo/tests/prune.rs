@@ -459,3 +459,57 @@ async fn an_empty_repository_is_pruned() {
     writer.finish().await.unwrap();
     holds(&repo, &[(&next, &sharing(1))]).await;
 }
+
+#[tokio::test]
+async fn what_a_segment_superseded_goes_only_while_that_segment_is_whole_in_the_store() {
+    let (memory, store) = memory();
+    let repo = init(store.clone()).await;
+    let two = sharing(2);
+    let mut last = None;
+    for _ in 0..9 {
+        let writer = writer(&repo, "a").await.unwrap();
+        last = Some(write_snapshot(&writer, &two).await.unwrap().0);
+        store_of(&writer, "new", &noise(stored(&repo).await, 3_000)).await;
+        writer.flush().await.unwrap();
+        writer.finish().await.unwrap();
+    }
+    let merging = writer(&repo, "a").await.unwrap();
+    merging.merge_index().await.unwrap();
+    merging.finish().await.unwrap();
+    let segments = paths(&memory, "index/").await;
+    // A host with copies of its own does not see that the one which supersedes is damaged.
+    let state = tempfile::tempdir().unwrap();
+    let host = |store| async move { open(store).await.unwrap() };
+    let seeing = host(store.clone())
+        .await
+        .with_local_index(state.path())
+        .unwrap();
+    let superseding = seeing.view().await.unwrap();
+    let superseding = superseding
+        .index()
+        .live()
+        .iter()
+        .find(|l| !l.supersedes.is_empty());
+    let superseding = Key::new(StoredFile::Index.path(&superseding.unwrap().id)).unwrap();
+    let keep_all = PruneOptions {
+        max_unused: 1_000.0,
+        ..AT_ONCE
+    };
+    let whole = repo.get_file(superseding.as_str()).await.unwrap();
+    damage(&memory, &superseding, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    })
+    .await;
+    seeing.prune(&keep_all).await.unwrap();
+    let left = paths(&memory, "index/").await;
+    assert!(segments.iter().all(|segment| left.contains(segment)));
+    let put = memory.put(&superseding, whole, crate::store::PutOptions::default());
+    put.await.unwrap();
+    seeing.prune(&keep_all).await.unwrap();
+    let left = paths(&memory, "index/").await;
+    assert!(left.len() < segments.len() && left.contains(&superseding));
+    let last = last.unwrap();
+    let view = repo.view().await.unwrap();
+    assert_eq!(restore(&view, &last).await.unwrap(), two);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::Pruning;
 use super::situation::Situation;
@@ -10,6 +10,7 @@ use crate::repo::format::files::StoredFile;
 use crate::repo::format::forgotten::ForgottenFile;
 use crate::repo::format::ids::{ForgottenId, IndexId, ManifestHash, SnapshotId};
 use crate::repo::format::lineage::Dead;
+use crate::repo::session::index::load::is_readable;
 use crate::store::{Key, SharedStore};
 use crate::{Cause, Result};
 
@@ -36,8 +37,7 @@ impl Pruning<'_> {
 
     /// Whether the grace is over since `then`, and every session at work began later.
     fn is_long_ago(&self, situation: &Situation, then: Option<Timestamp>) -> bool {
-        let grace = SignedDuration::try_from(self.options.grace).unwrap_or(SignedDuration::MAX);
-        let over = then.is_none_or(|then| situation.now.duration_since(then) >= grace);
+        let over = then.is_none_or(|then| situation.now.duration_since(then) >= self.grace());
         over && (situation.alive().next().is_none() || situation.all_began_after(then))
     }
 
@@ -169,7 +169,6 @@ impl Pruning<'_> {
                 written.insert(id, meta.modified);
             }
         }
-        // Those that live were read as a whole: one that is damaged supersedes nothing.
         let live = situation.view.index().live();
         let ids: BTreeSet<IndexId> = live.iter().map(|live| live.id).collect();
         for live in live {
@@ -177,10 +176,17 @@ impl Pruning<'_> {
             if live.supersedes.is_empty() || !self.is_long_ago(situation, then) {
                 continue;
             }
-            for id in live.supersedes.iter().filter(|id| !ids.contains(id)) {
-                if written.contains_key(id) {
-                    self.remove_file(file.path(id)).await?;
-                }
+            let mut old = live
+                .supersedes
+                .iter()
+                .filter(|id| !ids.contains(id) && written.contains_key(id))
+                .peekable();
+            // This host may have read its own copy: were it damaged in the store, they would count again.
+            if old.peek().is_none() || !is_readable(repo, live).await? {
+                continue;
+            }
+            for id in old {
+                self.remove_file(file.path(id)).await?;
             }
         }
         Ok(())

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::Pruning;
 use super::needed::Needed;
 use super::situation::{self, Situation};
-use super::{Pruning, nobody};
 use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{BlobId, MarkId, PackId};
 use crate::repo::format::lineage::Dead;
@@ -27,7 +27,7 @@ impl Pruning<'_> {
     /// in a pack that stays, is stored again first; a pack of which that fails, as it is damaged, stays.
     pub(super) async fn mark(
         &mut self,
-        situation: &mut Situation,
+        situation: &Situation,
         needed: &Needed,
         going: Vec<PackId>,
         again: Vec<PackId>,
@@ -65,7 +65,7 @@ impl Pruning<'_> {
             let full = batch.1.len() + moved.len() > MOVED_IN_A_MARK;
             if (full && !batch.0.is_empty()) || batch.0.len() == PACKS_IN_A_MARK {
                 let (packs, moved) = std::mem::take(&mut batch);
-                self.write_mark(packs, moved, nobody()).await?;
+                self.write_mark(packs, moved, Dead::new()).await?;
             }
             batch.0.push(id);
             batch.1.extend(moved);
@@ -77,7 +77,7 @@ impl Pruning<'_> {
         }
         if !batch.0.is_empty() {
             let (packs, moved) = batch;
-            self.write_mark(packs, moved, nobody()).await?;
+            self.write_mark(packs, moved, Dead::new()).await?;
         }
         Ok(())
     }

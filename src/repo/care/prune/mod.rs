@@ -12,7 +12,7 @@ mod watch;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::needed::{Needed, Roots};
 use self::plan::{Chosen, Limits, PackUse, choose};
@@ -20,9 +20,7 @@ use self::situation::Situation;
 use self::usage::Usage;
 use self::watch::watch;
 use crate::Result;
-use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{PackId, SnapshotId};
-use crate::repo::format::lineage::Dead;
 use crate::repo::format::manifest::Manifest;
 use crate::repo::format::pack::frame;
 use crate::repo::format::tree::NodeRef;
@@ -195,8 +193,11 @@ impl<'a> Pruning<'a> {
             .chain(&chosen.repacked)
             .copied()
             .collect();
+        if !going.is_empty() || !again.is_empty() {
+            self.note_due(situation.now);
+        }
         if acts {
-            self.mark(&mut situation, &needed, going, again).await?;
+            self.mark(&situation, &needed, going, again).await?;
             self.clean(&situation).await?;
             self.writer.dead_are_named().await;
         } else {
@@ -204,6 +205,18 @@ impl<'a> Pruning<'a> {
         }
         self.sum_up(&situation);
         Ok(self.report)
+    }
+
+    /// How long marked packs stay.
+    fn grace(&self) -> SignedDuration {
+        SignedDuration::try_from(self.options.grace).unwrap_or(SignedDuration::MAX)
+    }
+
+    /// Notes that packs may go when the grace since then is over.
+    fn note_due(&mut self, marked: Timestamp) {
+        let due = marked.saturating_add(self.grace()).ok();
+        let first = self.report.due.into_iter().chain(due).min();
+        self.report.due = first;
     }
 
     /// All that snapshots, sessions at work and checkpoints need.
@@ -296,24 +309,5 @@ impl<'a> Pruning<'a> {
         }
         self.report.marked.count += self.report.newly_marked.count;
         self.report.marked.bytes += self.report.newly_marked.bytes;
-        let grace = jiff::SignedDuration::try_from(self.options.grace).unwrap_or_default();
-        if self.report.newly_marked.count > 0 {
-            let due = situation.now.checked_add(grace).ok();
-            self.report.due = match (self.report.due, due) {
-                (Some(first), Some(due)) => Some(first.min(due)),
-                (first, due) => first.or(due),
-            };
-        }
     }
-}
-
-/// The path of a pack of either kind that the situation knows.
-fn pack_path(situation: &Situation, id: PackId) -> Option<String> {
-    let pack = situation.packs.get(&id)?;
-    Some(StoredFile::packs(pack.kind).path(&id))
-}
-
-/// Nobody.
-fn nobody() -> Dead {
-    Dead::new()
 }

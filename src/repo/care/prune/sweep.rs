@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use jiff::SignedDuration;
-
+use super::Pruning;
 use super::clean::remove_for_good;
 use super::marking::{needed_records, portions};
 use super::needed::Needed;
-use super::situation::Situation;
-use super::{Pruning, pack_path};
+use super::situation::{Pack, Situation};
+use crate::repo::format::files::StoredFile;
 use crate::repo::format::ids::{BlobId, MarkId, PackId};
 use crate::repo::format::mark::Mark;
 use crate::repo::format::segment::Record;
@@ -30,23 +29,28 @@ impl Pruning<'_> {
         let all_marked = situation.view.marks().packs();
         let marks: Vec<Mark> = situation.view.marks().known.clone();
         let mut goes: BTreeSet<PackId> = BTreeSet::new();
-        let (mut of_due, mut proved) = (BTreeSet::new(), HashSet::new());
-        for mark in &marks {
+        let mut again: BTreeSet<PackId> = BTreeSet::new();
+        // Those that are due first. A pack that none of them proves may be proved by one that is due later.
+        let (due, others): (Vec<Mark>, _) = marks.into_iter().partition(|m| due.contains(&m.id));
+        for mark in due {
             let there = mark.packs.iter();
             let there = there.filter(|id| situation.packs.contains_key(id));
             let there: Vec<PackId> = there.copied().collect();
-            let of_mark = self
-                .proved(situation, needed, mark, &there, &all_marked)
-                .await?;
-            if due.contains(&mark.id) {
-                of_due.extend(there);
-                goes.extend(&of_mark);
-            }
-            proved.extend(of_mark);
+            let proved = self.proved(situation, needed, &mark, &there, &all_marked);
+            goes.extend(proved.await?);
+            again.extend(there);
         }
-        // A mark that proves it may be due later.
-        let again = of_due.into_iter().filter(|id| !proved.contains(id));
-        let again: Vec<PackId> = again.collect();
+        again.retain(|id| !goes.contains(id));
+        for mark in others {
+            let unproved = mark.packs.iter().filter(|id| again.contains(id));
+            let unproved: Vec<PackId> = unproved.copied().collect();
+            if !unproved.is_empty() {
+                let proved = self.proved(situation, needed, &mark, &unproved, &all_marked);
+                let proved = proved.await?;
+                again.retain(|id| !proved.contains(id));
+            }
+        }
+        let again: Vec<PackId> = again.into_iter().collect();
         if self.options.dry_run {
             for id in &goes {
                 let size = situation.packs.get(id).map_or(0, |pack| pack.size);
@@ -61,7 +65,6 @@ impl Pruning<'_> {
 
     /// The marks that are due: the grace is over, and every session at work heeds them.
     fn due(&mut self, situation: &Situation) -> HashSet<MarkId> {
-        let grace = SignedDuration::try_from(self.options.grace).unwrap_or(SignedDuration::MAX);
         let mut due = HashSet::new();
         let mut waits_for = BTreeSet::new();
         for mark in &situation.view.marks().known {
@@ -71,7 +74,7 @@ impl Pruning<'_> {
             }
             let made = situation.marked.get(&mark.id);
             let made = made.copied().unwrap_or(mark.created);
-            let over = situation.now.duration_since(made) >= grace;
+            let over = situation.now.duration_since(made) >= self.grace();
             let mut others = situation
                 .alive()
                 .filter(|session| !session.heeds(&mark.id) && self.repo().keeps(Rule::Waiting))
@@ -81,13 +84,7 @@ impl Pruning<'_> {
                     due.insert(mark.id);
                 }
                 (true, Some(_)) => waits_for.extend(others.map(Seen::whose)),
-                (false, _) => {
-                    let at = made.checked_add(grace).ok();
-                    self.report.due = match (self.report.due, at) {
-                        (Some(first), Some(at)) => Some(first.min(at)),
-                        (first, at) => first.or(at),
-                    };
-                }
+                (false, _) => self.note_due(made),
             }
         }
         self.report.waits_for = waits_for.into_iter().collect();
@@ -153,12 +150,12 @@ impl Pruning<'_> {
             repo.store().sync().await?;
         }
         for id in goes {
-            let Some(path) = pack_path(situation, *id) else {
+            let Some(Pack { kind, size, .. }) = situation.packs.get(id).copied() else {
                 continue;
             };
+            let path = StoredFile::packs(kind).path(id);
             self.writer.check_lease()?;
             let removed = remove_for_good(repo.store(), &Key::new(path.as_str())?).await;
-            let size = situation.packs.get(id).map_or(0, |pack| pack.size);
             match removed {
                 Ok(()) => {
                     situation.removed(id);

@@ -344,6 +344,19 @@ pub(crate) async fn whole(repo: &Repository, live: &Live) -> Result<Segment> {
     fetch(repo, id, size).await
 }
 
+/// Whether a segment that lives is whole in the repository, whatever this host has of it.
+///
+/// # Errors
+///
+/// What the store fails with.
+pub(crate) async fn is_readable(repo: &Repository, live: &Live) -> Result<bool> {
+    let _share = repo.resources().reserve(2 * live.size).await?;
+    match fetch(repo, live.id, live.size).await {
+        Err(error) if matches!(error.cause(), Cause::Damage | Cause::NotFound) => Ok(false),
+        read => read.map(|_| true),
+    }
+}
+
 /// Keeps a segment that was written, so that the next session need not read it.
 pub(crate) async fn keep(
     repo: &Repository,

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::packer::Class;
-use super::{Session, Writer, short};
 use bytes::Bytes;
 
+use super::packer::Class;
+use super::{Session, Writer, short};
 use crate::Result;
 use crate::base::env::lock;
 use crate::repo::format::blob::{BlobKind, SealedBlob};
